@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// One call: what its leader holds while it is in flight (Call), what it shares with its followers
+// and what outlives it in their hands (SharedState), and how a caller that does not block is told
+// (Waiter).
+//
+// A call whose leader blocks lives on the leader's stack and refers to the key where the caller
+// left it; while nobody joins, that is all there is. The first follower makes the SharedState, so
+// that landing has nothing left to allocate.
+
+#include <exception>
+#include <functional>
+#include <future>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include "../result.hpp"
+#include "call_table.hpp"
+#include "wait_graph.hpp"
+
+namespace singleflight::detail {
+
+[[noreturn]] inline void Throw(std::errc code, const char* what) {
+  throw std::system_error(std::make_error_code(code), what);
+}
+[[noreturn]] inline void ThrowCanceled() {
+  Throw(std::errc::operation_canceled, "singleflight: this caller was asked to stop");
+}
+[[noreturn]] inline void ThrowTimedOut() {
+  Throw(std::errc::timed_out, "singleflight: the call took longer than this caller would wait");
+}
+
+// What is kept of a Value: std::monostate for void.
+template <class Value>
+using Stored = std::conditional_t<std::is_void_v<Value>, std::monostate, Value>;
+
+// How a call ended: 0, with an exception, where a null one stands for a leader that vanished; or 1,
+// with a value.
+template <class Value>
+using Outcome = std::variant<std::exception_ptr, Stored<Value>>;
+
+template <class Value>
+bool Failed(const Outcome<Value>& outcome) noexcept {
+  return outcome.index() != 1;
+}
+
+template <class Value>
+[[noreturn]] void Rethrow(const Outcome<Value>& outcome) {
+  if (const auto* error = std::get_if<0>(&outcome); error != nullptr && *error != nullptr) {
+    std::rethrow_exception(*error);
+  }
+  Throw(std::errc::owner_dead, "singleflight: the leader vanished without a result");
+}
+
+// `fn` may take the call's stop token.
+template <class Fn>
+inline constexpr bool kTakesStopToken = std::is_invocable_v<Fn, std::stop_token>;
+
+template <class Value, class Fn>
+constexpr void CheckFn() {
+  static_assert(std::is_invocable_v<Fn> || kTakesStopToken<Fn>,
+                "fn must be callable as fn() or fn(std::stop_token)");
+  static_assert(
+      std::is_invocable_r_v<Value, Fn> || std::is_invocable_r_v<Value, Fn, std::stop_token>,
+      "fn must return the group's Value or something that converts to it");
+}
+
+template <class Value, class Fn, class... Args>
+Stored<Value> Invoke(Fn&& fn, Args&&... args) {
+  if constexpr (std::is_void_v<Value>) {
+    std::invoke(std::forward<Fn>(fn), std::forward<Args>(args)...);
+    return {};
+  } else {
+    return std::invoke(std::forward<Fn>(fn), std::forward<Args>(args)...);
+  }
+}
+
+// Runs `fn` on this thread as the work of a call; what it throws becomes the outcome. A forced
+// unwind (the thread is cancelled) cannot be kept: it goes on, once `land` has landed the call
+// without one.
+template <class Value, class Fn, class Land>
+void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop, Land&& land) {
+  try {
+    const LeadingScope leading;
+    if constexpr (kTakesStopToken<Fn>) {
+      outcome.template emplace<1>(Invoke<Value>(std::forward<Fn>(fn), stop.get_token()));
+    } else {
+      outcome.template emplace<1>(Invoke<Value>(std::forward<Fn>(fn)));
+    }
+  } catch (...) {
+    outcome.template emplace<0>(std::current_exception());
+    if (*std::get_if<0>(&outcome) == nullptr) {  // not a C++ exception
+      land(outcome);
+      throw;
+    }
+  }
+}
+
+template <class Value>
+class SharedState;
+
+// A caller that is told when its call lands, instead of blocking for it. Its memory is the
+// caller's: from the Join that links it until OnLanded has begun or Leave has returned true, it
+// must stay where it is. After TakeResult it may be used for another Join.
+template <class Value>
+class Waiter {
+ public:
+  Waiter() = default;
+  Waiter(const Waiter&) = delete;
+  Waiter& operator=(const Waiter&) = delete;
+
+  // Told once, on the thread that lands the call, with no lock held and outside any catch block.
+  // The group does not touch the waiter afterwards: it may be destroyed in here.
+  virtual void OnLanded() noexcept = 0;
+
+  // The result, or throws what the call's `fn` threw; `owner_dead` if the leader vanished. Once, in
+  // OnLanded or after it.
+  Result<Value> TakeResult();
+
+ protected:
+  ~Waiter() = default;
+
+ private:
+  friend class SharedState<Value>;
+
+  std::shared_ptr<SharedState<Value>> state_;
+  // Guarded by the shard's mutex until the call lands, the landing thread's afterwards.
+  Waiter* prev_ = nullptr;
+  Waiter* next_ = nullptr;
+  Role role_ = Role::kFollower;
+};
+
+// What the callers of a shared call have in common.
+template <class Value>
+class SharedState final : public WaitTarget {
+ public:
+  SharedState(CallBase& of, const ThreadMark* leader) noexcept
+      : WaitTarget(leader), hash(of.hash), call(&of) {}
+
+  const std::uint64_t hash;  // finds the shard, also when the call is gone
+
+  // Guarded by the shard's mutex.
+  CallBase* call;  // null once it has landed
+
+  // Joining and leaving, under the shard's mutex.
+  void PrepareToBlock() {  // may throw, before the caller is counted
+    if (!broadcast_) broadcast_.emplace();
+  }
+  static void Link(std::shared_ptr<SharedState> self, Waiter<Value>& waiter, Role role) noexcept {
+    waiter.role_ = role;
+    waiter.next_ = nullptr;
+    waiter.prev_ = self->last_;
+    (self->last_ != nullptr ? self->last_->next_ : self->first_) = &waiter;
+    self->last_ = &waiter;
+    waiter.state_ = std::move(self);
+  }
+  void Unlink(Waiter<Value>& waiter) noexcept {
+    (waiter.prev_ != nullptr ? waiter.prev_->next_ : first_) = waiter.next_;
+    (waiter.next_ != nullptr ? waiter.next_->prev_ : last_) = waiter.prev_;
+  }
+  // Null once the waiter has taken its result.
+  static const std::shared_ptr<SharedState>& Of(const Waiter<Value>& waiter) noexcept {
+    return waiter.state_;
+  }
+
+  // Landing. First under the shard's mutex: nobody joins or leaves any more.
+  void Close(bool is_shared) noexcept {
+    call = nullptr;
+    shared_ = is_shared;
+    RunsNowhere();
+  }
+  // Then, or before by the one who is to land the call: what the callers will read. A value whose
+  // move throws becomes that exception, for all of them.
+  void SetOutcome(Outcome<Value>&& outcome) noexcept {
+    if (auto* value = std::get_if<1>(&outcome)) {
+      try {
+        outcome_.template emplace<1>(std::move(*value));
+      } catch (...) {
+        outcome_.template emplace<0>(std::current_exception());
+      }
+    } else if (auto* error = std::get_if<0>(&outcome)) {
+      outcome_.template emplace<0>(std::move(*error));
+    }
+  }
+  // Last, with no lock held: wakes the callers.
+  void Publish() noexcept {
+    if (broadcast_) broadcast_->promise.set_value();
+    for (Waiter<Value>* waiter = first_; waiter != nullptr;) {
+      Waiter<Value>* const next = waiter->next_;  // read before the waiter may be gone
+      waiter->OnLanded();
+      waiter = next;
+    }
+  }
+
+  // Once published.
+  void Block() const { broadcast_->landed.wait(); }
+  bool Failed() const noexcept { return detail::Failed<Value>(outcome_); }
+  static Result<Value> Receive(std::shared_ptr<SharedState> self, Role role);
+
+ private:
+  // Made by the first follower that blocks.
+  struct Broadcast {
+    std::promise<void> promise;
+    std::shared_future<void> landed = promise.get_future().share();
+  };
+  std::optional<Broadcast> broadcast_;  // guarded by the shard's mutex until it is closed
+
+  // Guarded by the shard's mutex until closed, then the landing thread's.
+  Waiter<Value>* first_ = nullptr;
+  Waiter<Value>* last_ = nullptr;
+
+  // Written by the landing thread, read by callers once it has published.
+  bool shared_ = false;
+  Outcome<Value> outcome_;
+};
+
+// A call in flight for a key.
+template <class KeyRef, class Value>
+struct Call : CallBase {
+  Call(std::uint64_t key_hash, KeyRef key_ref) noexcept : CallBase(key_hash), key(key_ref) {}
+
+  const KeyRef key;
+  const ThreadMark* const leader = &this_thread_mark;
+  // Guarded by the shard's mutex. Null: nobody has joined yet.
+  std::shared_ptr<SharedState<Value>> state;
+};
+
+struct ResultFactory {
+  template <class Value>
+  static Result<Value> Alone(Stored<Value>&& value, Role role) {
+    if constexpr (std::is_void_v<Value>) {
+      return Result<void>(false, role);
+    } else {
+      return Result<Value>(std::move(value), role);
+    }
+  }
+
+  template <class Value>
+  static Result<Value> Shared(std::shared_ptr<const Stored<Value>> value, Role role) noexcept {
+    if constexpr (std::is_void_v<Value>) {
+      return Result<void>(true, role);
+    } else {
+      return Result<Value>(std::move(value), role);
+    }
+  }
+
+  // Of a call that nobody shares.
+  template <class Value>
+  static Result<Value> Take(Outcome<Value>& outcome, Role role) {
+    if (Failed<Value>(outcome)) Rethrow<Value>(outcome);
+    return Alone<Value>(std::move(*std::get_if<1>(&outcome)), role);
+  }
+};
+
+template <class Value>
+Result<Value> SharedState<Value>::Receive(std::shared_ptr<SharedState> self, Role role) {
+  if (!self->shared_) return ResultFactory::Take<Value>(self->outcome_, role);
+  if (self->Failed()) Rethrow<Value>(self->outcome_);
+  const Stored<Value>* const value = std::get_if<1>(&self->outcome_);
+  return ResultFactory::Shared<Value>({std::move(self), value}, role);
+}
+
+template <class Value>
+Result<Value> Waiter<Value>::TakeResult() {
+  return SharedState<Value>::Receive(std::move(state_), role_);
+}
+
+}  // namespace singleflight::detail

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <stop_token>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include "call.hpp"
+#include "call_table.hpp"
+#include "wait_graph.hpp"
+
+namespace singleflight::detail {
+
+// A call that is led asynchronously, with its own copy of the key. Owned by its Leads.
+template <class Group>
+struct AsyncCall {
+  using KeyRef = typename Group::KeyRef;
+  using State = typename Group::State;
+
+  // kLaunched: Lead::Run has not begun. kRunning: it has. kLanded: somebody is landing the call, or
+  // has. It only goes forward.
+  enum class Phase : unsigned char { kLaunched, kRunning, kLanded };
+
+  AsyncCall(std::uint64_t hash, KeyRef ref) : key(ref.get()), call(hash, KeyRef(key)) {
+    call.state = std::make_shared<State>(call, nullptr);
+    call.stop = std::stop_source();
+    link.call = &call;
+  }
+  ~AsyncCall() {
+    if (group != nullptr && phase != Phase::kLanded) group->Land(*this, {});
+  }
+
+  const typename Group::KeyType key;
+  typename Group::Call call;
+  AsyncLink link;
+  std::atomic<Phase> phase = Phase::kLaunched;
+  Group* group = nullptr;  // set when the call is put into the table; null: it never was
+};
+
+// The right and duty to land a call made by Join. Copyable, so that it fits a std::function; the
+// first to land the call wins, and if the last copy goes before, the call lands with `owner_dead`.
+// May land the call on any thread; once the call has landed, a Lead may outlive the group.
+template <class Group>
+class Lead {
+  using Value = typename Group::ValueType;
+  using Outcome = detail::Outcome<Value>;
+
+ public:
+  // Requested when no caller is left, and when the group is being destroyed.
+  std::stop_token GetStopToken() const noexcept { return async_->call.stop.get_token(); }
+
+  // Lands the call with a value: the waiters' OnLanded run on this thread. False: it has landed
+  // already, and nothing was done.
+  bool Succeed(Stored<Value> value) requires(!std::is_void_v<Value>) {
+    return Settle(Outcome(std::in_place_index<1>, std::move(value)));
+  }
+  bool Succeed() requires std::is_void_v<Value> { return Settle(Outcome(std::in_place_index<1>)); }
+
+  // The same with an exception; a null one stands for `owner_dead`.
+  bool Fail(std::exception_ptr error) {
+    return Settle(Outcome(std::in_place_index<0>, std::move(error)));
+  }
+
+  // Runs `fn()` or `fn(std::stop_token)` on this thread as the call's work, and lands the call with
+  // what comes of it. False, without running `fn`, if the call has landed or another Run has begun.
+  // While it runs, a deadlock through `fn` is found as it is for a leader in Do.
+  template <class Fn>
+  bool Run(Fn&& fn) {
+    CheckFn<Value, Fn>();
+    auto expected = Phase::kLaunched;
+    if (!async_->phase.compare_exchange_strong(expected, Phase::kRunning)) return false;
+    const auto land = [this](Outcome& outcome) {
+      async_->call.state->RunsNowhere();
+      return Settle(std::move(outcome));
+    };
+    async_->call.state->RunsOn(&this_thread_mark);
+    Outcome outcome;
+    Execute<Value>(outcome, std::forward<Fn>(fn), async_->call.stop, land);
+    return land(outcome);
+  }
+
+ private:
+  friend Group;
+  using Async = AsyncCall<Group>;
+  using Phase = typename Async::Phase;
+
+  explicit Lead(std::shared_ptr<Async> async) noexcept : async_(std::move(async)) {}
+
+  bool Settle(Outcome&& outcome) noexcept {
+    if (async_->phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
+    async_->group->Land(*async_, std::move(outcome));
+    return true;
+  }
+
+  std::shared_ptr<Async> async_;
+};
+
+}  // namespace singleflight::detail

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Who waits for whom: tells a thread, before it blocks, that its wait would never end.
+//
+// A call waits when its leader's thread does. So an edge goes from a thread that leads at least one
+// call to the call it is about to wait for, and on from that call to the thread that leads it. A
+// wait that would lead back to its own thread is refused instead of recorded; the recorded edges
+// therefore never form a cycle, and a walk along them always ends.
+//
+// One table serves all groups of the process, so a cycle through several groups is seen as well.
+// (Shared libraries built with hidden visibility have a table each, and no cycle is seen across.)
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+
+namespace singleflight::detail {
+
+// A thread, by the address of its mark: unique among living threads.
+struct ThreadMark {
+  std::size_t leading =
+      0;  // calls whose `fn` this thread is inside of; touched by this thread only
+};
+
+inline constinit thread_local ThreadMark this_thread_mark;
+
+// Marks this thread as one that leads a call, for as long as it runs the call's `fn`.
+class LeadingScope {
+ public:
+  LeadingScope() noexcept { ++this_thread_mark.leading; }
+  ~LeadingScope() { --this_thread_mark.leading; }
+  LeadingScope(const LeadingScope&) = delete;
+  LeadingScope& operator=(const LeadingScope&) = delete;
+};
+
+// What a thread can wait for: the part of a call that the wait graph knows.
+class WaitTarget {
+ public:
+  explicit WaitTarget(const ThreadMark* running_on) noexcept : running_on_(running_on) {}
+
+  // Release, with the acquire in WaitEdge::ClosesCycle: a thread that has landed a call and then
+  // waits for another is never taken to hold up the first one still.
+  void RunsOn(const ThreadMark* thread) noexcept {
+    running_on_.store(thread, std::memory_order_release);
+  }
+  void RunsNowhere() noexcept { RunsOn(nullptr); }
+
+ private:
+  friend class WaitEdge;
+
+  // States: the thread inside the call's `fn`; null before `fn` starts and once the call has
+  // landed, when nothing can be said of whom the call waits for.
+  std::atomic<const ThreadMark*> running_on_;
+};
+
+// The edge "this thread waits for that call", for as long as the object lives or until Remove.
+// Lives on the waiting thread's stack, so recording it allocates nothing.
+class WaitEdge {
+ public:
+  WaitEdge() = default;
+  ~WaitEdge() { Remove(); }
+  WaitEdge(const WaitEdge&) = delete;
+  WaitEdge& operator=(const WaitEdge&) = delete;
+
+  // False: waiting for `target` would never end, and nothing was recorded. A thread that leads
+  // nothing holds nobody up and can be in no cycle: it pays for one thread-local read.
+  [[nodiscard]] bool Record(const WaitTarget& target) {
+    if (this_thread_mark.leading == 0) return true;
+    const std::lock_guard lock(table.mutex);
+    if (ClosesCycle(target)) return false;
+    target_ = &target;
+    WaitEdge*& head = BucketOf(&this_thread_mark);
+    next_ = head;
+    head = this;
+    return true;
+  }
+
+  void Remove() noexcept {
+    if (target_ == nullptr) return;
+    const std::lock_guard lock(table.mutex);
+    WaitEdge** link = &BucketOf(thread_);
+    while (*link != this) link = &(*link)->next_;
+    *link = next_;
+    target_ = nullptr;
+  }
+
+ private:
+  struct Table {
+    std::mutex mutex;
+    std::array<WaitEdge*, 64> buckets = {};  // guarded by mutex, as are the links in the edges
+  };
+  static Table table;
+
+  static WaitEdge*& BucketOf(const ThreadMark* thread) noexcept {
+    const std::uint64_t address = reinterpret_cast<std::uintptr_t>(thread);
+    return table.buckets[(address * 0x9E3779B97F4A7C15u) >> 58];  // the top 6 bits: 64 buckets
+  }
+
+  // A mark found in a call that has not landed belongs to a living thread, and a thread has an edge
+  // only while it waits; so the walk compares marks and never looks into one.
+  bool ClosesCycle(const WaitTarget& first) const noexcept {
+    for (const WaitTarget* target = &first;;) {
+      const ThreadMark* leader = target->running_on_.load(std::memory_order_acquire);
+      if (leader == nullptr) return false;
+      if (leader == thread_) return true;
+      const WaitEdge* edge = BucketOf(leader);
+      while (edge != nullptr && edge->thread_ != leader) edge = edge->next_;
+      if (edge == nullptr) return false;
+      target = edge->target_;
+    }
+  }
+
+  const ThreadMark* thread_ = &this_thread_mark;
+  const WaitTarget* target_ = nullptr;  // null: not recorded
+  WaitEdge* next_ = nullptr;
+};
+
+inline constinit WaitEdge::Table WaitEdge::table;
+
+}  // namespace singleflight::detail

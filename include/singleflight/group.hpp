@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Group: run it once, share the result.
+//
+//   singleflight::Group<std::string, User> users;
+//
+//   // Ten threads at once: Load runs once, every thread gets the same User.
+//   auto [user, shared] = users.Do("user:42", [] { return Load(42); });
+//
+// The first caller for a key, the leader, runs the function; callers that come while it runs, its
+// followers, wait and receive the same result or exception. Then the entry is gone: this is not a
+// cache, and the next caller runs the function again.
+//
+// The key must hold everything that the result depends on: the tenant, the user, their permissions.
+// Whoever asks with the same key at the same time gets the same answer.
+//
+// The library's own errors are std::system_error with one of these std::errc:
+//   resource_deadlock_would_occur     the wait would never end: the call waits for this thread
+//   timed_out                         CallOptions::timeout passed while following
+//   operation_canceled                CallOptions::stop was requested
+//   resource_unavailable_try_again    a limit of GroupOptions refused the caller
+//   owner_dead                        the leader vanished: thread cancelled, Lead dropped
+// What `fn` throws is not wrapped: the same exception object reaches every caller.
+
+#include <atomic>
+#include <chrono>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <stop_token>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+
+#include "detail/call.hpp"
+#include "detail/call_table.hpp"
+#include "detail/gate.hpp"
+#include "detail/lead.hpp"
+#include "detail/wait_graph.hpp"
+#include "hash.hpp"
+#include "options.hpp"
+#include "result.hpp"
+
+namespace singleflight {
+
+// Every member may be called from any thread at any time, except the destructor. No lock is held
+// while `fn`, a callback, a stop request or a value's copy, move or destructor runs.
+template <class Key, class Value, class Hash = DefaultHash<Key>, class KeyEqual = DefaultEqual<Key>,
+          class Traits = GroupTraits>
+class Group {
+  static_assert(!std::is_reference_v<Value>,
+                "Value is a reference: a result outlives what it would refer to; use a value, a "
+                "pointer or std::reference_wrapper");
+  static_assert(std::is_void_v<Value> || (std::is_object_v<Value> && !std::is_array_v<Value> &&
+                                          !std::is_const_v<Value> && !std::is_volatile_v<Value>),
+                "Value must be void or a plain object type: not const, an array or a function");
+  static_assert(std::is_void_v<Value> || std::move_constructible<Value>,
+                "Value cannot be moved: wrap it in std::unique_ptr or std::shared_ptr");
+  static_assert(std::is_object_v<Key> && !std::is_const_v<Key>, "Key must be an object type");
+  static_assert(
+      std::is_invocable_r_v<std::size_t, const Hash&, const Key&>,
+      "Hash cannot take the Key: it must be callable as `std::size_t hash(key)` on a const "
+      "Hash; write one, or specialize std::hash<Key>");
+  static_assert(std::is_invocable_r_v<bool, const KeyEqual&, const Key&, const Key&>,
+                "KeyEqual cannot compare two Keys: it must be callable as `bool equal(a, b)` on a "
+                "const KeyEqual");
+
+  using Table = detail::CallTable<typename Traits::Mutex, Traits::kShards>;
+  using Shard = detail::Shard<typename Traits::Mutex>;
+  using Lock = std::unique_lock<typename Traits::Mutex>;
+  using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
+  using Call = detail::Call<KeyRef, Value>;
+  using State = detail::SharedState<Value>;
+  using Outcome = detail::Outcome<Value>;
+  using AsyncCall = detail::AsyncCall<Group>;
+
+ public:
+  using KeyType = Key;
+  using ValueType = Value;
+  // A caller that does not block; see detail/call.hpp. Derive from it and override OnLanded.
+  using Waiter = detail::Waiter<Value>;
+  // The right and duty to land a call made by Join; see detail/lead.hpp.
+  using Lead = detail::Lead<Group>;
+
+  // Throws std::invalid_argument if a limit is zero (or max_age negative): nobody could ever be
+  // served, or nothing shared.
+  explicit Group(GroupOptions options = {}) : options_(options) {
+    if (options.max_callers_per_call == 0) {
+      throw std::invalid_argument("singleflight: max_callers_per_call is 0: nobody can be served");
+    }
+    if (options.max_calls_in_flight == 0) {
+      throw std::invalid_argument("singleflight: max_calls_in_flight is 0: nobody can be served");
+    }
+    if (options.max_age && options.max_age->count() <= 0) {
+      throw std::invalid_argument("singleflight: max_age is not positive: nothing can be shared");
+    }
+  }
+
+  // Asks the calls that are led asynchronously to stop and waits until they have landed, as
+  // std::jthread does. No thread may be inside another member, or get inside one, meanwhile.
+  ~Group() {
+    for (Shard& shard : table_) detail::AskToStop(shard);
+    for (Shard& shard : table_) detail::AwaitDrained(shard);
+  }
+
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
+
+  // The result of the call in flight for `key`; if there is none, leads one: runs `fn()` on this
+  // thread, or `fn(std::stop_token)` where it takes that. `fn` is run at most once, and not at all
+  // by a follower. Blocks until the call lands. Throws what the leader's `fn` threw, and
+  // `resource_deadlock_would_occur`, `resource_unavailable_try_again` or `owner_dead`.
+  //
+  // The key may be whatever Hash and KeyEqual accept for one: for a string also a string_view or a
+  // const char*. It is not copied, and must stay as it is until Do returns.
+  template <class K, class Fn>
+  Result<Value> Do(const K& key, Fn&& fn) {
+    auto&& adapted = KeyRef::Adapt(key);
+    return DoWith(KeyRef(adapted), std::forward<Fn>(fn), nullptr);
+  }
+
+  // The same for a caller with a timeout, a stop token or its own answer to a leader's failure;
+  // also throws `timed_out` and `operation_canceled`. A stop requested before Do begins: `fn` is
+  // not run. The token that `fn` takes is requested when no caller is left, the leader included.
+  template <class K, class Fn>
+  Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
+    auto&& adapted = KeyRef::Adapt(key);
+    return DoWith(KeyRef(adapted), std::forward<Fn>(fn), &options);
+  }
+
+  // Lets the next caller for `key` start afresh; callers already on the call get its result as
+  // ever. True if a call was in flight.
+  template <class K>
+  bool Forget(const K& key) {
+    return Visit(key, [](Shard& shard, Call* call) {
+      if (call != nullptr) shard.Erase(*call);
+      return call != nullptr;
+    });
+  }
+
+  // The same, unless the call has followers now. True if it was forgotten or none was in flight.
+  template <class K>
+  bool ForgetUnshared(const K& key) {
+    return Visit(key, [](Shard& shard, Call* call) {
+      if (call == nullptr) return true;
+      if (call->callers > 1) return false;
+      shard.Erase(*call);
+      return true;
+    });
+  }
+
+  // How many callers are now on the call in flight for `key`, the leader included; 0 if there is
+  // none.
+  template <class K>
+  std::size_t Callers(const K& key) const {
+    return Visit(key, [](Shard&, const Call* call) -> std::size_t {
+      return call != nullptr ? call->callers : 0;
+    });
+  }
+
+  // Each shard is read at one moment, and all of them within this call.
+  Stats GetStats() const {
+    Stats sum;
+    for (Shard& shard : table_) {
+      const Lock lock(shard.mutex);
+      sum.executions += shard.stats.executions;
+      sum.followers += shard.stats.followers;
+      sum.failures += shard.stats.failures;
+      sum.left += shard.stats.left;
+      sum.refused += shard.stats.refused;
+      sum.in_flight += shard.stats.in_flight;
+    }
+    return sum;
+  }
+
+  // The extension point: how a caller that must not block joins. If a call for `key` is in flight,
+  // links `waiter` to it and returns kFollower. Else makes a call that the waiter is the first
+  // caller of, runs `launch(Lead)` on this thread with no lock held, and returns kLeader; what
+  // `launch` throws lands the call as its failure. Either way waiter.OnLanded comes once, maybe
+  // before Join returns, unless Leave prevents it. The call keeps a copy of the key.
+  //
+  // Throws `resource_unavailable_try_again`, or what making the call threw; OnLanded then never
+  // comes.
+  template <class K, class Launch>
+  Role Join(const K& key, Waiter& waiter, Launch&& launch) {
+    static_assert(std::is_invocable_v<Launch, Lead>,
+                  "launch must be callable as launch(Group::Lead)");
+    auto&& adapted = KeyRef::Adapt(key);
+    std::shared_ptr<AsyncCall> led = JoinOrLead(KeyRef(adapted), waiter);
+    if (led == nullptr) return Role::kFollower;
+
+    Lead lead(std::move(led));
+    std::exception_ptr error;
+    try {
+      std::invoke(std::forward<Launch>(launch), Lead(lead));
+    } catch (...) {
+      error = std::current_exception();
+      if (error == nullptr) throw;  // a forced unwind: `lead` goes with it
+    }
+    if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
+    return Role::kLeader;
+  }
+
+  // Takes a joined waiter off its call. True: it left, and OnLanded will not come. False: OnLanded
+  // has come, is coming right now on another thread, or will, and the waiter must stay until then.
+  // If no caller is left, the call is forgotten and asked to stop. Not after TakeResult.
+  bool Leave(Waiter& waiter) {
+    const std::shared_ptr<State> state = State::Of(waiter);
+    if (state == nullptr) return false;
+    Shard& shard = table_.ShardOf(state->hash);
+    Lock lock(shard.mutex);
+    if (state->call == nullptr) return false;
+    state->Unlink(waiter);
+    DropCaller(std::move(lock), shard, *state->call);
+    return true;
+  }
+
+ private:
+  friend AsyncCall;
+  friend Lead;
+
+  template <class Fn>
+  Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options) {
+    detail::CheckFn<Value, Fn>();
+    if (options != nullptr && options->stop.stop_requested()) detail::ThrowCanceled();
+    Call call(HashOf(key), key);
+    Shard& shard = table_.ShardOf(call.hash);
+    detail::Deadline deadline;
+    for (;;) {
+      Stamp(call);
+      Lock lock(shard.mutex);
+      Call* const current = FindJoinable(shard, call.hash, key);
+      if (current == nullptr) {
+        if constexpr (detail::kTakesStopToken<Fn>) {  // only a leader that can leave ever leaves
+                                                      // none
+          if (options != nullptr && options->stop.stop_possible()) call.stop = std::stop_source();
+        }
+        Insert(lock, shard, call);
+        lock.unlock();
+        return RunAndLand(shard, call, std::forward<Fn>(fn), options);
+      }
+      std::shared_ptr<State> state = Follow(std::move(lock), shard, *current, options, deadline);
+      const bool retry = options != nullptr && options->on_failure == OnFailure::kRetry;
+      if (!retry || !state->Failed()) return State::Receive(std::move(state), Role::kFollower);
+    }
+  }
+
+  // The leader's part. The call is on this stack: nobody refers to it once it has landed.
+  template <class Fn>
+  Result<Value> RunAndLand(Shard& shard, Call& call, Fn&& fn, const CallOptions* options) {
+    const auto leave = [&] {
+      Lock lock(shard.mutex);
+      call.leader_left = true;
+      DropCaller(std::move(lock), shard, call);
+    };
+    std::optional<std::stop_callback<decltype(leave)>> on_stop;
+    if (options != nullptr && options->stop.stop_possible()) on_stop.emplace(options->stop, leave);
+    const auto land = [&](Outcome& outcome) {
+      on_stop.reset();  // waits for a `leave` that has begun
+      return Land(shard, call, outcome);
+    };
+
+    Outcome outcome;
+    detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop, land);
+    if (auto state = land(outcome)) return State::Receive(std::move(state), Role::kLeader);
+    return detail::ResultFactory::Take<Value>(outcome, Role::kLeader);
+  }
+
+  // A blocking follower's part: waits until the call has landed, or throws why it does not.
+  std::shared_ptr<State> Follow(Lock lock, Shard& shard, Call& call, const CallOptions* options,
+                                detail::Deadline& deadline) {
+    if (options != nullptr && options->timeout && !deadline) {
+      deadline = detail::DeadlineAfter(*options->timeout);
+    }
+    if (deadline && std::chrono::steady_clock::now() >= *deadline) {
+      ++shard.stats.followers;
+      ++shard.stats.left;
+      lock.unlock();
+      detail::ThrowTimedOut();
+    }
+
+    std::shared_ptr<State> state = StateOf(call);
+    detail::WaitEdge edge;
+    if (!edge.Record(*state)) {
+      lock.unlock();
+      detail::Throw(std::errc::resource_deadlock_would_occur,
+                    "singleflight: the call for this key waits for this thread");
+    }
+    RefuseIfFull(lock, shard, call);
+    if (deadline || (options != nullptr && options->stop.stop_possible())) {
+      FollowUntil(std::move(lock), shard, call, state, edge, options->stop, deadline);
+    } else {
+      state->PrepareToBlock();
+      Enter(shard, call, state);
+      lock.unlock();
+      state->Block();
+    }
+    return state;
+  }
+
+  // The same for a follower that may leave: it waits as a Waiter does, at a gate that a stop opens
+  // too.
+  void FollowUntil(Lock lock, Shard& shard, Call& call, const std::shared_ptr<State>& state,
+                   detail::WaitEdge& edge, const std::stop_token& stop,
+                   const detail::Deadline& deadline) {
+    struct GateWaiter final : Waiter {
+      void OnLanded() noexcept override { gate.Open(); }
+      detail::Gate gate;
+    };
+    struct Membership {
+      ~Membership() { Leave(); }  // also where a cancelled thread unwinds out of its wait
+      bool Leave() {
+        if (std::exchange(ended, true)) return false;
+        edge.Remove();  // nobody shall think any longer that this thread waits
+        if (group.Leave(waiter)) return true;
+        waiter.gate.Await();  // it has landed: OnLanded is on its way
+        return false;
+      }
+      Group& group;
+      GateWaiter& waiter;
+      detail::WaitEdge& edge;
+      bool ended = false;
+    };
+
+    GateWaiter waiter;
+    Enter(shard, call, state);
+    State::Link(state, waiter, Role::kFollower);
+    lock.unlock();
+    Membership membership{*this, waiter, edge};
+    {
+      const std::stop_callback on_stop(stop, [&waiter] { waiter.gate.Nudge(); });
+      membership.ended = waiter.gate.AwaitOrNudge(deadline);
+    }
+    if (membership.Leave()) {
+      if (stop.stop_requested()) detail::ThrowCanceled();
+      detail::ThrowTimedOut();
+    }
+  }
+
+  // Links the waiter to the call in flight; if there is none, to a new one, which it returns.
+  std::shared_ptr<AsyncCall> JoinOrLead(KeyRef key, Waiter& waiter) {
+    const std::uint64_t hash = HashOf(key);
+    Shard& shard = table_.ShardOf(hash);
+    Lock lock(shard.mutex);
+    if (Call* const call = FindJoinable(shard, hash, key)) {
+      RefuseIfFull(lock, shard, *call);
+      std::shared_ptr<State> state = StateOf(*call);
+      Enter(shard, *call, state);
+      State::Link(std::move(state), waiter, Role::kFollower);
+      return nullptr;
+    }
+    auto async = std::make_shared<AsyncCall>(hash, key);
+    Stamp(async->call);
+    Insert(lock, shard, async->call);
+    async->group = this;
+    async->link.InsertBefore(shard.async_calls);
+    State::Link(async->call.state, waiter, Role::kLeader);
+    return async;
+  }
+
+  // ---- With the shard locked. What takes the Lock unlocks it before it throws or runs user code.
+
+  std::uint64_t HashOf(KeyRef key) const { return table_.Mix(hash_(key.get())); }
+
+  void Stamp(Call& call) const {
+    if (options_.max_age) call.started = std::chrono::steady_clock::now();
+  }
+
+  Call* Find(Shard& shard, std::uint64_t hash, KeyRef key) const {
+    return static_cast<Call*>(shard.Find(hash, [&](const detail::CallBase& call) {
+      return equal_(static_cast<const Call&>(call).key.get(), key.get());
+    }));
+  }
+
+  // The same, but forgets a call that is too old to be joined.
+  Call* FindJoinable(Shard& shard, std::uint64_t hash, KeyRef key) const {
+    Call* const call = Find(shard, hash, key);
+    if (call != nullptr && options_.max_age &&
+        std::chrono::steady_clock::now() - call->started > *options_.max_age) {
+      shard.Erase(*call);
+      return nullptr;
+    }
+    return call;
+  }
+
+  template <class K, class Visitor>
+  auto Visit(const K& key, Visitor&& visitor) const {
+    auto&& adapted = KeyRef::Adapt(key);
+    const KeyRef ref(adapted);
+    const std::uint64_t hash = HashOf(ref);
+    Shard& shard = table_.ShardOf(hash);
+    const Lock lock(shard.mutex);
+    return visitor(shard, Find(shard, hash, ref));
+  }
+
+  // Puts a new call into the table, or refuses its caller.
+  void Insert(Lock& lock, Shard& shard, Call& call) {
+    if (options_.max_calls_in_flight != GroupOptions::kNoLimit) {
+      std::size_t in_flight = in_flight_.load(kRelaxed);
+      do {
+        if (in_flight >= options_.max_calls_in_flight) {
+          Refuse(lock, shard, "singleflight: max_calls_in_flight reached");
+        }
+      } while (!in_flight_.compare_exchange_weak(in_flight, in_flight + 1, kRelaxed));
+    }
+    shard.Insert(call);
+    ++shard.stats.executions;
+    ++shard.stats.in_flight;
+  }
+
+  void RefuseIfFull(Lock& lock, Shard& shard, const Call& call) const {
+    if (call.callers >= options_.max_callers_per_call) {
+      Refuse(lock, shard, "singleflight: max_callers_per_call reached");
+    }
+  }
+
+  [[noreturn]] static void Refuse(Lock& lock, Shard& shard, const char* why) {
+    ++shard.stats.refused;
+    lock.unlock();
+    detail::Throw(std::errc::resource_unavailable_try_again, why);
+  }
+
+  static std::shared_ptr<State> StateOf(Call& call) {
+    return call.state != nullptr ? call.state : std::make_shared<State>(call, call.leader);
+  }
+
+  // Counts one more follower of `call`. All that can fail has been done.
+  static void Enter(Shard& shard, Call& call, const std::shared_ptr<State>& state) noexcept {
+    if (call.state == nullptr) call.state = state;
+    ++call.callers;
+    ++shard.stats.followers;
+  }
+
+  // Counts one caller less; if it was the last, forgets the call and asks it to stop.
+  static void DropCaller(Lock lock, Shard& shard, detail::CallBase& call) {
+    ++shard.stats.left;
+    if (--call.callers > 0) return;
+    if (call.listed) shard.Erase(call);
+    std::stop_source stop = call.stop;  // the call may land as soon as the lock is released
+    lock.unlock();
+    stop.request_stop();
+  }
+
+  // Takes a call that lands off the group's books. True: its outcome goes to several callers.
+  bool Retire(Shard& shard, Call& call, bool failed) noexcept {
+    if (call.listed) shard.Erase(call);
+    --shard.stats.in_flight;
+    shard.stats.failures += failed;
+    if (options_.max_calls_in_flight != GroupOptions::kNoLimit) in_flight_.fetch_sub(1, kRelaxed);
+    if (call.state == nullptr) return false;
+    const bool shared = call.callers + call.leader_left > 1;
+    call.state->Close(shared);
+    return shared;
+  }
+
+  // ---- Landing: retire the call under the lock, then publish, then wake.
+
+  // A call on its leader's stack. Returns what the leader shares with its followers, if it has any.
+  std::shared_ptr<State> Land(Shard& shard, Call& call, Outcome& outcome) noexcept {
+    const bool failed = detail::Failed<Value>(outcome);
+    {
+      const Lock lock(shard.mutex);
+      if (!Retire(shard, call, failed)) return nullptr;
+    }
+    call.state->SetOutcome(std::move(outcome));
+    if (call.state->Failed() != failed) {  // the value's move threw
+      const Lock lock(shard.mutex);
+      ++shard.stats.failures;
+    }
+    call.state->Publish();
+    return std::move(call.state);
+  }
+
+  // A call that is led asynchronously. The group may be destroyed as soon as the lock is released.
+  void Land(AsyncCall& async, Outcome&& outcome) noexcept {
+    State& state = *async.call.state;
+    state.SetOutcome(std::move(outcome));
+    Shard& shard = table_.ShardOf(state.hash);
+    {
+      const Lock lock(shard.mutex);
+      Retire(shard, async.call, state.Failed());
+      async.link.Unlink();
+      if (shard.drained != nullptr && shard.asked_to_stop.Alone()) shard.drained->Open();
+    }
+    state.Publish();
+  }
+
+  static constexpr auto kRelaxed = std::memory_order_relaxed;  // in_flight_ is only a count
+
+  [[no_unique_address]] Hash hash_;
+  [[no_unique_address]] KeyEqual equal_;
+  const GroupOptions options_;
+  std::atomic<std::size_t> in_flight_ = 0;  // kept only if max_calls_in_flight is set
+  mutable Table table_;
+};
+
+}  // namespace singleflight

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// How keys are hashed and compared unless the user says otherwise, and how a call refers to a key
+// that it does not own.
+
+#include <concepts>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace singleflight {
+
+namespace detail {
+
+template <class Key>
+struct StringView {  // not a string: no view
+  struct type {};
+};
+
+template <class Char, class Allocator>
+struct StringView<std::basic_string<Char, std::char_traits<Char>, Allocator>> {
+  using type = std::basic_string_view<Char>;
+};
+
+// Hashes std::string, std::string_view and const char* alike, without making a string of them.
+template <class View>
+struct TransparentStringHash {
+  using is_transparent = void;
+  std::size_t operator()(View key) const noexcept { return std::hash<View>{}(key); }
+};
+
+template <class Key>
+struct Defaults {
+  using Hash = std::hash<Key>;
+  using Equal = std::equal_to<Key>;
+};
+
+template <class Char, class Allocator>
+struct Defaults<std::basic_string<Char, std::char_traits<Char>, Allocator>> {
+  using Hash = TransparentStringHash<std::basic_string_view<Char>>;
+  using Equal = std::equal_to<>;
+};
+
+}  // namespace detail
+
+template <class Key>
+using DefaultHash = typename detail::Defaults<Key>::Hash;
+
+template <class Key>
+using DefaultEqual = typename detail::Defaults<Key>::Equal;
+
+namespace detail {
+
+// How a call refers to a key that stays in its caller's hands: by a view where the key is a string
+// whose hash and equality take views, else by its address.
+template <class Key, class Hash, class KeyEqual>
+class KeyRef {
+  using View = typename StringView<Key>::type;
+
+  static constexpr bool kIsView = std::is_invocable_r_v<std::size_t, const Hash&, View> &&
+                                  std::is_invocable_r_v<bool, const KeyEqual&, View, View>;
+
+ public:
+  // What a caller gave as the key, made into what a KeyRef can refer to: the caller's own Key, a
+  // view of the caller's string, or a Key converted from anything else. Keep it as long as the ref.
+  template <class K>
+  static decltype(auto) Adapt(const K& key) {
+    if constexpr (std::same_as<K, Key>) {
+      return (key);
+    } else if constexpr (kIsView && std::convertible_to<const K&, View>) {
+      return static_cast<View>(key);
+    } else {
+      static_assert(std::convertible_to<const K&, Key> || (requires {
+                      typename Hash::is_transparent;
+                    } && std::constructible_from<Key, const K&>),
+                    "this is not a key of the group: pass a Key or something that converts to one");
+      return static_cast<Key>(key);
+    }
+  }
+
+  template <class Adapted>
+  explicit KeyRef(const Adapted& key) noexcept : ref_(Refer(key)) {}
+
+  // The key: a view by value, or a const Key&.
+  decltype(auto) get() const noexcept {
+    if constexpr (kIsView) {
+      return View(ref_);
+    } else {
+      return static_cast<const Key&>(*ref_);
+    }
+  }
+
+ private:
+  using Ref = std::conditional_t<kIsView, View, const Key*>;
+
+  template <class Adapted>
+  static Ref Refer(const Adapted& key) noexcept {
+    if constexpr (kIsView) {
+      return key;
+    } else {
+      return std::addressof(key);
+    }
+  }
+
+  Ref ref_;
+};
+
+}  // namespace detail
+
+}  // namespace singleflight
