@@ -73,8 +73,7 @@ class Group {
                 "const KeyEqual");
 
   using Table = detail::CallTable<typename Traits::Mutex, Traits::kShards>;
-  using Shard = detail::Shard<typename Traits::Mutex>;
-  using Lock = std::unique_lock<typename Traits::Mutex>;
+  using Shard = typename Table::Locked;  // locked, until it goes out of scope or is unlocked
   using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
   using Call = detail::Call<KeyRef, Value>;
   using State = detail::SharedState<Value>;
@@ -105,10 +104,7 @@ class Group {
 
   // Asks the calls that are led asynchronously to stop and waits until they have landed, as
   // std::jthread does. No thread may be inside another member, or get inside one, meanwhile.
-  ~Group() {
-    for (Shard& shard : table_) detail::AskToStop(shard);
-    for (Shard& shard : table_) detail::AwaitDrained(shard);
-  }
+  ~Group() { table_.Drain(); }
 
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
@@ -139,8 +135,8 @@ class Group {
   // ever. True if a call was in flight.
   template <class K>
   bool Forget(const K& key) {
-    return Visit(key, [](Shard& shard, Call* call) {
-      if (call != nullptr) shard.Erase(*call);
+    return Visit(key, [](const Shard& shard, Call* call) {
+      if (call != nullptr) shard->Forget(*call);
       return call != nullptr;
     });
   }
@@ -148,10 +144,10 @@ class Group {
   // The same, unless the call has followers now. True if it was forgotten or none was in flight.
   template <class K>
   bool ForgetUnshared(const K& key) {
-    return Visit(key, [](Shard& shard, Call* call) {
+    return Visit(key, [](const Shard& shard, Call* call) {
       if (call == nullptr) return true;
       if (call->callers > 1) return false;
-      shard.Erase(*call);
+      shard->Forget(*call);
       return true;
     });
   }
@@ -160,7 +156,7 @@ class Group {
   // none.
   template <class K>
   std::size_t Callers(const K& key) const {
-    return Visit(key, [](Shard&, const Call* call) -> std::size_t {
+    return Visit(key, [](const Shard&, const Call* call) -> std::size_t {
       return call != nullptr ? call->callers : 0;
     });
   }
@@ -168,15 +164,14 @@ class Group {
   // Each shard is read at one moment, and all of them within this call.
   Stats GetStats() const {
     Stats sum;
-    for (Shard& shard : table_) {
-      const Lock lock(shard.mutex);
-      sum.executions += shard.stats.executions;
-      sum.followers += shard.stats.followers;
-      sum.failures += shard.stats.failures;
-      sum.left += shard.stats.left;
-      sum.refused += shard.stats.refused;
-      sum.in_flight += shard.stats.in_flight;
-    }
+    table_.VisitAll([&sum](const Shard& shard) {
+      sum.executions += shard->stats.executions;
+      sum.followers += shard->stats.followers;
+      sum.failures += shard->stats.failures;
+      sum.left += shard->stats.left;
+      sum.refused += shard->stats.refused;
+      sum.in_flight += shard->InFlight();
+    });
     return sum;
   }
 
@@ -214,11 +209,10 @@ class Group {
   bool Leave(Waiter& waiter) {
     const std::shared_ptr<State> state = State::Of(waiter);
     if (state == nullptr) return false;
-    Shard& shard = table_.ShardOf(state->hash);
-    Lock lock(shard.mutex);
+    Shard shard = table_.Lock(state->hash);
     if (state->call == nullptr) return false;
     state->Unlink(waiter);
-    DropCaller(std::move(lock), shard, *state->call);
+    DropCaller(std::move(shard), *state->call);
     return true;
   }
 
@@ -226,101 +220,122 @@ class Group {
   friend AsyncCall;
   friend Lead;
 
+  // Null options: none were given, which spares the fastest path from looking at them.
   template <class Fn>
   Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options) {
     detail::CheckFn<Value, Fn>();
     if (options != nullptr && options->stop.stop_requested()) detail::ThrowCanceled();
     Call call(HashOf(key), key);
-    Shard& shard = table_.ShardOf(call.hash);
     detail::Deadline deadline;
     for (;;) {
       Stamp(call);
-      Lock lock(shard.mutex);
-      Call* const current = FindJoinable(shard, call.hash, key);
-      if (current == nullptr) {
-        if constexpr (detail::kTakesStopToken<Fn>) {  // only a leader that can leave ever leaves
-                                                      // none
+      Shard shard = table_.Lock(call.hash);
+      Call* const current = FindJoinable(shard, call);
+      if (current == nullptr) [[likely]] {
+        if constexpr (detail::kTakesStopToken<Fn>) {  // who has no stop of its own never leaves
           if (options != nullptr && options->stop.stop_possible()) call.stop = std::stop_source();
         }
-        Insert(lock, shard, call);
-        lock.unlock();
-        return RunAndLand(shard, call, std::forward<Fn>(fn), options);
+        if (!Insert(shard, call)) [[unlikely]]
+          Refuse(std::move(shard), kTooManyCalls);
+        shard.Unlock();
+        return RunAndLand(call, std::forward<Fn>(fn), options);
       }
-      std::shared_ptr<State> state = Follow(std::move(lock), shard, *current, options, deadline);
+      std::shared_ptr<State> state = Follow(std::move(shard), *current, options, deadline);
       const bool retry = options != nullptr && options->on_failure == OnFailure::kRetry;
       if (!retry || !state->Failed()) return State::Receive(std::move(state), Role::kFollower);
     }
   }
 
-  // The leader's part. The call is on this stack: nobody refers to it once it has landed.
+  // A blocking leader's part. The call is on its stack: nobody refers to it once it has landed.
   template <class Fn>
-  Result<Value> RunAndLand(Shard& shard, Call& call, Fn&& fn, const CallOptions* options) {
-    const auto leave = [&] {
-      Lock lock(shard.mutex);
-      call.leader_left = true;
-      DropCaller(std::move(lock), shard, call);
-    };
-    std::optional<std::stop_callback<decltype(leave)>> on_stop;
-    if (options != nullptr && options->stop.stop_possible()) on_stop.emplace(options->stop, leave);
-    const auto land = [&](Outcome& outcome) {
-      on_stop.reset();  // waits for a `leave` that has begun
-      return Land(shard, call, outcome);
-    };
-
+  Result<Value> RunAndLand(Call& call, Fn&& fn, const CallOptions* options) {
+    LandIfUnwound landing{*this, call};
+    std::optional<std::stop_callback<LeaderLeaves>> on_stop;
+    if (options != nullptr && options->stop.stop_possible()) {
+      on_stop.emplace(options->stop, LeaderLeaves{*this, call});
+    }
     Outcome outcome;
-    detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop, land);
-    if (auto state = land(outcome)) return State::Receive(std::move(state), Role::kLeader);
-    return detail::ResultFactory::Take<Value>(outcome, Role::kLeader);
+    detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
+    on_stop.reset();  // waits for a LeaderLeaves that has begun
+    landing.disarmed = true;
+    if (LandAlone(call, detail::Failed<Value>(outcome))) [[likely]] {
+      return detail::ResultFactory::Take<Value>(outcome, Role::kLeader);
+    }
+    return State::Receive(Share(call, std::move(outcome)), Role::kLeader);
   }
 
-  // A blocking follower's part: waits until the call has landed, or throws why it does not.
-  std::shared_ptr<State> Follow(Lock lock, Shard& shard, Call& call, const CallOptions* options,
-                                detail::Deadline& deadline) {
-    if (options != nullptr && options->timeout && !deadline) {
-      deadline = detail::DeadlineAfter(*options->timeout);
+  // The call of a thread that is cancelled inside `fn`, and so unwound out of RunAndLand, lands
+  // too.
+  struct LandIfUnwound {
+    ~LandIfUnwound() {
+      if (!disarmed) [[unlikely]]
+        group.LandVanished(call);
     }
-    if (deadline && std::chrono::steady_clock::now() >= *deadline) {
-      ++shard.stats.followers;
-      ++shard.stats.left;
-      lock.unlock();
-      detail::ThrowTimedOut();
-    }
+    Group& group;
+    Call& call;
+    bool disarmed = false;
+  };
 
+  // What its own stop means to a blocking leader: it is a caller no longer, but stays until `fn`
+  // ends.
+  struct LeaderLeaves {
+    void operator()() const {
+      Shard shard = group.table_.Lock(call.hash);
+      call.leader_left = true;
+      DropCaller(std::move(shard), call);
+    }
+    Group& group;
+    Call& call;
+  };
+
+  // A blocking follower's part: waits until `call` has landed, and returns what is left of it.
+  [[gnu::noinline]] std::shared_ptr<State> Follow(Shard shard, Call& call,
+                                                  const CallOptions* options,
+                                                  detail::Deadline& deadline) {
+    if (options != nullptr && options->timeout) {
+      if (!deadline) deadline = detail::DeadlineAfter(*options->timeout);
+      if (deadline && std::chrono::steady_clock::now() >= *deadline) {
+        ++shard->stats.followers;
+        ++shard->stats.left;
+        shard.Unlock();
+        detail::ThrowTimedOut();
+      }
+    }
     std::shared_ptr<State> state = StateOf(call);
     detail::WaitEdge edge;
     if (!edge.Record(*state)) {
-      lock.unlock();
+      shard.Unlock();
       detail::Throw(std::errc::resource_deadlock_would_occur,
                     "singleflight: the call for this key waits for this thread");
     }
-    RefuseIfFull(lock, shard, call);
+    if (Full(call)) Refuse(std::move(shard), kTooManyCallers);
     if (deadline || (options != nullptr && options->stop.stop_possible())) {
-      FollowUntil(std::move(lock), shard, call, state, edge, options->stop, deadline);
+      FollowOrLeave(std::move(shard), call, state, edge, options->stop, deadline);
     } else {
       state->PrepareToBlock();
       Enter(shard, call, state);
-      lock.unlock();
+      shard.Unlock();
       state->Block();
     }
     return state;
   }
 
-  // The same for a follower that may leave: it waits as a Waiter does, at a gate that a stop opens
-  // too.
-  void FollowUntil(Lock lock, Shard& shard, Call& call, const std::shared_ptr<State>& state,
-                   detail::WaitEdge& edge, const std::stop_token& stop,
-                   const detail::Deadline& deadline) {
+  // The same for a follower that may leave: it waits as a Waiter does, at a gate that a stop
+  // nudges.
+  void FollowOrLeave(Shard shard, Call& call, const std::shared_ptr<State>& state,
+                     detail::WaitEdge& edge, const std::stop_token& stop,
+                     const detail::Deadline& deadline) {
     struct GateWaiter final : Waiter {
       void OnLanded() noexcept override { gate.Open(); }
       detail::Gate gate;
     };
     struct Membership {
-      ~Membership() { Leave(); }  // also where a cancelled thread unwinds out of its wait
+      ~Membership() { Leave(); }  // a thread that is cancelled is unwound out of its wait
       bool Leave() {
         if (std::exchange(ended, true)) return false;
         edge.Remove();  // nobody shall think any longer that this thread waits
         if (group.Leave(waiter)) return true;
-        waiter.gate.Await();  // it has landed: OnLanded is on its way
+        waiter.gate.Await();  // the call has landed: OnLanded is on its way
         return false;
       }
       Group& group;
@@ -332,7 +347,7 @@ class Group {
     GateWaiter waiter;
     Enter(shard, call, state);
     State::Link(state, waiter, Role::kFollower);
-    lock.unlock();
+    shard.Unlock();
     Membership membership{*this, waiter, edge};
     {
       const std::stop_callback on_stop(stop, [&waiter] { waiter.gate.Nudge(); });
@@ -346,26 +361,25 @@ class Group {
 
   // Links the waiter to the call in flight; if there is none, to a new one, which it returns.
   std::shared_ptr<AsyncCall> JoinOrLead(KeyRef key, Waiter& waiter) {
-    const std::uint64_t hash = HashOf(key);
-    Shard& shard = table_.ShardOf(hash);
-    Lock lock(shard.mutex);
-    if (Call* const call = FindJoinable(shard, hash, key)) {
-      RefuseIfFull(lock, shard, *call);
+    const Call own(HashOf(key), key);
+    Shard shard = table_.Lock(own.hash);
+    if (Call* const call = FindJoinable(shard, own)) {
+      if (Full(*call)) Refuse(std::move(shard), kTooManyCallers);
       std::shared_ptr<State> state = StateOf(*call);
       Enter(shard, *call, state);
       State::Link(std::move(state), waiter, Role::kFollower);
       return nullptr;
     }
-    auto async = std::make_shared<AsyncCall>(hash, key);
+    auto async = std::make_shared<AsyncCall>(own.hash, key);
     Stamp(async->call);
-    Insert(lock, shard, async->call);
+    if (!Insert(shard, async->call)) Refuse(std::move(shard), kTooManyCalls);
     async->group = this;
-    async->link.InsertBefore(shard.async_calls);
+    async->link.InsertBefore(shard->async_calls);
     State::Link(async->call.state, waiter, Role::kLeader);
     return async;
   }
 
-  // ---- With the shard locked. What takes the Lock unlocks it before it throws or runs user code.
+  // ---- Keys and clocks
 
   std::uint64_t HashOf(KeyRef key) const { return table_.Mix(hash_(key.get())); }
 
@@ -373,21 +387,24 @@ class Group {
     if (options_.max_age) call.started = std::chrono::steady_clock::now();
   }
 
-  Call* Find(Shard& shard, std::uint64_t hash, KeyRef key) const {
-    return static_cast<Call*>(shard.Find(hash, [&](const detail::CallBase& call) {
+  bool TooOld(const Call& call) const {
+    return options_.max_age && std::chrono::steady_clock::now() - call.started > *options_.max_age;
+  }
+
+  // ---- With the shard locked
+
+  Call* Find(const Shard& shard, std::uint64_t hash, KeyRef key) const {
+    return static_cast<Call*>(shard->Find(hash, [&](const detail::CallBase& call) {
       return equal_(static_cast<const Call&>(call).key.get(), key.get());
     }));
   }
 
-  // The same, but forgets a call that is too old to be joined.
-  Call* FindJoinable(Shard& shard, std::uint64_t hash, KeyRef key) const {
-    Call* const call = Find(shard, hash, key);
-    if (call != nullptr && options_.max_age &&
-        std::chrono::steady_clock::now() - call->started > *options_.max_age) {
-      shard.Erase(*call);
-      return nullptr;
-    }
-    return call;
+  // The call that the caller of `own` can join. One that is too old is forgotten instead.
+  Call* FindJoinable(const Shard& shard, const Call& own) const {
+    Call* const call = Find(shard, own.hash, own.key);
+    if (call == nullptr || !TooOld(*call)) return call;
+    shard->Forget(*call);
+    return nullptr;
   }
 
   template <class K, class Visitor>
@@ -395,35 +412,29 @@ class Group {
     auto&& adapted = KeyRef::Adapt(key);
     const KeyRef ref(adapted);
     const std::uint64_t hash = HashOf(ref);
-    Shard& shard = table_.ShardOf(hash);
-    const Lock lock(shard.mutex);
+    const Shard shard = table_.Lock(hash);
     return visitor(shard, Find(shard, hash, ref));
   }
 
-  // Puts a new call into the table, or refuses its caller.
-  void Insert(Lock& lock, Shard& shard, Call& call) {
-    if (options_.max_calls_in_flight != GroupOptions::kNoLimit) {
+  // Puts a new call into the table. False: there are too many.
+  bool Insert(const Shard& shard, Call& call) {
+    if (LimitsCalls()) [[unlikely]] {
       std::size_t in_flight = in_flight_.load(kRelaxed);
       do {
-        if (in_flight >= options_.max_calls_in_flight) {
-          Refuse(lock, shard, "singleflight: max_calls_in_flight reached");
-        }
+        if (in_flight >= options_.max_calls_in_flight) return false;
       } while (!in_flight_.compare_exchange_weak(in_flight, in_flight + 1, kRelaxed));
     }
-    shard.Insert(call);
-    ++shard.stats.executions;
-    ++shard.stats.in_flight;
+    shard->Insert(call);
+    ++shard->stats.executions;
+    return true;
   }
 
-  void RefuseIfFull(Lock& lock, Shard& shard, const Call& call) const {
-    if (call.callers >= options_.max_callers_per_call) {
-      Refuse(lock, shard, "singleflight: max_callers_per_call reached");
-    }
-  }
+  bool LimitsCalls() const { return options_.max_calls_in_flight != GroupOptions::kNoLimit; }
+  bool Full(const Call& call) const { return call.callers >= options_.max_callers_per_call; }
 
-  [[noreturn]] static void Refuse(Lock& lock, Shard& shard, const char* why) {
-    ++shard.stats.refused;
-    lock.unlock();
+  [[noreturn]] [[gnu::noinline]] static void Refuse(Shard shard, const char* why) {
+    ++shard->stats.refused;
+    shard.Unlock();
     detail::Throw(std::errc::resource_unavailable_try_again, why);
   }
 
@@ -432,29 +443,31 @@ class Group {
   }
 
   // Counts one more follower of `call`. All that can fail has been done.
-  static void Enter(Shard& shard, Call& call, const std::shared_ptr<State>& state) noexcept {
+  static void Enter(const Shard& shard, Call& call, const std::shared_ptr<State>& state) noexcept {
     if (call.state == nullptr) call.state = state;
     ++call.callers;
-    ++shard.stats.followers;
+    ++shard->stats.followers;
   }
 
   // Counts one caller less; if it was the last, forgets the call and asks it to stop.
-  static void DropCaller(Lock lock, Shard& shard, detail::CallBase& call) {
-    ++shard.stats.left;
+  static void DropCaller(Shard shard, detail::CallBase& call) {
+    ++shard->stats.left;
     if (--call.callers > 0) return;
-    if (call.listed) shard.Erase(call);
-    std::stop_source stop = call.stop;  // the call may land as soon as the lock is released
-    lock.unlock();
+    if (!call.Forgotten()) shard->Forget(call);
+    std::stop_source stop = call.stop;  // the call may land as soon as the shard is unlocked
+    shard.Unlock();
     stop.request_stop();
   }
 
   // Takes a call that lands off the group's books. True: its outcome goes to several callers.
-  bool Retire(Shard& shard, Call& call, bool failed) noexcept {
-    if (call.listed) shard.Erase(call);
-    --shard.stats.in_flight;
-    shard.stats.failures += failed;
-    if (options_.max_calls_in_flight != GroupOptions::kNoLimit) in_flight_.fetch_sub(1, kRelaxed);
-    if (call.state == nullptr) return false;
+  bool Retire(const Shard& shard, Call& call, bool failed) noexcept {
+    shard->Remove(call);
+    if (failed) [[unlikely]]
+      ++shard->stats.failures;
+    if (LimitsCalls()) [[unlikely]]
+      in_flight_.fetch_sub(1, kRelaxed);
+    if (call.state == nullptr) [[likely]]
+      return false;
     const bool shared = call.callers + call.leader_left > 1;
     call.state->Close(shared);
     return shared;
@@ -462,42 +475,46 @@ class Group {
 
   // ---- Landing: retire the call under the lock, then publish, then wake.
 
-  // A call on its leader's stack. Returns what the leader shares with its followers, if it has any.
-  std::shared_ptr<State> Land(Shard& shard, Call& call, Outcome& outcome) noexcept {
+  // A call on its leader's stack. True: it has landed. False: Share it with the leader's followers.
+  bool LandAlone(Call& call, bool failed) noexcept {
+    return !Retire(table_.Lock(call.hash), call, failed);
+  }
+
+  [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome outcome) noexcept {
     const bool failed = detail::Failed<Value>(outcome);
-    {
-      const Lock lock(shard.mutex);
-      if (!Retire(shard, call, failed)) return nullptr;
-    }
     call.state->SetOutcome(std::move(outcome));
     if (call.state->Failed() != failed) {  // the value's move threw
-      const Lock lock(shard.mutex);
-      ++shard.stats.failures;
+      ++table_.Lock(call.hash)->stats.failures;
     }
     call.state->Publish();
     return std::move(call.state);
   }
 
-  // A call that is led asynchronously. The group may be destroyed as soon as the lock is released.
+  [[gnu::noinline]] void LandVanished(Call& call) noexcept {
+    if (!LandAlone(call, true)) Share(call, {});
+  }
+
+  // A call that is led asynchronously. The group may be destroyed as soon as the shard is unlocked.
   void Land(AsyncCall& async, Outcome&& outcome) noexcept {
     State& state = *async.call.state;
     state.SetOutcome(std::move(outcome));
-    Shard& shard = table_.ShardOf(state.hash);
     {
-      const Lock lock(shard.mutex);
+      const Shard shard = table_.Lock(state.hash);
       Retire(shard, async.call, state.Failed());
       async.link.Unlink();
-      if (shard.drained != nullptr && shard.asked_to_stop.Alone()) shard.drained->Open();
+      if (shard->drained != nullptr && shard->asked_to_stop.Alone()) shard->drained->Open();
     }
     state.Publish();
   }
 
+  static constexpr const char* kTooManyCalls = "singleflight: max_calls_in_flight reached";
+  static constexpr const char* kTooManyCallers = "singleflight: max_callers_per_call reached";
   static constexpr auto kRelaxed = std::memory_order_relaxed;  // in_flight_ is only a count
 
   [[no_unique_address]] Hash hash_;
   [[no_unique_address]] KeyEqual equal_;
   const GroupOptions options_;
-  std::atomic<std::size_t> in_flight_ = 0;  // kept only if max_calls_in_flight is set
+  std::atomic<std::size_t> in_flight_ = 0;  // kept only if LimitsCalls
   mutable Table table_;
 };
 

@@ -82,12 +82,12 @@ Stored<Value> Invoke(Fn&& fn, Args&&... args) {
 }
 
 // Runs `fn` on this thread as the work of a call; what it throws becomes the outcome. A forced
-// unwind (the thread is cancelled) cannot be kept: it goes on, once `land` has landed the call
-// without one.
-template <class Value, class Fn, class Land>
-void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop, Land&& land) {
+// unwind (the thread is cancelled) cannot be kept: it passes through, and leaves the outcome
+// "vanished".
+template <class Value, class Fn>
+void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop) {
+  const LeadingScope leading;
   try {
-    const LeadingScope leading;
     if constexpr (kTakesStopToken<Fn>) {
       outcome.template emplace<1>(Invoke<Value>(std::forward<Fn>(fn), stop.get_token()));
     } else {
@@ -95,10 +95,7 @@ void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop, Lan
     }
   } catch (...) {
     outcome.template emplace<0>(std::current_exception());
-    if (*std::get_if<0>(&outcome) == nullptr) {  // not a C++ exception
-      land(outcome);
-      throw;
-    }
+    if (*std::get_if<0>(&outcome) == nullptr) throw;  // not a C++ exception
   }
 }
 

@@ -13,7 +13,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <stop_token>
 #include <utility>
@@ -31,14 +30,15 @@ struct CallBase {
 
   // Set before the call is in the table, constant since.
   const std::uint64_t hash;                       // mixed: picks the shard and the bucket
-  std::chrono::steady_clock::time_point started;  // when, if the group has a max_age
   std::stop_source stop{std::nostopstate};        // asks `fn` to stop, if it can be asked
+  std::chrono::steady_clock::time_point started;  // when, if the group has a max_age
 
   // Guarded by the shard's mutex.
-  CallBase* next = nullptr;  // in the bucket
-  bool listed = false;       // in the table; false again once forgotten
-  bool leader_left = false;  // a blocking leader that was stopped: no caller, but gets the outcome
-  std::size_t callers = 1;   // those that have not left
+  CallBase* next = nullptr;   // in the bucket; this call itself once it is forgotten
+  std::uint32_t callers = 1;  // those that have not left
+  bool leader_left = false;   // a blocking leader that was stopped: no caller, but gets the outcome
+
+  bool Forgotten() const noexcept { return next == this; }
 };
 
 // A call that is led asynchronously is also on its shard's list of such, for ~Group to wait for.
@@ -61,17 +61,18 @@ struct AsyncLink {
   }
 };
 
-// One part of the table. Everything but `mutex` is guarded by `mutex`, and so is what the functions
-// of this class do: lock it first.
 template <class Mutex>
-class alignas(
-    64) Shard {  // lines of its own: threads in different shards do not disturb each other
+class LockedShard;
+
+// One part of the table, reached through a LockedShard only: everything in it is guarded by its
+// mutex. It has cache lines of its own, so that threads in different shards do not disturb each
+// other.
+template <class Mutex>
+class alignas(64) Shard {
  public:
   Shard() = default;
   Shard(const Shard&) = delete;
   Shard& operator=(const Shard&) = delete;
-
-  Mutex mutex;
 
   // The call with this hash for which `is_it` holds, or null.
   template <class Predicate>
@@ -87,27 +88,45 @@ class alignas(
     CallBase*& head = BucketOf(call.hash);
     call.next = head;
     head = &call;
-    call.listed = true;
     ++size_;
   }
 
-  void Erase(CallBase& call) noexcept {
-    CallBase** link = &BucketOf(call.hash);
-    while (*link != &call) link = &(*link)->next;
-    *link = call.next;
-    call.listed = false;
-    --size_;
+  // The call goes on, but nobody finds it any more.
+  void Forget(CallBase& call) noexcept {
+    Erase(call);
+    call.next = &call;
+    ++forgotten_;
   }
 
-  Stats stats;
+  // The call has landed.
+  void Remove(CallBase& call) noexcept {
+    if (call.Forgotten()) {
+      --forgotten_;
+    } else {
+      Erase(call);
+    }
+  }
+
+  // Calls in flight, forgotten ones included.
+  std::size_t InFlight() const noexcept { return size_ + forgotten_; }
+
+  Stats stats;              // but for in_flight
   AsyncLink async_calls;    // led asynchronously and not landed
   AsyncLink asked_to_stop;  // those of them that ~Group has asked
   Gate* drained = nullptr;  // opened when asked_to_stop is empty; null but in ~Group
 
  private:
+  friend class LockedShard<Mutex>;
   static constexpr std::size_t kInlineBuckets = 8;
 
-  CallBase*& BucketOf(std::uint64_t hash) noexcept { return buckets_[hash & mask_]; }
+  CallBase*& BucketOf(std::uint64_t hash) noexcept { return buckets_[(hash >> 32) & mask_]; }
+
+  void Erase(CallBase& call) noexcept {
+    CallBase** link = &BucketOf(call.hash);
+    while (*link != &call) link = &(*link)->next;
+    *link = call.next;
+    --size_;
+  }
 
   void Grow() noexcept {
     const std::size_t count = 2 * (mask_ + 1);
@@ -116,7 +135,7 @@ class alignas(
     for (std::size_t i = 0; i <= mask_; ++i) {
       for (CallBase* call = buckets_[i]; call != nullptr;) {
         CallBase* const next = call->next;
-        CallBase*& head = wider[call->hash & (count - 1)];
+        CallBase*& head = wider[(call->hash >> 32) & (count - 1)];
         call->next = head;
         head = call;
         call = next;
@@ -127,39 +146,32 @@ class alignas(
     mask_ = count - 1;
   }
 
-  std::size_t size_ = 0;
+  Mutex mutex_;
+  std::size_t size_ = 0;       // calls in the buckets
+  std::size_t forgotten_ = 0;  // calls in flight that are in no bucket any more
   std::size_t mask_ = kInlineBuckets - 1;
   std::array<CallBase*, kInlineBuckets> inline_ = {};
   CallBase** buckets_ = inline_.data();
   std::unique_ptr<CallBase*[]> grown_;
 };
 
-// Asks each call that is led asynchronously in this shard to stop, with no lock held meanwhile.
+// A shard, locked as long as this object lives or until Unlock.
 template <class Mutex>
-void AskToStop(Shard<Mutex>& shard) {
-  std::unique_lock lock(shard.mutex);
-  while (!shard.async_calls.Alone()) {
-    AsyncLink& link = *shard.async_calls.next;
-    link.Unlink();
-    link.InsertBefore(shard.asked_to_stop);
-    std::stop_source stop = link.call->stop;  // the call may land as soon as the lock is released
-    lock.unlock();
-    stop.request_stop();
-    lock.lock();
+class LockedShard {
+ public:
+  explicit LockedShard(Shard<Mutex>& shard) : shard_(&shard) { shard.mutex_.lock(); }
+  ~LockedShard() {
+    if (shard_ != nullptr) shard_->mutex_.unlock();
   }
-}
+  LockedShard(LockedShard&& other) noexcept : shard_(std::exchange(other.shard_, nullptr)) {}
+  LockedShard& operator=(LockedShard&&) = delete;
 
-// Waits until all those have landed.
-template <class Mutex>
-void AwaitDrained(Shard<Mutex>& shard) {
-  std::unique_lock lock(shard.mutex);
-  if (shard.asked_to_stop.Alone()) return;
-  Gate drained;
-  shard.drained = &drained;
-  lock.unlock();
-  drained.Await();
-  lock.lock();  // whoever opened the gate is out of the shard
-}
+  Shard<Mutex>* operator->() const noexcept { return shard_; }
+  void Unlock() { std::exchange(shard_, nullptr)->mutex_.unlock(); }
+
+ private:
+  Shard<Mutex>* shard_;  // null once unlocked
+};
 
 // All shards of a group.
 template <class Mutex, std::size_t kShards>
@@ -167,24 +179,52 @@ class CallTable {
   static_assert(kShards > 0 && (kShards & (kShards - 1)) == 0, "Traits::kShards: a power of two");
 
  public:
-  // Spreads a user's hash, which may be the key itself, over all 64 bits, differently in each group
-  // and each run: which keys meet in a bucket is nothing that a client could work out. (One round
-  // of MurmurHash3's finalizer, with the salt put in front.)
+  using Locked = LockedShard<Mutex>;
+
+  // Spreads a user's hash, which may be the key itself, over the upper bits, differently in each
+  // group and each run: which keys meet in a bucket is nothing that a client could work out.
   std::uint64_t Mix(std::uint64_t hash) const noexcept {
     hash ^= salt_;
-    hash ^= hash >> 33;
-    hash *= 0xFF51AFD7ED558CCDu;
-    hash ^= hash >> 33;
-    return hash;
+    hash ^= hash >> 32;
+    return hash * 0x9E3779B97F4A7C15u;  // 2^64 over the golden ratio: Fibonacci hashing (Knuth)
   }
 
-  // The top bits pick the shard, the low ones the bucket in it.
-  Shard<Mutex>& ShardOf(std::uint64_t hash) noexcept { return shards_[(hash >> 48) % kShards]; }
+  // The shard for a mixed hash: its top 16 bits pick the shard, those below them the bucket in it.
+  Locked Lock(std::uint64_t hash) { return Locked(shards_[(hash >> 48) % kShards]); }
 
-  auto begin() noexcept { return shards_.begin(); }
-  auto end() noexcept { return shards_.end(); }
+  template <class Visitor>
+  void VisitAll(Visitor&& visitor) {
+    for (Shard<Mutex>& shard : shards_) visitor(Locked(shard));
+  }
+
+  // Asks every call that is led asynchronously to stop, and waits until they have landed.
+  void Drain() {
+    for (Shard<Mutex>& shard : shards_) {
+      while (AskOneToStop(Locked(shard))) continue;
+    }
+    for (Shard<Mutex>& shard : shards_) {
+      Locked locked(shard);
+      if (locked->asked_to_stop.Alone()) continue;
+      Gate drained;
+      locked->drained = &drained;
+      locked.Unlock();
+      drained.Await();
+      Locked{shard};  // whoever opened the gate has left the shard
+    }
+  }
 
  private:
+  static bool AskOneToStop(Locked shard) {
+    if (shard->async_calls.Alone()) return false;
+    AsyncLink& link = *shard->async_calls.next;
+    link.Unlink();
+    link.InsertBefore(shard->asked_to_stop);
+    std::stop_source stop = link.call->stop;  // the call may land as soon as the shard is unlocked
+    shard.Unlock();
+    stop.request_stop();
+    return true;
+  }
+
   // Where this group lies and when it was made: both beyond a remote client's knowledge.
   std::uint64_t MakeSalt() const noexcept {
     const auto now = std::chrono::steady_clock::now().time_since_epoch().count();

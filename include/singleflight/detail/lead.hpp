@@ -74,14 +74,24 @@ class Lead {
     CheckFn<Value, Fn>();
     auto expected = Phase::kLaunched;
     if (!async_->phase.compare_exchange_strong(expected, Phase::kRunning)) return false;
-    const auto land = [this](Outcome& outcome) {
-      async_->call.state->RunsNowhere();
-      return Settle(std::move(outcome));
+    struct Running {
+      explicit Running(Lead& its_lead) noexcept : lead(its_lead) {
+        lead.async_->call.state->RunsOn(&this_thread_mark);
+      }
+      ~Running() {
+        lead.async_->call.state->RunsNowhere();
+        if (!ended) lead.Fail(nullptr);  // `fn` was unwound
+      }
+      Lead& lead;
+      bool ended = false;
     };
-    async_->call.state->RunsOn(&this_thread_mark);
     Outcome outcome;
-    Execute<Value>(outcome, std::forward<Fn>(fn), async_->call.stop, land);
-    return land(outcome);
+    {
+      Running running(*this);
+      Execute<Value>(outcome, std::forward<Fn>(fn), async_->call.stop);
+      running.ended = true;
+    }
+    return Settle(std::move(outcome));
   }
 
  private:
