@@ -225,12 +225,13 @@ class Group {
   Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options) {
     detail::CheckFn<Value, Fn>();
     if (options != nullptr && options->stop.stop_requested()) detail::ThrowCanceled();
-    Call call(HashOf(key), key);
+    Call call(key);
     detail::Deadline deadline;
+    const std::uint64_t hash = call.hash = HashOf(key);  // last: stores before it cost no time
     for (;;) {
       Stamp(call);
-      Shard shard = table_.Lock(call.hash);
-      Call* const current = FindJoinable(shard, call);
+      Shard shard = table_.Lock(hash);
+      Call* const current = FindJoinable(shard, hash, key);
       if (current == nullptr) [[likely]] {
         if constexpr (detail::kTakesStopToken<Fn>) {  // who has no stop of its own never leaves
           if (options != nullptr && options->stop.stop_possible()) call.stop = std::stop_source();
@@ -250,13 +251,13 @@ class Group {
   template <class Fn>
   Result<Value> RunAndLand(Call& call, Fn&& fn, const CallOptions* options) {
     LandIfUnwound landing{*this, call};
-    std::optional<std::stop_callback<LeaderLeaves>> on_stop;
-    if (options != nullptr && options->stop.stop_possible()) {
-      on_stop.emplace(options->stop, LeaderLeaves{*this, call});
-    }
     Outcome outcome;
-    detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
-    on_stop.reset();  // waits for a LeaderLeaves that has begun
+    if (options != nullptr && options->stop.stop_possible()) {
+      const std::stop_callback on_stop(options->stop, LeaderLeaves{*this, call});
+      detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
+    } else {  // the callback's destructor has waited for a LeaderLeaves that had begun
+      detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
+    }
     landing.disarmed = true;
     if (LandAlone(call, detail::Failed<Value>(outcome))) [[likely]] {
       return detail::ResultFactory::Take<Value>(outcome, Role::kLeader);
@@ -361,16 +362,16 @@ class Group {
 
   // Links the waiter to the call in flight; if there is none, to a new one, which it returns.
   std::shared_ptr<AsyncCall> JoinOrLead(KeyRef key, Waiter& waiter) {
-    const Call own(HashOf(key), key);
-    Shard shard = table_.Lock(own.hash);
-    if (Call* const call = FindJoinable(shard, own)) {
+    const std::uint64_t hash = HashOf(key);
+    Shard shard = table_.Lock(hash);
+    if (Call* const call = FindJoinable(shard, hash, key)) {
       if (Full(*call)) Refuse(std::move(shard), kTooManyCallers);
       std::shared_ptr<State> state = StateOf(*call);
       Enter(shard, *call, state);
       State::Link(std::move(state), waiter, Role::kFollower);
       return nullptr;
     }
-    auto async = std::make_shared<AsyncCall>(own.hash, key);
+    auto async = std::make_shared<AsyncCall>(hash, key);
     Stamp(async->call);
     if (!Insert(shard, async->call)) Refuse(std::move(shard), kTooManyCalls);
     async->group = this;
@@ -384,11 +385,15 @@ class Group {
   std::uint64_t HashOf(KeyRef key) const { return table_.Mix(hash_(key.get())); }
 
   void Stamp(Call& call) const {
-    if (options_.max_age) call.started = std::chrono::steady_clock::now();
+    if (options_.max_age) call.started = Now();
   }
 
   bool TooOld(const Call& call) const {
-    return options_.max_age && std::chrono::steady_clock::now() - call.started > *options_.max_age;
+    return options_.max_age && std::chrono::nanoseconds(Now() - call.started) > *options_.max_age;
+  }
+
+  static std::chrono::nanoseconds::rep Now() {
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
 
   // ---- With the shard locked
@@ -399,9 +404,9 @@ class Group {
     }));
   }
 
-  // The call that the caller of `own` can join. One that is too old is forgotten instead.
-  Call* FindJoinable(const Shard& shard, const Call& own) const {
-    Call* const call = Find(shard, own.hash, own.key);
+  // The same, but a call that is too old to be joined is forgotten instead.
+  Call* FindJoinable(const Shard& shard, std::uint64_t hash, KeyRef key) const {
+    Call* const call = Find(shard, hash, key);
     if (call == nullptr || !TooOld(*call)) return call;
     shard->Forget(*call);
     return nullptr;

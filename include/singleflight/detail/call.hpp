@@ -220,7 +220,7 @@ class SharedState final : public WaitTarget {
 // A call in flight for a key.
 template <class KeyRef, class Value>
 struct Call : CallBase {
-  Call(std::uint64_t key_hash, KeyRef key_ref) noexcept : CallBase(key_hash), key(key_ref) {}
+  explicit Call(KeyRef key_ref) noexcept : key(key_ref) {}
 
   const KeyRef key;
   const ThreadMark* const leader = &this_thread_mark;

@@ -24,17 +24,17 @@ namespace singleflight::detail {
 
 // The part of a call that depends on neither key nor value.
 struct CallBase {
-  explicit CallBase(std::uint64_t key_hash) noexcept : hash(key_hash) {}
+  CallBase() = default;
   CallBase(const CallBase&) = delete;
   CallBase& operator=(const CallBase&) = delete;
 
   // Set before the call is in the table, constant since.
-  const std::uint64_t hash;                       // mixed: picks the shard and the bucket
-  std::stop_source stop{std::nostopstate};        // asks `fn` to stop, if it can be asked
-  std::chrono::steady_clock::time_point started;  // when, if the group has a max_age
+  std::uint64_t hash;                       // mixed: picks the shard and the bucket
+  std::stop_source stop{std::nostopstate};  // asks `fn` to stop, if it can be asked
+  std::chrono::nanoseconds::rep started;    // when, if the group has a max_age; else not set
 
   // Guarded by the shard's mutex.
-  CallBase* next = nullptr;   // in the bucket; this call itself once it is forgotten
+  CallBase* next;             // in the bucket, set by Insert; this call itself once forgotten
   std::uint32_t callers = 1;  // those that have not left
   bool leader_left = false;   // a blocking leader that was stopped: no caller, but gets the outcome
 

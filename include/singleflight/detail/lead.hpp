@@ -26,7 +26,8 @@ struct AsyncCall {
   // has. It only goes forward.
   enum class Phase : unsigned char { kLaunched, kRunning, kLanded };
 
-  AsyncCall(std::uint64_t hash, KeyRef ref) : key(ref.get()), call(hash, KeyRef(key)) {
+  AsyncCall(std::uint64_t hash, KeyRef ref) : key(ref.get()), call(KeyRef(key)) {
+    call.hash = hash;
     call.state = std::make_shared<State>(call, nullptr);
     call.stop = std::stop_source();
     link.call = &call;
