@@ -23,7 +23,6 @@
 //   owner_dead                        the leader vanished: thread cancelled, Lead dropped
 // What `fn` throws is not wrapped: the same exception object reaches every caller.
 
-#include <atomic>
 #include <chrono>
 #include <concepts>
 #include <cstddef>
@@ -31,18 +30,15 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
-#include <optional>
-#include <stdexcept>
 #include <stop_token>
 #include <system_error>
 #include <type_traits>
 #include <utility>
 
 #include "detail/call.hpp"
-#include "detail/call_table.hpp"
 #include "detail/gate.hpp"
 #include "detail/lead.hpp"
+#include "detail/ledger.hpp"
 #include "detail/wait_graph.hpp"
 #include "hash.hpp"
 #include "options.hpp"
@@ -72,13 +68,12 @@ class Group {
                 "KeyEqual cannot compare two Keys: it must be callable as `bool equal(a, b)` on a "
                 "const KeyEqual");
 
-  using Table = detail::CallTable<typename Traits::Mutex, Traits::kShards>;
-  using Shard = typename Table::Locked;  // locked, until it goes out of scope or is unlocked
   using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
-  using Call = detail::Call<KeyRef, Value>;
-  using State = detail::SharedState<Value>;
-  using Outcome = detail::Outcome<Value>;
-  using AsyncCall = detail::AsyncCall<Group>;
+  using Ledger = detail::Ledger<Key, Value, KeyRef, Traits>;
+  using Shard = typename Ledger::Shard;  // locked, until it goes out of scope or is unlocked
+  using Call = typename Ledger::Call;
+  using AsyncCall = typename Ledger::AsyncCall;
+  using State = typename Ledger::State;
 
  public:
   using KeyType = Key;
@@ -86,25 +81,15 @@ class Group {
   // A caller that does not block; see detail/call.hpp. Derive from it and override OnLanded.
   using Waiter = detail::Waiter<Value>;
   // The right and duty to land a call made by Join; see detail/lead.hpp.
-  using Lead = detail::Lead<Group>;
+  using Lead = detail::Lead<Ledger>;
 
   // Throws std::invalid_argument if a limit is zero (or max_age negative): nobody could ever be
   // served, or nothing shared.
-  explicit Group(GroupOptions options = {}) : options_(options) {
-    if (options.max_callers_per_call == 0) {
-      throw std::invalid_argument("singleflight: max_callers_per_call is 0: nobody can be served");
-    }
-    if (options.max_calls_in_flight == 0) {
-      throw std::invalid_argument("singleflight: max_calls_in_flight is 0: nobody can be served");
-    }
-    if (options.max_age && options.max_age->count() <= 0) {
-      throw std::invalid_argument("singleflight: max_age is not positive: nothing can be shared");
-    }
-  }
+  explicit Group(GroupOptions options = {}) : ledger_(options) {}
 
   // Asks the calls that are led asynchronously to stop and waits until they have landed, as
   // std::jthread does. No thread may be inside another member, or get inside one, meanwhile.
-  ~Group() { table_.Drain(); }
+  ~Group() = default;
 
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
@@ -146,7 +131,7 @@ class Group {
   bool ForgetUnshared(const K& key) {
     return Visit(key, [](const Shard& shard, Call* call) {
       if (call == nullptr) return true;
-      if (call->callers > 1) return false;
+      if (call->Shared()) return false;
       shard->Forget(*call);
       return true;
     });
@@ -162,18 +147,7 @@ class Group {
   }
 
   // Each shard is read at one moment, and all of them within this call.
-  Stats GetStats() const {
-    Stats sum;
-    table_.VisitAll([&sum](const Shard& shard) {
-      sum.executions += shard->stats.executions;
-      sum.followers += shard->stats.followers;
-      sum.failures += shard->stats.failures;
-      sum.left += shard->stats.left;
-      sum.refused += shard->stats.refused;
-      sum.in_flight += shard->InFlight();
-    });
-    return sum;
-  }
+  Stats GetStats() const { return ledger_.Sum(); }
 
   // The extension point: how a caller that must not block joins. If a call for `key` is in flight,
   // links `waiter` to it and returns kFollower. Else makes a call that the waiter is the first
@@ -205,21 +179,11 @@ class Group {
 
   // Takes a joined waiter off its call. True: it left, and OnLanded will not come. False: OnLanded
   // has come, is coming right now on another thread, or will, and the waiter must stay until then.
-  // If no caller is left, the call is forgotten and asked to stop. Not after TakeResult.
-  bool Leave(Waiter& waiter) {
-    const std::shared_ptr<State> state = State::Of(waiter);
-    if (state == nullptr) return false;
-    Shard shard = table_.Lock(state->hash);
-    if (state->call == nullptr) return false;
-    state->Unlink(waiter);
-    DropCaller(std::move(shard), *state->call);
-    return true;
-  }
+  // If no caller is left, the call is forgotten and asked to stop. Leave may race with OnLanded,
+  // but not with TakeResult or the waiter's end.
+  bool Leave(Waiter& waiter) { return ledger_.Leave(waiter); }
 
  private:
-  friend AsyncCall;
-  friend Lead;
-
   // Null options: none were given, which spares the fastest path from looking at them.
   template <class Fn>
   Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options) {
@@ -227,17 +191,16 @@ class Group {
     if (options != nullptr && options->stop.stop_requested()) detail::ThrowCanceled();
     Call call(key);
     detail::Deadline deadline;
-    const std::uint64_t hash = call.hash = HashOf(key);  // last: stores before it cost no time
+    const std::uint64_t hash = call.hash = HashOf(key);  // last: it takes longest
     for (;;) {
-      Stamp(call);
-      Shard shard = table_.Lock(hash);
+      ledger_.Stamp(call);
+      Shard shard = ledger_.Lock(hash);
       Call* const current = FindJoinable(shard, hash, key);
       if (current == nullptr) [[likely]] {
         if constexpr (detail::kTakesStopToken<Fn>) {  // who has no stop of its own never leaves
           if (options != nullptr && options->stop.stop_possible()) call.stop = std::stop_source();
         }
-        if (!Insert(shard, call)) [[unlikely]]
-          Refuse(std::move(shard), kTooManyCalls);
+        Begin(shard, call);
         shard.Unlock();
         return RunAndLand(call, std::forward<Fn>(fn), options);
       }
@@ -250,44 +213,28 @@ class Group {
   // A blocking leader's part. The call is on its stack: nobody refers to it once it has landed.
   template <class Fn>
   Result<Value> RunAndLand(Call& call, Fn&& fn, const CallOptions* options) {
-    LandIfUnwound landing{*this, call};
-    Outcome outcome;
+    struct LandIfUnwound {  // a thread that is cancelled inside `fn`
+      ~LandIfUnwound() {
+        if (call != nullptr) [[unlikely]] {
+          ledger.LandVanished(*call);
+        }
+      }
+      Ledger& ledger;
+      Call* call;
+    } landing{ledger_, &call};
+    detail::Outcome<Value> outcome;
     if (options != nullptr && options->stop.stop_possible()) {
-      const std::stop_callback on_stop(options->stop, LeaderLeaves{*this, call});
+      const std::stop_callback on_stop(options->stop, [&] { ledger_.LeaderLeaves(call); });
       detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
-    } else {  // the callback's destructor has waited for a LeaderLeaves that had begun
+    } else {  // above, the callback's destructor has waited for a LeaderLeaves that had begun
       detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
     }
-    landing.disarmed = true;
-    if (LandAlone(call, detail::Failed<Value>(outcome))) [[likely]] {
+    landing.call = nullptr;
+    if (ledger_.LandAlone(call, detail::Failed<Value>(outcome))) [[likely]] {
       return detail::ResultFactory::Take<Value>(outcome, Role::kLeader);
     }
-    return State::Receive(Share(call, std::move(outcome)), Role::kLeader);
+    return State::Receive(ledger_.Share(call, std::move(outcome)), Role::kLeader);
   }
-
-  // The call of a thread that is cancelled inside `fn`, and so unwound out of RunAndLand, lands
-  // too.
-  struct LandIfUnwound {
-    ~LandIfUnwound() {
-      if (!disarmed) [[unlikely]]
-        group.LandVanished(call);
-    }
-    Group& group;
-    Call& call;
-    bool disarmed = false;
-  };
-
-  // What its own stop means to a blocking leader: it is a caller no longer, but stays until `fn`
-  // ends.
-  struct LeaderLeaves {
-    void operator()() const {
-      Shard shard = group.table_.Lock(call.hash);
-      call.leader_left = true;
-      DropCaller(std::move(shard), call);
-    }
-    Group& group;
-    Call& call;
-  };
 
   // A blocking follower's part: waits until `call` has landed, and returns what is left of it.
   [[gnu::noinline]] std::shared_ptr<State> Follow(Shard shard, Call& call,
@@ -302,19 +249,19 @@ class Group {
         detail::ThrowTimedOut();
       }
     }
-    std::shared_ptr<State> state = StateOf(call);
+    std::shared_ptr<State> state = Ledger::StateOf(call);
     detail::WaitEdge edge;
-    if (!edge.Record(*state)) {
+    if (!edge.Record(*state)) {  // while the shard is locked, this call cannot land
       shard.Unlock();
       detail::Throw(std::errc::resource_deadlock_would_occur,
                     "singleflight: the call for this key waits for this thread");
     }
-    if (Full(call)) Refuse(std::move(shard), kTooManyCallers);
+    RefuseIfFull(shard, call);
     if (deadline || (options != nullptr && options->stop.stop_possible())) {
       FollowOrLeave(std::move(shard), call, state, edge, options->stop, deadline);
     } else {
       state->PrepareToBlock();
-      Enter(shard, call, state);
+      Ledger::Enter(shard, call, state);
       shard.Unlock();
       state->Block();
     }
@@ -331,30 +278,32 @@ class Group {
       detail::Gate gate;
     };
     struct Membership {
-      ~Membership() { Leave(); }  // a thread that is cancelled is unwound out of its wait
-      bool Leave() {
-        if (std::exchange(ended, true)) return false;
+      ~Membership() { End(); }  // a thread that is cancelled is unwound out of its wait
+      // True: this caller left. False: the call has landed.
+      bool End() {
+        if (ended) return false;
         edge.Remove();  // nobody shall think any longer that this thread waits
-        if (group.Leave(waiter)) return true;
-        waiter.gate.Await();  // the call has landed: OnLanded is on its way
-        return false;
+        const bool left = ledger.Leave(waiter);
+        if (!left) waiter.gate.Await();  // OnLanded is on its way
+        ended = true;
+        return left;
       }
-      Group& group;
+      Ledger& ledger;
       GateWaiter& waiter;
       detail::WaitEdge& edge;
       bool ended = false;
     };
 
     GateWaiter waiter;
-    Enter(shard, call, state);
+    Ledger::Enter(shard, call, state);
     State::Link(state, waiter, Role::kFollower);
     shard.Unlock();
-    Membership membership{*this, waiter, edge};
+    Membership membership{ledger_, waiter, edge};
     {
       const std::stop_callback on_stop(stop, [&waiter] { waiter.gate.Nudge(); });
       membership.ended = waiter.gate.AwaitOrNudge(deadline);
     }
-    if (membership.Leave()) {
+    if (membership.End()) {
       if (stop.stop_requested()) detail::ThrowCanceled();
       detail::ThrowTimedOut();
     }
@@ -363,40 +312,36 @@ class Group {
   // Links the waiter to the call in flight; if there is none, to a new one, which it returns.
   std::shared_ptr<AsyncCall> JoinOrLead(KeyRef key, Waiter& waiter) {
     const std::uint64_t hash = HashOf(key);
-    Shard shard = table_.Lock(hash);
+    Shard shard = ledger_.Lock(hash);
     if (Call* const call = FindJoinable(shard, hash, key)) {
-      if (Full(*call)) Refuse(std::move(shard), kTooManyCallers);
-      std::shared_ptr<State> state = StateOf(*call);
-      Enter(shard, *call, state);
+      RefuseIfFull(shard, *call);
+      std::shared_ptr<State> state = Ledger::StateOf(*call);
+      Ledger::Enter(shard, *call, state);
       State::Link(std::move(state), waiter, Role::kFollower);
       return nullptr;
     }
     auto async = std::make_shared<AsyncCall>(hash, key);
-    Stamp(async->call);
-    if (!Insert(shard, async->call)) Refuse(std::move(shard), kTooManyCalls);
-    async->group = this;
+    ledger_.Stamp(async->call);
+    Begin(shard, async->call);
+    async->ledger = &ledger_;
     async->link.InsertBefore(shard->async_calls);
     State::Link(async->call.state, waiter, Role::kLeader);
     return async;
   }
 
-  // ---- Keys and clocks
-
-  std::uint64_t HashOf(KeyRef key) const { return table_.Mix(hash_(key.get())); }
-
-  void Stamp(Call& call) const {
-    if (options_.max_age) call.started = Now();
+  void Begin(Shard& shard, Call& call) {
+    if (!ledger_.Begin(shard, call)) [[unlikely]] {
+      Ledger::Refuse(std::move(shard), "singleflight: max_calls_in_flight reached");
+    }
   }
 
-  bool TooOld(const Call& call) const {
-    return options_.max_age && std::chrono::nanoseconds(Now() - call.started) > *options_.max_age;
+  void RefuseIfFull(Shard& shard, const Call& call) const {
+    if (ledger_.Full(call)) {
+      Ledger::Refuse(std::move(shard), "singleflight: max_callers_per_call reached");
+    }
   }
 
-  static std::chrono::nanoseconds::rep Now() {
-    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
-  }
-
-  // ---- With the shard locked
+  std::uint64_t HashOf(KeyRef key) const { return ledger_.Mix(hash_(key.get())); }
 
   Call* Find(const Shard& shard, std::uint64_t hash, KeyRef key) const {
     return static_cast<Call*>(shard->Find(hash, [&](const detail::CallBase& call) {
@@ -407,7 +352,7 @@ class Group {
   // The same, but a call that is too old to be joined is forgotten instead.
   Call* FindJoinable(const Shard& shard, std::uint64_t hash, KeyRef key) const {
     Call* const call = Find(shard, hash, key);
-    if (call == nullptr || !TooOld(*call)) return call;
+    if (call == nullptr || !ledger_.TooOld(*call)) return call;
     shard->Forget(*call);
     return nullptr;
   }
@@ -417,110 +362,13 @@ class Group {
     auto&& adapted = KeyRef::Adapt(key);
     const KeyRef ref(adapted);
     const std::uint64_t hash = HashOf(ref);
-    const Shard shard = table_.Lock(hash);
+    const Shard shard = ledger_.Lock(hash);
     return visitor(shard, Find(shard, hash, ref));
   }
 
-  // Puts a new call into the table. False: there are too many.
-  bool Insert(const Shard& shard, Call& call) {
-    if (LimitsCalls()) [[unlikely]] {
-      std::size_t in_flight = in_flight_.load(kRelaxed);
-      do {
-        if (in_flight >= options_.max_calls_in_flight) return false;
-      } while (!in_flight_.compare_exchange_weak(in_flight, in_flight + 1, kRelaxed));
-    }
-    shard->Insert(call);
-    ++shard->stats.executions;
-    return true;
-  }
-
-  bool LimitsCalls() const { return options_.max_calls_in_flight != GroupOptions::kNoLimit; }
-  bool Full(const Call& call) const { return call.callers >= options_.max_callers_per_call; }
-
-  [[noreturn]] [[gnu::noinline]] static void Refuse(Shard shard, const char* why) {
-    ++shard->stats.refused;
-    shard.Unlock();
-    detail::Throw(std::errc::resource_unavailable_try_again, why);
-  }
-
-  static std::shared_ptr<State> StateOf(Call& call) {
-    return call.state != nullptr ? call.state : std::make_shared<State>(call, call.leader);
-  }
-
-  // Counts one more follower of `call`. All that can fail has been done.
-  static void Enter(const Shard& shard, Call& call, const std::shared_ptr<State>& state) noexcept {
-    if (call.state == nullptr) call.state = state;
-    ++call.callers;
-    ++shard->stats.followers;
-  }
-
-  // Counts one caller less; if it was the last, forgets the call and asks it to stop.
-  static void DropCaller(Shard shard, detail::CallBase& call) {
-    ++shard->stats.left;
-    if (--call.callers > 0) return;
-    if (!call.Forgotten()) shard->Forget(call);
-    std::stop_source stop = call.stop;  // the call may land as soon as the shard is unlocked
-    shard.Unlock();
-    stop.request_stop();
-  }
-
-  // Takes a call that lands off the group's books. True: its outcome goes to several callers.
-  bool Retire(const Shard& shard, Call& call, bool failed) noexcept {
-    shard->Remove(call);
-    if (failed) [[unlikely]]
-      ++shard->stats.failures;
-    if (LimitsCalls()) [[unlikely]]
-      in_flight_.fetch_sub(1, kRelaxed);
-    if (call.state == nullptr) [[likely]]
-      return false;
-    const bool shared = call.callers + call.leader_left > 1;
-    call.state->Close(shared);
-    return shared;
-  }
-
-  // ---- Landing: retire the call under the lock, then publish, then wake.
-
-  // A call on its leader's stack. True: it has landed. False: Share it with the leader's followers.
-  bool LandAlone(Call& call, bool failed) noexcept {
-    return !Retire(table_.Lock(call.hash), call, failed);
-  }
-
-  [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome outcome) noexcept {
-    const bool failed = detail::Failed<Value>(outcome);
-    call.state->SetOutcome(std::move(outcome));
-    if (call.state->Failed() != failed) {  // the value's move threw
-      ++table_.Lock(call.hash)->stats.failures;
-    }
-    call.state->Publish();
-    return std::move(call.state);
-  }
-
-  [[gnu::noinline]] void LandVanished(Call& call) noexcept {
-    if (!LandAlone(call, true)) Share(call, {});
-  }
-
-  // A call that is led asynchronously. The group may be destroyed as soon as the shard is unlocked.
-  void Land(AsyncCall& async, Outcome&& outcome) noexcept {
-    State& state = *async.call.state;
-    state.SetOutcome(std::move(outcome));
-    {
-      const Shard shard = table_.Lock(state.hash);
-      Retire(shard, async.call, state.Failed());
-      async.link.Unlink();
-      if (shard->drained != nullptr && shard->asked_to_stop.Alone()) shard->drained->Open();
-    }
-    state.Publish();
-  }
-
-  static constexpr const char* kTooManyCalls = "singleflight: max_calls_in_flight reached";
-  static constexpr const char* kTooManyCallers = "singleflight: max_callers_per_call reached";
-  static constexpr auto kRelaxed = std::memory_order_relaxed;  // in_flight_ is only a count
-
   [[no_unique_address]] Hash hash_;
   [[no_unique_address]] KeyEqual equal_;
-  const GroupOptions options_;
-  std::atomic<std::size_t> in_flight_ = 0;  // kept only if LimitsCalls
-  mutable Table table_;
+  mutable Ledger ledger_;
 };
 
 }  // namespace singleflight

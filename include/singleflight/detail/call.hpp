@@ -157,11 +157,13 @@ class SharedState final : public WaitTarget {
     self->last_ = &waiter;
     waiter.state_ = std::move(self);
   }
-  void Unlink(Waiter<Value>& waiter) noexcept {
-    (waiter.prev_ != nullptr ? waiter.prev_->next_ : first_) = waiter.next_;
-    (waiter.next_ != nullptr ? waiter.next_->prev_ : last_) = waiter.prev_;
+  static void Unlink(Waiter<Value>& waiter) noexcept {
+    SharedState& self = *waiter.state_;
+    (waiter.prev_ != nullptr ? waiter.prev_->next_ : self.first_) = waiter.next_;
+    (waiter.next_ != nullptr ? waiter.next_->prev_ : self.last_) = waiter.prev_;
+    waiter.state_.reset();
   }
-  // Null once the waiter has taken its result.
+  // Null once the waiter has left or taken its result.
   static const std::shared_ptr<SharedState>& Of(const Waiter<Value>& waiter) noexcept {
     return waiter.state_;
   }

@@ -39,6 +39,7 @@ struct CallBase {
   bool leader_left = false;   // a blocking leader that was stopped: no caller, but gets the outcome
 
   bool Forgotten() const noexcept { return next == this; }
+  bool Shared() const noexcept { return callers + leader_left > 1; }  // who would get the outcome
 };
 
 // A call that is led asynchronously is also on its shard's list of such, for ~Group to wait for.

@@ -17,10 +17,10 @@
 namespace singleflight::detail {
 
 // A call that is led asynchronously, with its own copy of the key. Owned by its Leads.
-template <class Group>
+template <class Ledger>
 struct AsyncCall {
-  using KeyRef = typename Group::KeyRef;
-  using State = typename Group::State;
+  using KeyRef = typename Ledger::KeyRef;
+  using State = typename Ledger::State;
 
   // kLaunched: Lead::Run has not begun. kRunning: it has. kLanded: somebody is landing the call, or
   // has. It only goes forward.
@@ -33,25 +33,29 @@ struct AsyncCall {
     link.call = &call;
   }
   ~AsyncCall() {
-    if (group != nullptr && phase != Phase::kLanded) group->Land(*this, {});
+    if (ledger != nullptr && phase != Phase::kLanded) ledger->Land(*this, {});
   }
 
-  const typename Group::KeyType key;
-  typename Group::Call call;
+  const typename Ledger::Key key;
+  typename Ledger::Call call;
   AsyncLink link;
   std::atomic<Phase> phase = Phase::kLaunched;
-  Group* group = nullptr;  // set when the call is put into the table; null: it never was
+  Ledger* ledger = nullptr;  // set when the call is put into the table; null: it never was
 };
 
 // The right and duty to land a call made by Join. Copyable, so that it fits a std::function; the
 // first to land the call wins, and if the last copy goes before, the call lands with `owner_dead`.
 // May land the call on any thread; once the call has landed, a Lead may outlive the group.
-template <class Group>
+template <class Ledger>
 class Lead {
-  using Value = typename Group::ValueType;
+  using Value = typename Ledger::Value;
+  using Async = AsyncCall<Ledger>;
+  using Phase = typename Async::Phase;
   using Outcome = detail::Outcome<Value>;
 
  public:
+  explicit Lead(std::shared_ptr<Async> async) noexcept : async_(std::move(async)) {}
+
   // Requested when no caller is left, and when the group is being destroyed.
   std::stop_token GetStopToken() const noexcept { return async_->call.stop.get_token(); }
 
@@ -96,15 +100,10 @@ class Lead {
   }
 
  private:
-  friend Group;
-  using Async = AsyncCall<Group>;
-  using Phase = typename Async::Phase;
-
-  explicit Lead(std::shared_ptr<Async> async) noexcept : async_(std::move(async)) {}
-
   bool Settle(Outcome&& outcome) noexcept {
-    if (async_->phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
-    async_->group->Land(*async_, std::move(outcome));
+    const std::shared_ptr<Async> async = async_;  // whom this wakes may destroy this Lead
+    if (async->phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
+    async->ledger->Land(*async, std::move(outcome));
     return true;
   }
 

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The books of a group: which calls are in flight, who is on them, what the limits allow and what
+// is counted. Joining, leaving and landing are entries in these books; each is one critical
+// section.
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <stop_token>
+#include <system_error>
+#include <utility>
+
+#include "../options.hpp"
+#include "call.hpp"
+#include "call_table.hpp"
+#include "gate.hpp"
+#include "lead.hpp"
+
+namespace singleflight::detail {
+
+template <class KeyArg, class ValueArg, class KeyRefArg, class Traits>
+class Ledger {
+  using Table = CallTable<typename Traits::Mutex, Traits::kShards>;
+
+ public:
+  using Key = KeyArg;
+  using Value = ValueArg;
+  using KeyRef = KeyRefArg;
+  using Call = detail::Call<KeyRef, Value>;
+  using AsyncCall = detail::AsyncCall<Ledger>;
+  using State = SharedState<Value>;
+  using Shard = typename Table::Locked;  // locked, until it goes out of scope or is unlocked
+
+  explicit Ledger(const GroupOptions& options) : options_(options) {
+    if (options.max_callers_per_call == 0) {
+      throw std::invalid_argument("singleflight: max_callers_per_call is 0: nobody can be served");
+    }
+    if (options.max_calls_in_flight == 0) {
+      throw std::invalid_argument("singleflight: max_calls_in_flight is 0: nobody can be served");
+    }
+    if (options.max_age && options.max_age->count() <= 0) {
+      throw std::invalid_argument("singleflight: max_age is not positive: nothing can be shared");
+    }
+  }
+  ~Ledger() { table_.Drain(); }
+  Ledger(const Ledger&) = delete;
+  Ledger& operator=(const Ledger&) = delete;
+
+  std::uint64_t Mix(std::size_t hash) const noexcept { return table_.Mix(hash); }
+  Shard Lock(std::uint64_t hash) { return table_.Lock(hash); }
+
+  Stats Sum() {
+    Stats sum;
+    table_.VisitAll([&sum](const Shard& shard) {
+      sum.executions += shard->stats.executions;
+      sum.followers += shard->stats.followers;
+      sum.failures += shard->stats.failures;
+      sum.left += shard->stats.left;
+      sum.refused += shard->stats.refused;
+      sum.in_flight += shard->InFlight();
+    });
+    return sum;
+  }
+
+  // ---- Leading
+
+  // Before the call is begun, since it reads the clock.
+  void Stamp(Call& call) const {
+    if (options_.max_age) call.started = Now();
+  }
+  bool TooOld(const Call& call) const {
+    return options_.max_age && std::chrono::nanoseconds(Now() - call.started) > *options_.max_age;
+  }
+
+  // Puts a new call into the table. False: there are too many.
+  [[nodiscard]] bool Begin(const Shard& shard, Call& call) {
+    if (LimitsCalls()) [[unlikely]] {
+      std::size_t in_flight = in_flight_.load(kRelaxed);
+      do {
+        if (in_flight >= options_.max_calls_in_flight) return false;
+      } while (!in_flight_.compare_exchange_weak(in_flight, in_flight + 1, kRelaxed));
+    }
+    shard->Insert(call);
+    ++shard->stats.executions;
+    return true;
+  }
+
+  // ---- Following. All that can fail is done before Enter.
+
+  bool Full(const Call& call) const { return call.callers >= options_.max_callers_per_call; }
+
+  static std::shared_ptr<State> StateOf(Call& call) {
+    return call.state != nullptr ? call.state : std::make_shared<State>(call, call.leader);
+  }
+
+  static void Enter(const Shard& shard, Call& call, const std::shared_ptr<State>& state) noexcept {
+    if (call.state == nullptr) call.state = state;
+    ++call.callers;
+    ++shard->stats.followers;
+  }
+
+  // ---- Giving up
+
+  [[noreturn]] [[gnu::noinline]] static void Refuse(Shard shard, const char* why) {
+    ++shard->stats.refused;
+    shard.Unlock();
+    Throw(std::errc::resource_unavailable_try_again, why);
+  }
+
+  // As Group::Leave.
+  bool Leave(Waiter<Value>& waiter) {
+    const std::shared_ptr<State> state = State::Of(waiter);
+    if (state == nullptr) return false;
+    Shard shard = Lock(state->hash);
+    if (state->call == nullptr) return false;
+    State::Unlink(waiter);
+    DropCaller(std::move(shard), *state->call);
+    return true;
+  }
+
+  // A blocking leader was stopped: it is a caller no longer, but stays until `fn` ends.
+  void LeaderLeaves(Call& call) {
+    Shard shard = Lock(call.hash);
+    call.leader_left = true;
+    DropCaller(std::move(shard), call);
+  }
+
+  // ---- Landing: the books are closed under the lock, then the outcome is published, then the
+  // callers are woken.
+
+  // A call on its leader's stack. True: it has landed. False: Share it with the leader's followers.
+  [[nodiscard]] bool LandAlone(Call& call, bool failed) noexcept {
+    return !Close(Lock(call.hash), call, failed);
+  }
+
+  [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome<Value> outcome) noexcept {
+    const bool failed = Failed<Value>(outcome);
+    call.state->SetOutcome(std::move(outcome));
+    if (call.state->Failed() != failed)
+      ++Lock(call.hash)->stats.failures;  // the value's move threw
+    call.state->Publish();
+    return std::move(call.state);
+  }
+
+  // A call whose leader is unwound out of `fn`.
+  [[gnu::noinline]] void LandVanished(Call& call) noexcept {
+    if (!LandAlone(call, true)) Share(call, {});
+  }
+
+  // A call that is led asynchronously. The group may be destroyed as soon as the shard is unlocked.
+  void Land(AsyncCall& async, Outcome<Value>&& outcome) noexcept {
+    State& state = *async.call.state;
+    state.SetOutcome(std::move(outcome));
+    {
+      const Shard shard = Lock(async.call.hash);
+      Close(shard, async.call, state.Failed());
+      async.link.Unlink();
+      if (shard->drained != nullptr && shard->asked_to_stop.Alone()) shard->drained->Open();
+    }
+    state.Publish();
+  }
+
+ private:
+  static constexpr auto kRelaxed = std::memory_order_relaxed;  // in_flight_ is only a count
+
+  bool LimitsCalls() const noexcept {
+    return options_.max_calls_in_flight != GroupOptions::kNoLimit;
+  }
+
+  static std::chrono::nanoseconds::rep Now() {
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+
+  // Counts one caller less; if it was the last, forgets the call and asks it to stop.
+  static void DropCaller(Shard shard, CallBase& call) {
+    ++shard->stats.left;
+    if (--call.callers > 0) return;
+    if (!call.Forgotten()) shard->Forget(call);
+    std::stop_source stop = call.stop;  // the call may land as soon as the shard is unlocked
+    shard.Unlock();
+    stop.request_stop();
+  }
+
+  // Nobody finds the call, joins or leaves it any more. True: its outcome goes to several callers.
+  bool Close(const Shard& shard, Call& call, bool failed) noexcept {
+    shard->Remove(call);
+    if (failed) [[unlikely]] {
+      ++shard->stats.failures;
+    }
+    if (LimitsCalls()) [[unlikely]] {
+      in_flight_.fetch_sub(1, kRelaxed);
+    }
+    if (call.state == nullptr) [[likely]] {
+      return false;
+    }
+    call.state->Close(call.Shared());
+    return call.Shared();
+  }
+
+  const GroupOptions options_;
+  std::atomic<std::size_t> in_flight_ = 0;  // kept only if LimitsCalls
+  Table table_;
+};
+
+}  // namespace singleflight::detail
