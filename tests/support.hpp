@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What the tests have in common. Workers store what they saw; the main thread asserts.
+
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <optional>
+#include <singleflight/singleflight.hpp>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace singleflight {
+
+// So that Catch2 prints them.
+inline std::ostream& operator<<(std::ostream& out, Role role) {
+  return out << (role == Role::kLeader ? "kLeader" : "kFollower");
+}
+inline std::ostream& operator<<(std::ostream& out, const Stats& stats) {
+  return out << "{executions " << stats.executions << ", followers " << stats.followers
+             << ", failures " << stats.failures << ", left " << stats.left << ", refused "
+             << stats.refused << ", in_flight " << stats.in_flight << "}";
+}
+
+}  // namespace singleflight
+
+namespace test {
+
+using namespace std::chrono_literals;
+
+// A hang here is a failure: ctest's timeout ends it.
+template <class Condition>
+void Await(Condition&& condition) {
+  while (!condition()) std::this_thread::yield();
+}
+
+template <class Group, class Key>
+void AwaitCallers(const Group& group, const Key& key, std::size_t count) {
+  Await([&] { return group.Callers(key) == count; });
+}
+
+// What a caller came back with.
+template <class Value>
+struct Outcome {
+  std::optional<Value> value;
+  bool shared = false;
+  singleflight::Role role = singleflight::Role::kLeader;
+  std::optional<std::errc> error;  // of a std::system_error
+  std::string message;             // of another std::exception
+};
+
+// Calls `ask`, which returns a Result, and keeps what came of it.
+template <class Ask>
+auto Keep(Ask&& ask) {
+  using Value = std::remove_cvref_t<decltype(*ask())>;
+  Outcome<Value> outcome;
+  try {
+    const auto result = ask();
+    outcome.value = *result;
+    outcome.shared = result.shared();
+    outcome.role = result.role();
+  } catch (const std::system_error& error) {
+    outcome.error = static_cast<std::errc>(error.code().value());
+  } catch (const std::exception& error) {
+    outcome.message = error.what();
+  }
+  return outcome;
+}
+
+// The std::errc with which `ask` fails, if it does.
+template <class Ask>
+std::optional<std::errc> ErrorOf(Ask&& ask) {
+  try {
+    static_cast<void>(ask());
+    return std::nullopt;
+  } catch (const std::system_error& error) {
+    return static_cast<std::errc>(error.code().value());
+  }
+}
+
+// A thread that asks, and keeps what came of it until Join.
+template <class Value>
+class Caller {
+ public:
+  template <class Ask>
+  explicit Caller(Ask ask)
+      : thread_([this, ask = std::move(ask)]() mutable { outcome_ = Keep(ask); }) {}
+
+  const Outcome<Value>& Join() {
+    if (thread_.joinable()) thread_.join();
+    return outcome_;
+  }
+
+ private:
+  Outcome<Value> outcome_;
+  std::jthread thread_;
+};
+
+template <class Ask>
+Caller(Ask) -> Caller<std::remove_cvref_t<decltype(*std::declval<Ask&>()())>>;
+
+// `count` threads that ask at the same time; what they came back with.
+template <class Ask>
+auto AskAtOnce(std::size_t count, Ask ask) {
+  std::vector<decltype(Keep(ask))> outcomes(count);
+  std::vector<std::jthread> threads;
+  for (auto& outcome : outcomes) threads.emplace_back([&] { outcome = Keep(ask); });
+  threads.clear();
+  return outcomes;
+}
+
+}  // namespace test
