@@ -108,8 +108,7 @@ TEST_CASE("ForgetUnshared leaves a shared call alone until its followers have le
   });
   AwaitCallers(group, "key", 1);
   std::stop_source stop;
-  Caller follower(
-      [&] { return group.Do("key", [] { return 2; }, {.stop = stop.get_token()}); });
+  Caller follower([&] { return group.Do("key", [] { return 2; }, {.stop = stop.get_token()}); });
   AwaitCallers(group, "key", 2);
   CHECK_FALSE(group.ForgetUnshared("key"));
   CHECK(group.Callers("key") == 2);

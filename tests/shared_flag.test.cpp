@@ -64,13 +64,12 @@ TEST_CASE("Promise 4: a stopped leader that returns with a follower shares the r
   std::stop_source stop;
   std::latch finish(1);
   Caller leader([&] {
-    return group.Do(
-        1,
-        [&] {
-          finish.wait();
-          return 5;
-        },
-        {.stop = stop.get_token()});
+    return group.Do(1,
+                    [&] {
+                      finish.wait();
+                      return 5;
+                    },
+                    {.stop = stop.get_token()});
   });
   AwaitCallers(group, 1, 1);
   Caller follower([&] { return group.Do(1, [] { return -1; }); });
