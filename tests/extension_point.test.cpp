@@ -26,7 +26,7 @@ struct TestWaiter final : IntGroup::Waiter {
     in_catch_block = std::current_exception() != nullptr;
     ++landed;
   }
-  Outcome<int> Outcome() {
+  Outcome<int> Take() {
     return Keep([this] { return TakeResult(); });
   }
   std::atomic<int> landed = 0;
@@ -107,7 +107,7 @@ TEST_CASE("Join: waiters and blocked threads are callers of one and the same cal
   CHECK(blocked.Join().shared);
   CHECK(waiter.landed == 1);
   CHECK(waiter.landed_on != std::this_thread::get_id());
-  CHECK(waiter.Outcome().value == 7);
+  CHECK(waiter.Take().value == 7);
 }
 
 TEST_CASE("Join: a waiter may follow a leader that blocks") {
@@ -123,7 +123,7 @@ TEST_CASE("Join: a waiter may follow a leader that blocks") {
   CHECK(result.shared());
   for (auto& waiter : waiters) {
     CHECK(waiter.landed == 1);
-    const auto outcome = waiter.Outcome();
+    const auto outcome = waiter.Take();
     CHECK(outcome.value == 5);
     CHECK(outcome.shared);
     CHECK(outcome.role == Role::kFollower);
@@ -141,13 +141,13 @@ TEST_CASE("Join: a failure reaches waiters outside any catch block") {
                   std::runtime_error);
   CHECK(follower.landed == 1);
   CHECK_FALSE(follower.in_catch_block);
-  CHECK(follower.Outcome().message == "down");
+  CHECK(follower.Take().message == "down");
 
   TestWaiter leader;
   group.Join("key", leader, [](Lead) { throw std::runtime_error("no executor"); });
   CHECK(leader.landed == 1);
   CHECK_FALSE(leader.in_catch_block);
-  CHECK(leader.Outcome().message == "no executor");
+  CHECK(leader.Take().message == "no executor");
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .failures = 2});
 }
 
@@ -159,7 +159,7 @@ TEST_CASE("Join: a launch that throws once the call has landed changes nothing")
     throw std::runtime_error("too late");
   });
   CHECK(waiter.landed == 1);
-  CHECK(waiter.Outcome().value == 1);
+  CHECK(waiter.Take().value == 1);
 }
 
 TEST_CASE("Join: a waiter can be used again after it has taken its result or left") {
@@ -167,7 +167,7 @@ TEST_CASE("Join: a waiter can be used again after it has taken its result or lef
   TestWaiter waiter;
   for (int i = 0; i < 3; ++i) {
     group.Join("key", waiter, [i](Lead lead) { lead.Succeed(i); });
-    CHECK(waiter.Outcome().value == i);
+    CHECK(waiter.Take().value == i);
     std::optional<Lead> lead;
     group.Join("key", waiter, KeepIn(lead));
     CHECK(group.Leave(waiter));
@@ -222,13 +222,13 @@ TEST_CASE("Lead: when the last copy is dropped the call lands with owner_dead") 
     CHECK(group.Callers("key") == 1);
   }
   CHECK(waiter.landed == 1);
-  CHECK(waiter.Outcome().error == std::errc::owner_dead);
+  CHECK(waiter.Take().error == std::errc::owner_dead);
   CHECK(group.Callers("key") == 0);
 
   TestWaiter ignored;
   group.Join("key", ignored, [](Lead) {});  // an executor that drops its task
   CHECK(ignored.landed == 1);
-  CHECK(ignored.Outcome().error == std::errc::owner_dead);
+  CHECK(ignored.Take().error == std::errc::owner_dead);
   CHECK(group.GetStats() == Stats{.executions = 2, .failures = 2});
 }
 
@@ -242,7 +242,7 @@ TEST_CASE("Lead: fits a std::function, and lands on whichever thread runs that")
   worker.join();
   task = nullptr;
   CHECK(waiter.landed == 1);
-  CHECK(waiter.Outcome().value == 3);
+  CHECK(waiter.Take().value == 3);
 }
 
 TEST_CASE("Lead: Run lands with what the function returns or throws, and runs it once") {
@@ -257,11 +257,11 @@ TEST_CASE("Lead: Run lands with what the function returns or throws, and runs it
   }));
   CHECK_FALSE(lead->Run([&] { return ++runs; }));
   CHECK(runs == 1);
-  CHECK(waiter.Outcome().value == 1);
+  CHECK(waiter.Take().value == 1);
 
   group.Join("key", waiter, KeepIn(lead));
   CHECK(lead->Run([]() -> int { throw std::runtime_error("down"); }));
-  CHECK(waiter.Outcome().message == "down");
+  CHECK(waiter.Take().message == "down");
 }
 
 TEST_CASE("Lead: of many threads that land one call one wins") {
@@ -285,7 +285,7 @@ TEST_CASE("Lead: of many threads that land one call one wins") {
     threads.clear();
     CHECK(won == 1);
     CHECK(waiter.landed == 1);
-    const auto outcome = waiter.Outcome();
+    const auto outcome = waiter.Take();
     if (winner == 4) {
       CHECK(outcome.error == std::errc::owner_dead);
     } else {
@@ -317,7 +317,7 @@ TEST_CASE("Leave: a follower leaves, the call goes on, and OnLanded does not com
   CHECK(group.Callers("key") == 1);
   CHECK_FALSE(lead->GetStopToken().stop_requested());
   lead->Succeed(1);
-  CHECK(stays.Outcome().value == 1);
+  CHECK(stays.Take().value == 1);
   for (auto& waiter : leaves) CHECK(waiter.landed == 0);
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 3, .left = 3});
 }
@@ -348,7 +348,7 @@ TEST_CASE("Leave: a follower that is left alone gets the value unshared") {
   group.Join("key", follower, MustNotLaunch);
   CHECK(group.Leave(leader));
   lead->Succeed(1);
-  const auto outcome = follower.Outcome();
+  const auto outcome = follower.Take();
   CHECK(outcome.value == 1);
   CHECK_FALSE(outcome.shared);
   CHECK(outcome.role == Role::kFollower);
@@ -359,7 +359,7 @@ TEST_CASE("Leave: after landing it is too late") {
   TestWaiter waiter;
   group.Join("key", waiter, [](Lead lead) { lead.Succeed(1); });
   CHECK_FALSE(group.Leave(waiter));
-  CHECK(waiter.Outcome().value == 1);
+  CHECK(waiter.Take().value == 1);
   CHECK_FALSE(group.Leave(waiter));
 }
 
@@ -388,7 +388,7 @@ TEST_CASE("Leave: when it races with landing, either it left or OnLanded comes, 
     left += has_left;
     landed += follower.landed;
     CHECK(follower.landed == (has_left ? 0 : 1));
-    CHECK(leader.Outcome().shared == !has_left);
+    CHECK(leader.Take().shared == !has_left);
   }
   CHECK(left + landed == kRounds);
 }
@@ -417,7 +417,7 @@ TEST_CASE("Leave: the last leaver and a newcomer race, and the newcomer is never
     CHECK(second.has_value() == (role == Role::kLeader));
     first->Succeed(1);
     if (second) second->Succeed(2);
-    CHECK(newcomer.Outcome().value == (second ? 2 : 1));
+    CHECK(newcomer.Take().value == (second ? 2 : 1));
   }
   CHECK(joined_stopped == 0);
 }
@@ -444,7 +444,7 @@ TEST_CASE("Promise 14: the destructor asks asynchronous calls to stop and waits 
   workers.clear();
   for (auto& waiter : waiters) {
     CHECK(waiter.landed == 1);
-    CHECK(waiter.Outcome().value.has_value());
+    CHECK(waiter.Take().value.has_value());
   }
 }
 
@@ -458,7 +458,7 @@ TEST_CASE("Promise 14: a call may be landed by the very request to stop") {
     on_stop.emplace(lead->GetStopToken(), [&] { lead->Fail(nullptr); });
   }
   CHECK(waiter.landed == 1);
-  CHECK(waiter.Outcome().error == std::errc::owner_dead);
+  CHECK(waiter.Take().error == std::errc::owner_dead);
 }
 
 TEST_CASE("Promise 14: a lead whose call has landed may outlive the group") {
@@ -473,7 +473,7 @@ TEST_CASE("Promise 14: a lead whose call has landed may outlive the group") {
   CHECK_FALSE(lead->Fail(nullptr));
   CHECK_FALSE(lead->Run([] { return 3; }));
   lead.reset();
-  CHECK(waiter.Outcome().value == 1);
+  CHECK(waiter.Take().value == 1);
 }
 
 TEST_CASE("Promise 14: whoever is woken may destroy the group") {

@@ -25,6 +25,19 @@ bool Meets(AnyGroup& group, const Led& led_as, const Asked& asked_as) {
   return met;
 }
 
+struct TenantView {
+  std::string_view name;
+};
+struct Tenant {
+  explicit Tenant(const TenantView& view) : name(view.name) {}
+  bool operator==(const Tenant&) const = default;
+  std::string name;
+};
+struct TenantHash {
+  using is_transparent = void;
+  std::size_t operator()(const Tenant& key) const { return key.name.size(); }
+};
+
 }  // namespace
 
 TEST_CASE("A string key may be a string, a view, a pointer or a literal, and all of them meet") {
@@ -87,22 +100,9 @@ TEST_CASE("A key may be any type with a hash and an equality") {
 }
 
 TEST_CASE("With a transparent hash a key may be given as anything that a key can be made of") {
-  struct View {
-    std::string_view tenant;
-  };
-  struct Key {
-    Key() = default;
-    explicit Key(const View& view) : tenant(view.tenant) {}
-    std::string tenant;
-    bool operator==(const Key&) const = default;
-  };
-  struct KeyHash {
-    using is_transparent = void;
-    std::size_t operator()(const Key& key) const { return key.tenant.size(); }
-  };
-  Group<Key, int, KeyHash> group;
-  CHECK(Meets(group, Key(View{"a"}), View{"a"}));
-  CHECK_FALSE(Meets(group, View{"a"}, View{"b"}));
+  Group<Tenant, int, TenantHash> group;
+  CHECK(Meets(group, Tenant(TenantView{"a"}), TenantView{"a"}));
+  CHECK_FALSE(Meets(group, TenantView{"a"}, TenantView{"b"}));
 }
 
 TEST_CASE("A key given as something that converts lives as long as the call needs it") {

@@ -140,7 +140,7 @@ TEST_CASE("Promise 8: launch, OnLanded and a lead's value run with no lock held"
     static_cast<void>(follower.TakeResult());
 
     WatchedWaiter alone;
-    group.Join(2, alone, [](WatchedGroup::Lead dropped) { UserCode(); });
+    group.Join(2, alone, [](WatchedGroup::Lead) { UserCode(); });
     CHECK_THROWS_AS(static_cast<void>(alone.TakeResult()), std::system_error);
   });
 }

@@ -176,7 +176,7 @@ TEST_CASE("Result: structured bindings give a reference to the value and whether
   const auto result = group.Do(1, [] { return "value"; });
   const auto& [value, shared] = result;
   static_assert(std::is_same_v<decltype(value), const std::string&>);
-  static_assert(std::is_same_v<decltype(shared), bool>);
+  static_assert(std::is_same_v<decltype(shared), const bool>);
   CHECK(&value == &*result);
   CHECK_FALSE(shared);
   auto [moved_value, moved_shared] = group.Do(1, [] { return "other"; });
