@@ -2,6 +2,7 @@
 
 // Promise 3 (identity), and Forget, ForgetUnshared and Callers.
 
+#include <deque>
 #include <latch>
 
 #include "catch.hpp"
@@ -52,24 +53,23 @@ TEST_CASE("Promise 3: after Forget the next caller starts afresh while the old c
 TEST_CASE("Promise 3: calls forgotten one after the other land in any order") {
   Group<int, int> group;
   constexpr int kCalls = 5;
-  std::vector<std::latch> finish;
-  std::vector<std::unique_ptr<std::latch>> gates;
-  std::vector<std::unique_ptr<Caller<int>>> callers;
+  std::deque<std::latch> gates;
+  std::deque<Caller<int>> callers;
   for (int i = 0; i < kCalls; ++i) {
-    gates.push_back(std::make_unique<std::latch>(1));
-    callers.push_back(std::make_unique<Caller<int>>([&, i] {
-      return group.Do(7, [&, i] {
-        gates[static_cast<std::size_t>(i)]->wait();
+    std::latch& gate = gates.emplace_back(1);
+    callers.emplace_back([&group, &gate, i] {
+      return group.Do(7, [&gate, i] {
+        gate.wait();
         return i;
       });
-    }));
+    });
     AwaitCallers(group, 7, 1);
     if (i + 1 < kCalls) CHECK(group.Forget(7));
   }
   CHECK(group.GetStats().in_flight == kCalls);
   for (const std::size_t i : {2u, 4u, 0u, 3u, 1u}) {
-    gates[i]->count_down();
-    CHECK(callers[i]->Join().value == static_cast<int>(i));
+    gates[i].count_down();
+    CHECK(callers[i].Join().value == static_cast<int>(i));
     CHECK(group.Callers(7) == (i == 2 ? 1u : 0u));
   }
   CHECK(group.GetStats().in_flight == 0);
