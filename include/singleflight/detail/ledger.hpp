@@ -138,7 +138,7 @@ class Ledger {
     return !Close(Lock(call.hash), call, failed);
   }
 
-  [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome<Value> outcome) noexcept {
+  [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome<Value>&& outcome) noexcept {
     const bool failed = Failed<Value>(outcome);
     call.state->SetOutcome(std::move(outcome));
     if (call.state->Failed() != failed)
