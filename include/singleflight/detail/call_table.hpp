@@ -9,6 +9,7 @@
 // addresses, never keys: a call can only remove itself.
 
 #include <array>
+#include <bit>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -177,7 +178,7 @@ class LockedShard {
 // All shards of a group.
 template <class Mutex, std::size_t kShards>
 class CallTable {
-  static_assert(kShards > 0 && (kShards & (kShards - 1)) == 0, "Traits::kShards: a power of two");
+  static_assert(std::has_single_bit(kShards), "Traits::kShards: a power of two");
 
  public:
   using Locked = LockedShard<Mutex>;
@@ -190,8 +191,11 @@ class CallTable {
     return hash * 0x9E3779B97F4A7C15u;  // 2^64 over the golden ratio: Fibonacci hashing (Knuth)
   }
 
-  // The shard for a mixed hash: its top 16 bits pick the shard, those below them the bucket in it.
-  Locked Lock(std::uint64_t hash) { return Locked(shards_[(hash >> 48) % kShards]); }
+  // The shard for a mixed hash: the top bits pick it, and those from bit 32 up the bucket in it.
+  Locked Lock(std::uint64_t hash) {
+    constexpr int kShardBits = std::countr_zero(kShards);
+    return Locked(shards_[hash >> 32 >> (32 - kShardBits)]);
+  }
 
   template <class Visitor>
   void VisitAll(Visitor&& visitor) {
