@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: MIT
+
+// A user's program of two source files that share a group.
+
+#include <cstdlib>
+#include <singleflight/singleflight.hpp>
+
+#include "users.hpp"
+
+int main() {
+  auto [name, shared] = Users().Do("user:42", [] { return std::string("Ada"); });
+  return name == "Ada" && !shared && CountUser() == 2 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
