@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+
+// Do, by a caller who is alone and by two threads, beside its floor and the textbook version. `fn`
+// costs nothing, so what is measured is what a call costs by itself.
+//
+// The floor is what nothing that guards a map with a mutex can go below: hash the key, one critical
+// section to enter the call, `fn`, and one to leave it, with no map in either of them.
+
+#include <benchmark/benchmark.h>
+
+#include <array>
+#include <chrono>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "allocations.hpp"
+#include "singleflight/group.hpp"
+#include "textbook.hpp"
+
+namespace {
+
+// Strings of 21 characters: more than a std::string holds without an allocation.
+template <class Key>
+Key KeyOf(int number) {
+  if constexpr (std::same_as<Key, std::string>) {
+    const std::string digits = std::to_string(number);
+    return "user:" + std::string(16 - digits.size(), '0') + digits;
+  } else {
+    return number;
+  }
+}
+
+int Load() { return 42; }
+
+// What each measured function calls Do of.
+
+template <class Key, std::size_t kShards>
+class FloorOf {
+ public:
+  template <class Fn>
+  int Do(const Key& key, Fn&& fn) {
+    const std::size_t hash = singleflight::DefaultHash<Key>{}(key);
+    Shard& shard = shards_[hash % kShards];
+    shard.Store(hash);
+    const int value = fn();
+    shard.Store(0);
+    return value;
+  }
+
+ private:
+  struct alignas(64) Shard {
+    void Store(std::size_t hash) {
+      const std::lock_guard lock(mutex);
+      benchmark::DoNotOptimize(current = hash);
+    }
+    std::mutex mutex;
+    std::size_t current = 0;  // keeps the critical sections from being empty
+  };
+  std::array<Shard, kShards> shards_;
+};
+
+template <class Key>
+using Floor = FloorOf<Key, 1>;
+
+template <class Key>
+using ShardedFloor = FloorOf<Key, singleflight::GroupTraits::kShards>;
+
+// Threads that have nothing in common: shows how much two of them can do on this machine.
+template <class Key>
+struct FloorPerThread {
+  template <class Fn>
+  int Do(const Key& key, Fn&& fn) {
+    thread_local Floor<Key> floor;
+    return floor.Do(key, fn);
+  }
+};
+
+template <class Key>
+using Group = singleflight::Group<Key, int>;
+
+template <class Key>
+struct GroupWithTimeout {
+  template <class Fn>
+  auto Do(const Key& key, Fn&& fn) {
+    return group.Do(key, fn, {.timeout = std::chrono::seconds(1)});
+  }
+  Group<Key> group;
+};
+
+template <class Key>
+using TextbookGroup = Textbook<Key, int>;
+
+// A caller who is alone.
+
+template <template <class> class Flight, class Key>
+void Unshared(benchmark::State& state) {
+  Flight<Key> flight;
+  const Key key = KeyOf<Key>(42);
+  const std::uint64_t allocations_before = allocations_of_this_thread;
+  for (auto _ : state) benchmark::DoNotOptimize(flight.Do(key, Load));
+  state.counters["allocations"] =
+      benchmark::Counter(static_cast<double>(allocations_of_this_thread - allocations_before),
+                         benchmark::Counter::kAvgIterations);
+}
+
+BENCHMARK(Unshared<Floor, std::string>)->Name("unshared/string/floor");
+BENCHMARK(Unshared<Group, std::string>)->Name("unshared/string/group");
+BENCHMARK(Unshared<GroupWithTimeout, std::string>)->Name("unshared/string/group_with_timeout");
+BENCHMARK(Unshared<TextbookGroup, std::string>)->Name("unshared/string/textbook");
+BENCHMARK(Unshared<Floor, int>)->Name("unshared/int/floor");
+BENCHMARK(Unshared<Group, int>)->Name("unshared/int/group");
+BENCHMARK(Unshared<TextbookGroup, int>)->Name("unshared/int/textbook");
+
+// Threads. The time is that of the clock over the calls of all: two that do not disturb each other
+// halve it.
+
+template <template <class> class Flight>
+void SameKey(benchmark::State& state) {
+  static Flight<std::string> flight;
+  const auto key = KeyOf<std::string>(42);
+  for (auto _ : state) benchmark::DoNotOptimize(flight.Do(key, Load));
+}
+
+BENCHMARK(SameKey<Group>)->Name("same_key/group")->Threads(2)->UseRealTime();
+BENCHMARK(SameKey<TextbookGroup>)->Name("same_key/textbook")->Threads(2)->UseRealTime();
+
+// Each thread goes round keys of its own.
+template <template <class> class Flight>
+void DistinctKeys(benchmark::State& state) {
+  static Flight<std::string> flight;
+  std::vector<std::string> keys;
+  for (int i = 0; i < state.range(0); ++i) {
+    keys.push_back(KeyOf<std::string>(state.thread_index() * 1000 + i));
+  }
+  std::size_t next = 0;
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(flight.Do(keys[next], Load));
+    if (++next == keys.size()) next = 0;
+  }
+}
+
+void OnOneAndTwoThreads(benchmark::internal::Benchmark* distinct_keys) {
+  distinct_keys->ThreadRange(1, 2)->UseRealTime();
+}
+
+BENCHMARK(DistinctKeys<FloorPerThread>)
+    ->Name("distinct_keys/floor_per_thread")
+    ->Arg(256)
+    ->Apply(OnOneAndTwoThreads);
+BENCHMARK(DistinctKeys<ShardedFloor>)
+    ->Name("distinct_keys/sharded_floor")
+    ->Arg(256)
+    ->Apply(OnOneAndTwoThreads);
+BENCHMARK(DistinctKeys<Group>)
+    ->Name("distinct_keys/group")
+    ->Arg(1)
+    ->Arg(256)
+    ->Apply(OnOneAndTwoThreads);
+BENCHMARK(DistinctKeys<TextbookGroup>)
+    ->Name("distinct_keys/textbook")
+    ->Arg(256)
+    ->Apply(OnOneAndTwoThreads);
+
+}  // namespace

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+
+// A million calls in flight at once, and a million followers on one call, all of one thread through
+// Join, beside a million entries of a std::unordered_map. How long an operation takes must not
+// depend on how many came before, except that what outgrows the caches is slower to reach, in a
+// plain table too. The slowest single operation shows the stall when a table grows.
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "singleflight/group.hpp"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Key = std::uint64_t;
+using Group = singleflight::Group<Key, int>;
+
+class Waiter final : public Group::Waiter {
+ public:
+  void OnLanded() noexcept override { benchmark::DoNotOptimize(*TakeResult()); }
+};
+
+// A key a number, scattered so that no table gains from keys that lie side by side.
+Key KeyOf(std::size_t number) { return number * 0x9E3779B97F4A7C15u; }
+
+// Runs `operation(i)` for each i below `count`. Notes how long the slowest took, and has the whole
+// iteration's time divided by their number.
+template <class Operation>
+void TimeEach(benchmark::State& state, std::size_t count, Operation&& operation) {
+  Clock::duration slowest{};
+  Clock::time_point begun = Clock::now();
+  for (std::size_t i = 0; i < count; ++i) {
+    operation(i);
+    const Clock::time_point ended = Clock::now();
+    slowest = std::max(slowest, ended - begun);
+    begun = ended;
+  }
+  state.counters["slowest"] = std::chrono::duration<double>(slowest).count();
+  state.counters["each"] = benchmark::Counter(
+      static_cast<double>(count), benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+
+void Calls(benchmark::State& state) {
+  const auto count = static_cast<std::size_t>(state.range(0));
+  std::vector<Waiter> waiters(count);
+  std::vector<Group::Lead> leads;
+  leads.reserve(count);
+  const auto launch = [&leads](Group::Lead lead) { leads.push_back(std::move(lead)); };
+  for (auto _ : state) {
+    Group group;
+    TimeEach(state, count, [&](std::size_t i) { group.Join(KeyOf(i), waiters[i], launch); });
+    for (Group::Lead& lead : leads) lead.Succeed(42);
+    leads.clear();
+  }
+}
+
+void Followers(benchmark::State& state) {
+  const auto count = static_cast<std::size_t>(state.range(0));
+  std::vector<Waiter> waiters(count);
+  std::optional<Group::Lead> leader;
+  const auto launch = [&leader](Group::Lead lead) { leader = std::move(lead); };
+  for (auto _ : state) {
+    Group group;
+    TimeEach(state, count, [&](std::size_t i) { group.Join(KeyOf(1), waiters[i], launch); });
+    leader->Succeed(42);
+    leader.reset();
+  }
+}
+
+void PlainTable(benchmark::State& state) {
+  const auto count = static_cast<std::size_t>(state.range(0));
+  std::vector<Waiter> waiters(count);
+  for (auto _ : state) {
+    std::unordered_map<Key, Waiter*> table;
+    TimeEach(state, count, [&](std::size_t i) { table.emplace(KeyOf(i), &waiters[i]); });
+    for (std::size_t i = 0; i < count; ++i) table.erase(KeyOf(i));
+  }
+}
+
+void Sizes(benchmark::internal::Benchmark* million) {
+  million->Arg(100'000)->Arg(1'000'000)->Iterations(1);
+}
+
+BENCHMARK(Calls)->Name("million/calls")->Apply(Sizes);
+BENCHMARK(Followers)->Name("million/followers")->Apply(Sizes);
+BENCHMARK(PlainTable)->Name("million/plain_table")->Apply(Sizes);
+
+}  // namespace
