@@ -33,6 +33,7 @@
 
 namespace {
 
+using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
 struct Load {
@@ -44,8 +45,8 @@ struct Load {
 // `query()` or from another request; it is false if there was none.
 template <class Ask>
 Figures Run(const char* how, const Load& load, Ask ask) {
-  const auto start = Clock::now() + std::chrono::milliseconds(100);  // the threads are up by then
-  const auto end = start + std::chrono::seconds(load.seconds);
+  const auto start = Clock::now() + 100ms;  // the threads are up by then
+  const auto end = start + load.seconds * 1s;
   std::counting_semaphore connections(load.connections);
   std::atomic<std::size_t> next = 0, answered = 0, executions = 0;
   std::vector<double> latencies(load.keys.size());
@@ -53,7 +54,7 @@ Figures Run(const char* how, const Load& load, Ask ask) {
   const auto query = [&] {
     if (Clock::now() >= end || !connections.try_acquire_until(end)) return false;
     ++executions;
-    std::this_thread::sleep_for(std::chrono::milliseconds(load.backend_ms));
+    std::this_thread::sleep_for(load.backend_ms * 1ms);
     connections.release();
     return true;
   };
@@ -61,7 +62,7 @@ Figures Run(const char* how, const Load& load, Ask ask) {
   for (int i = 0; i < load.threads; ++i) {
     threads.emplace_back([&] {
       for (std::size_t mine = next++; mine < load.keys.size(); mine = next++) {
-        const auto due = start + mine * std::chrono::nanoseconds(1'000'000'000) / load.rate;
+        const auto due = start + std::chrono::nanoseconds(1s) * long(mine) / load.rate;
         std::this_thread::sleep_until(due);
         if (ask(load.keys[mine], query)) ++answered;
         latencies[mine] = std::chrono::duration<double, std::milli>(Clock::now() - due).count();
@@ -69,7 +70,7 @@ Figures Run(const char* how, const Load& load, Ask ask) {
     });
   }
   for (int second = 1; second <= load.seconds; ++second) {
-    std::this_thread::sleep_until(start + std::chrono::seconds(second));
+    std::this_thread::sleep_until(start + second * 1s);
     std::printf("%s, second %d: %d requests, %zu answered, %zu executions\n", how, second,
                 second * load.rate, answered.load(), executions.load());
     std::fflush(stdout);

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <functional>
 #include <latch>
+#include <ostream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -29,7 +30,7 @@ class RunningServer {
           return work(group_, key);
         }) {
     service_.Install(server_);
-    port_ = server_.Bind(0);
+    REQUIRE(port_ > 0);
     thread_ = std::jthread([this] { server_.listen_after_bind(); });
     test::Await([this] { return server_.is_running(); });
   }
@@ -43,7 +44,7 @@ class RunningServer {
   std::atomic<int> executions_ = 0;
   HttpService service_;
   HerdServer server_{256};
-  int port_;
+  const int port_ = server_.Bind(0);
   std::jthread thread_;
 };
 
@@ -53,6 +54,11 @@ struct Answer {
 
   bool operator==(const Answer&) const = default;
 };
+
+// So that Catch2 prints it.
+std::ostream& operator<<(std::ostream& out, const Answer& answer) {
+  return out << answer.status << " " << answer.body;
+}
 
 Answer Get(const RunningServer& server, const std::string& path) {
   httplib::Client client("127.0.0.1", server.port());
