@@ -240,3 +240,73 @@ TEST_CASE("Promise 9: a call led asynchronously waits for what the thread that r
   CHECK(*waiter.TakeResult() == 9);
   CHECK(follower.Join().value == 9);
 }
+
+TEST_CASE("Promise 9: a call that has landed holds nobody up, even before all are told of it") {
+  // One thread leads "outer" and, inside it, "inner". When "inner" has landed, a waiter is told of
+  // it before the thread that leads "other" and follows "inner" is; so that one still has its edge
+  // to "inner". Whoever now asks for "other" on the landing thread is in no cycle through that
+  // edge.
+  using StringGroup = Group<std::string, int>;
+  static StringGroup* the_group;
+  static std::optional<std::errc> error;
+  struct AsksForOther final : StringGroup::Waiter {
+    void OnLanded() noexcept override {
+      error = ErrorOf([] { return the_group->Do("other", [] { return -1; }, {.timeout = 1ms}); });
+    }
+  } waiter;
+  StringGroup group;
+  the_group = &group;
+  std::latch waiter_joined(1);
+  Caller lander([&] {
+    return group.Do("outer", [&] {
+      return *group.Do("inner", [&] {
+        group.Join("inner", waiter, [](StringGroup::Lead) {});
+        waiter_joined.count_down();
+        AwaitCallers(group, "inner", 3);
+        return 1;
+      });
+    });
+  });
+  waiter_joined.wait();
+  Caller other([&] {
+    return group.Do("other",
+                    [&] { return *group.Do("inner", [] { return -1; }, {.timeout = 1h}); });
+  });
+  CHECK(lander.Join().value == 1);
+  CHECK(other.Join().value == 1);
+  CHECK(error == std::errc::timed_out);
+}
+
+TEST_CASE(
+    "Promise 9: a follower that leaves waits no longer, even while it asks the call to stop") {
+  // The last to leave "inner" leads "outer". Told to stop, the leader of "inner" asks for "outer".
+  Group<std::string, int> group;
+  std::stop_source stop_leader;
+  Caller leader([&] {
+    return group.Do(
+        "inner",
+        [&](std::stop_token token) {
+          // Runs on the leaving thread, and keeps it until the leader has asked.
+          std::atomic<bool> refused = false;
+          const std::stop_callback on_stop(
+              token, [&] { Await([&] { return refused || group.Callers("outer") == 2; }); });
+          AwaitCallers(group, "inner", 2);
+          stop_leader.request_stop();
+          Await([&] { return token.stop_requested(); });
+          const auto error = ErrorOf([&] { return group.Do("outer", [] { return -1; }); });
+          refused = error.has_value();
+          return refused ? -1 : 1;
+        },
+        {.stop = stop_leader.get_token()});
+  });
+  AwaitCallers(group, "inner", 1);
+  const auto outer = Keep([&] {
+    return group.Do("outer", [&] {
+      const auto error =
+          ErrorOf([&] { return group.Do("inner", [] { return -1; }, {.timeout = 1ms}); });
+      return error == std::errc::timed_out ? 2 : -1;
+    });
+  });
+  CHECK(outer.value == 2);
+  CHECK(leader.Join().value == 1);
+}

@@ -243,8 +243,8 @@ class Group {
     if (options != nullptr && options->timeout) {
       if (!deadline) deadline = detail::DeadlineAfter(*options->timeout);
       if (deadline && std::chrono::steady_clock::now() >= *deadline) {
-        ++shard->stats.followers;
-        ++shard->stats.left;
+        ++shard->followers;
+        ++shard->left;
         shard.Unlock();
         detail::ThrowTimedOut();
       }
@@ -257,7 +257,7 @@ class Group {
                     "singleflight: the call for this key waits for this thread");
     }
     RefuseIfFull(shard, call);
-    if (deadline || (options != nullptr && options->stop.stop_possible())) {
+    if (options != nullptr && (deadline || options->stop.stop_possible())) {
       FollowOrLeave(std::move(shard), call, state, edge, options->stop, deadline);
     } else {
       state->PrepareToBlock();
@@ -324,7 +324,7 @@ class Group {
     ledger_.Stamp(async->call);
     Begin(shard, async->call);
     async->ledger = &ledger_;
-    async->link.InsertBefore(shard->async_calls);
+    async->entry.InsertBefore(shard->async_calls);
     State::Link(async->call.state, waiter, Role::kLeader);
     return async;
   }

@@ -61,7 +61,7 @@ struct Stats {
 // Compile-time settings. Derive from this and change what you need.
 struct GroupTraits {
   using Mutex = std::mutex;                   // any BasicLockable that is default-constructible
-  static constexpr std::size_t kShards = 16;  // a power of two: independent parts of the group
+  static constexpr std::size_t kShards = 64;  // a power of two: independent parts, 128 bytes each
 };
 
 }  // namespace singleflight

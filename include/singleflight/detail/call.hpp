@@ -113,7 +113,8 @@ class Waiter {
   Waiter& operator=(const Waiter&) = delete;
 
   // Told once, on the thread that lands the call, with no lock held and outside any catch block.
-  // The group does not touch the waiter afterwards: it may be destroyed in here.
+  // The group does not touch the waiter afterwards: it may be destroyed in here. Must not block:
+  // those who are told next wait for it.
   virtual void OnLanded() noexcept = 0;
 
   // The result, or throws what the call's `fn` threw; `owner_dead` if the leader vanished. Once, in

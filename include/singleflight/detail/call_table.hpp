@@ -8,12 +8,12 @@
 // no memory is to be had for that, it goes on with the old ones and longer chains. Erasing compares
 // addresses, never keys: a call can only remove itself.
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <new>
 #include <stop_token>
 #include <utility>
@@ -48,7 +48,6 @@ struct CallBase {
 struct AsyncLink {
   AsyncLink* prev = this;
   AsyncLink* next = this;
-  CallBase* call = nullptr;  // null in the head of a list
 
   bool Alone() const noexcept { return next == this; }
   void InsertBefore(AsyncLink& other) noexcept {
@@ -63,16 +62,27 @@ struct AsyncLink {
   }
 };
 
+struct AsyncEntry : AsyncLink {
+  explicit AsyncEntry(CallBase& its_call) noexcept : call(its_call) {}
+  CallBase& call;
+  bool asked_to_stop = false;  // by ~Group
+};
+
 template <class Mutex>
 class LockedShard;
 
 // One part of the table, reached through a LockedShard only: everything in it is guarded by its
-// mutex. It has cache lines of its own, so that threads in different shards do not disturb each
-// other.
+// mutex.
+//
+// It has cache lines of its own, so that threads in different shards do not disturb each other; and
+// what an unshared call touches is all on the first one, so that little moves when they do meet.
 template <class Mutex>
 class alignas(64) Shard {
  public:
   Shard() = default;
+  ~Shard() {
+    if (mask_ != 0) delete[] many_;
+  }
   Shard(const Shard&) = delete;
   Shard& operator=(const Shard&) = delete;
 
@@ -86,7 +96,9 @@ class alignas(64) Shard {
   }
 
   void Insert(CallBase& call) noexcept {
-    if (size_ > mask_) Grow();
+    if (size_ > kMaxInOneBucket && size_ > mask_) [[unlikely]] {
+      Grow();
+    }
     CallBase*& head = BucketOf(call.hash);
     call.next = head;
     head = &call;
@@ -112,16 +124,13 @@ class alignas(64) Shard {
   // Calls in flight, forgotten ones included.
   std::size_t InFlight() const noexcept { return size_ + forgotten_; }
 
-  Stats stats;              // but for in_flight
-  AsyncLink async_calls;    // led asynchronously and not landed
-  AsyncLink asked_to_stop;  // those of them that ~Group has asked
-  Gate* drained = nullptr;  // opened when asked_to_stop is empty; null but in ~Group
-
  private:
   friend class LockedShard<Mutex>;
-  static constexpr std::size_t kInlineBuckets = 8;
+  static constexpr std::uint32_t kMaxInOneBucket = 7;
 
-  CallBase*& BucketOf(std::uint64_t hash) noexcept { return buckets_[(hash >> 32) & mask_]; }
+  CallBase*& BucketOf(std::uint64_t hash) noexcept {
+    return mask_ == 0 ? one_ : many_[(hash >> 32) & mask_];
+  }
 
   void Erase(CallBase& call) noexcept {
     CallBase** link = &BucketOf(call.hash);
@@ -131,30 +140,45 @@ class alignas(64) Shard {
   }
 
   void Grow() noexcept {
-    const std::size_t count = 2 * (mask_ + 1);
-    std::unique_ptr<CallBase*[]> wider(new (std::nothrow) CallBase*[count]());
+    const std::uint32_t mask = 2 * std::max(mask_, kMaxInOneBucket) + 1;
+    CallBase** const wider = new (std::nothrow) CallBase*[std::size_t{mask} + 1]();
     if (wider == nullptr) return;
     for (std::size_t i = 0; i <= mask_; ++i) {
-      for (CallBase* call = buckets_[i]; call != nullptr;) {
+      for (CallBase* call = mask_ == 0 ? one_ : many_[i]; call != nullptr;) {
         CallBase* const next = call->next;
-        CallBase*& head = wider[(call->hash >> 32) & (count - 1)];
+        CallBase*& head = wider[(call->hash >> 32) & mask];
         call->next = head;
         head = call;
         call = next;
       }
     }
-    grown_ = std::move(wider);
-    buckets_ = grown_.get();
-    mask_ = count - 1;
+    if (mask_ != 0) delete[] many_;
+    many_ = wider;
+    mask_ = mask;
   }
 
   Mutex mutex_;
-  std::size_t size_ = 0;       // calls in the buckets
+  union {
+    CallBase* one_ = nullptr;  // if mask_ is 0: the only bucket
+    CallBase** many_;          // else mask_ + 1 of them, a power of two
+  };
+  std::uint32_t mask_ = 0;
+  std::uint32_t size_ = 0;  // calls in the buckets
+
+ public:
+  // As in Stats.
+  std::uint64_t executions = 0;  // the last on the first cache line
+  std::uint64_t followers = 0;
+  std::uint64_t failures = 0;
+  std::uint64_t left = 0;
+  std::uint64_t refused = 0;
+
+ private:
   std::size_t forgotten_ = 0;  // calls in flight that are in no bucket any more
-  std::size_t mask_ = kInlineBuckets - 1;
-  std::array<CallBase*, kInlineBuckets> inline_ = {};
-  CallBase** buckets_ = inline_.data();
-  std::unique_ptr<CallBase*[]> grown_;
+
+ public:
+  AsyncLink async_calls;    // a list of AsyncEntry: calls led asynchronously that have not landed
+  Gate* drained = nullptr;  // opened when there is none left; null but in ~Group
 };
 
 // A shard, locked as long as this object lives or until Unlock.
@@ -202,14 +226,14 @@ class CallTable {
     for (Shard<Mutex>& shard : shards_) visitor(Locked(shard));
   }
 
-  // Asks every call that is led asynchronously to stop, and waits until they have landed.
+  // Asks every call that is led asynchronously to stop, and waits until all have landed.
   void Drain() {
     for (Shard<Mutex>& shard : shards_) {
       while (AskOneToStop(Locked(shard))) continue;
     }
     for (Shard<Mutex>& shard : shards_) {
       Locked locked(shard);
-      if (locked->asked_to_stop.Alone()) continue;
+      if (locked->async_calls.Alone()) continue;
       Gate drained;
       locked->drained = &drained;
       locked.Unlock();
@@ -219,12 +243,14 @@ class CallTable {
   }
 
  private:
+  // False: all have been asked. Those that have been are at the end of the list.
   static bool AskOneToStop(Locked shard) {
     if (shard->async_calls.Alone()) return false;
-    AsyncLink& link = *shard->async_calls.next;
-    link.Unlink();
-    link.InsertBefore(shard->asked_to_stop);
-    std::stop_source stop = link.call->stop;  // the call may land as soon as the shard is unlocked
+    auto& entry = static_cast<AsyncEntry&>(*shard->async_calls.next);
+    if (std::exchange(entry.asked_to_stop, true)) return false;
+    entry.Unlink();
+    entry.InsertBefore(shard->async_calls);
+    std::stop_source stop = entry.call.stop;  // it may land as soon as the shard is unlocked
     shard.Unlock();
     stop.request_stop();
     return true;

@@ -30,7 +30,6 @@ struct AsyncCall {
     call.hash = hash;
     call.state = std::make_shared<State>(call, nullptr);
     call.stop = std::stop_source();
-    link.call = &call;
   }
   ~AsyncCall() {
     if (ledger != nullptr && phase != Phase::kLanded) ledger->Land(*this, {});
@@ -38,7 +37,7 @@ struct AsyncCall {
 
   const typename Ledger::Key key;
   typename Ledger::Call call;
-  AsyncLink link;
+  AsyncEntry entry{call};
   std::atomic<Phase> phase = Phase::kLaunched;
   Ledger* ledger = nullptr;  // set when the call is put into the table; null: it never was
 };

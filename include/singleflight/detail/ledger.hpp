@@ -57,11 +57,11 @@ class Ledger {
   Stats Sum() {
     Stats sum;
     table_.VisitAll([&sum](const Shard& shard) {
-      sum.executions += shard->stats.executions;
-      sum.followers += shard->stats.followers;
-      sum.failures += shard->stats.failures;
-      sum.left += shard->stats.left;
-      sum.refused += shard->stats.refused;
+      sum.executions += shard->executions;
+      sum.followers += shard->followers;
+      sum.failures += shard->failures;
+      sum.left += shard->left;
+      sum.refused += shard->refused;
       sum.in_flight += shard->InFlight();
     });
     return sum;
@@ -86,7 +86,7 @@ class Ledger {
       } while (!in_flight_.compare_exchange_weak(in_flight, in_flight + 1, kRelaxed));
     }
     shard->Insert(call);
-    ++shard->stats.executions;
+    ++shard->executions;
     return true;
   }
 
@@ -101,13 +101,13 @@ class Ledger {
   static void Enter(const Shard& shard, Call& call, const std::shared_ptr<State>& state) noexcept {
     if (call.state == nullptr) call.state = state;
     ++call.callers;
-    ++shard->stats.followers;
+    ++shard->followers;
   }
 
   // ---- Giving up
 
   [[noreturn]] [[gnu::noinline]] static void Refuse(Shard shard, const char* why) {
-    ++shard->stats.refused;
+    ++shard->refused;
     shard.Unlock();
     Throw(std::errc::resource_unavailable_try_again, why);
   }
@@ -141,8 +141,7 @@ class Ledger {
   [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome<Value>&& outcome) noexcept {
     const bool failed = Failed<Value>(outcome);
     call.state->SetOutcome(std::move(outcome));
-    if (call.state->Failed() != failed)
-      ++Lock(call.hash)->stats.failures;  // the value's move threw
+    if (call.state->Failed() != failed) ++Lock(call.hash)->failures;  // the value's move threw
     call.state->Publish();
     return std::move(call.state);
   }
@@ -159,8 +158,8 @@ class Ledger {
     {
       const Shard shard = Lock(async.call.hash);
       Close(shard, async.call, state.Failed());
-      async.link.Unlink();
-      if (shard->drained != nullptr && shard->asked_to_stop.Alone()) shard->drained->Open();
+      async.entry.Unlink();
+      if (shard->drained != nullptr && shard->async_calls.Alone()) shard->drained->Open();
     }
     state.Publish();
   }
@@ -178,7 +177,7 @@ class Ledger {
 
   // Counts one caller less; if it was the last, forgets the call and asks it to stop.
   static void DropCaller(Shard shard, CallBase& call) {
-    ++shard->stats.left;
+    ++shard->left;
     if (--call.callers > 0) return;
     if (!call.Forgotten()) shard->Forget(call);
     std::stop_source stop = call.stop;  // the call may land as soon as the shard is unlocked
@@ -190,7 +189,7 @@ class Ledger {
   bool Close(const Shard& shard, Call& call, bool failed) noexcept {
     shard->Remove(call);
     if (failed) [[unlikely]] {
-      ++shard->stats.failures;
+      ++shard->failures;
     }
     if (LimitsCalls()) [[unlikely]] {
       in_flight_.fetch_sub(1, kRelaxed);
