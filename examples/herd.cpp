@@ -4,16 +4,24 @@
 //
 //   ./herd
 //
-// TODO expected
+// prints a line a second, a histogram of the latencies, and (the figures vary):
+//
+//                    without group        with group
+//   requests                 10000             10000
+//   answered                  6052             10000
+//   executions                6052              3174
+//   deduplicated               0.0 %            68.3 %
+//   latency p50             1523.0 ms           36.7 ms
+//   latency p99                inf ms           51.0 ms
 //
 //   --rate, --seconds  requests per second, evenly spaced (2000); length of each run (5)
 //   --keys, --zipf     how many keys (100); the k-th is asked for with weight 1 / k^zipf (1.1)
-//   --connections      how many queries the backend serves at a time; the others wait (50)
+//   --connections      how many queries the backend serves at a time; the others wait (60)
 //   --backend-ms       how long a query takes once it has a connection (50)
 //   --threads          how many requests can be worked on at a time, waiting ones included (500)
 //
 // A request comes when it is due, however slow the answers are, and its latency counts from then.
-// One that has got no connection when the run ends goes unanswered, and counts with its wait.
+// One that has got no connection when the run ends goes unanswered: its latency is infinite.
 
 #include <algorithm>
 #include <atomic>
@@ -21,6 +29,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
+#include <limits>
 #include <random>
 #include <semaphore>
 #include <singleflight/group.hpp>
@@ -49,7 +58,7 @@ Figures Run(const char* how, const Load& load, Ask ask) {
   const auto end = start + load.seconds * 1s;
   std::counting_semaphore connections(load.connections);
   std::atomic<std::size_t> next = 0, answered = 0, executions = 0;
-  std::vector<double> latencies(load.keys.size());
+  std::vector<double> latencies(load.keys.size(), std::numeric_limits<double>::infinity());
 
   const auto query = [&] {
     if (Clock::now() >= end || !connections.try_acquire_until(end)) return false;
@@ -64,7 +73,8 @@ Figures Run(const char* how, const Load& load, Ask ask) {
       for (std::size_t mine = next++; mine < load.keys.size(); mine = next++) {
         const auto due = start + std::chrono::nanoseconds(1s) * long(mine) / load.rate;
         std::this_thread::sleep_until(due);
-        if (ask(load.keys[mine], query)) ++answered;
+        if (!ask(load.keys[mine], query)) continue;
+        ++answered;
         latencies[mine] = std::chrono::duration<double, std::milli>(Clock::now() - due).count();
       }
     });
@@ -87,7 +97,7 @@ int main(int argc, char** argv) {
   Load load = {};
   load.rate = flags.Number("rate", 2000, 1, 100'000);
   load.seconds = flags.Number("seconds", 5, 1, 60);
-  load.connections = flags.Number("connections", 50, 1, 10'000);
+  load.connections = flags.Number("connections", 60, 1, 10'000);
   load.backend_ms = flags.Number("backend-ms", 50, 0, 10'000);
   load.threads = flags.Number("threads", 500, 1, 4096);
   const int key_count = flags.Number("keys", 100, 1, 1'000'000);

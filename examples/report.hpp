@@ -12,8 +12,9 @@
 
 struct Figures {
   std::size_t answered, executions;
-  std::vector<double> latencies;  // of all requests, in milliseconds, sorted
+  std::vector<double> latencies;  // of all requests, in milliseconds, sorted; infinite: no answer
 
+  double Slowest() const { return answered == 0 ? 0 : latencies[answered - 1]; }
   double Percentile(std::size_t p) const { return latencies[(latencies.size() - 1) * p / 100]; }
   // The percentage of the answers that cost no execution.
   double Deduplicated() const {
@@ -44,14 +45,18 @@ inline void PrintTable(const Figures& without, const Figures& with) {
 // A row for each doubling of the latency; a bar of 30 signs stands for all requests.
 inline void PrintHistogram(const Figures& without, const Figures& with) {
   const auto bar = [](const Figures& f, std::size_t count) {
-    return std::string((30 * count + f.latencies.size() - 1) / f.latencies.size(), '#');
+    const std::size_t length = (30 * count + f.latencies.size() - 1) / f.latencies.size();
+    return count == 0 ? "" : ' ' + std::string(length, '#');
   };
-  std::printf("\n%-12s %9s %-30s %9s\n", "latency", "without", "group", "with group");
-  const double slowest = std::max(without.latencies.back(), with.latencies.back());
-  for (double low = 0, high = 1; low <= slowest; low = std::exchange(high, 2 * high)) {
-    const std::size_t a = without.Between(low, high);
-    const std::size_t b = with.Between(low, high);
-    std::printf("< %7.0f ms %9zu %-30s %9zu %s\n", high, a, bar(without, a).c_str(), b,
+  const auto row = [&](const std::string& name, std::size_t a, std::size_t b) {
+    std::printf("%-12s %8zu%-31s %8zu%s\n", name.c_str(), a, bar(without, a).c_str(), b,
                 bar(with, b).c_str());
+  };
+  std::printf("\n%-12s %-39s %s\n", "latency", "without group", "with group");
+  const double slowest = std::max(without.Slowest(), with.Slowest());
+  for (int low = 0, high = 1; low <= slowest; low = std::exchange(high, 2 * high)) {
+    row("< " + std::to_string(high) + " ms", without.Between(low, high), with.Between(low, high));
   }
+  row("unanswered", without.latencies.size() - without.answered,
+      with.latencies.size() - with.answered);
 }

@@ -282,6 +282,7 @@ TEST_CASE(
   // The last to leave "inner" leads "outer". Told to stop, the leader of "inner" asks for "outer".
   Group<std::string, int> group;
   std::stop_source stop_leader;
+  std::stop_source stop_follower;
   Caller leader([&] {
     return group.Do(
         "inner",
@@ -292,6 +293,7 @@ TEST_CASE(
               token, [&] { Await([&] { return refused || group.Callers("outer") == 2; }); });
           AwaitCallers(group, "inner", 2);
           stop_leader.request_stop();
+          stop_follower.request_stop();
           Await([&] { return token.stop_requested(); });
           const auto error = ErrorOf([&] { return group.Do("outer", [] { return -1; }); });
           refused = error.has_value();
@@ -302,9 +304,10 @@ TEST_CASE(
   AwaitCallers(group, "inner", 1);
   const auto outer = Keep([&] {
     return group.Do("outer", [&] {
-      const auto error =
-          ErrorOf([&] { return group.Do("inner", [] { return -1; }, {.timeout = 1ms}); });
-      return error == std::errc::timed_out ? 2 : -1;
+      const auto error = ErrorOf([&] {
+        return group.Do("inner", [] { return -1; }, {.stop = stop_follower.get_token()});
+      });
+      return error == std::errc::operation_canceled ? 2 : -1;
     });
   });
   CHECK(outer.value == 2);

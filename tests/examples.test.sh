@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# usage: tests/examples.test.sh DIRECTORY
+#
+# Runs the built examples in DIRECTORY as a user would, and checks what they print: a line for each
+# check, and a non-zero exit at the first that fails. The HTTP examples may be missing.
+set -uo pipefail
+
+cd "${1:?usage: tests/examples.test.sh DIRECTORY}" || exit 2
+server= listening=
+output=$(mktemp)
+errors=$(mktemp)
+trap '[[ -z $server ]] || kill "$server"; rm -f "$output" "$errors"' EXIT
+
+# check WHAT COMMAND...: the command must succeed.
+check() {
+  if "${@:2}"; then
+    echo "ok: $1"
+  else
+    echo "FAILED: $1 (${*:2})"
+    cat "$output" "$errors"
+    exit 1
+  fi
+}
+
+# Run a program for the checks that follow.
+run() { "$@" > "$output" 2> "$errors"; }
+
+# Of the last program: it printed COUNT lines that match the whole PATTERN.
+printed() { [[ $(grep -cxE -- "$2" "$output") -eq $1 ]]; }
+
+# It ends with STATUS and one line on stderr, which contains WHY.
+refused() {  # STATUS WHY COMMAND...
+  run "${@:3}"
+  [[ $? -eq $1 && ! -s $output && $(wc -l < "$errors") -eq 1 ]] && grep -qF -- "$2" "$errors"
+}
+
+check 'quickstart runs' run ./quickstart
+check 'quickstart: 10 executions without a group' printed 1 'without a group: Load ran 10 times'
+check 'quickstart: 1 execution with a group' printed 1 'with a group: Load ran 1 time'
+check 'quickstart: alone, ten threads got the user' printed 10 '  thread [0-9] got Ada'
+check 'quickstart: ten threads shared one user' printed 10 '  thread [0-9] got Ada, shared: yes'
+
+check 'herd runs' run ./herd --rate 500 --seconds 2 --connections 5 --threads 100
+check 'herd: a progress line a second, in both runs' printed 4 'with.* second [12]: .*'
+check 'herd: every request is in the table, twice' printed 1 'requests +1000 +1000'
+check 'herd: nothing is deduplicated without a group' printed 1 'deduplicated +0\.0 % .*'
+check 'herd: something is with one' printed 1 'deduplicated .* [1-9][0-9]?\.[0-9] %'
+check 'herd: an unknown flag is refused' refused 2 'unknown flag --speed' ./herd --speed 3
+check 'herd: a rate of 0 is refused' refused 2 '--rate must be' ./herd --rate 0
+check 'herd: a word for a number is refused' refused 2 "not 'many'" ./herd --keys many
+check 'herd: a flag without a value is refused' refused 2 '--zipf needs a value' ./herd --zipf
+
+if [[ ! -x http_server || ! -x http_client ]]; then
+  echo 'skipped: http_server and http_client, which were not built (cpp-httplib was not found)'
+  exit 0
+fi
+
+exec 3< <(exec ./http_server --port 0 --work-ms 1500)
+server=$!
+check 'http_server says where it listens' read -r -t 30 listening <&3
+port=${listening##*:}
+
+check 'http_client runs' run ./http_client --port "$port" --count 50
+check 'http: 50 requests at once are answered' printed 1 'status 200: 50'
+check 'http: they get one body' printed 1 'distinct bodies: 1'
+check 'http: for one execution' printed 1 \
+  'server: \{"requests": 50, "executions": 1, "shared": 50, "followers": 49, .*\}'
+
+check 'http_client runs on /alone' run ./http_client --port "$port" --count 20 --path /alone
+check 'http: without a group they get a body each' printed 1 'distinct bodies: 20'
+check 'http: for an execution each' printed 1 'server: \{"requests": 70, "executions": 21, .*\}'
+
+check 'http_server: a port in use is refused' refused 1 "port $port" ./http_server --port "$port"
+check 'http_server: an unknown flag is refused' refused 2 'unknown flag --speed' \
+  ./http_server --speed 3
+check 'http_server: a port beyond 65535 is refused' refused 2 '--port must be' \
+  ./http_server --port 65536
+check 'http_client: an unknown flag is refused' refused 2 'unknown flag --speed' \
+  ./http_client --speed 3
+
+check 'http_server can be told to end' kill -TERM "$server"
+check 'http_server ends well' wait "$server"
+check 'http_server has served all' grep -qx 'stopped: {"requests": 70, "executions": 21, .*}' <&3
+server=
+check 'http_client: a server that is gone is reported' refused 1 'no answer' \
+  ./http_client --port "$port"
