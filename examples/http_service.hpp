@@ -118,7 +118,7 @@ class HerdServer : public httplib::Server {
       port = -1;
     }
     // httplib lets 5 connections wait to be accepted. Of a larger burst some would be dropped, and
-    // try again a second later.
+    // try again seconds or even minutes later.
     if (port > 0) ::listen(svr_sock_, SOMAXCONN);
     return port;
   }

@@ -8,7 +8,8 @@
 set -uo pipefail
 
 cd "${1:?usage: tests/examples.test.sh DIRECTORY}" || exit 2
-server= listening=
+server=''
+listening=''
 output=$(mktemp)
 errors=$(mktemp)
 trap '[[ -z $server ]] || kill "$server"; rm -f "$output" "$errors"' EXIT
@@ -83,6 +84,6 @@ check 'http_client: an unknown flag is refused' refused 2 'unknown flag --speed'
 check 'http_server can be told to end' kill -TERM "$server"
 check 'http_server ends well' wait "$server"
 check 'http_server has served all' grep -qx 'stopped: {"requests": 70, "executions": 21, .*}' <&3
-server=
+server=''
 check 'http_client: a server that is gone is reported' refused 1 'no answer' \
   ./http_client --port "$port"
