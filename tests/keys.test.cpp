@@ -94,6 +94,7 @@ TEST_CASE("A key may be any type with a hash and an equality") {
     }
   };
   Group<Key, int, KeyHash> group;
+  CHECK(*group.Do({"a", 1}, [&] { return static_cast<int>(group.Callers({"a", 1})); }) == 1);
   CHECK(Meets(group, Key{"a", 1}, Key{"a", 1}));
   CHECK_FALSE(Meets(group, Key{"a", 1}, Key{"b", 1}));
   CHECK_FALSE(Meets(group, Key{"a", 1}, Key{"a", 2}));

@@ -100,8 +100,9 @@ class Group {
   // `resource_deadlock_would_occur`, `resource_unavailable_try_again` or `owner_dead`.
   //
   // The key may be whatever Hash and KeyEqual accept for one: for a string also a string_view or a
-  // const char*. It is not copied, and must stay as it is until Do returns.
-  template <class K, class Fn>
+  // const char*; and {a, b} for a Key made of these. It is not copied, and must stay as it is until
+  // Do returns.
+  template <class K = Key, class Fn>
   Result<Value> Do(const K& key, Fn&& fn) {
     auto&& adapted = KeyRef::Adapt(key);
     return DoWith(KeyRef(adapted), std::forward<Fn>(fn), nullptr);
@@ -110,7 +111,7 @@ class Group {
   // The same for a caller with a timeout, a stop token or its own answer to a leader's failure;
   // also throws `timed_out` and `operation_canceled`. A stop requested before Do begins: `fn` is
   // not run. The token that `fn` takes is requested when no caller is left, the leader included.
-  template <class K, class Fn>
+  template <class K = Key, class Fn>
   Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
     auto&& adapted = KeyRef::Adapt(key);
     return DoWith(KeyRef(adapted), std::forward<Fn>(fn), &options);
@@ -118,7 +119,7 @@ class Group {
 
   // Lets the next caller for `key` start afresh; callers already on the call get its result as
   // ever. True if a call was in flight.
-  template <class K>
+  template <class K = Key>
   bool Forget(const K& key) {
     return Visit(key, [](const Shard& shard, Call* call) {
       if (call != nullptr) shard->Forget(*call);
@@ -127,7 +128,7 @@ class Group {
   }
 
   // The same, unless the call has followers now. True if it was forgotten or none was in flight.
-  template <class K>
+  template <class K = Key>
   bool ForgetUnshared(const K& key) {
     return Visit(key, [](const Shard& shard, Call* call) {
       if (call == nullptr) return true;
@@ -139,7 +140,7 @@ class Group {
 
   // How many callers are now on the call in flight for `key`, the leader included; 0 if there is
   // none.
-  template <class K>
+  template <class K = Key>
   std::size_t Callers(const K& key) const {
     return Visit(key, [](const Shard&, const Call* call) -> std::size_t {
       return call != nullptr ? call->callers : 0;
@@ -157,7 +158,7 @@ class Group {
   //
   // Throws `resource_unavailable_try_again`, or what making the call threw; OnLanded then never
   // comes.
-  template <class K, class Launch>
+  template <class K = Key, class Launch>
   Role Join(const K& key, Waiter& waiter, Launch&& launch) {
     static_assert(std::is_invocable_v<Launch, Lead>,
                   "launch must be callable as launch(Group::Lead)");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// error: Traits::kShards: a power of two
+// error: Traits::kShards must be a power of two
 
 #include <singleflight/group.hpp>
 

@@ -64,11 +64,11 @@ inline constexpr bool kTakesStopToken = std::is_invocable_v<Fn, std::stop_token>
 
 template <class Value, class Fn>
 constexpr void CheckFn() {
-  static_assert(std::is_invocable_v<Fn> || kTakesStopToken<Fn>,
-                "fn must be callable as fn() or fn(std::stop_token)");
-  static_assert(
-      std::is_invocable_r_v<Value, Fn> || std::is_invocable_r_v<Value, Fn, std::stop_token>,
-      "fn must return the group's Value or something that converts to it");
+  constexpr bool kCallable = std::is_invocable_v<Fn> || kTakesStopToken<Fn>;
+  static_assert(kCallable, "fn must be callable as fn() or fn(std::stop_token)");
+  static_assert(!kCallable || std::is_invocable_r_v<Value, Fn> ||
+                    std::is_invocable_r_v<Value, Fn, std::stop_token>,
+                "fn must return the group's Value or something that converts to it");
 }
 
 template <class Value, class Fn, class... Args>

@@ -202,7 +202,7 @@ class LockedShard {
 // All shards of a group.
 template <class Mutex, std::size_t kShards>
 class CallTable {
-  static_assert(std::has_single_bit(kShards), "Traits::kShards: a power of two");
+  static_assert(std::has_single_bit(kShards), "Traits::kShards must be a power of two");
 
  public:
   using Locked = LockedShard<Mutex>;
