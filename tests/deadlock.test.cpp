@@ -313,3 +313,31 @@ TEST_CASE(
   CHECK(outer.value == 2);
   CHECK(leader.Join().value == 1);
 }
+
+TEST_CASE("Promise 9: a caller that a limit refuses is never seen to wait") {
+  // Two leaders ask for each other's key; one of the calls is full, so only the other can be
+  // followed.
+  Group<int, int> full({.max_callers_per_call = 1});
+  Group<int, int> open;
+  std::atomic<int> alarms = 0;
+  for (int round = 0; round < 300; ++round) {
+    std::latch both_lead(2);
+    std::atomic<bool> follows = false;
+    std::jthread refused([&] {
+      static_cast<void>(open.Do(2, [&] {
+        both_lead.arrive_and_wait();
+        do {
+          ErrorOf([&] { return full.Do(1, [] { return -1; }); });
+        } while (!follows && open.Callers(2) == 1);
+        return 2;
+      }));
+    });
+    static_cast<void>(full.Do(1, [&] {
+      both_lead.arrive_and_wait();
+      alarms += ErrorOf([&] { return open.Do(2, [] { return -1; }); }) == kDeadlock;
+      follows = true;
+      return 1;
+    }));
+  }
+  CHECK(alarms == 0);
+}

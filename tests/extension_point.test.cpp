@@ -490,3 +490,20 @@ TEST_CASE("Promise 14: whoever is woken may destroy the group") {
   CHECK(follower.landed == 1);
   CHECK(*waiter.TakeResult() == 1);
 }
+
+TEST_CASE("Lead: OnLanded may destroy the lead whose Run is still running") {
+  struct OwnsLead final : IntGroup::Waiter {
+    void OnLanded() noexcept override { delete this; }
+    std::optional<Lead> lead;
+  };
+  IntGroup group;
+  auto* waiter = new OwnsLead;
+  std::optional<Lead> copy;
+  group.Join("key", *waiter, [&](Lead lead) { waiter->lead = copy = std::move(lead); });
+  const bool landed_by_run = waiter->lead->Run([&] {
+    copy->Fail(nullptr);
+    return 1;
+  });
+  CHECK_FALSE(landed_by_run);
+  CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
+}

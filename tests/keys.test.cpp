@@ -113,3 +113,13 @@ TEST_CASE("A key given as something that converts lives as long as the call need
   };
   CHECK(Meets(group, Convertible(), "a key that is too long for the small-string buffer"));
 }
+
+TEST_CASE("Two numbers that differ never become one key") {
+  Group<std::uint32_t, int> group;
+  const auto fn = [] { return 1; };
+  CHECK_THROWS_AS(static_cast<void>(group.Do(1LL + (1LL << 32), fn)), std::out_of_range);
+  CHECK_THROWS_AS(static_cast<void>(group.Do(-1, fn)), std::out_of_range);
+  CHECK_THROWS_AS(static_cast<void>(group.Do(3.7, fn)), std::out_of_range);
+  CHECK(*group.Do(3.0, fn) == 1);
+  CHECK(*group.Do(~0U, fn) == 1);
+}

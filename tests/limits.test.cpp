@@ -158,3 +158,21 @@ TEST_CASE("A limit that would serve or share nothing is refused by the construct
   CHECK_THROWS_AS(IntGroup({.max_age = -1s}), std::invalid_argument);
   CHECK_NOTHROW(IntGroup({.max_callers_per_call = 1, .max_calls_in_flight = 1, .max_age = 1ns}));
 }
+
+TEST_CASE("Promise 12: a caller refused by one limit does not forget a call that is too old") {
+  Group<int, int> group({.max_calls_in_flight = 1, .max_age = 1ns});
+  std::latch finish(1);
+  Caller old([&] {
+    return group.Do(1, [&] {
+      finish.wait();
+      return 1;
+    });
+  });
+  AwaitCallers(group, 1, 1);
+  const auto seen = std::chrono::steady_clock::now();
+  Await([&] { return std::chrono::steady_clock::now() - seen > 1ns; });
+  CHECK(ErrorOf([&] { return group.Do(1, [] { return 2; }); }) == kRefused);
+  CHECK(group.Callers(1) == 1);
+  finish.count_down();
+  CHECK(old.Join().value == 1);
+}

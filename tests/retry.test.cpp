@@ -145,3 +145,30 @@ TEST_CASE("kRetry: a leader that vanished counts as one that failed") {
   lead.reset();
   CHECK(follower.Join().value == 4);
 }
+
+TEST_CASE("kRetry: a follower that was stopped when its leader failed does not lead") {
+  Group<int, int> group;
+  std::stop_source stop;
+  Caller leader([&] {
+    return group.Do(1, [&] {
+      AwaitCallers(group, 1, 3);
+      return Fail();
+    });
+  });
+  AwaitCallers(group, 1, 1);
+  // Stops the follower while it is told of the failure, when it is too late to leave.
+  struct Stops final : Group<int, int>::Waiter {
+    explicit Stops(std::stop_source& its_stop) : stop(its_stop) {}
+    void OnLanded() noexcept override { stop.request_stop(); }
+    std::stop_source& stop;
+  } waiter(stop);
+  group.Join(1, waiter, [](Group<int, int>::Lead) {});
+  bool ran = false;
+  const auto ask = [&] {
+    return group.Do(1, [&] { return ran = true; },
+                    {.stop = stop.get_token(), .on_failure = OnFailure::kRetry});
+  };
+  CHECK(ErrorOf(ask) == std::errc::operation_canceled);
+  CHECK_FALSE(ran);
+  CHECK(leader.Join().message == "down");
+}

@@ -83,12 +83,13 @@ class Group {
   // The right and duty to land a call made by Join; see detail/lead.hpp.
   using Lead = detail::Lead<Ledger>;
 
-  // Throws std::invalid_argument if a limit is zero (or max_age negative): nobody could ever be
+  // Throws std::invalid_argument if a limit is zero (or max_age negative): nobody would ever be
   // served, or nothing shared.
   explicit Group(GroupOptions options = {}) : ledger_(options) {}
 
   // Asks the calls that are led asynchronously to stop and waits until they have landed, as
-  // std::jthread does. No thread may be inside another member, or get inside one, meanwhile.
+  // std::jthread does. No thread may be inside another member, or get inside one, meanwhile; and a
+  // call's own `fn` must not be what ends the group, for it would wait for itself.
   ~Group() = default;
 
   Group(const Group&) = delete;
@@ -101,7 +102,8 @@ class Group {
   //
   // The key may be whatever Hash and KeyEqual accept for one: for a string also a string_view or a
   // const char*; and {a, b} for a Key made of these. It is not copied, and must stay as it is until
-  // Do returns.
+  // Do returns; what is neither a Key nor a string becomes a Key first. A number that is no value
+  // of the Key's type throws std::out_of_range.
   template <class K = Key, class Fn>
   Result<Value> Do(const K& key, Fn&& fn) {
     auto&& adapted = KeyRef::Adapt(key);
@@ -127,7 +129,8 @@ class Group {
     });
   }
 
-  // The same, unless the call has followers now. True if it was forgotten or none was in flight.
+  // The same, unless its result would now be shared. True if it was forgotten or none was in
+  // flight.
   template <class K = Key>
   bool ForgetUnshared(const K& key) {
     return Visit(key, [](const Shard& shard, Call* call) {
@@ -181,7 +184,7 @@ class Group {
   // Takes a joined waiter off its call. True: it left, and OnLanded will not come. False: OnLanded
   // has come, is coming right now on another thread, or will, and the waiter must stay until then.
   // If no caller is left, the call is forgotten and asked to stop. Leave may race with OnLanded,
-  // but not with TakeResult or the waiter's end.
+  // but not with Join, TakeResult, another Leave or the waiter's end.
   bool Leave(Waiter& waiter) { return ledger_.Leave(waiter); }
 
  private:
@@ -189,19 +192,19 @@ class Group {
   template <class Fn>
   Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options) {
     detail::CheckFn<Value, Fn>();
-    if (options != nullptr && options->stop.stop_requested()) detail::ThrowCanceled();
     Call call(key);
     detail::Deadline deadline;
     const std::uint64_t hash = call.hash = HashOf(key);  // last: it takes longest
     for (;;) {
+      if (options != nullptr && options->stop.stop_requested()) detail::ThrowCanceled();
       ledger_.Stamp(call);
       Shard shard = ledger_.Lock(hash);
-      Call* const current = FindJoinable(shard, hash, key);
-      if (current == nullptr) [[likely]] {
+      Call* const current = Find(shard, hash, key);
+      if (current == nullptr || ledger_.TooOld(*current)) [[likely]] {
         if constexpr (detail::kTakesStopToken<Fn>) {  // who has no stop of its own never leaves
           if (options != nullptr && options->stop.stop_possible()) call.stop = std::stop_source();
         }
-        Begin(shard, call);
+        Begin(shard, call, current);
         shard.Unlock();
         return RunAndLand(call, std::forward<Fn>(fn), options);
       }
@@ -250,19 +253,22 @@ class Group {
         detail::ThrowTimedOut();
       }
     }
+    RefuseIfFull(shard, call);
     std::shared_ptr<State> state = Ledger::StateOf(call);
+    const bool may_leave = options != nullptr && (deadline || options->stop.stop_possible());
+    if (!may_leave) state->PrepareToBlock();
+    // The last that can fail: no edge is ever seen of a thread that does not wait. While the shard
+    // is locked, the call cannot land.
     detail::WaitEdge edge;
-    if (!edge.Record(*state)) {  // while the shard is locked, this call cannot land
+    if (!edge.Record(*state)) {
       shard.Unlock();
       detail::Throw(std::errc::resource_deadlock_would_occur,
                     "singleflight: the call for this key waits for this thread");
     }
-    RefuseIfFull(shard, call);
-    if (options != nullptr && (deadline || options->stop.stop_possible())) {
-      FollowOrLeave(std::move(shard), call, state, edge, options->stop, deadline);
+    Ledger::Enter(shard, call, state);
+    if (may_leave) {
+      FollowOrLeave(std::move(shard), state, edge, options->stop, deadline);
     } else {
-      state->PrepareToBlock();
-      Ledger::Enter(shard, call, state);
       shard.Unlock();
       state->Block();
     }
@@ -271,9 +277,8 @@ class Group {
 
   // The same for a follower that may leave: it waits as a Waiter does, at a gate that a stop
   // nudges.
-  void FollowOrLeave(Shard shard, Call& call, const std::shared_ptr<State>& state,
-                     detail::WaitEdge& edge, const std::stop_token& stop,
-                     const detail::Deadline& deadline) {
+  void FollowOrLeave(Shard shard, const std::shared_ptr<State>& state, detail::WaitEdge& edge,
+                     const std::stop_token& stop, const detail::Deadline& deadline) {
     struct GateWaiter final : Waiter {
       void OnLanded() noexcept override { gate.Open(); }
       detail::Gate gate;
@@ -296,7 +301,6 @@ class Group {
     };
 
     GateWaiter waiter;
-    Ledger::Enter(shard, call, state);
     State::Link(state, waiter, Role::kFollower);
     shard.Unlock();
     Membership membership{ledger_, waiter, edge};
@@ -314,7 +318,8 @@ class Group {
   std::shared_ptr<AsyncCall> JoinOrLead(KeyRef key, Waiter& waiter) {
     const std::uint64_t hash = HashOf(key);
     Shard shard = ledger_.Lock(hash);
-    if (Call* const call = FindJoinable(shard, hash, key)) {
+    Call* const call = Find(shard, hash, key);
+    if (call != nullptr && !ledger_.TooOld(*call)) {
       RefuseIfFull(shard, *call);
       std::shared_ptr<State> state = Ledger::StateOf(*call);
       Ledger::Enter(shard, *call, state);
@@ -323,15 +328,16 @@ class Group {
     }
     auto async = std::make_shared<AsyncCall>(hash, key);
     ledger_.Stamp(async->call);
-    Begin(shard, async->call);
+    Begin(shard, async->call, call);
     async->ledger = &ledger_;
     async->entry.InsertBefore(shard->async_calls);
     State::Link(async->call.state, waiter, Role::kLeader);
     return async;
   }
 
-  void Begin(Shard& shard, Call& call) {
-    if (!ledger_.Begin(shard, call)) [[unlikely]] {
+  // `too_old`: a call for the same key that this one takes the place of, or null.
+  void Begin(Shard& shard, Call& call, Call* too_old) {
+    if (!ledger_.Begin(shard, call, too_old)) [[unlikely]] {
       Ledger::Refuse(std::move(shard), "singleflight: max_calls_in_flight reached");
     }
   }
@@ -350,14 +356,6 @@ class Group {
     }));
   }
 
-  // The same, but a call that is too old to be joined is forgotten instead.
-  Call* FindJoinable(const Shard& shard, std::uint64_t hash, KeyRef key) const {
-    Call* const call = Find(shard, hash, key);
-    if (call == nullptr || !ledger_.TooOld(*call)) return call;
-    shard->Forget(*call);
-    return nullptr;
-  }
-
   template <class K, class Visitor>
   auto Visit(const K& key, Visitor&& visitor) const {
     auto&& adapted = KeyRef::Adapt(key);
@@ -367,8 +365,8 @@ class Group {
     return visitor(shard, Find(shard, hash, ref));
   }
 
-  [[no_unique_address]] Hash hash_;
-  [[no_unique_address]] KeyEqual equal_;
+  [[no_unique_address]] Hash hash_{};
+  [[no_unique_address]] KeyEqual equal_{};
   mutable Ledger ledger_;
 };
 

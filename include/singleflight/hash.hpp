@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -61,8 +62,18 @@ template <class Key, class Hash, class KeyEqual>
 class KeyRef {
   using View = typename StringView<Key>::type;
 
-  static constexpr bool kIsView = std::is_invocable_r_v<std::size_t, const Hash&, View> &&
-                                  std::is_invocable_r_v<bool, const KeyEqual&, View, View>;
+  static constexpr bool TakesViews() {
+    if constexpr (requires {
+                    typename Hash::is_transparent;
+                    typename KeyEqual::is_transparent;
+                  }) {
+      return std::is_invocable_r_v<std::size_t, const Hash&, View> &&
+             std::is_invocable_r_v<bool, const KeyEqual&, View, View>;
+    } else {
+      return false;
+    }
+  }
+  static constexpr bool kIsView = TakesViews();
 
  public:
   // What a caller gave as the key, made into what a KeyRef can refer to: the caller's own Key, a
@@ -78,7 +89,7 @@ class KeyRef {
                       typename Hash::is_transparent;
                     } && std::constructible_from<Key, const K&>),
                     "this is not a key of the group: pass a Key or something that converts to one");
-      return static_cast<Key>(key);
+      return Convert(key);
     }
   }
 
@@ -95,6 +106,31 @@ class KeyRef {
   }
 
  private:
+  template <class Number>
+  static bool IsNegative(Number number) noexcept {
+    if constexpr (std::is_signed_v<Number>) {
+      return number < 0;
+    } else {
+      return false;
+    }
+  }
+
+  // Two numbers that differ must not become one key.
+  template <class K>
+  static Key Convert(const K& key) {
+    if constexpr (std::is_arithmetic_v<K> && std::is_arithmetic_v<Key>) {
+      const auto converted = static_cast<Key>(key);
+      if (static_cast<K>(converted) != key || IsNegative(converted) != IsNegative(key)) {
+        throw std::out_of_range("singleflight: this number is no value of the group's Key type");
+      }
+      return converted;
+    } else if constexpr (std::convertible_to<const K&, Key>) {
+      return key;
+    } else {
+      return static_cast<Key>(key);
+    }
+  }
+
   using Ref = std::conditional_t<kIsView, View, const Key*>;
 
   template <class Adapted>

@@ -37,7 +37,8 @@ struct ResultFactory;
 }
 
 // Copying a Result copies the value if the result is not shared, and no value if it is. Reading one
-// Result from several threads is safe, as with any const object.
+// Result from several threads is safe, as with any const object. One whose assignment threw,
+// because the value's move did, may only be assigned again or destroyed.
 template <class Value>
 class [[nodiscard]] Result {
  public:

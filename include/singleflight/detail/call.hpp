@@ -83,15 +83,16 @@ Stored<Value> Invoke(Fn&& fn, Args&&... args) {
 
 // Runs `fn` on this thread as the work of a call; what it throws becomes the outcome. A forced
 // unwind (the thread is cancelled) cannot be kept: it passes through, and leaves the outcome
-// "vanished".
+// "vanished". (Where the thread is inside a handler already, libstdc++ terminates instead, as it
+// does at any catch (...).)
 template <class Value, class Fn>
 void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop) {
   const LeadingScope leading;
   try {
     if constexpr (kTakesStopToken<Fn>) {
-      outcome.template emplace<1>(Invoke<Value>(std::forward<Fn>(fn), stop.get_token()));
+      outcome.template emplace<1>(detail::Invoke<Value>(std::forward<Fn>(fn), stop.get_token()));
     } else {
-      outcome.template emplace<1>(Invoke<Value>(std::forward<Fn>(fn)));
+      outcome.template emplace<1>(detail::Invoke<Value>(std::forward<Fn>(fn)));
     }
   } catch (...) {
     outcome.template emplace<0>(std::current_exception());
@@ -112,7 +113,8 @@ class Waiter {
   Waiter(const Waiter&) = delete;
   Waiter& operator=(const Waiter&) = delete;
 
-  // Told once, on the thread that lands the call, with no lock held and outside any catch block.
+  // Told once, on the thread that lands the call, with no lock held and outside any catch block of
+  // the library's. Must not reach a cancellation point of a thread that may be cancelled.
   // The group does not touch the waiter afterwards: it may be destroyed in here. Must not block:
   // those who are told next wait for it.
   virtual void OnLanded() noexcept = 0;
@@ -173,7 +175,7 @@ class SharedState final : public WaitTarget {
   void Close(bool is_shared) noexcept {
     call = nullptr;
     shared_ = is_shared;
-    RunsNowhere();
+    HasLanded();
   }
   // Then, or before by the one who is to land the call: what the callers will read. A value whose
   // move throws becomes that exception, for all of them.
@@ -253,7 +255,7 @@ struct ResultFactory {
   // Of a call that nobody shares.
   template <class Value>
   static Result<Value> Take(Outcome<Value>& outcome, Role role) {
-    if (Failed<Value>(outcome)) Rethrow<Value>(outcome);
+    if (detail::Failed<Value>(outcome)) detail::Rethrow<Value>(outcome);
     return Alone<Value>(std::move(*std::get_if<1>(&outcome)), role);
   }
 };
@@ -261,7 +263,7 @@ struct ResultFactory {
 template <class Value>
 Result<Value> SharedState<Value>::Receive(std::shared_ptr<SharedState> self, Role role) {
   if (!self->shared_) return ResultFactory::Take<Value>(self->outcome_, role);
-  if (self->Failed()) Rethrow<Value>(self->outcome_);
+  if (self->Failed()) detail::Rethrow<Value>(self->outcome_);
   const Stored<Value>* const value = std::get_if<1>(&self->outcome_);
   return ResultFactory::Shared<Value>({std::move(self), value}, role);
 }

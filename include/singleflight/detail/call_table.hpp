@@ -208,11 +208,13 @@ class CallTable {
   using Locked = LockedShard<Mutex>;
 
   // Spreads a user's hash, which may be the key itself, over the upper bits, differently in each
-  // group and each run: which keys meet in a bucket is nothing that a client could work out.
+  // group and each run: which of two different hashes meet in a bucket is not for a client to know.
+  // (Keys made to have one and the same hash stay together; only another Hash can part them.) The
+  // rotations are those of Evensen's rrmxmx, the factor is 2^64 over the golden ratio (Knuth).
   std::uint64_t Mix(std::uint64_t hash) const noexcept {
     hash ^= salt_;
-    hash ^= hash >> 32;
-    return hash * 0x9E3779B97F4A7C15u;  // 2^64 over the golden ratio: Fibonacci hashing (Knuth)
+    hash ^= std::rotr(hash, 25) ^ std::rotr(hash, 47);
+    return hash * 0x9E3779B97F4A7C15u;
   }
 
   // The shard for a mixed hash: the top bits pick it, and those from bit 32 up the bucket in it.

@@ -59,7 +59,7 @@ class Lead {
   std::stop_token GetStopToken() const noexcept { return async_->call.stop.get_token(); }
 
   // Lands the call with a value: the waiters' OnLanded run on this thread. False: it has landed
-  // already, and nothing was done.
+  // already or is being landed, and nothing was done.
   bool Succeed(Stored<Value> value) requires(!std::is_void_v<Value>) {
     return Settle(Outcome(std::in_place_index<1>, std::move(value)));
   }
@@ -71,38 +71,45 @@ class Lead {
   }
 
   // Runs `fn()` or `fn(std::stop_token)` on this thread as the call's work, and lands the call with
-  // what comes of it. False, without running `fn`, if the call has landed or another Run has begun.
-  // While it runs, a deadlock through `fn` is found as it is for a leader in Do.
+  // what comes of it. False if somebody else lands it; `fn` is not run if the call has landed
+  // before or another Run has begun. While it runs, a deadlock through `fn` is found as it is for a
+  // leader in Do.
   template <class Fn>
   bool Run(Fn&& fn) {
-    CheckFn<Value, Fn>();
-    auto expected = Phase::kLaunched;
-    if (!async_->phase.compare_exchange_strong(expected, Phase::kRunning)) return false;
+    detail::CheckFn<Value, Fn>();
     struct Running {
-      explicit Running(Lead& its_lead) noexcept : lead(its_lead) {
-        lead.async_->call.state->RunsOn(&this_thread_mark);
+      explicit Running(Async& its_call) noexcept : async(its_call) {
+        async.call.state->RunsOn(&this_thread_mark);
       }
       ~Running() {
-        lead.async_->call.state->RunsNowhere();
-        if (!ended) lead.Fail(nullptr);  // `fn` was unwound
+        async.call.state->RunsNowhere();
+        if (!ended) Settle(async, {});  // `fn` was unwound
       }
-      Lead& lead;
+      Async& async;
       bool ended = false;
     };
+    const std::shared_ptr<Async> async = async_;  // whom this wakes may destroy this Lead
+    auto expected = Phase::kLaunched;
+    if (!async->phase.compare_exchange_strong(expected, Phase::kRunning)) return false;
     Outcome outcome;
     {
-      Running running(*this);
-      Execute<Value>(outcome, std::forward<Fn>(fn), async_->call.stop);
+      Running running(*async);
+      detail::Execute<Value>(outcome, std::forward<Fn>(fn), async->call.stop);
       running.ended = true;
     }
-    return Settle(std::move(outcome));
+    return Settle(*async, std::move(outcome));
   }
 
  private:
+  // Keeps the call: whom this wakes may destroy this Lead.
   bool Settle(Outcome&& outcome) noexcept {
-    const std::shared_ptr<Async> async = async_;  // whom this wakes may destroy this Lead
-    if (async->phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
-    async->ledger->Land(*async, std::move(outcome));
+    const std::shared_ptr<Async> async = async_;
+    return Settle(*async, std::move(outcome));
+  }
+
+  static bool Settle(Async& async, Outcome&& outcome) noexcept {
+    if (async.phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
+    async.ledger->Land(async, std::move(outcome));
     return true;
   }
 

@@ -77,13 +77,17 @@ class Ledger {
     return options_.max_age && std::chrono::nanoseconds(Now() - call.started) > *options_.max_age;
   }
 
-  // Puts a new call into the table. False: there are too many.
-  [[nodiscard]] bool Begin(const Shard& shard, Call& call) {
+  // Puts a new call into the table, in the place of one that is too old to be joined, or null.
+  // False: there are too many calls in flight, and nothing was done.
+  [[nodiscard]] bool Begin(const Shard& shard, Call& call, Call* too_old) {
     if (LimitsCalls()) [[unlikely]] {
       std::size_t in_flight = in_flight_.load(kRelaxed);
       do {
         if (in_flight >= options_.max_calls_in_flight) return false;
       } while (!in_flight_.compare_exchange_weak(in_flight, in_flight + 1, kRelaxed));
+    }
+    if (too_old != nullptr) [[unlikely]] {
+      shard->Forget(*too_old);
     }
     shard->Insert(call);
     ++shard->executions;
@@ -109,7 +113,7 @@ class Ledger {
   [[noreturn]] [[gnu::noinline]] static void Refuse(Shard shard, const char* why) {
     ++shard->refused;
     shard.Unlock();
-    Throw(std::errc::resource_unavailable_try_again, why);
+    detail::Throw(std::errc::resource_unavailable_try_again, why);
   }
 
   // As Group::Leave.
@@ -139,7 +143,7 @@ class Ledger {
   }
 
   [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome<Value>&& outcome) noexcept {
-    const bool failed = Failed<Value>(outcome);
+    const bool failed = detail::Failed<Value>(outcome);
     call.state->SetOutcome(std::move(outcome));
     if (call.state->Failed() != failed) ++Lock(call.hash)->failures;  // the value's move threw
     call.state->Publish();

@@ -41,18 +41,26 @@ class WaitTarget {
  public:
   explicit WaitTarget(const ThreadMark* running_on) noexcept : running_on_(running_on) {}
 
+  // `fn` of an asynchronous call begins and ends on a thread; of no consequence once it has landed.
+  void RunsOn(const ThreadMark* thread) noexcept { Change(nullptr, thread); }
+  void RunsNowhere() noexcept { Change(&this_thread_mark, nullptr); }
+
   // Release, with the acquire in WaitEdge::ClosesCycle: a thread that has landed a call and then
   // waits for another is never taken to hold up the first one still.
-  void RunsOn(const ThreadMark* thread) noexcept {
-    running_on_.store(thread, std::memory_order_release);
-  }
-  void RunsNowhere() noexcept { RunsOn(nullptr); }
+  void HasLanded() noexcept { running_on_.store(&landed_mark, std::memory_order_release); }
 
  private:
   friend class WaitEdge;
 
-  // States: the thread inside the call's `fn`; null before `fn` starts and once the call has
-  // landed, when nothing can be said of whom the call waits for.
+  // Stands for no thread, so no edge goes on from it.
+  static inline constinit ThreadMark landed_mark;
+
+  void Change(const ThreadMark* from, const ThreadMark* to) noexcept {
+    running_on_.compare_exchange_strong(from, to, std::memory_order_acq_rel);
+  }
+
+  // States: the thread that leads the call, for a blocking leader, or that is inside its `fn`; null
+  // while an asynchronous call is on no thread; &landed_mark once it has landed, for good.
   std::atomic<const ThreadMark*> running_on_;
 };
 
