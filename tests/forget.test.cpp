@@ -99,14 +99,7 @@ TEST_CASE("ForgetUnshared forgets a call that nobody has joined") {
 
 TEST_CASE("ForgetUnshared leaves a shared call alone until its followers have left") {
   Group<std::string, int> group;
-  std::latch finish(1);
-  Caller leader([&] {
-    return group.Do("key", [&] {
-      finish.wait();
-      return 1;
-    });
-  });
-  AwaitCallers(group, "key", 1);
+  HeldCall leader(group, std::string("key"));
   std::stop_source stop;
   Caller follower([&] { return group.Do("key", [] { return 2; }, {.stop = stop.get_token()}); });
   AwaitCallers(group, "key", 2);
@@ -116,8 +109,7 @@ TEST_CASE("ForgetUnshared leaves a shared call alone until its followers have le
   CHECK(follower.Join().error == std::errc::operation_canceled);
   CHECK(group.ForgetUnshared("key"));
   CHECK(group.Callers("key") == 0);
-  finish.count_down();
-  CHECK(leader.Join().value == 1);
+  CHECK(leader.Finish().value == 1);
 }
 
 TEST_CASE("Callers counts the leader and its followers, for the key asked for only") {

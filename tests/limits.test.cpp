@@ -21,14 +21,7 @@ constexpr auto kRefused = std::errc::resource_unavailable_try_again;
 
 TEST_CASE("Promise 12: a caller beyond max_callers_per_call is refused, and runs nothing") {
   Group<int, int> group({.max_callers_per_call = 2});
-  std::latch finish(1);
-  Caller leader([&] {
-    return group.Do(1, [&] {
-      finish.wait();
-      return 1;
-    });
-  });
-  AwaitCallers(group, 1, 1);
+  HeldCall leader(group, 1);
   Caller follower([&] { return group.Do(1, [] { return 2; }); });
   AwaitCallers(group, 1, 2);
   bool ran = false;
@@ -41,28 +34,19 @@ TEST_CASE("Promise 12: a caller beyond max_callers_per_call is refused, and runs
   CHECK_FALSE(ran);
   CHECK(group.Callers(1) == 2);
   CHECK(*group.Do(2, [] { return 7; }) == 7);  // another key is not concerned
-  finish.count_down();
-  CHECK(leader.Join().value == 1);
+  CHECK(leader.Finish().value == 1);
   CHECK(follower.Join().value == 1);
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .refused = 2});
 }
 
 TEST_CASE("Promise 12: a follower that leaves makes room for another caller") {
   Group<int, int> group({.max_callers_per_call = 2});
-  std::latch finish(1);
-  Caller leader([&] {
-    return group.Do(1, [&] {
-      finish.wait();
-      return 1;
-    });
-  });
-  AwaitCallers(group, 1, 1);
+  HeldCall leader(group, 1);
   for (int i = 0; i < 3; ++i) {
     CHECK(ErrorOf([&] { return group.Do(1, [] { return 2; }, {.timeout = 1ms}); }) ==
           std::errc::timed_out);
   }
-  finish.count_down();
-  CHECK(leader.Join().value == 1);
+  CHECK(leader.Finish().value == 1);
   CHECK(group.GetStats().refused == 0);
 }
 
@@ -122,20 +106,12 @@ TEST_CASE("Promise 12: the limits hold for Join as well") {
 
 TEST_CASE("Promise 12: a call older than max_age is forgotten by the next caller") {
   Group<int, int> group({.max_age = 1ns});
-  std::latch finish(1);
-  Caller stuck([&] {
-    return group.Do(1, [&] {
-      finish.wait();
-      return 1;
-    });
-  });
-  AwaitCallers(group, 1, 1);
+  HeldCall stuck(group, 1);
   const auto seen = std::chrono::steady_clock::now();  // the call was begun before
   Await([&] { return std::chrono::steady_clock::now() - seen > 1ns; });
   CHECK(*group.Do(1, [] { return 2; }) == 2);
   CHECK(group.GetStats() == Stats{.executions = 2, .in_flight = 1});
-  finish.count_down();
-  CHECK(stuck.Join().value == 1);
+  CHECK(stuck.Finish().value == 1);
 }
 
 TEST_CASE("Promise 12: a call younger than max_age is joined") {
@@ -161,18 +137,10 @@ TEST_CASE("A limit that would serve or share nothing is refused by the construct
 
 TEST_CASE("Promise 12: a caller refused by one limit does not forget a call that is too old") {
   Group<int, int> group({.max_calls_in_flight = 1, .max_age = 1ns});
-  std::latch finish(1);
-  Caller old([&] {
-    return group.Do(1, [&] {
-      finish.wait();
-      return 1;
-    });
-  });
-  AwaitCallers(group, 1, 1);
+  HeldCall old(group, 1);
   const auto seen = std::chrono::steady_clock::now();
   Await([&] { return std::chrono::steady_clock::now() - seen > 1ns; });
   CHECK(ErrorOf([&] { return group.Do(1, [] { return 2; }); }) == kRefused);
   CHECK(group.Callers(1) == 1);
-  finish.count_down();
-  CHECK(old.Join().value == 1);
+  CHECK(old.Finish().value == 1);
 }

@@ -43,31 +43,6 @@ struct Equal {
 };
 using KeyGroup = Group<Key, int, Hash, Equal>;
 
-// A call for `key` that is in flight until the object ends.
-template <class AnyGroup, class AnyKey>
-class InFlight {
- public:
-  InFlight(AnyGroup& group, const AnyKey& key)
-      : leader_([this, &group, &key] {
-          return group.Do(key, [this] {
-            finish_.wait();
-            return 1;
-          });
-        }) {
-    AwaitCallers(group, key, 1);
-  }
-  ~InFlight() { Finish(); }
-  const Outcome<int>& Finish() {
-    if (!std::exchange(finished_, true)) finish_.count_down();
-    return leader_.Join();
-  }
-
- private:
-  bool finished_ = false;
-  std::latch finish_{1};
-  Caller<int> leader_;
-};
-
 struct CountingWaiter final : Group<std::string, int>::Waiter {
   void OnLanded() noexcept override { ++landed; }
   int landed = 0;
@@ -78,7 +53,7 @@ struct CountingWaiter final : Group<std::string, int>::Waiter {
 TEST_CASE("Promise 7: a hash that throws fails its caller only") {
   KeyGroup group;
   const Key key(1);
-  InFlight in_flight(group, key);
+  HeldCall in_flight(group, key);
   Key::hash_throws = true;
   CHECK_THROWS_AS(static_cast<void>(group.Do(key, [] { return 2; })), Thrown);
   CHECK_THROWS_AS(group.Forget(key), Thrown);
@@ -91,7 +66,7 @@ TEST_CASE("Promise 7: a hash that throws fails its caller only") {
 TEST_CASE("Promise 7: an equality that throws fails its caller only") {
   KeyGroup group;
   const Key key(1);
-  InFlight in_flight(group, key);
+  HeldCall in_flight(group, key);
   Key::equal_throws = true;
   CHECK_THROWS_AS(static_cast<void>(group.Do(key, [] { return 2; })), Thrown);
   CHECK_THROWS_AS(group.Callers(key), Thrown);

@@ -17,19 +17,11 @@ TEST_CASE("Promise 4: a result that only its leader gets is not shared") {
 
 TEST_CASE("Promise 4: a result is not shared when all followers have left before it landed") {
   Group<int, int> group;
-  std::latch finish(1);
-  Caller leader([&] {
-    return group.Do(1, [&] {
-      finish.wait();
-      return 1;
-    });
-  });
-  AwaitCallers(group, 1, 1);
+  HeldCall leader(group, 1);
   const auto left = Keep([&] { return group.Do(1, [] { return 2; }, {.timeout = 1ns}); });
   CHECK(left.error == std::errc::timed_out);
-  finish.count_down();
-  CHECK(leader.Join().value == 1);
-  CHECK_FALSE(leader.Join().shared);
+  CHECK(leader.Finish().value == 1);
+  CHECK_FALSE(leader.Finish().shared);
 }
 
 TEST_CASE("Promise 4: every caller of a call reads the same answer") {

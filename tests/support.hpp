@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <exception>
 #include <functional>
+#include <latch>
 #include <optional>
 #include <singleflight/singleflight.hpp>
 #include <string>
@@ -102,6 +103,33 @@ class Caller {
 
 template <class Ask>
 Caller(Ask) -> Caller<std::remove_cvref_t<decltype(*std::declval<Ask&>()())>>;
+
+// A call for `key` whose leader is inside its function until Finish, or until the object ends, and
+// then returns 1.
+template <class Group, class Key>
+class HeldCall {
+ public:
+  HeldCall(Group& group, const Key& key)
+      : leader_([this, &group, key] {
+          return group.Do(key, [this] {
+            finish_.wait();
+            return 1;
+          });
+        }) {
+    AwaitCallers(group, key, 1);
+  }
+  ~HeldCall() { Finish(); }
+
+  const Outcome<int>& Finish() {
+    if (!std::exchange(finished_, true)) finish_.count_down();
+    return leader_.Join();
+  }
+
+ private:
+  bool finished_ = false;
+  std::latch finish_{1};
+  Caller<int> leader_;
+};
 
 // `count` threads that ask at the same time; what they came back with.
 template <class Ask>

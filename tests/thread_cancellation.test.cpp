@@ -119,23 +119,15 @@ TEST_CASE("Promise 6: a leader with a stop of its own and no followers is unwoun
 
 TEST_CASE("Promise 6: a follower that is cancelled while it may leave is unwound and leaves") {
   Group<std::string, int> group;
-  std::latch finish(1);
-  Caller leader([&] {
-    return group.Do("key", [&] {
-      finish.wait();
-      return 1;
-    });
-  });
-  AwaitCallers(group, "key", 1);
+  HeldCall leader(group, std::string("key"));
   CancellableThread follower(
       [&] { static_cast<void>(group.Do("key", [] { return 2; }, {.timeout = 1h})); });
   AwaitCallers(group, "key", 2);
   follower.Cancel();
   CHECK(follower.JoinWasUnwound());
   CHECK(group.Callers("key") == 1);
-  finish.count_down();
-  CHECK(leader.Join().value == 1);
-  CHECK_FALSE(leader.Join().shared);
+  CHECK(leader.Finish().value == 1);
+  CHECK_FALSE(leader.Finish().shared);
 }
 
 TEST_CASE("Promise 6: cancelling a follower while its call lands ends it one way or the other") {

@@ -156,8 +156,9 @@ class Group {
   // The extension point: how a caller that must not block joins. If a call for `key` is in flight,
   // links `waiter` to it and returns kFollower. Else makes a call that the waiter is the first
   // caller of, runs `launch(Lead)` on this thread with no lock held, and returns kLeader; what
-  // `launch` throws lands the call as its failure. Either way waiter.OnLanded comes once, maybe
-  // before Join returns, unless Leave prevents it. The call keeps a copy of the key.
+  // `launch` throws lands the call as its failure (or is dropped, if it has landed). Either way
+  // waiter.OnLanded comes once, maybe before Join returns, unless Leave prevents it. The call keeps
+  // a copy of the key.
   //
   // Throws `resource_unavailable_try_again`, or what making the call threw; OnLanded then never
   // comes.

@@ -119,6 +119,7 @@ class KeyRef {
   template <class K>
   static Key Convert(const K& key) {
     if constexpr (std::is_arithmetic_v<K> && std::is_arithmetic_v<Key>) {
+      // NOLINTNEXTLINE(bugprone-signed-char-misuse): the next line finds every change of value
       const auto converted = static_cast<Key>(key);
       if (static_cast<K>(converted) != key || IsNegative(converted) != IsNegative(key)) {
         throw std::out_of_range("singleflight: this number is no value of the group's Key type");
