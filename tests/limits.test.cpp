@@ -144,3 +144,14 @@ TEST_CASE("Promise 12: a caller refused by one limit does not forget a call that
   CHECK(group.Callers(1) == 1);
   CHECK(old.Finish().value == 1);
 }
+
+TEST_CASE("Promise 12: who would wait for itself is told so, even where the call is full") {
+  Group<int, int> group({.max_callers_per_call = 1});
+  std::optional<std::errc> error;
+  static_cast<void>(group.Do(1, [&] {
+    error = ErrorOf([&] { return group.Do(1, [] { return -1; }); });
+    return 1;
+  }));
+  CHECK(error == std::errc::resource_deadlock_would_occur);
+  CHECK(group.GetStats() == Stats{.executions = 1});
+}

@@ -254,18 +254,18 @@ class Group {
         detail::ThrowTimedOut();
       }
     }
-    RefuseIfFull(shard, call);
     std::shared_ptr<State> state = Ledger::StateOf(call);
     const bool may_leave = options != nullptr && (deadline || options->stop.stop_possible());
     if (!may_leave) state->PrepareToBlock();
-    // The last that can fail: no edge is ever seen of a thread that does not wait. While the shard
-    // is locked, the call cannot land.
+    // The edge is recorded as the last that can fail, so that none is ever seen of a thread that
+    // does not wait. While the shard is locked, the call cannot land.
     detail::WaitEdge edge;
-    if (!edge.Record(*state)) {
+    if (ledger_.Full(call) ? edge.WouldClose(*state) : !edge.Record(*state)) {
       shard.Unlock();
       detail::Throw(std::errc::resource_deadlock_would_occur,
                     "singleflight: the call for this key waits for this thread");
     }
+    RefuseIfFull(shard, call);
     Ledger::Enter(shard, call, state);
     if (may_leave) {
       FollowOrLeave(std::move(shard), state, edge, options->stop, deadline);

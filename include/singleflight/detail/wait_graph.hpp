@@ -86,6 +86,13 @@ class WaitEdge {
     return true;
   }
 
+  // Whether Record would refuse, without recording anything.
+  [[nodiscard]] bool WouldClose(const WaitTarget& target) const {
+    if (this_thread_mark.leading == 0) return false;
+    const std::lock_guard lock(table.mutex);
+    return ClosesCycle(target);
+  }
+
   void Remove() noexcept {
     if (target_ == nullptr) return;
     const std::lock_guard lock(table.mutex);
