@@ -16,8 +16,7 @@ namespace singleflight {
 // What a follower does when its leader failed.
 enum class OnFailure : unsigned char {
   kShare,  // it gets the leader's exception
-  kRetry,  // it asks again: leads, or joins the one that now does; what its own `fn` throws is
-           // final
+  kRetry,  // it asks again: leads, or joins who now does; what its own `fn` throws is final
 };
 
 // One caller's wishes: group.Do(key, fn, {.timeout = 50ms, .stop = token}).
@@ -45,8 +44,9 @@ struct GroupOptions {
 };
 
 // Exact counts since the group was made. Whenever a caller asks, just one of `executions`,
-// `followers` and `refused` grows (none, if the asking itself threw: a deadlock, a failed
-// allocation, a hash); a caller that retries after a failure asks again.
+// `followers` and `refused` grows (none, if the asking itself threw: a stop requested
+// before, a deadlock, a failed allocation, a hash); a caller that retries after a failure asks
+// again.
 struct Stats {
   std::uint64_t executions = 0;  // calls begun
   std::uint64_t followers = 0;   // callers that joined a call in flight

@@ -53,6 +53,7 @@ class Lead {
   using Outcome = detail::Outcome<Value>;
 
  public:
+  // Made by Join.
   explicit Lead(std::shared_ptr<Async> async) noexcept : async_(std::move(async)) {}
 
   // Requested when no caller is left, and when the group is being destroyed.

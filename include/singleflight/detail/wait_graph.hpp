@@ -21,8 +21,8 @@ namespace singleflight::detail {
 
 // A thread, by the address of its mark: unique among living threads.
 struct ThreadMark {
-  std::size_t leading =
-      0;  // calls whose `fn` this thread is inside of; touched by this thread only
+  // The calls whose `fn` this thread is inside of. Touched by this thread only.
+  std::size_t leading = 0;
 };
 
 inline constinit thread_local ThreadMark this_thread_mark;
