@@ -40,6 +40,7 @@
 #include "detail/lead.hpp"
 #include "detail/ledger.hpp"
 #include "detail/wait_graph.hpp"
+#include "future.hpp"
 #include "hash.hpp"
 #include "options.hpp"
 #include "result.hpp"
@@ -78,6 +79,8 @@ class Group {
  public:
   using KeyType = Key;
   using ValueType = Value;
+  using HashType = Hash;
+  using KeyEqualType = KeyEqual;
   // A caller that does not block; see detail/call.hpp. Derive from it and override OnLanded.
   using Waiter = detail::Waiter<Value>;
   // The right and duty to land a call made by Join; see detail/lead.hpp.
@@ -164,29 +167,29 @@ class Group {
   // comes.
   template <class K = Key, class Launch>
   Role Join(const K& key, Waiter& waiter, Launch&& launch) {
-    static_assert(std::is_invocable_v<Launch, Lead>,
-                  "launch must be callable as launch(Group::Lead)");
     auto&& adapted = KeyRef::Adapt(key);
-    std::shared_ptr<AsyncCall> led = JoinOrLead(KeyRef(adapted), waiter);
-    if (led == nullptr) return Role::kFollower;
-
-    Lead lead(std::move(led));
-    std::exception_ptr error;
-    try {
-      std::invoke(std::forward<Launch>(launch), Lead(lead));
-    } catch (...) {
-      error = std::current_exception();
-      if (error == nullptr) throw;  // a forced unwind: `lead` goes with it
-    }
-    if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
+    Joined joined = JoinOrLead(KeyRef(adapted), &waiter);
+    if (joined.led == nullptr) return Role::kFollower;
+    LaunchCall(std::move(joined.led), std::forward<Launch>(launch));
     return Role::kLeader;
+  }
+
+  // The same for a caller that will wait later, and leaves by dropping the Future.
+  template <class K = Key, class Launch>
+  Future<Value> Join(const K& key, Launch&& launch) {
+    auto&& adapted = KeyRef::Adapt(key);
+    Joined joined = JoinOrLead(KeyRef(adapted), nullptr);
+    const Role role = joined.led == nullptr ? Role::kFollower : Role::kLeader;
+    Future<Value> future(std::move(joined.state), role);
+    if (role == Role::kLeader) LaunchCall(std::move(joined.led), std::forward<Launch>(launch));
+    return future;
   }
 
   // Takes a joined waiter off its call. True: it left, and OnLanded will not come. False: OnLanded
   // has come, is coming right now on another thread, or will, and the waiter must stay until then.
   // If no caller is left, the call is forgotten and asked to stop. Leave may race with OnLanded,
   // but not with Join, TakeResult, another Leave or the waiter's end.
-  bool Leave(Waiter& waiter) { return ledger_.Leave(waiter); }
+  bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
 
  private:
   // Null options: none were given, which spares the fastest path from looking at them.
@@ -197,7 +200,8 @@ class Group {
     detail::Deadline deadline;
     const std::uint64_t hash = call.hash = HashOf(key);  // last: it takes longest
     for (;;) {
-      if (options != nullptr && options->stop.stop_requested()) detail::ThrowCanceled();
+      if (options != nullptr && options->stop.stop_requested())
+        std::rethrow_exception(detail::MakeCanceled());
       ledger_.Stamp(call);
       Shard shard = ledger_.Lock(hash);
       Call* const current = Find(shard, hash, key);
@@ -251,10 +255,10 @@ class Group {
         ++shard->followers;
         ++shard->left;
         shard.Unlock();
-        detail::ThrowTimedOut();
+        std::rethrow_exception(detail::MakeTimedOut());
       }
     }
-    std::shared_ptr<State> state = Ledger::StateOf(call);
+    std::shared_ptr<State> state = ledger_.StateOf(call);
     const bool may_leave = options != nullptr && (deadline || options->stop.stop_possible());
     if (!may_leave) state->PrepareToBlock();
     // The edge is recorded as the last that can fail, so that none is ever seen of a thread that
@@ -262,8 +266,7 @@ class Group {
     detail::WaitEdge edge;
     if (ledger_.Full(call) ? edge.WouldClose(*state) : !edge.Record(*state)) {
       shard.Unlock();
-      detail::Throw(std::errc::resource_deadlock_would_occur,
-                    "singleflight: the call for this key waits for this thread");
+      std::rethrow_exception(detail::MakeDeadlock());
     }
     RefuseIfFull(shard, call);
     Ledger::Enter(shard, call, state);
@@ -290,12 +293,11 @@ class Group {
       bool End() {
         if (ended) return false;
         edge.Remove();  // nobody shall think any longer that this thread waits
-        const bool left = ledger.Leave(waiter);
+        const bool left = waiter.Leave();
         if (!left) waiter.gate.Await();  // OnLanded is on its way
         ended = true;
         return left;
       }
-      Ledger& ledger;
       GateWaiter& waiter;
       detail::WaitEdge& edge;
       bool ended = false;
@@ -304,36 +306,64 @@ class Group {
     GateWaiter waiter;
     State::Link(state, waiter, Role::kFollower);
     shard.Unlock();
-    Membership membership{ledger_, waiter, edge};
+    Membership membership{waiter, edge};
     {
       const std::stop_callback on_stop(stop, [&waiter] { waiter.gate.Nudge(); });
       membership.ended = waiter.gate.AwaitOrNudge(deadline);
     }
     if (membership.End()) {
-      if (stop.stop_requested()) detail::ThrowCanceled();
-      detail::ThrowTimedOut();
+      if (stop.stop_requested()) std::rethrow_exception(detail::MakeCanceled());
+      std::rethrow_exception(detail::MakeTimedOut());
     }
   }
 
-  // Links the waiter to the call in flight; if there is none, to a new one, which it returns.
-  std::shared_ptr<AsyncCall> JoinOrLead(KeyRef key, Waiter& waiter) {
+  struct Joined {
+    std::shared_ptr<State> state;    // null if a waiter was linked
+    std::shared_ptr<AsyncCall> led;  // null for a follower
+  };
+
+  // Joins the call in flight; if there is none, a new one. A null waiter: the caller will block.
+  Joined JoinOrLead(KeyRef key, Waiter* waiter) {
+    const auto prepared = [waiter](std::shared_ptr<State> state) {
+      if (waiter == nullptr) state->PrepareToBlock();
+      return state;
+    };
+    const auto linked = [waiter](std::shared_ptr<State> state, Role role) {
+      if (waiter != nullptr) State::Link(std::move(state), *waiter, role);
+      return state;
+    };
     const std::uint64_t hash = HashOf(key);
     Shard shard = ledger_.Lock(hash);
     Call* const call = Find(shard, hash, key);
     if (call != nullptr && !ledger_.TooOld(*call)) {
       RefuseIfFull(shard, *call);
-      std::shared_ptr<State> state = Ledger::StateOf(*call);
+      std::shared_ptr<State> state = prepared(ledger_.StateOf(*call));
       Ledger::Enter(shard, *call, state);
-      State::Link(std::move(state), waiter, Role::kFollower);
-      return nullptr;
+      return {linked(std::move(state), Role::kFollower), nullptr};
     }
-    auto async = std::make_shared<AsyncCall>(hash, key);
+    auto async = std::make_shared<AsyncCall>(ledger_, hash, key);
+    std::shared_ptr<State> state = prepared(async->call.state);
     ledger_.Stamp(async->call);
     Begin(shard, async->call, call);
     async->ledger = &ledger_;
     async->entry.InsertBefore(shard->async_calls);
-    State::Link(async->call.state, waiter, Role::kLeader);
-    return async;
+    return {linked(std::move(state), Role::kLeader), std::move(async)};
+  }
+
+  // Hands a call's Lead to `launch`; what that throws is the call's failure.
+  template <class Launch>
+  static void LaunchCall(std::shared_ptr<AsyncCall> led, Launch&& launch) {
+    static_assert(std::is_invocable_v<Launch, Lead>,
+                  "launch must be callable as launch(Group::Lead)");
+    Lead lead(std::move(led));
+    std::exception_ptr error;
+    try {
+      std::invoke(std::forward<Launch>(launch), Lead(lead));
+    } catch (...) {
+      error = std::current_exception();
+      if (error == nullptr) throw;  // a forced unwind: `lead` goes with it
+    }
+    if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
   }
 
   // `too_old`: a call for the same key that this one takes the place of, or null.
@@ -370,5 +400,27 @@ class Group {
   [[no_unique_address]] KeyEqual equal_{};
   mutable Ledger ledger_;
 };
+
+namespace detail {
+
+// A Group, or what looks like one to the free functions that wait for it.
+template <class G>
+concept AnyGroup = requires {
+  typename G::KeyType;
+  typename G::ValueType;
+  typename G::HashType;
+  typename G::KeyEqualType;
+  typename G::Waiter;
+  typename G::Lead;
+};
+
+// A Key of its own, made of whatever the group's members take for one.
+template <AnyGroup G, class K>
+typename G::KeyType CopyKey(const K& key) {
+  using Ref = KeyRef<typename G::KeyType, typename G::HashType, typename G::KeyEqualType>;
+  return typename G::KeyType(Ref::Adapt(key));
+}
+
+}  // namespace detail
 
 }  // namespace singleflight

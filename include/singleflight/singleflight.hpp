@@ -3,7 +3,11 @@
 
 // All of singleflight that needs nothing but the standard library.
 
+#include "async.hpp"
+#include "coro.hpp"
+#include "future.hpp"
 #include "group.hpp"
 #include "hash.hpp"
+#include "many.hpp"
 #include "options.hpp"
 #include "result.hpp"

@@ -9,10 +9,12 @@
 // left it; while nobody joins, that is all there is. The first follower makes the SharedState, so
 // that landing has nothing left to allocate.
 
+#include <chrono>
 #include <exception>
 #include <functional>
 #include <future>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stop_token>
 #include <system_error>
@@ -26,14 +28,26 @@
 
 namespace singleflight::detail {
 
+// The library's own errors.
+inline std::exception_ptr MakeError(std::errc code, const char* what) {
+  return std::make_exception_ptr(std::system_error(std::make_error_code(code), what));
+}
+inline std::exception_ptr MakeCanceled() {
+  return MakeError(std::errc::operation_canceled, "singleflight: this caller was asked to stop");
+}
+inline std::exception_ptr MakeTimedOut() {
+  return MakeError(std::errc::timed_out,
+                   "singleflight: the call took longer than this caller would wait");
+}
+inline std::exception_ptr MakeDeadlock() {
+  return MakeError(std::errc::resource_deadlock_would_occur,
+                   "singleflight: the call for this key waits for this thread");
+}
+inline std::exception_ptr MakeOwnerDead() {
+  return MakeError(std::errc::owner_dead, "singleflight: the leader vanished without a result");
+}
 [[noreturn]] inline void Throw(std::errc code, const char* what) {
   throw std::system_error(std::make_error_code(code), what);
-}
-[[noreturn]] inline void ThrowCanceled() {
-  Throw(std::errc::operation_canceled, "singleflight: this caller was asked to stop");
-}
-[[noreturn]] inline void ThrowTimedOut() {
-  Throw(std::errc::timed_out, "singleflight: the call took longer than this caller would wait");
 }
 
 // What is kept of a Value: std::monostate for void.
@@ -50,12 +64,13 @@ bool Failed(const Outcome<Value>& outcome) noexcept {
   return outcome.index() != 1;
 }
 
+// Of a failed outcome; never null.
 template <class Value>
-[[noreturn]] void Rethrow(const Outcome<Value>& outcome) {
+std::exception_ptr ErrorOf(const Outcome<Value>& outcome) {
   if (const auto* error = std::get_if<0>(&outcome); error != nullptr && *error != nullptr) {
-    std::rethrow_exception(*error);
+    return *error;
   }
-  Throw(std::errc::owner_dead, "singleflight: the leader vanished without a result");
+  return MakeOwnerDead();
 }
 
 // `fn` may take the call's stop token.
@@ -123,22 +138,32 @@ class Waiter {
   // OnLanded or after it.
   Result<Value> TakeResult();
 
+  // As Group::Leave, also after the group's end.
+  bool Leave() noexcept;
+
+  // For a waiter that is about to end: leaves, or if the call has landed, takes the waiter off the
+  // list of those who are still to be told. True: OnLanded will not come any more. False: it is
+  // coming right now on another thread, or has come and the result was not taken. May race with
+  // what Leave may race with.
+  bool Detach() noexcept;
+
  protected:
   ~Waiter() = default;
 
  private:
   friend class SharedState<Value>;
 
-  std::shared_ptr<SharedState<Value>> state_;
-  // Guarded by the shard's mutex until the call lands, the landing thread's afterwards.
+  std::shared_ptr<SharedState<Value>> state_;  // null: on no call, or it has left it
+  // Guarded by the shard's mutex until the call lands, by the state's telling_ afterwards.
   Waiter* prev_ = nullptr;
   Waiter* next_ = nullptr;
+  bool told_ = false;  // OnLanded has come or is coming
   Role role_ = Role::kFollower;
 };
 
 // What the callers of a shared call have in common.
 template <class Value>
-class SharedState final : public WaitTarget {
+class SharedState : public WaitTarget {
  public:
   SharedState(CallBase& of, const ThreadMark* leader) noexcept
       : WaitTarget(leader), hash(of.hash), call(&of) {}
@@ -148,22 +173,26 @@ class SharedState final : public WaitTarget {
   // Guarded by the shard's mutex.
   CallBase* call;  // null once it has landed
 
+  // A caller leaves; one that has no Waiter gives null. As Group::Leave; touches the group only
+  // while the call is in flight.
+  virtual bool Leave(Waiter<Value>* waiter) noexcept = 0;
+
   // Joining and leaving, under the shard's mutex.
   void PrepareToBlock() {  // may throw, before the caller is counted
     if (!broadcast_) broadcast_.emplace();
   }
   static void Link(std::shared_ptr<SharedState> self, Waiter<Value>& waiter, Role role) noexcept {
     waiter.role_ = role;
+    waiter.told_ = false;
     waiter.next_ = nullptr;
     waiter.prev_ = self->last_;
     (self->last_ != nullptr ? self->last_->next_ : self->first_) = &waiter;
     self->last_ = &waiter;
     waiter.state_ = std::move(self);
   }
-  static void Unlink(Waiter<Value>& waiter) noexcept {
-    SharedState& self = *waiter.state_;
-    (waiter.prev_ != nullptr ? waiter.prev_->next_ : self.first_) = waiter.next_;
-    (waiter.next_ != nullptr ? waiter.next_->prev_ : self.last_) = waiter.prev_;
+  void Unlink(Waiter<Value>& waiter) noexcept {
+    (waiter.prev_ != nullptr ? waiter.prev_->next_ : first_) = waiter.next_;
+    (waiter.next_ != nullptr ? waiter.next_->prev_ : last_) = waiter.prev_;
     waiter.state_.reset();
   }
   // Null once the waiter has left or taken its result.
@@ -175,7 +204,7 @@ class SharedState final : public WaitTarget {
   void Close(bool is_shared) noexcept {
     call = nullptr;
     shared_ = is_shared;
-    HasLanded();
+    MarkLanded();
   }
   // Then, or before by the one who is to land the call: what the callers will read. A value whose
   // move throws becomes that exception, for all of them.
@@ -190,20 +219,36 @@ class SharedState final : public WaitTarget {
       outcome_.template emplace<0>(std::move(*error));
     }
   }
-  // Last, with no lock held: wakes the callers.
+  // Last, with no lock held: wakes the callers. A waiter that is told may end others that are not
+  // yet, so none is held on to meanwhile.
   void Publish() noexcept {
     if (broadcast_) broadcast_->promise.set_value();
-    for (Waiter<Value>* waiter = first_; waiter != nullptr;) {
-      Waiter<Value>* const next = waiter->next_;  // read before the waiter may be gone
-      waiter->OnLanded();
-      waiter = next;
-    }
+    while (Waiter<Value>* const waiter = PopWaiter()) waiter->OnLanded();
+  }
+  // Once landed: false if the waiter is told or being told.
+  bool UnlinkUntold(Waiter<Value>& waiter) noexcept {
+    const std::lock_guard lock(telling_);
+    if (waiter.told_) return false;
+    Unlink(waiter);
+    return true;
+  }
+
+  // Waiting without a Waiter, after PrepareToBlock.
+  void Block() const { broadcast_->landed.wait(); }
+  template <class Clock, class Duration>
+  std::future_status BlockUntil(const std::chrono::time_point<Clock, Duration>& deadline) const {
+    return broadcast_->landed.wait_until(deadline);
   }
 
   // Once published.
-  void Block() const { broadcast_->landed.wait(); }
   bool Failed() const noexcept { return detail::Failed<Value>(outcome_); }
+  std::exception_ptr Error() const { return detail::ErrorOf<Value>(outcome_); }
   static Result<Value> Receive(std::shared_ptr<SharedState> self, Role role);
+  // For a caller that hands its result on to several: reads only, so it may be called often.
+  static Result<Value> ReceiveShared(std::shared_ptr<SharedState> self, Role role);
+
+ protected:
+  ~SharedState() = default;
 
  private:
   // Made by the first follower that blocks.
@@ -213,7 +258,18 @@ class SharedState final : public WaitTarget {
   };
   std::optional<Broadcast> broadcast_;  // guarded by the shard's mutex until it is closed
 
-  // Guarded by the shard's mutex until closed, then the landing thread's.
+  Waiter<Value>* PopWaiter() noexcept {
+    const std::lock_guard lock(telling_);
+    Waiter<Value>* const waiter = first_;
+    if (waiter == nullptr) return nullptr;
+    first_ = waiter->next_;
+    (first_ != nullptr ? first_->prev_ : last_) = nullptr;
+    waiter->told_ = true;
+    return waiter;
+  }
+
+  // Guarded by the shard's mutex until closed, by telling_ afterwards.
+  std::mutex telling_;
   Waiter<Value>* first_ = nullptr;
   Waiter<Value>* last_ = nullptr;
 
@@ -252,10 +308,16 @@ struct ResultFactory {
     }
   }
 
+  // Of a call that failed: holds nothing to read.
+  template <class Value>
+  static Result<Value> Empty(Role role) noexcept {
+    return Shared<Value>(nullptr, role);
+  }
+
   // Of a call that nobody shares.
   template <class Value>
   static Result<Value> Take(Outcome<Value>& outcome, Role role) {
-    if (detail::Failed<Value>(outcome)) detail::Rethrow<Value>(outcome);
+    if (detail::Failed<Value>(outcome)) std::rethrow_exception(detail::ErrorOf<Value>(outcome));
     return Alone<Value>(std::move(*std::get_if<1>(&outcome)), role);
   }
 };
@@ -263,7 +325,12 @@ struct ResultFactory {
 template <class Value>
 Result<Value> SharedState<Value>::Receive(std::shared_ptr<SharedState> self, Role role) {
   if (!self->shared_) return ResultFactory::Take<Value>(self->outcome_, role);
-  if (self->Failed()) detail::Rethrow<Value>(self->outcome_);
+  return ReceiveShared(std::move(self), role);
+}
+
+template <class Value>
+Result<Value> SharedState<Value>::ReceiveShared(std::shared_ptr<SharedState> self, Role role) {
+  if (self->Failed()) std::rethrow_exception(self->Error());
   const Stored<Value>* const value = std::get_if<1>(&self->outcome_);
   return ResultFactory::Shared<Value>({std::move(self), value}, role);
 }
@@ -271,6 +338,18 @@ Result<Value> SharedState<Value>::Receive(std::shared_ptr<SharedState> self, Rol
 template <class Value>
 Result<Value> Waiter<Value>::TakeResult() {
   return SharedState<Value>::Receive(std::move(state_), role_);
+}
+
+template <class Value>
+bool Waiter<Value>::Leave() noexcept {
+  const std::shared_ptr<SharedState<Value>> state = state_;
+  return state != nullptr && state->Leave(this);
+}
+
+template <class Value>
+bool Waiter<Value>::Detach() noexcept {
+  const std::shared_ptr<SharedState<Value>> state = state_;
+  return state == nullptr || state->Leave(this) || state->UnlinkUntold(*this);
 }
 
 }  // namespace singleflight::detail

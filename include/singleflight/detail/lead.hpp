@@ -26,9 +26,10 @@ struct AsyncCall {
   // has. It only goes forward.
   enum class Phase : unsigned char { kLaunched, kRunning, kLanded };
 
-  AsyncCall(std::uint64_t hash, KeyRef ref) : key(ref.get()), call(KeyRef(key)) {
+  AsyncCall(Ledger& its_ledger, std::uint64_t hash, KeyRef ref)
+      : key(ref.get()), call(KeyRef(key)) {
     call.hash = hash;
-    call.state = std::make_shared<State>(call, nullptr);
+    call.state = its_ledger.MakeState(call, nullptr);
     call.stop = std::stop_source();
   }
   ~AsyncCall() {
@@ -62,14 +63,23 @@ class Lead {
   // Lands the call with a value: the waiters' OnLanded run on this thread. False: it has landed
   // already or is being landed, and nothing was done.
   bool Succeed(Stored<Value> value) requires(!std::is_void_v<Value>) {
-    return Settle(Outcome(std::in_place_index<1>, std::move(value)));
+    return Land(Outcome(std::in_place_index<1>, std::move(value)));
   }
-  bool Succeed() requires std::is_void_v<Value> { return Settle(Outcome(std::in_place_index<1>)); }
+  bool Succeed() requires std::is_void_v<Value> { return Land(Outcome(std::in_place_index<1>)); }
 
   // The same with an exception; a null one stands for `owner_dead`.
   bool Fail(std::exception_ptr error) {
-    return Settle(Outcome(std::in_place_index<0>, std::move(error)));
+    return Land(Outcome(std::in_place_index<0>, std::move(error)));
   }
+
+  // The same with either.
+  bool Land(Outcome&& outcome) noexcept {
+    const std::shared_ptr<Async> async = async_;  // whom this wakes may destroy this Lead
+    return Settle(*async, std::move(outcome));
+  }
+
+  // For a thread that does the call's work in another way than Run.
+  WaitTarget& Target() const noexcept { return *async_->call.state; }
 
   // Runs `fn()` or `fn(std::stop_token)` on this thread as the call's work, and lands the call with
   // what comes of it. False if somebody else lands it; `fn` is not run if the call has landed
@@ -78,36 +88,27 @@ class Lead {
   template <class Fn>
   bool Run(Fn&& fn) {
     detail::CheckFn<Value, Fn>();
-    struct Running {
-      explicit Running(Async& its_call) noexcept : async(its_call) {
-        async.call.state->RunsOn(&this_thread_mark);
-      }
-      ~Running() {
-        async.call.state->RunsNowhere();
-        if (!ended) Settle(async, {});  // `fn` was unwound
+    struct LandIfUnwound {
+      ~LandIfUnwound() {
+        if (!ended) Settle(async, {});
       }
       Async& async;
       bool ended = false;
     };
-    const std::shared_ptr<Async> async = async_;  // whom this wakes may destroy this Lead
+    const std::shared_ptr<Async> async = async_;  // as in Land
     auto expected = Phase::kLaunched;
     if (!async->phase.compare_exchange_strong(expected, Phase::kRunning)) return false;
     Outcome outcome;
     {
-      Running running(*async);
+      LandIfUnwound landing{*async};
+      const RunningScope running(*async->call.state);
       detail::Execute<Value>(outcome, std::forward<Fn>(fn), async->call.stop);
-      running.ended = true;
+      landing.ended = true;
     }
     return Settle(*async, std::move(outcome));
   }
 
  private:
-  // Keeps the call: whom this wakes may destroy this Lead.
-  bool Settle(Outcome&& outcome) noexcept {
-    const std::shared_ptr<Async> async = async_;
-    return Settle(*async, std::move(outcome));
-  }
-
   static bool Settle(Async& async, Outcome&& outcome) noexcept {
     if (async.phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
     async.ledger->Land(async, std::move(outcome));

@@ -98,8 +98,11 @@ class Ledger {
 
   bool Full(const Call& call) const { return call.callers >= options_.max_callers_per_call; }
 
-  static std::shared_ptr<State> StateOf(Call& call) {
-    return call.state != nullptr ? call.state : std::make_shared<State>(call, call.leader);
+  std::shared_ptr<State> StateOf(Call& call) {
+    return call.state != nullptr ? call.state : MakeState(call, call.leader);
+  }
+  std::shared_ptr<State> MakeState(CallBase& call, const ThreadMark* leader) {
+    return std::make_shared<LedgerState>(*this, call, leader);
   }
 
   static void Enter(const Shard& shard, Call& call, const std::shared_ptr<State>& state) noexcept {
@@ -114,17 +117,6 @@ class Ledger {
     ++shard->refused;
     shard.Unlock();
     detail::Throw(std::errc::resource_unavailable_try_again, why);
-  }
-
-  // As Group::Leave.
-  bool Leave(Waiter<Value>& waiter) {
-    const std::shared_ptr<State> state = State::Of(waiter);
-    if (state == nullptr) return false;
-    Shard shard = Lock(state->hash);
-    if (state->call == nullptr) return false;
-    State::Unlink(waiter);
-    DropCaller(std::move(shard), *state->call);
-    return true;
   }
 
   // A blocking leader was stopped: it is a caller no longer, but stays until `fn` ends.
@@ -169,6 +161,25 @@ class Ledger {
   }
 
  private:
+  // A call's state, which knows its books.
+  class LedgerState final : public State {
+   public:
+    LedgerState(Ledger& ledger, CallBase& of, const ThreadMark* leader) noexcept
+        : State(of, leader), ledger_(ledger) {}
+
+    bool Leave(Waiter<Value>* waiter) noexcept override {
+      if (this->HasLanded()) return false;  // the group may be gone
+      Shard shard = ledger_.Lock(this->hash);
+      if (this->call == nullptr) return false;
+      if (waiter != nullptr) this->Unlink(*waiter);
+      DropCaller(std::move(shard), *this->call);
+      return true;
+    }
+
+   private:
+    Ledger& ledger_;
+  };
+
   static constexpr auto kRelaxed = std::memory_order_relaxed;  // in_flight_ is only a count
 
   bool LimitsCalls() const noexcept {

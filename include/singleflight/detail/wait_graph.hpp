@@ -41,16 +41,21 @@ class WaitTarget {
  public:
   explicit WaitTarget(const ThreadMark* running_on) noexcept : running_on_(running_on) {}
 
-  // `fn` of an asynchronous call begins and ends on a thread; of no consequence once it has landed.
-  void RunsOn(const ThreadMark* thread) noexcept { Change(nullptr, thread); }
-  void RunsNowhere() noexcept { Change(&this_thread_mark, nullptr); }
+  // True once the call has landed; what its leader did before then happened before.
+  bool HasLanded() const noexcept {
+    return running_on_.load(std::memory_order_acquire) == &landed_mark;
+  }
+
+ protected:
+  ~WaitTarget() = default;
 
   // Release, with the acquire in WaitEdge::ClosesCycle: a thread that has landed a call and then
   // waits for another is never taken to hold up the first one still.
-  void HasLanded() noexcept { running_on_.store(&landed_mark, std::memory_order_release); }
+  void MarkLanded() noexcept { running_on_.store(&landed_mark, std::memory_order_release); }
 
  private:
   friend class WaitEdge;
+  friend class RunningScope;
 
   // Stands for no thread, so no edge goes on from it.
   static inline constinit ThreadMark landed_mark;
@@ -62,6 +67,21 @@ class WaitTarget {
   // States: the thread that leads the call, for a blocking leader, or that is inside its `fn`; null
   // while an asynchronous call is on no thread; &landed_mark once it has landed, for good.
   std::atomic<const ThreadMark*> running_on_;
+};
+
+// Names this thread as the one that does the work of an asynchronous call, for as long as the
+// object lives; of no consequence once the call has landed.
+class RunningScope {
+ public:
+  explicit RunningScope(WaitTarget& target) noexcept : target_(target) {
+    target_.Change(nullptr, &this_thread_mark);
+  }
+  ~RunningScope() { target_.Change(&this_thread_mark, nullptr); }
+  RunningScope(const RunningScope&) = delete;
+  RunningScope& operator=(const RunningScope&) = delete;
+
+ private:
+  WaitTarget& target_;
 };
 
 // The edge "this thread waits for that call", for as long as the object lives or until Remove.

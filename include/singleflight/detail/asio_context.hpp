@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Which Asio this is, standalone or Boost's, and what an operation needs from the execution context
+// that it completes on.
+
+#include <condition_variable>
+#include <mutex>
+#include <utility>
+
+#include "call_table.hpp"
+
+#if !defined(SINGLEFLIGHT_BOOST_ASIO) && __has_include(<asio/version.hpp>)
+#include <asio/version.hpp>
+#if ASIO_VERSION < 101900
+#error "singleflight/asio.hpp needs Asio 1.19 or newer: older ones cannot cancel one operation"
+#endif
+#include <asio/associated_allocator.hpp>
+#include <asio/associated_cancellation_slot.hpp>
+#include <asio/associated_executor.hpp>
+#include <asio/async_result.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/cancellation_type.hpp>
+#include <asio/error.hpp>
+#include <asio/execution.hpp>
+#include <asio/execution_context.hpp>
+#include <asio/executor_work_guard.hpp>
+#include <asio/post.hpp>
+#include <asio/query.hpp>
+#include <asio/strand.hpp>
+#include <asio/system_error.hpp>
+#include <asio/system_executor.hpp>
+#if defined(ASIO_HAS_CO_AWAIT)
+#include <asio/awaitable.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/use_awaitable.hpp>
+#define SINGLEFLIGHT_ASIO_HAS_CO_AWAIT
+#endif
+#define SINGLEFLIGHT_ASIO_FLAVOR standalone_asio
+namespace singleflight::detail {
+inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
+namespace net = ::asio;
+using NetSystemError = ::asio::system_error;
+}  // namespace SINGLEFLIGHT_ASIO_FLAVOR
+}  // namespace singleflight::detail
+#elif __has_include(<boost/asio/version.hpp>)
+#include <boost/asio/version.hpp>
+#if BOOST_ASIO_VERSION < 101900
+#error "singleflight/asio.hpp needs Boost 1.77 or newer: older ones cannot cancel one operation"
+#endif
+#include <boost/asio/associated_allocator.hpp>
+#include <boost/asio/associated_cancellation_slot.hpp>
+#include <boost/asio/associated_executor.hpp>
+#include <boost/asio/async_result.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/cancellation_type.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/execution.hpp>
+#include <boost/asio/execution_context.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/query.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/asio/system_executor.hpp>
+#include <boost/system/system_error.hpp>
+#if defined(BOOST_ASIO_HAS_CO_AWAIT)
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#define SINGLEFLIGHT_ASIO_HAS_CO_AWAIT
+#endif
+#define SINGLEFLIGHT_ASIO_FLAVOR boost_asio
+namespace singleflight::detail {
+inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
+namespace net = ::boost::asio;
+using NetSystemError = ::boost::system::system_error;
+}  // namespace SINGLEFLIGHT_ASIO_FLAVOR
+}  // namespace singleflight::detail
+#else
+#error "singleflight/asio.hpp needs Asio 1.19 (asio/version.hpp) or Boost 1.77; neither was found"
+#endif
+
+// All that follows is in an inline namespace of the flavor, so that one program may use both, each
+// in files of its own.
+namespace singleflight::detail {
+inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
+
+// Lets everybody who would use a context later know that it ends. Asio destroys the operations that
+// wait in a context; one that waits for a call that is led elsewhere must not complete into it.
+class ContextService final : public net::execution_context::service {
+ public:
+  // Whoever will use the context once more. Guarded by the service's mutex.
+  class User : private AsyncLink {
+   public:
+    // The context ends, and the user must not use it any more. Called with no lock held, by a
+    // thread that may destroy the user in here.
+    virtual void OnShutdown() noexcept = 0;
+
+   protected:
+    User() = default;
+    ~User() = default;
+
+   private:
+    friend ContextService;
+    bool too_late_ = false;  // it wanted to use the context when that had ended
+  };
+
+  static inline net::execution_context::id id;
+
+  explicit ContextService(net::execution_context& context)
+      : net::execution_context::service(context) {}
+
+  // Null for an executor that does not tell its context, which then has to outlive the calls that
+  // are waited for on it.
+  template <class Executor>
+  static ContextService* Of(const Executor& executor) {
+    if constexpr (requires {
+                    net::query(executor, net::execution::context_as<net::execution_context&>);
+                  }) {
+      return &net::use_service<ContextService>(
+          net::query(executor, net::execution::context_as<net::execution_context&>));
+    } else if constexpr (requires { net::use_service<ContextService>(executor.context()); }) {
+      return &net::use_service<ContextService>(executor.context());
+    } else {
+      return nullptr;
+    }
+  }
+
+  // False: the context has ended.
+  bool Add(User& user) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (ended_) return false;
+    user.InsertBefore(users_);
+    return true;
+  }
+
+  void Remove(User& user) noexcept {
+    const std::lock_guard lock(mutex_);
+    user.Unlink();
+  }
+
+  // Removes the user and runs `use()`, unless the context has ended. The context stays meanwhile;
+  // the user may go.
+  template <class Use>
+  void UseLast(User& user, Use&& use) {
+    struct InUse {
+      explicit InUse(ContextService& its_service) noexcept : service(its_service) {}
+      ~InUse() {
+        const std::lock_guard lock(service.mutex_);
+        --service.in_use_;
+        service.changed_.notify_all();  // under the lock, since the service may be gone after it
+      }
+      ContextService& service;
+    };
+    {
+      const std::lock_guard lock(mutex_);
+      if (ended_) {
+        user.too_late_ = true;
+        changed_.notify_all();
+        return;
+      }
+      user.Unlink();
+      ++in_use_;
+    }
+    const InUse in_use(*this);
+    std::forward<Use>(use)();
+  }
+
+  // In OnShutdown: waits until UseLast has come too late.
+  void AwaitTooLate(const User& user) noexcept {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return user.too_late_; });
+  }
+
+ private:
+  void shutdown() noexcept override {
+    std::unique_lock lock(mutex_);
+    ended_ = true;
+    changed_.wait(lock, [this] { return in_use_ == 0; });
+    while (!users_.Alone()) {
+      User& user = static_cast<User&>(*users_.next);
+      user.Unlink();
+      lock.unlock();
+      user.OnShutdown();
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  AsyncLink users_;         // guarded by mutex_, as are the links in the users
+  std::size_t in_use_ = 0;  // guarded by mutex_: how many are inside of UseLast
+  bool ended_ = false;      // guarded by mutex_
+};
+
+}  // namespace SINGLEFLIGHT_ASIO_FLAVOR
+}  // namespace singleflight::detail

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Future and SharedFuture: a caller that is on a call now and waits for it later.
+//
+//   singleflight::Future<User> future = singleflight::DoAsync(users, "user:42", Load);
+//   if (future.WaitFor(50ms) == std::future_status::ready) Render(*future.Get());
+//
+// Like std::future, but to drop one is to leave: nobody is blocked, and the last to leave asks the
+// call to stop. A Future refers to its group only until the call has landed; so it may outlive the
+// group, but must not be dropped while another thread is just destroying the group.
+
+#include <chrono>
+#include <future>
+#include <memory>
+#include <system_error>
+#include <utility>
+
+#include "detail/call.hpp"
+#include "detail/wait_graph.hpp"
+#include "result.hpp"
+
+namespace singleflight {
+
+template <class Value>
+class SharedFuture;
+
+// One caller. Movable; not for several threads at once.
+template <class Value>
+class [[nodiscard]] Future {
+  using State = detail::SharedState<Value>;
+
+ public:
+  Future() noexcept = default;  // on no call
+  // Made by Group::Join.
+  Future(std::shared_ptr<State> joined, Role role) noexcept
+      : state_(std::move(joined)), role_(role) {}
+  ~Future() { Leave(); }
+  Future(Future&& other) noexcept = default;
+  Future& operator=(Future&& other) noexcept {
+    Future(std::move(other)).Swap(*this);
+    return *this;
+  }
+
+  // Whether this is on a call: false once it was moved from or its result was taken. Then
+  // everything else throws std::future_error(no_state).
+  [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
+
+  // Blocks until the call has landed. Throws `resource_deadlock_would_occur` if it waits, directly
+  // or through other calls, for this thread; so do the next two and Get.
+  void Wait() const {
+    Blocking([](const State& state) { state.Block(); });
+  }
+
+  // The same, but no longer than that: `ready` or `timeout`. This caller stays on the call.
+  template <class Rep, class Period>
+  std::future_status WaitFor(const std::chrono::duration<Rep, Period>& timeout) const {
+    if (std::chrono::duration<double>(timeout) < std::chrono::hours(24 * 365 * 100)) {
+      return WaitUntil(std::chrono::steady_clock::now() + timeout);
+    }
+    Wait();  // the clock's end is no limit
+    return std::future_status::ready;
+  }
+  template <class Clock, class Duration>
+  std::future_status WaitUntil(const std::chrono::time_point<Clock, Duration>& deadline) const {
+    return Blocking([&](const State& state) { return state.BlockUntil(deadline); });
+  }
+
+  // Waits, and takes the result or throws what the call's `fn` threw; `owner_dead` if the leader
+  // vanished, its task dropped. Afterwards this is on no call.
+  Result<Value> Get() {
+    Wait();
+    return State::Receive(std::move(state_), role_);
+  }
+
+  // A handle to the same place on the call, for several threads.
+  SharedFuture<Value> Share() && { return SharedFuture<Value>(std::move(*this)); }
+
+ private:
+  friend SharedFuture<Value>;
+
+  template <class Block>
+  auto Blocking(Block&& block) const {
+    if (state_ == nullptr) throw std::future_error(std::future_errc::no_state);
+    detail::WaitEdge edge;
+    if (!edge.Record(*state_)) std::rethrow_exception(detail::MakeDeadlock());
+    return block(*state_);
+  }
+
+  void Swap(Future& other) noexcept {
+    state_.swap(other.state_);
+    std::swap(role_, other.role_);
+  }
+
+  void Leave() noexcept {
+    if (state_ != nullptr) state_->Leave(nullptr);
+  }
+
+  std::shared_ptr<State> state_;
+  Role role_ = Role::kFollower;
+};
+
+// Copies share one place on a call: together they are one caller, which leaves when the last is
+// dropped. The result may be read by all of them and often, and is never copied or moved. Made from
+// a Future, at the cost of one allocation.
+template <class Value>
+class [[nodiscard]] SharedFuture {
+ public:
+  SharedFuture() noexcept = default;
+  // NOLINTNEXTLINE(google-explicit-constructor): as std::shared_future does
+  SharedFuture(Future<Value>&& future)
+      : future_(future.valid() ? std::make_shared<const Future<Value>>(std::move(future))
+                               : nullptr) {}
+
+  [[nodiscard]] bool valid() const noexcept { return future_ != nullptr; }
+
+  // As those of Future.
+  void Wait() const { Checked().Wait(); }
+  template <class Rep, class Period>
+  std::future_status WaitFor(const std::chrono::duration<Rep, Period>& timeout) const {
+    return Checked().WaitFor(timeout);
+  }
+  template <class Clock, class Duration>
+  std::future_status WaitUntil(const std::chrono::time_point<Clock, Duration>& deadline) const {
+    return Checked().WaitUntil(deadline);
+  }
+
+  // Waits. The result is shared(), since others may get it from here too; or throws, as
+  // Future::Get.
+  Result<Value> Get() const {
+    const Future<Value>& future = Checked();
+    future.Wait();
+    return detail::SharedState<Value>::ReceiveShared(future.state_, future.role_);
+  }
+
+ private:
+  const Future<Value>& Checked() const {
+    if (future_ == nullptr) throw std::future_error(std::future_errc::no_state);
+    return *future_;
+  }
+
+  std::shared_ptr<const Future<Value>> future_;
+};
+
+}  // namespace singleflight

@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// DoMany: asks for many keys at once, and runs one function for all that are not yet in flight.
+//
+//   // SELECT ... WHERE id IN (...), for those ids that nobody is loading at this moment.
+//   auto users = singleflight::DoMany(group, ids, [&](std::span<const int> missing) {
+//     return db.LoadUsers(missing);  // a vector in this order, or a map
+//   });
+//   for (const auto& user : users) {  // in the order of `ids`
+//     if (user) Render(user->name);
+//   }
+//
+// Each key is a call of its own, as if a Do had asked for it: others join it, and get its result as
+// soon as the function has returned.
+
+#include <atomic>
+#include <concepts>
+#include <cstddef>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <initializer_list>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <ranges>
+#include <span>
+#include <stop_token>
+#include <system_error>
+#include <tuple>
+#include <type_traits>
+#include <unordered_map>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "detail/call.hpp"
+#include "detail/gate.hpp"
+#include "detail/wait_graph.hpp"
+#include "group.hpp"
+#include "options.hpp"
+#include "result.hpp"
+
+namespace singleflight {
+
+namespace detail {
+template <class G>
+class Batch;
+}
+
+// What came of one key of a batch: a Result, or why there is none. Read like a Result; where there
+// is none, reading throws that key's error.
+template <class Value>
+class [[nodiscard]] KeyResult {
+ public:
+  // True if there is a result.
+  explicit operator bool() const noexcept { return outcome_.index() == 1; }
+  // Null if there is a result.
+  std::exception_ptr error() const noexcept {
+    const auto* error = std::get_if<0>(&outcome_);
+    return error != nullptr ? *error : nullptr;
+  }
+
+  const Result<Value>& result() const& {
+    ThrowIfFailed();
+    return *std::get_if<1>(&outcome_);
+  }
+  Result<Value> result() && {
+    ThrowIfFailed();
+    return std::move(*std::get_if<1>(&outcome_));
+  }
+
+  // As those of Result.
+  decltype(auto) value() const& { return result().value(); }
+  decltype(auto) value() && { return std::move(*this).result().value(); }
+  decltype(auto) operator*() const& { return *result(); }
+  auto operator->() const requires(!std::is_void_v<Value>) { return result().operator->(); }
+  bool shared() const { return result().shared(); }
+  Role role() const { return result().role(); }
+
+  template <std::size_t Index>
+  decltype(auto) get() const {
+    return result().template get<Index>();
+  }
+
+ private:
+  template <class G>
+  friend class detail::Batch;
+
+  explicit KeyResult(std::exception_ptr error) noexcept
+      : outcome_(std::in_place_index<0>, std::move(error)) {}
+  explicit KeyResult(Result<Value>&& result)
+      : outcome_(std::in_place_index<1>, std::move(result)) {}
+
+  void ThrowIfFailed() const {
+    if (const auto* error = std::get_if<0>(&outcome_)) std::rethrow_exception(*error);
+  }
+
+  std::variant<std::exception_ptr, Result<Value>> outcome_;
+};
+
+}  // namespace singleflight
+
+template <class Value>
+requires(!std::is_void_v<Value>) struct std::tuple_size<singleflight::KeyResult<Value>>
+    : std::integral_constant<std::size_t, 2> {
+};
+
+template <std::size_t Index, class Value>
+struct std::tuple_element<Index, singleflight::KeyResult<Value>>
+    : std::tuple_element<Index, singleflight::Result<Value>> {};
+
+namespace singleflight {
+
+namespace detail {
+
+template <class Map, class Key, class Value>
+concept MapOf = requires(Map& map, const Key& key) {
+  typename Map::mapped_type;
+  { map.find(key) == map.end() } -> std::convertible_to<bool>;
+  { std::move(map.find(key)->second) } -> std::convertible_to<Value>;
+};
+
+template <class Range, class Value>
+concept RangeOf = std::ranges::forward_range<Range> &&
+    std::convertible_to<std::ranges::range_rvalue_reference_t<Range>, Value>;
+
+// What is taken from a container that a function returned: its elements, unless they are somebody
+// else's.
+template <class Returned, class Element>
+decltype(auto) TakeElement(Element&& element) {
+  if constexpr (std::is_lvalue_reference_v<Returned> || std::ranges::view<Returned>) {
+    return std::forward<Element>(element);
+  } else {
+    return std::move(element);
+  }
+}
+
+// One caller of DoMany: a caller for each of its keys.
+template <class G>
+class Batch {
+  using Key = typename G::KeyType;
+  using Value = typename G::ValueType;
+  using State = SharedState<Value>;
+  using Outcome = detail::Outcome<Value>;
+
+ public:
+  template <class Keys>
+  Batch(G& group, Keys& keys, const CallOptions& options) : group_(group), options_(options) {
+    for (auto&& key : keys) {
+      const auto entry = index_.try_emplace(detail::CopyKey<G>(key), index_.size()).first;
+      order_.push_back(entry);
+    }
+    members_ = std::vector<Member>(index_.size());
+    for (const auto& entry : order_) {
+      Member& member = members_[entry->second];
+      member.key = &entry->first;
+      if (++member.times == 1) asking_.push_back(&member);
+    }
+    own_.reserve(members_.size());
+    own_keys_.reserve(members_.size());
+    if (options.timeout) deadline_ = detail::DeadlineAfter(*options.timeout);
+  }
+
+  template <class Fn>
+  std::vector<KeyResult<Value>> Run(Fn& fn) {
+    std::vector<KeyResult<Value>> results;
+    results.reserve(order_.size());
+    while (!asking_.empty()) {
+      own_.clear();
+      own_keys_.clear();
+      for (Member* member : asking_) Join(*member);
+      if (!own_.empty()) Lead(fn);
+      Follow();
+      std::erase_if(asking_, [this](const Member* member) { return !AsksAgain(*member); });
+    }
+    for (const auto& entry : order_) results.push_back(Take(members_[entry->second]));
+    return results;
+  }
+
+ private:
+  struct Member final : G::Waiter {
+    ~Member() {  // where the batch is unwound, this is still on its call
+      if (!this->Detach()) gate->Await();
+    }
+    void OnLanded() noexcept override { gate->Open(); }
+
+    const Key* key = nullptr;
+    std::size_t times = 0;  // how often the batch asks for it
+    std::optional<Gate> gate;
+    std::optional<typename G::Lead> lead;  // of a call that the batch leads and has not landed
+    bool led = false;
+    std::exception_ptr error;  // why it is on no call, or has left it
+  };
+
+  void Join(Member& member) {
+    if (options_.stop.stop_requested()) {
+      member.error = MakeCanceled();
+      return;
+    }
+    try {
+      member.gate.emplace();
+      group_.Join(*member.key, member, [&](typename G::Lead lead) {
+        member.led = true;
+        own_keys_.push_back(*member.key);
+        own_.push_back(&member);
+        member.lead.emplace(std::move(lead));
+      });
+    } catch (...) {
+      member.error = std::current_exception();
+      if (member.error == nullptr) throw;  // not a C++ exception
+    }
+  }
+
+  // Runs `fn` for the calls that this batch leads, and lands them.
+  template <class Fn>
+  void Lead(Fn& fn) {
+    std::exception_ptr error;
+    try {
+      if constexpr (std::is_void_v<Value>) {
+        Execute(fn);
+        for (Member* member : own_) Land(*member, Outcome(std::in_place_index<1>));
+      } else {
+        LandEach<decltype(Execute(fn))>(Execute(fn));
+      }
+    } catch (...) {
+      error = std::current_exception();
+      if (error == nullptr) throw;
+    }
+    for (Member* member : own_) {
+      if (member->lead) Land(*member, Outcome(std::in_place_index<0>, error));
+    }
+  }
+
+  template <class Fn>
+  decltype(auto) Execute(Fn& fn) {
+    const LeadingScope leading;
+    std::deque<RunningScope> running;
+    for (const Member* member : own_) running.emplace_back(member->lead->Target());
+    const std::stop_callback on_stop(options_.stop, [this] {
+      for (Member* member : own_) {
+        if (member->Leave()) member->error = MakeCanceled();
+      }
+    });
+    const std::span<const Key> keys(own_keys_);
+    if constexpr (std::is_invocable_v<Fn&, std::span<const Key>, std::stop_token>) {
+      std::stop_source stop;  // requested when all the calls are
+      std::atomic<std::size_t> wanted = own_.size();
+      const auto not_wanted = [&] {
+        if (--wanted == 0) stop.request_stop();
+      };
+      std::deque<std::stop_callback<decltype((not_wanted))>> each;
+      for (const Member* member : own_) {
+        each.emplace_back(member->lead->GetStopToken(), not_wanted);
+      }
+      return std::invoke(fn, keys, stop.get_token());
+    } else {
+      return std::invoke(fn, keys);
+    }
+  }
+
+  template <class Returned>
+  void LandEach(Returned&& returned) {
+    if constexpr (MapOf<Returned, Key, Value>) {
+      for (std::size_t i = 0; i < own_.size(); ++i) {
+        Land(*own_[i], OutcomeOf([&] {
+          const auto found = returned.find(own_keys_[i]);
+          if (found == returned.end()) {
+            return Outcome(std::in_place_index<0>,
+                           MakeError(std::errc::no_message_available,
+                                     "singleflight: fn of DoMany returned no value for this key"));
+          }
+          return Outcome(std::in_place_index<1>, detail::TakeElement<Returned>(found->second));
+        }));
+      }
+    } else {
+      if (static_cast<std::size_t>(std::ranges::distance(returned)) != own_.size()) {
+        detail::Throw(std::errc::invalid_argument,
+                      "singleflight: fn of DoMany returned more or fewer values than it got keys");
+      }
+      auto element = std::ranges::begin(returned);
+      for (Member* member : own_) {
+        Land(*member, OutcomeOf([&] {
+          return Outcome(std::in_place_index<1>, detail::TakeElement<Returned>(*element));
+        }));
+        ++element;
+      }
+    }
+  }
+
+  // `make()`; what it throws becomes the outcome.
+  template <class Make>
+  static Outcome OutcomeOf(Make&& make) {
+    try {
+      return make();
+    } catch (...) {
+      return Outcome(std::in_place_index<0>, std::current_exception());
+    }
+  }
+
+  static void Land(Member& member, Outcome&& outcome) {
+    typename G::Lead lead = std::move(*member.lead);
+    member.lead.reset();
+    lead.Land(std::move(outcome));
+  }
+
+  // Waits for the calls that others lead, one after the other.
+  void Follow() {
+    const std::stop_callback on_stop(options_.stop, [this] {
+      for (Member* member : asking_) {
+        if (member->gate) member->gate->Nudge();
+      }
+    });
+    for (Member* member : asking_) {
+      if (member->error == nullptr && !member->led) Await(*member);
+    }
+  }
+
+  void Await(Member& member) {
+    WaitEdge edge;
+    const bool deadlock = !edge.Record(*State::Of(member));
+    if (!deadlock && member.gate->AwaitOrNudge(deadline_)) return;
+    edge.Remove();
+    if (!member.Leave()) return member.gate->Await();  // it has landed: OnLanded is on its way
+    if (deadlock) {
+      member.error = MakeDeadlock();
+    } else {
+      member.error = options_.stop.stop_requested() ? MakeCanceled() : MakeTimedOut();
+    }
+  }
+
+  bool AsksAgain(const Member& member) const {
+    return options_.on_failure == OnFailure::kRetry && member.error == nullptr && !member.led &&
+           State::Of(member)->Failed();
+  }
+
+  KeyResult<Value> Take(Member& member) {
+    if (member.error != nullptr) return KeyResult<Value>(member.error);
+    const std::shared_ptr<State> state = State::Of(member);
+    if (state->Failed()) return KeyResult<Value>(state->Error());
+    const Role role = member.led ? Role::kLeader : Role::kFollower;
+    try {
+      return KeyResult<Value>(member.times > 1 ? State::ReceiveShared(state, role)
+                                               : member.TakeResult());
+    } catch (...) {  // the value's move
+      return KeyResult<Value>(std::current_exception());
+    }
+  }
+
+  using Index =
+      std::unordered_map<Key, std::size_t, typename G::HashType, typename G::KeyEqualType>;
+
+  G& group_;
+  const CallOptions& options_;
+  Deadline deadline_;
+  Index index_;                                        // each key once, with its member
+  std::vector<typename Index::const_iterator> order_;  // as the caller gave them
+  std::vector<Member*> asking_;                        // those that have no outcome yet
+  std::vector<Member*> own_;                           // those that this batch leads
+  std::vector<Key> own_keys_;
+  std::vector<Member> members_;  // the last: while they end, all else is still there
+};
+
+}  // namespace detail
+
+// The results for `keys`, in their order; a key that is given twice is asked for once, and its
+// result is shared by its places. Keys whose call is in flight are joined. For all others, if there
+// are any, `fn` is run once, on this thread: `fn(std::span<const Key>)`, in the order of their
+// first places, or `fn(std::span<const Key>, std::stop_token)`, whose token is requested when no
+// caller is left for any of them. It returns the values in that order, or a map; for a group of
+// void, nothing. They land, and only then are the others waited for: batches that overlap cannot
+// block each other.
+//
+// Each place has its own error: what `fn` threw, for all that it was run for; what another leader's
+// `fn` threw; for keys that `fn` was run for, `invalid_argument` if it returned more or fewer
+// values than it got keys, and `no_message_available` for a key that is not in its map; what Do
+// throws for a caller that is refused, times out, is stopped or would deadlock. DoMany itself
+// throws what copying and hashing the keys throws, and what memory for the batch.
+//
+// `keys` is any range of what Do takes for a key, or {a, b, c} of Keys; it is read once.
+template <detail::AnyGroup G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
+std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn,
+                                                     CallOptions options) {
+  using Value = typename G::ValueType;
+  using Own = std::span<const typename G::KeyType>;
+  constexpr bool kTakesKeys = std::is_invocable_v<Fn&, Own>;
+  constexpr bool kTakesStop = std::is_invocable_v<Fn&, Own, std::stop_token>;
+  static_assert(kTakesKeys || kTakesStop,
+                "fn must be callable as fn(std::span<const Key>) or fn(std::span<const Key>, "
+                "std::stop_token)");
+  if constexpr (!std::is_void_v<Value> && (kTakesKeys || kTakesStop)) {
+    using Returned =
+        typename std::conditional_t<kTakesStop, std::invoke_result<Fn&, Own, std::stop_token>,
+                                    std::invoke_result<Fn&, Own>>::type;
+    static_assert(
+        detail::MapOf<Returned, typename G::KeyType, Value> || detail::RangeOf<Returned, Value>,
+        "fn must return the values, in the order of its keys, or a map from key to value");
+  }
+  return detail::Batch<G>(group, keys, options).Run(fn);
+}
+
+// The same for a caller without options.
+template <detail::AnyGroup G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
+std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn) {
+  return singleflight::DoMany(group, std::forward<Keys>(keys), std::forward<Fn>(fn), {});
+}
+
+}  // namespace singleflight
