@@ -13,6 +13,7 @@
 #include <concepts>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <thread>
 #include <type_traits>
@@ -51,17 +52,20 @@ class Task {
   struct Work {
     template <class F>
     Work(typename G::Lead its_lead, F&& its_fn)
-        : lead(std::move(its_lead)), fn(std::forward<F>(its_fn)) {}
+        : lead(std::move(its_lead)), fn(std::in_place, std::forward<F>(its_fn)) {}
 
     // What `fn` has captured ends before the call lands.
     template <class... Args>
     Stored<Value> Once(Args&&... args) {
-      Fn once(std::move(fn));
-      return detail::Invoke<Value>(std::move(once), std::forward<Args>(args)...);
+      struct EndOfFn {
+        ~EndOfFn() { fn.reset(); }
+        std::optional<Fn>& fn;
+      } const end{fn};
+      return detail::Invoke<Value>(std::move(*fn), std::forward<Args>(args)...);
     }
 
     typename G::Lead lead;
-    Fn fn;
+    std::optional<Fn> fn;  // touched by the one run
   };
 
   std::shared_ptr<Work> work_;
