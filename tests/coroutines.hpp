@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Coroutine types of the tests' own, as a user might have written them.
+
+#include <coroutine>
+#include <exception>
+#include <optional>
+#include <utility>
+
+namespace test {
+
+// A lazy task: starts when it is awaited, and resumes whoever awaits it by symmetric transfer.
+template <class Value>
+struct Task {
+  struct promise_type {
+    Task get_return_object() { return {std::coroutine_handle<promise_type>::from_promise(*this)}; }
+    std::suspend_always initial_suspend() noexcept { return {}; }
+    auto final_suspend() noexcept {
+      struct Continue : std::suspend_always {
+        std::coroutine_handle<> await_suspend(
+            std::coroutine_handle<promise_type> ended) const noexcept {
+          return ended.promise().continuation;
+        }
+      };
+      return Continue();
+    }
+    void return_value(Value its_value) { value = std::move(its_value); }
+    void unhandled_exception() { error = std::current_exception(); }
+
+    std::coroutine_handle<> continuation;
+    std::optional<Value> value;
+    std::exception_ptr error;
+  };
+
+  Task(std::coroutine_handle<promise_type> its_handle) : handle(its_handle) {}
+  Task(Task&& other) noexcept : handle(std::exchange(other.handle, nullptr)) {}
+  ~Task() {
+    if (handle) handle.destroy();
+  }
+
+  bool await_ready() const noexcept { return false; }
+  std::coroutine_handle<> await_suspend(std::coroutine_handle<> awaiting) noexcept {
+    handle.promise().continuation = awaiting;
+    return handle;
+  }
+  Value await_resume() {
+    if (handle.promise().error) std::rethrow_exception(handle.promise().error);
+    return std::move(*handle.promise().value);
+  }
+
+  std::coroutine_handle<promise_type> handle;
+};
+
+// A coroutine that starts at once. Its frame is the object's, and ends with it.
+struct Routine {
+  struct promise_type {
+    Routine get_return_object() {
+      return Routine(std::coroutine_handle<promise_type>::from_promise(*this));
+    }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_always final_suspend() noexcept { return {}; }
+    void return_void() noexcept {}
+    void unhandled_exception() noexcept { std::terminate(); }
+  };
+
+  Routine() = default;
+  explicit Routine(std::coroutine_handle<promise_type> its_handle) : handle(its_handle) {}
+  Routine(Routine&& other) noexcept : handle(std::exchange(other.handle, nullptr)) {}
+  Routine& operator=(Routine&& other) noexcept {
+    std::swap(handle, other.handle);
+    return *this;
+  }
+  ~Routine() { Destroy(); }
+  void Destroy() {
+    if (handle) std::exchange(handle, nullptr).destroy();
+  }
+  bool Done() const { return handle.done(); }
+
+  std::coroutine_handle<promise_type> handle;
+};
+
+// A coroutine that starts at once, and whose frame ends with it.
+struct FireAndForget {
+  struct promise_type {
+    FireAndForget get_return_object() noexcept { return {}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_never final_suspend() noexcept { return {}; }
+    void return_void() noexcept {}
+    void unhandled_exception() noexcept { std::terminate(); }
+  };
+};
+
+// What one coroutine awaits until the test fires it: an upstream's answer, say.
+class Signal {
+ public:
+  void Fire() { std::exchange(handle_, nullptr).resume(); }
+  bool Awaited() const { return handle_ != nullptr; }
+
+  // Not an awaiter itself: GCC 12 copies one that is no temporary.
+  auto operator co_await() noexcept {
+    struct Awaiter : std::suspend_always {
+      explicit Awaiter(Signal& its_signal) : signal(its_signal) {}
+      void await_suspend(std::coroutine_handle<> handle) const noexcept { signal.handle_ = handle; }
+      Signal& signal;
+    };
+    return Awaiter(*this);
+  }
+
+ private:
+  std::coroutine_handle<> handle_;
+};
+
+}  // namespace test
