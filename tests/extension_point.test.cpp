@@ -507,3 +507,87 @@ TEST_CASE("Lead: OnLanded may destroy the lead whose Run is still running") {
   CHECK_FALSE(landed_by_run);
   CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
 }
+
+TEST_CASE("Leave: a waiter can leave without its group, also after the group's end") {
+  TestWaiter waiter;
+  TestWaiter leader;
+  {
+    IntGroup group;
+    std::optional<Lead> lead;
+    group.Join("key", leader, KeepIn(lead));
+    group.Join("key", waiter, MustNotLaunch);
+    CHECK(waiter.Leave());
+    CHECK_FALSE(waiter.Leave());
+    CHECK(group.Callers("key") == 1);
+    group.Join("key", waiter, MustNotLaunch);
+    lead->Succeed(1);
+  }
+  CHECK_FALSE(waiter.Leave());
+  CHECK_FALSE(waiter.Detach());
+  CHECK(waiter.Take().value == 1);
+  CHECK(waiter.Detach());  // it is on no call any more
+}
+
+TEST_CASE("Detach: while a call is in flight, that is to leave it") {
+  IntGroup group;
+  TestWaiter leader;
+  TestWaiter follower;
+  std::optional<Lead> lead;
+  CHECK(follower.Detach());
+  group.Join("key", leader, KeepIn(lead));
+  group.Join("key", follower, MustNotLaunch);
+  CHECK(follower.Detach());
+  CHECK(group.GetStats() == Stats{.executions = 1, .followers = 1, .left = 1, .in_flight = 1});
+  lead->Succeed(1);
+  CHECK(follower.landed == 0);
+}
+
+TEST_CASE("Detach: who is told may end any of those that are to be told next") {
+  struct Ending final : IntGroup::Waiter {
+    void OnLanded() noexcept override {
+      for (TestWaiter* waiter : to_end) ended += waiter->Detach() ? 1 : 0;
+    }
+    std::vector<TestWaiter*> to_end;
+    int ended = 0;
+  } ending;
+  IntGroup group;
+  TestWaiter waiters[5];
+  std::optional<Lead> lead;
+  group.Join("key", waiters[0], KeepIn(lead));
+  group.Join("key", ending, MustNotLaunch);
+  for (int i = 1; i < 5; ++i) group.Join("key", waiters[i], MustNotLaunch);
+  ending.to_end = {&waiters[0], &waiters[1], &waiters[2], &waiters[4]};
+  lead->Succeed(1);
+  CHECK(ending.ended == 3);  // the first had been told
+  CHECK(waiters[0].landed == 1);
+  CHECK(waiters[1].landed + waiters[2].landed + waiters[4].landed == 0);
+  CHECK(waiters[3].Take().value == 1);
+  CHECK(group.GetStats() == Stats{.executions = 1, .followers = 5});
+}
+
+TEST_CASE("Detach: when it races with landing, either OnLanded comes or it does not") {
+  constexpr int kRounds = 3000;
+  IntGroup group;
+  int wrong = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    TestWaiter leader;
+    auto follower = std::make_unique<TestWaiter>();
+    std::optional<Lead> lead;
+    group.Join("key", leader, KeepIn(lead));
+    group.Join("key", *follower, MustNotLaunch);
+    std::latch together(2);
+    std::jthread lands([&] {
+      together.arrive_and_wait();
+      lead->Succeed(1);
+    });
+    together.arrive_and_wait();
+    if (follower->Detach()) {
+      if (follower->landed != 0) ++wrong;
+      follower.reset();  // nobody must touch it
+    } else {
+      Await([&] { return follower->landed == 1; });
+    }
+    lands.join();
+  }
+  CHECK(wrong == 0);
+}

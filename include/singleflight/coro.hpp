@@ -61,16 +61,6 @@ concept Awaitable = requires(T&& awaitable) {
   detail::AwaiterOf(std::forward<T>(awaitable)).await_resume();
 };
 
-// How `fn` is called with a call's stop token, or without where it takes none.
-template <class Fn>
-decltype(auto) CallWithStop(Fn&& fn, std::stop_token stop) {
-  if constexpr (kTakesStopToken<Fn>) {
-    return std::invoke(std::forward<Fn>(fn), std::move(stop));
-  } else {
-    return std::invoke(std::forward<Fn>(fn));
-  }
-}
-
 // Whether what `fn` returns is to be awaited for the Value.
 template <class Value, class Fn>
 constexpr bool ReturnsAwaitable() {

@@ -77,6 +77,15 @@ std::exception_ptr ErrorOf(const Outcome<Value>& outcome) {
 template <class Fn>
 inline constexpr bool kTakesStopToken = std::is_invocable_v<Fn, std::stop_token>;
 
+template <class Fn>
+decltype(auto) CallWithStop(Fn&& fn, std::stop_token stop) {
+  if constexpr (kTakesStopToken<Fn>) {
+    return std::invoke(std::forward<Fn>(fn), std::move(stop));
+  } else {
+    return std::invoke(std::forward<Fn>(fn));
+  }
+}
+
 template <class Value, class Fn>
 constexpr void CheckFn() {
   constexpr bool kCallable = std::is_invocable_v<Fn> || kTakesStopToken<Fn>;
