@@ -43,6 +43,35 @@ check 'quickstart: 1 execution with a group' printed 1 'with a group: Load ran 1
 check 'quickstart: alone, ten threads got the user' printed 10 '  thread [0-9] got Ada'
 check 'quickstart: ten threads shared one user' printed 10 '  thread [0-9] got Ada, shared: yes'
 
+check 'async runs' run ./async
+check 'async: 1 execution for 100 futures' printed 1 \
+  '100 futures for one key: 1 execution, 100 got Ada'
+check 'async: two groups work at the same time' printed 1 'two groups.* Ada has 3 orders, .*'
+check 'async: a timeout ends the wait only' printed 1 \
+  'after 10 ms: not ready, still on the call: yes; in the end: a report'
+check 'async: the last to leave stops the work' printed 1 \
+  'two futures, dropped: 2, then 1, then 0 callers; the work stopped: yes'
+check 'async: its counts are exact' printed 1 \
+  'reports: executions 2, followers 1, left 2, failures 0'
+
+check 'coroutine runs' run ./coroutine
+check 'coroutine: 1 execution for 1000 coroutines' printed 1 \
+  '1000 coroutines for one key: 1 execution, 1000 got Ada'
+check 'coroutine: one that leaves does not end the call' printed 1 \
+  'of two, the one that led left after 10 ms, the other waited on: got Ada'
+check 'coroutine: it goes on where it should' printed 1 \
+  "on the call of another thread: got Ada, back on the loop's thread: yes"
+check 'coroutine: its counts are exact' printed 1 'executions 3, followers 1001, left 1, failures 0'
+
+check 'batch runs' run ./batch
+check 'batch: without a group each page fetches all' printed 1 \
+  'without a group: 5 queries for 120 ids, 118 rows'
+check 'batch: with one each user is fetched once' printed 1 \
+  'with a group: 4 queries for 39 ids, 38 rows'
+check 'batch: three pages are complete' printed 3 '  page [024] shows 2[05] users'
+check 'batch: a missing id is an error of its own' printed 2 \
+  '  page [13] shows 24 users; no such user: 404'
+
 check 'herd runs' run ./herd --rate 500 --seconds 2 --connections 5 --threads 100
 check 'herd: a progress line a second, in both runs' printed 4 'with.* second [12]: .*'
 check 'herd: every request is in the table, twice' printed 1 'requests +1000 +1000'

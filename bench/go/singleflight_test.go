@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 
-// Package bench measures golang.org/x/sync/singleflight at the work of ../do.bench.cpp: the same
-// keys, and a function that costs nothing.
+// Package bench measures golang.org/x/sync/singleflight at the work of ../do.bench.cpp and
+// ../followers.bench.cpp: the same keys, and a function that costs nothing.
 package bench
 
 import (
 	"fmt"
+	"runtime"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -13,19 +16,30 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
+var key = keyOf(42)
+
 func keyOf(number int) string { return fmt.Sprintf("user:%016d", number) }
 
 func load() (interface{}, error) { return 42, nil }
 
 // Reports the processor time of an operation too, its share of the garbage collector's included.
 // Other processes disturb it less than the clock's.
-func measure(b *testing.B, operation func()) {
+func measure(b *testing.B, operation func()) { measureParts(b, 1, operation) }
+
+// The same for an operation of so many equal parts: reports the processor time and the allocations
+// of a part.
+func measureParts(b *testing.B, parts int, operation func()) {
+	var heap, heapBefore runtime.MemStats
 	b.ReportAllocs()
+	runtime.ReadMemStats(&heapBefore)
 	before := processorTime(b)
 	for i := 0; i < b.N; i++ {
 		operation()
 	}
-	b.ReportMetric(float64(processorTime(b)-before)/float64(b.N), "cpu-ns/op")
+	all := float64(b.N) * float64(parts)
+	b.ReportMetric(float64(processorTime(b)-before)/all, "cpu-ns/op")
+	runtime.ReadMemStats(&heap)
+	b.ReportMetric(float64(heap.Mallocs-heapBefore.Mallocs)/all, "allocs/op")
 }
 
 func processorTime(b *testing.B) int64 {
@@ -38,19 +52,16 @@ func processorTime(b *testing.B) int64 {
 
 func BenchmarkUnshared(b *testing.B) {
 	var group singleflight.Group
-	key := keyOf(42)
 	measure(b, func() { group.Do(key, load) })
 }
 
 func BenchmarkDoChan(b *testing.B) {
 	var group singleflight.Group
-	key := keyOf(42)
 	measure(b, func() { <-group.DoChan(key, load) })
 }
 
 func BenchmarkSameKey(b *testing.B) {
 	var group singleflight.Group
-	key := keyOf(42)
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			group.Do(key, load)
@@ -69,6 +80,90 @@ func BenchmarkDistinctKeys(b *testing.B) {
 		}
 		for i := 0; pb.Next(); i++ {
 			group.Do(keys[i%len(keys)], load)
+		}
+	})
+}
+
+// As in ../followers.bench.cpp: an iteration begins a call, has so many followers join it, lands it
+// and waits until each has its result. `follow` makes them join, calls `land` and waits for them.
+// What is reported is an iteration's part for each follower. The first iteration is not measured:
+// it makes the heap as large as it has to be.
+func measureFollowers(b *testing.B, follow func(group *singleflight.Group, count int, land func())) {
+	for _, count := range []int{100, 10000, 1000000} {
+		b.Run(strconv.Itoa(count), func(b *testing.B) {
+			var group singleflight.Group
+			iteration := func() {
+				landing := make(chan struct{})
+				leader := group.DoChan(key, func() (interface{}, error) {
+					<-landing
+					return load()
+				})
+				follow(&group, count, func() { close(landing) })
+				<-leader
+			}
+			iteration()
+			b.ResetTimer()
+			measureParts(b, count, iteration)
+		})
+	}
+}
+
+func BenchmarkFollowersDoChan(b *testing.B) {
+	channels := make([]<-chan singleflight.Result, 0, 1000000)
+	measureFollowers(b, func(group *singleflight.Group, count int, land func()) {
+		for len(channels) < count {
+			channels = append(channels, group.DoChan(key, load))
+		}
+		land()
+		for _, channel := range channels {
+			<-channel
+		}
+		channels = channels[:0]
+	})
+}
+
+// The same, but each in a goroutine of its own, which is blocked meanwhile.
+func BenchmarkFollowersGoDoChan(b *testing.B) {
+	measureGoroutines(b, func(group *singleflight.Group, fn func() (interface{}, error)) {
+		<-group.DoChan(key, fn)
+	})
+}
+
+func BenchmarkFollowersGoDo(b *testing.B) {
+	measureGoroutines(b, func(group *singleflight.Group, fn func() (interface{}, error)) {
+		group.Do(key, fn)
+	})
+}
+
+// Nobody can be asked whether a goroutine has joined; where there is one processor only, it has
+// once all had their turn.
+func measureGoroutines(b *testing.B, ask func(*singleflight.Group, func() (interface{}, error))) {
+	if runtime.GOMAXPROCS(0) != 1 {
+		b.Skip("needs -test.cpu=1")
+	}
+	measureFollowers(b, func(group *singleflight.Group, count int, land func()) {
+		var begun, late atomic.Int64
+		var ended sync.WaitGroup
+		ended.Add(count)
+		tooLate := func() (interface{}, error) {
+			late.Add(1)
+			return load()
+		}
+		for i := 0; i < count; i++ {
+			go func() {
+				begun.Add(1)
+				ask(group, tooLate)
+				ended.Done()
+			}()
+		}
+		for begun.Load() < int64(count) {
+			runtime.Gosched()
+		}
+		runtime.Gosched()
+		land()
+		ended.Wait()
+		if late.Load() != 0 {
+			b.Fatalf("%d of %d followers had not joined", late.Load(), count)
 		}
 	})
 }
