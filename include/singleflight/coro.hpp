@@ -127,7 +127,9 @@ class [[nodiscard]] CoDoAwaiter final : public G::Waiter {
   ~CoDoAwaiter() {
     on_stop_.reset();
     if (this->Detach()) return;
-    while (phase_ != Phase::kDone) std::this_thread::yield();  // a few instructions
+    while (phase_.load(std::memory_order_acquire) != Phase::kDone) {
+      std::this_thread::yield();  // whoever completes the wait is a few instructions from there
+    }
   }
 
   bool await_ready() {
@@ -180,11 +182,13 @@ class [[nodiscard]] CoDoAwaiter final : public G::Waiter {
 
   // Comes once: from OnLanded, or from a Stop that left.
   void Complete() noexcept {
-    auto expected = Phase::kJoining;
-    if (phase_.compare_exchange_strong(expected, Phase::kDone)) return;
+    // Acquire, with the release in await_suspend: handle_.
+    auto phase = phase_.load(std::memory_order_acquire);
+    if (phase == Phase::kJoining && phase_.compare_exchange_strong(phase, Phase::kDone)) return;
     const std::coroutine_handle<> handle = handle_;
     ResumeOn resume_on(std::move(resume_on_));
-    phase_ = Phase::kDone;  // from here on the frame may be gone
+    // From here on the frame may be gone. Release, with the acquire in the destructor.
+    phase_.store(Phase::kDone, std::memory_order_release);
     std::invoke(resume_on, handle);
   }
 
@@ -217,6 +221,9 @@ class [[nodiscard]] CoDoAwaiter final : public G::Waiter {
 //
 // Throws what `fn` threw, `operation_canceled` if it left, `resource_unavailable_try_again` if a
 // limit refused it, `owner_dead` if the work was destroyed; also what making the call threw.
+//
+// ~Group waits for the calls: where a loop resumes their work, run it until they have landed, or
+// let `fn` heed its stop token, before the group ends on the loop's own thread.
 //
 // A frame may be destroyed while it is suspended here, on any thread, until `resume_on` has been
 // given its handle; from then on only by who has it. With ResumeInline that moment is the landing:
