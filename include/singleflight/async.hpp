@@ -92,8 +92,11 @@ struct NewThread {
 // cannot be started) is the call's failure; a task that is dropped lands it with `owner_dead`: the
 // Futures say so. DoAsync itself throws `resource_unavailable_try_again` if a limit refuses this
 // caller, and what making the call threw. `key` may be whatever Do takes, and the call keeps a
-// copy; so it does of `fn`. In a pool whose every thread waits for a task that is queued behind it,
-// nothing moves: that is no cycle of calls, and is not found.
+// copy; so it does of `fn`.
+//
+// ~Group waits for the tasks: declare a pool before the groups that it works for. In a pool whose
+// every thread waits for a task that is queued behind it, nothing moves: that is no cycle of calls,
+// and is not found.
 template <detail::AnyGroup G, class K = typename G::KeyType, class Fn, class Executor = NewThread>
 Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
                                       Executor&& executor = Executor()) {

@@ -133,7 +133,7 @@ decltype(auto) TakeElement(Element&& element) {
   if constexpr (std::is_lvalue_reference_v<Returned> || std::ranges::view<Returned>) {
     return std::forward<Element>(element);
   } else {
-    return std::move(element);
+    return static_cast<std::remove_reference_t<Element>&&>(element);
   }
 }
 
