@@ -369,6 +369,7 @@ TEST_CASE("Promise 10: a Future whose wait times out stays on its call") {
       group, "key", [] { return 7; }, KeepIn(task));
   CHECK(future.WaitFor(1ms) == std::future_status::timeout);
   CHECK(future.WaitUntil(std::chrono::system_clock::now()) == std::future_status::timeout);
+  CHECK(future.WaitFor(std::chrono::hours::min()) == std::future_status::timeout);
   CHECK(group.Callers("key") == 1);
   task();
   CHECK(future.WaitFor(std::chrono::hours::max()) == std::future_status::ready);
@@ -499,6 +500,20 @@ TEST_CASE("Promise 14: the destructor waits for calls on threads of their own") 
   }
   CHECK(stopped);
   CHECK(*future->Get() == 7);
+}
+
+TEST_CASE("Promise 14: a value that nobody wants any more ends before its group") {
+  const auto counted = std::make_shared<int>(7);
+  std::function<void()> task;
+  {
+    Group<int, std::shared_ptr<int>> group;
+    auto unwanted = DoAsync(
+        group, 1, [&] { return counted; }, KeepIn(task));
+    unwanted = {};
+    task();
+    CHECK(counted.use_count() == 1);
+    CHECK(group.GetStats() == Stats{.executions = 1, .left = 1});
+  }
 }
 
 TEST_CASE("Promise 14: a Future may outlive its group, read or not") {

@@ -47,6 +47,17 @@ auto AwaitSignal(Signal& signal, int value = 7) {
   };
 }
 
+// A coroutine whose promise passes on what is awaited.
+struct Passing {
+  struct promise_type : FireAndForget::promise_type {
+    Passing get_return_object() noexcept { return {}; }
+    template <class Awaitable>
+    Awaitable&& await_transform(Awaitable&& awaitable) {
+      return std::forward<Awaitable>(awaitable);
+    }
+  };
+};
+
 }  // namespace
 
 TEST_CASE("CoDo: a function that is no coroutine runs there and then, and nothing is suspended") {
@@ -338,6 +349,75 @@ TEST_CASE("Promise 10: a stop that comes before the coroutine has suspended") {
   CHECK(group.GetStats() == Stats{.executions = 1, .left = 1, .in_flight = 1});
   signal.Fire();
   CHECK(group.GetStats() == Stats{.executions = 1, .left = 1});
+}
+
+TEST_CASE("Promise 10: a caller can be stopped while it runs the function itself") {
+  IntGroup group;
+  Outcome<int> outcome;
+  std::stop_source stop;
+  bool asked = false;
+  const auto plain = [&](std::stop_token token) {
+    stop.request_stop();
+    asked = token.stop_requested();
+    return 7;
+  };
+  const Routine first = Ask(group, outcome, plain, stop.get_token());
+  CHECK(asked);
+  CHECK(outcome.error == std::errc::operation_canceled);
+
+  stop = std::stop_source();
+  asked = false;
+  Outcome<int> awaiting;
+  const auto task = [&](std::stop_token token) -> Task<int> { co_return plain(std::move(token)); };
+  const Routine second = Ask(group, awaiting, task, stop.get_token());
+  CHECK(asked);
+  CHECK(awaiting.error == std::errc::operation_canceled);
+  CHECK(group.GetStats() == Stats{.executions = 2, .left = 2});
+}
+
+TEST_CASE("Promise 11: the work that a stop ends may own the coroutine that it is stopped for") {
+  // Resumes the one who waits when its token is requested.
+  struct UntilStopped : std::suspend_always {
+    explicit UntilStopped(std::stop_token its_token) : token(std::move(its_token)) {}
+    void await_suspend(std::coroutine_handle<> handle) { on_stop.emplace(token, handle); }
+    std::stop_token token;
+    std::optional<std::stop_callback<std::coroutine_handle<>>> on_stop;
+  };
+  IntGroup group;
+  auto session = std::make_shared<Routine>();
+  const std::weak_ptr<Routine> ended = session;
+  std::stop_source stop;
+  int handles = 0;
+  const auto ask = [](IntGroup& its_group, std::shared_ptr<Routine> its_session,
+                      std::stop_token its_stop, int& its_handles) -> Routine {
+    auto fn = [kept = std::move(its_session)](std::stop_token token) -> Task<int> {
+      co_await UntilStopped(std::move(token));
+      co_return 7;
+    };
+    const auto resume_on = [&its_handles](std::coroutine_handle<>) { ++its_handles; };
+    static_cast<void>(co_await CoDo(its_group, "key", std::move(fn), its_stop, resume_on));
+  };
+  *session = ask(group, session, stop.get_token(), handles);
+  session.reset();
+  CHECK_FALSE(ended.expired());
+  stop.request_stop();  // the work ends, and with it the frame that was just to be resumed
+  CHECK(ended.expired());
+  CHECK(handles == 1);
+  CHECK(group.GetStats() == Stats{.executions = 1, .left = 1});
+}
+
+TEST_CASE("CoDo: in a coroutine whose promise passes on what is awaited") {
+  IntGroup group;
+  Signal signal;
+  int sum = 0;
+  const auto fn = AwaitSignal(signal);
+  const auto ask = [&]() -> Passing {
+    sum += *co_await CoDo(group, "key", fn);
+    sum += *co_await CoDo(group, "key", [] { return 1; });
+  };
+  ask();
+  signal.Fire();
+  CHECK(sum == 8);
 }
 
 TEST_CASE("Promise 10: a frame that is destroyed while it is suspended has left") {

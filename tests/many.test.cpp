@@ -228,6 +228,11 @@ TEST_CASE("DoMany: values are moved out of what is returned, but not out of what
       DoMany(group, {1}, [&](std::span<const int>) -> std::vector<std::string>& { return kept; });
   const auto by_view =
       DoMany(group, {1}, [&](std::span<const int>) { return std::span<std::string>(kept); });
+  std::map<int, std::string> map{{1, text}};
+  const auto by_map =
+      DoMany(group, {1}, [&](std::span<const int>) -> std::map<int, std::string>& { return map; });
+  CHECK(*by_map[0] == text);
+  CHECK(map[1] == text);
   CHECK(*by_reference[0] == text);
   CHECK(*by_view[0] == text);
   CHECK(kept[0] == text);
@@ -329,6 +334,42 @@ TEST_CASE("Promise 9: a function that asks for one of its own keys is refused") 
   CHECK(*results[0] == 30);
   CHECK(*results[1] == 2);
   CHECK_FALSE(results[0].shared());
+}
+
+TEST_CASE(
+    "Promise 9: until all have landed, the batch's thread is the one that its keys wait for") {
+  IntGroup group;
+  // A value that is made when it is read.
+  struct Lazy {
+    operator int() const {
+      *refused = ErrorOf([this] { return group->Do(2, [] { return -1; }); });
+      return 7;
+    }
+    IntGroup* group;
+    std::optional<std::errc>* refused;
+  };
+  std::optional<std::errc> lazily;
+  const auto results = DoMany(group, {1, 2}, [&](std::span<const int> keys) {
+    return std::vector<Lazy>(keys.size(), Lazy{&group, &lazily});
+  });
+  CHECK(lazily == std::errc::resource_deadlock_would_occur);
+  CHECK(*results[1] == 7);
+
+  // One who is told of key 1, and blocks for key 2.
+  struct Blocking final : IntGroup::Waiter {
+    void OnLanded() noexcept override {
+      refused = ErrorOf([this] { return group->Do(2, [] { return -1; }); });
+    }
+    IntGroup* group = nullptr;
+    std::optional<std::errc> refused;
+  } waiter;
+  waiter.group = &group;
+  const auto others = DoMany(group, {1, 2}, [&](std::span<const int> keys) {
+    group.Join(1, waiter, [](auto) { FAIL("launched"); });
+    return TenTimes(keys);
+  });
+  CHECK(waiter.refused == std::errc::resource_deadlock_would_occur);
+  CHECK(*others[1] == 20);
 }
 
 TEST_CASE("Promise 10: keys whose time passes are timed out, the others have their results") {
@@ -464,6 +505,29 @@ TEST_CASE("DoMany: with kRetry it asks again for keys whose leader failed, and f
   CHECK_THROWS_WITH(*results[1], "down");
 }
 
+TEST_CASE("DoMany: a key that is refused when it is asked for again has that error") {
+  struct TakesThePlace final : IntGroup::Waiter {
+    void OnLanded() noexcept override {
+      place.emplace([this] { return group->Do(5, [this] { return finish.wait(), 1; }); });
+      AwaitCallers(*group, 5, 1);
+    }
+    IntGroup* group = nullptr;
+    std::latch finish{1};
+    std::optional<Caller<int>> place;
+  } waiter;
+  IntGroup group({.max_calls_in_flight = 1});
+  waiter.group = &group;
+  std::optional<IntGroup::Lead> lead;
+  group.Join(1, waiter, [&](auto its_lead) { lead = std::move(its_lead); });
+  std::jthread failing([&] {
+    AwaitCallers(group, 1, 2);
+    lead->Fail(std::make_exception_ptr(std::runtime_error("down")));
+  });
+  const auto results = DoMany(group, {1}, MustNotRun, {.on_failure = OnFailure::kRetry});
+  CHECK(ErrorOfKey(results[0]) == std::errc::resource_unavailable_try_again);
+  waiter.finish.count_down();
+}
+
 TEST_CASE("Promise 12: a key that a limit refuses has its own error") {
   IntGroup group({.max_calls_in_flight = 2});
   const auto results = DoMany(group, {1, 2, 3}, TenTimes);
@@ -520,6 +584,22 @@ TEST_CASE("Promise 7: whichever allocation fails, the batch ends, and the keys w
     ++failures;
   }
   CHECK(failures > 10);
+}
+
+TEST_CASE("Promise 7: a batch can be stopped where there is no memory") {
+  IntGroup group;
+  std::stop_source stop;
+  const auto results = DoMany(group, {1, 2},
+                              [&](std::span<const int> keys) {
+                                {
+                                  const FailAllocations fail(0);
+                                  stop.request_stop();
+                                }
+                                return TenTimes(keys);
+                              },
+                              {.stop = stop.get_token()});
+  CHECK(ErrorOfKey(results[1]) == std::errc::operation_canceled);
+  CHECK(group.GetStats() == Stats{.executions = 2, .left = 2});
 }
 
 TEST_CASE("Promise 8: the function runs, and values are moved, with no lock held") {

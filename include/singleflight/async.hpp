@@ -74,8 +74,8 @@ class Task {
 }  // namespace detail
 
 // The executor of DoAsync that starts a thread for each call. The thread is detached; ~Group waits
-// until it has landed its call, and nothing of the user's runs on it afterwards but the OnLanded of
-// waiters.
+// until it has landed its call. Nothing of the user's runs on it afterwards but the OnLanded of
+// waiters and the key's destructor.
 struct NewThread {
   template <class Task>
   void operator()(Task task) const {

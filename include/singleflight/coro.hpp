@@ -16,8 +16,8 @@
 //   auto timer = loop.After(50ms, [stop]() mutable { stop.request_stop(); });
 //   auto user = co_await singleflight::CoDo(users, id, LoadUser, stop.get_token());
 //
-// With GCC 12 and 13, name a lambda that captures by value before the co_await expression: in one,
-// these compilers destroy it twice.
+// GCC 12 and 13 destroy some temporaries of a co_await expression twice: name a lambda that
+// captures by value, or a key that is an aggregate (in braces, too), before you await.
 
 #include <atomic>
 #include <concepts>
@@ -109,20 +109,50 @@ Detached Drive(Lead lead, Fn&& fn) {
   lead.Land(std::move(outcome));
 }
 
+template <class Call, class G, class ResumeOn>
+class CoDoAwaiter;
+
+// What CoDo was called with; lives as long as the co_await expression. Not itself the awaiter,
+// since GCC 12 would copy one that an await_transform passes on.
+template <class G, class K, class Fn, class ResumeOn>
+class [[nodiscard]] CoDoCall {
+ public:
+  CoDoCall(G& its_group, const K& its_key, Fn&& its_fn, const std::stop_token& its_stop,
+           ResumeOn&& its_resume_on) noexcept
+      : group(its_group),
+        key(its_key),
+        fn(std::forward<Fn>(its_fn)),
+        stop(its_stop),
+        resume_on(std::forward<ResumeOn>(its_resume_on)) {}
+  CoDoCall(const CoDoCall&) = delete;
+  CoDoCall& operator=(const CoDoCall&) = delete;
+
+  auto operator co_await() && { return CoDoAwaiter<CoDoCall, G, std::decay_t<ResumeOn>>(*this); }
+
+  void Launch(typename G::Lead lead) {
+    if constexpr (detail::ReturnsAwaitable<typename G::ValueType, std::decay_t<Fn>>()) {
+      detail::Drive<typename G::ValueType>(std::move(lead), std::forward<Fn>(fn));
+    } else {
+      lead.Run(std::forward<Fn>(fn));
+    }
+  }
+
+  G& group;
+  const K& key;
+  Fn&& fn;
+  const std::stop_token& stop;
+  ResumeOn&& resume_on;
+};
+
 // A caller in a coroutine: the awaiter in its frame is the waiter. Ends with the frame, which may
 // be destroyed while it is suspended here.
-template <class G, class K, class Fn, class ResumeOn>
-class [[nodiscard]] CoDoAwaiter final : public G::Waiter {
+template <class Call, class G, class ResumeOn>
+class CoDoAwaiter final : public G::Waiter {
   using Value = typename G::ValueType;
 
  public:
-  template <class R>
-  CoDoAwaiter(G& group, const K& key, Fn&& fn, std::stop_token&& stop, R&& resume_on)
-      : group_(group),
-        key_(key),
-        fn_(std::forward<Fn>(fn)),
-        stop_(std::move(stop)),
-        resume_on_(std::forward<R>(resume_on)) {}
+  explicit CoDoAwaiter(Call& call)
+      : call_(call), resume_on_(std::forward<decltype(call.resume_on)>(call.resume_on)) {}
 
   ~CoDoAwaiter() {
     on_stop_.reset();
@@ -133,12 +163,15 @@ class [[nodiscard]] CoDoAwaiter final : public G::Waiter {
   }
 
   bool await_ready() {
-    if (stop_.stop_requested()) {
+    if (call_.stop.stop_requested()) {
       left_ = true;
       return true;
     }
-    group_.Join(key_, *this, [this](typename G::Lead lead) { Launch(std::move(lead)); });
-    if (stop_.stop_possible()) on_stop_.emplace(stop_, OnStop{this});
+    const Role role = call_.group.Join(call_.key, *this, [this](typename G::Lead lead) {
+      HeedStop();  // also while `fn` runs on this thread
+      call_.Launch(std::move(lead));
+    });
+    if (role == Role::kFollower) HeedStop();
     return phase_ == Phase::kDone;
   }
 
@@ -164,20 +197,18 @@ class [[nodiscard]] CoDoAwaiter final : public G::Waiter {
     void operator()() const noexcept { self->Stop(); }
   };
 
-  void Launch(typename G::Lead lead) {
-    if constexpr (detail::ReturnsAwaitable<Value, std::decay_t<Fn>>()) {
-      detail::Drive<Value>(std::move(lead), std::forward<Fn>(fn_));
-    } else {
-      lead.Run(std::forward<Fn>(fn_));
-    }
+  void HeedStop() {
+    if (call_.stop.stop_possible()) on_stop_.emplace(call_.stop, OnStop{this});
   }
 
   void OnLanded() noexcept override { Complete(); }
 
   void Stop() noexcept {
-    if (!this->Leave()) return;  // it has landed
+    std::stop_source unwanted(std::nostopstate);
+    if (!this->Leave(unwanted)) return;  // it has landed
     left_ = true;
     Complete();
+    unwanted.request_stop();
   }
 
   // Comes once: from OnLanded, or from a Stop that left.
@@ -192,10 +223,7 @@ class [[nodiscard]] CoDoAwaiter final : public G::Waiter {
     std::invoke(resume_on, handle);
   }
 
-  G& group_;
-  const K& key_;
-  Fn&& fn_;
-  const std::stop_token stop_;
+  Call& call_;
   ResumeOn resume_on_;
   std::optional<std::stop_callback<OnStop>> on_stop_;
   std::coroutine_handle<> handle_;
@@ -215,34 +243,44 @@ class [[nodiscard]] CoDoAwaiter final : public G::Waiter {
 // awaitable `fn` must not refer to what ends with its caller.
 //
 // The caller goes on at once, on its own thread, if the call lands before it has suspended. Else it
-// is given to `resume_on(std::coroutine_handle<>)`, which must not throw: on the thread that lands
-// the call or requests `stop`, with no lock held and outside any catch block. What a coroutine
-// throws out of its resumption terminates.
+// is given to `resume_on(std::coroutine_handle<>)`, which must not throw, nor wait for the
+// coroutine: on the thread that lands the call or requests `stop`, with no lock held and outside
+// any catch block. Those who are told next wait for it; with ResumeInline, until the coroutine
+// suspends again. What a coroutine throws out of its resumption terminates.
 //
 // Throws what `fn` threw, `operation_canceled` if it left, `resource_unavailable_try_again` if a
-// limit refused it, `owner_dead` if the work was destroyed; also what making the call threw.
+// limit refused it, `owner_dead` if the work was destroyed; also what making the call threw. A
+// thread that is cancelled inside an awaitable `fn` terminates, as in any coroutine.
 //
-// ~Group waits for the calls: where a loop resumes their work, run it until they have landed, or
-// let `fn` heed its stop token, before the group ends on the loop's own thread.
+// A call that waits for itself through coroutines is not found: an awaitable `fn` must neither
+// await nor block for its own key. ~Group waits for the calls: where a loop resumes their work, run
+// it until they have landed, or let `fn` heed its stop token, before the group ends on the loop's
+// own thread; and request no stop while another thread is ending the group.
 //
-// A frame may be destroyed while it is suspended here, on any thread, until `resume_on` has been
-// given its handle; from then on only by who has it. With ResumeInline that moment is the landing:
-// see to it that no other thread can land the call or request the stop meanwhile. A call that waits
-// for itself through coroutines is not found: `fn` must not await its own key.
+// A frame may be destroyed while it is suspended here: that is leaving. If on another thread the
+// call may land or the stop be requested meanwhile, `resume_on` may just be getting the handle of
+// the frame that ends, and must be able to tell; with ResumeInline, see to it that this cannot be.
 template <detail::AnyGroup G, class K = typename G::KeyType, class Fn,
           class ResumeOn = ResumeInline>
-auto CoDo(G& group, const K& key, Fn&& fn, std::stop_token stop = {},
+auto CoDo(G& group, const K& key, Fn&& fn, const std::stop_token& stop = std::stop_token(),
           ResumeOn&& resume_on = ResumeOn()) {
-  if constexpr (!detail::ReturnsAwaitable<typename G::ValueType, std::decay_t<Fn>>()) {
+  using Kept = std::decay_t<Fn>;
+  using Resume = std::decay_t<ResumeOn>;
+  if constexpr (detail::ReturnsAwaitable<typename G::ValueType, Kept>()) {
+    static_assert(std::constructible_from<Kept, Fn>,
+                  "the call keeps fn: pass one that can be copied, or std::move it");
+  } else {
     detail::CheckFn<typename G::ValueType, Fn>();
   }
-  using Resume = std::decay_t<ResumeOn>;
   static_assert(std::is_invocable_v<Resume&, std::coroutine_handle<>>,
                 "resume_on must be callable as resume_on(std::coroutine_handle<>)");
-  static_assert(std::is_nothrow_move_constructible_v<Resume>,
-                "resume_on is moved where nothing may throw: make its move noexcept");
-  return detail::CoDoAwaiter<G, K, Fn, Resume>(group, key, std::forward<Fn>(fn), std::move(stop),
-                                               std::forward<ResumeOn>(resume_on));
+  static_assert(std::constructible_from<Resume, ResumeOn>,
+                "CoDo keeps resume_on: pass one that can be copied, or std::move it");
+  static_assert(
+      !std::constructible_from<Resume, ResumeOn> || std::is_nothrow_move_constructible_v<Resume>,
+      "resume_on is moved where nothing may throw: make its move noexcept");
+  return detail::CoDoCall<G, K, Fn, ResumeOn>(group, key, std::forward<Fn>(fn), stop,
+                                              std::forward<ResumeOn>(resume_on));
 }
 
 }  // namespace singleflight

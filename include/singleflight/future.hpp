@@ -10,6 +10,7 @@
 // call to stop. A Future refers to its group only until the call has landed; so it may outlive the
 // group, but must not be dropped while another thread is just destroying the group.
 
+#include <algorithm>
 #include <chrono>
 #include <future>
 #include <memory>
@@ -42,8 +43,8 @@ class [[nodiscard]] Future {
     return *this;
   }
 
-  // Whether this is on a call: false once it was moved from or its result was taken. Then
-  // everything else throws std::future_error(no_state).
+  // Whether this is on a call: false once it was moved from or its result was taken. Then waiting
+  // and Get throw std::future_error(no_state).
   [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
 
   // Blocks until the call has landed. Throws `resource_deadlock_would_occur` if it waits, directly
@@ -56,7 +57,8 @@ class [[nodiscard]] Future {
   template <class Rep, class Period>
   std::future_status WaitFor(const std::chrono::duration<Rep, Period>& timeout) const {
     if (std::chrono::duration<double>(timeout) < std::chrono::hours(24 * 365 * 100)) {
-      return WaitUntil(std::chrono::steady_clock::now() + timeout);
+      return WaitUntil(std::chrono::steady_clock::now() +
+                       std::max(timeout, std::chrono::duration<Rep, Period>::zero()));
     }
     Wait();  // the clock's end is no limit
     return std::future_status::ready;

@@ -188,7 +188,7 @@ class Group {
   // Takes a joined waiter off its call. True: it left, and OnLanded will not come. False: OnLanded
   // has come, is coming right now on another thread, or will, and the waiter must stay until then.
   // If no caller is left, the call is forgotten and asked to stop. Leave may race with OnLanded,
-  // but not with Join, TakeResult, another Leave or the waiter's end.
+  // but not with Join, TakeResult, another Leave or the waiter's end. `launch` may leave.
   bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
 
  private:
@@ -324,12 +324,15 @@ class Group {
 
   // Joins the call in flight; if there is none, a new one. A null waiter: the caller will block.
   Joined JoinOrLead(KeyRef key, Waiter* waiter) {
+    static_assert(std::constructible_from<Key, decltype(key.get())>,
+                  "an asynchronous call keeps a copy of its key, and this Key cannot be copied: "
+                  "ask for it with Do");
     const auto prepared = [waiter](std::shared_ptr<State> state) {
       if (waiter == nullptr) state->PrepareToBlock();
       return state;
     };
     const auto linked = [waiter](std::shared_ptr<State> state, Role role) {
-      if (waiter != nullptr) State::Link(std::move(state), *waiter, role);
+      if (waiter != nullptr) State::Link(std::exchange(state, nullptr), *waiter, role);
       return state;
     };
     const std::uint64_t hash = HashOf(key);
@@ -360,8 +363,7 @@ class Group {
     try {
       std::invoke(std::forward<Launch>(launch), Lead(lead));
     } catch (...) {
-      error = std::current_exception();
-      if (error == nullptr) throw;  // a forced unwind: `lead` goes with it
+      error = detail::Caught();  // or `lead` goes with the unwound thread
     }
     if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
   }
@@ -405,7 +407,7 @@ namespace detail {
 
 // A Group, or what looks like one to the free functions that wait for it.
 template <class G>
-concept AnyGroup = requires {
+concept AnyGroup = !std::is_const_v<G> && requires {
   typename G::KeyType;
   typename G::ValueType;
   typename G::HashType;
@@ -417,8 +419,12 @@ concept AnyGroup = requires {
 // A Key of its own, made of whatever the group's members take for one.
 template <AnyGroup G, class K>
 typename G::KeyType CopyKey(const K& key) {
-  using Ref = KeyRef<typename G::KeyType, typename G::HashType, typename G::KeyEqualType>;
-  return typename G::KeyType(Ref::Adapt(key));
+  using Key = typename G::KeyType;
+  using Ref = KeyRef<Key, typename G::HashType, typename G::KeyEqualType>;
+  static_assert(std::constructible_from<Key, decltype(Ref::Adapt(key))>,
+                "an asynchronous call keeps a copy of its key, and this Key cannot be copied: ask "
+                "for it with Do");
+  return Key(Ref::Adapt(key));
 }
 
 }  // namespace detail

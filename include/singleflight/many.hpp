@@ -115,17 +115,6 @@ namespace singleflight {
 
 namespace detail {
 
-template <class Map, class Key, class Value>
-concept MapOf = requires(Map& map, const Key& key) {
-  typename Map::mapped_type;
-  { map.find(key) == map.end() } -> std::convertible_to<bool>;
-  { std::move(map.find(key)->second) } -> std::convertible_to<Value>;
-};
-
-template <class Range, class Value>
-concept RangeOf = std::ranges::forward_range<Range> &&
-    std::convertible_to<std::ranges::range_rvalue_reference_t<Range>, Value>;
-
 // What is taken from a container that a function returned: its elements, unless they are somebody
 // else's.
 template <class Returned, class Element>
@@ -136,6 +125,19 @@ decltype(auto) TakeElement(Element&& element) {
     return static_cast<std::remove_reference_t<Element>&&>(element);
   }
 }
+
+template <class Map, class Key, class Value>
+concept MapOf = requires(std::remove_reference_t<Map>& map, const Key& key) {
+  typename std::remove_reference_t<Map>::mapped_type;
+  { map.find(key) == map.end() } -> std::convertible_to<bool>;
+  { detail::TakeElement<Map>(map.find(key)->second) } -> std::convertible_to<Value>;
+};
+
+template <class Range, class Value>
+concept RangeOf = std::ranges::forward_range<Range> &&
+    requires(std::remove_reference_t<Range>& range) {
+  { detail::TakeElement<Range>(*std::ranges::begin(range)) } -> std::convertible_to<Value>;
+};
 
 // One caller of DoMany: a caller for each of its keys.
 template <class G>
@@ -149,11 +151,10 @@ class Batch {
   template <class Keys>
   Batch(G& group, Keys& keys, const CallOptions& options) : group_(group), options_(options) {
     for (auto&& key : keys) {
-      const auto entry = index_.try_emplace(detail::CopyKey<G>(key), index_.size()).first;
-      order_.push_back(entry);
+      order_.push_back(&*index_.try_emplace(detail::CopyKey<G>(key), index_.size()).first);
     }
     members_ = std::vector<Member>(index_.size());
-    for (const auto& entry : order_) {
+    for (const Entry* entry : order_) {
       Member& member = members_[entry->second];
       member.key = &entry->first;
       if (++member.times == 1) asking_.push_back(&member);
@@ -175,22 +176,24 @@ class Batch {
       Follow();
       std::erase_if(asking_, [this](const Member* member) { return !AsksAgain(*member); });
     }
-    for (const auto& entry : order_) results.push_back(Take(members_[entry->second]));
+    for (const Entry* entry : order_) results.push_back(Take(members_[entry->second]));
     return results;
   }
 
  private:
   struct Member final : G::Waiter {
     ~Member() {  // where the batch is unwound, this is still on its call
-      if (!this->Detach()) gate->Await();
+      if (joined && !this->Detach()) gate->Await();
     }
     void OnLanded() noexcept override { gate->Open(); }
 
     const Key* key = nullptr;
     std::size_t times = 0;  // how often the batch asks for it
     std::optional<Gate> gate;
-    std::optional<typename G::Lead> lead;  // of a call that the batch leads and has not landed
+    std::optional<typename G::Lead> lead;  // of a call that the batch leads
     bool led = false;
+    bool joined = false;       // a call; the one that it last asked for
+    bool left = false;         // was stopped while `fn` ran
     std::exception_ptr error;  // why it is on no call, or has left it
   };
 
@@ -199,49 +202,47 @@ class Batch {
       member.error = MakeCanceled();
       return;
     }
+    member.gate.emplace();
+    member.joined = false;
     try {
-      member.gate.emplace();
       group_.Join(*member.key, member, [&](typename G::Lead lead) {
-        member.led = true;
+        member.joined = member.led = true;
         own_keys_.push_back(*member.key);
         own_.push_back(&member);
         member.lead.emplace(std::move(lead));
       });
+      member.joined = true;
     } catch (...) {
-      member.error = std::current_exception();
-      if (member.error == nullptr) throw;  // not a C++ exception
+      member.error = Caught();
     }
   }
 
-  // Runs `fn` for the calls that this batch leads, and lands them.
+  // Runs `fn` for the calls that this batch leads, and lands them. Until the last has landed, this
+  // thread is the one that they wait for: what `fn` returns may have work left to do.
   template <class Fn>
   void Lead(Fn& fn) {
     std::exception_ptr error;
     try {
+      const LeadingScope leading;
+      std::deque<RunningScope> running;
+      for (const Member* member : own_) running.emplace_back(member->lead->Target());
       if constexpr (std::is_void_v<Value>) {
         Execute(fn);
-        for (Member* member : own_) Land(*member, Outcome(std::in_place_index<1>));
+        for (Member* member : own_) member->lead->Land(Outcome(std::in_place_index<1>));
       } else {
         LandEach<decltype(Execute(fn))>(Execute(fn));
       }
     } catch (...) {
-      error = std::current_exception();
-      if (error == nullptr) throw;
+      error = Caught();
     }
-    for (Member* member : own_) {
-      if (member->lead) Land(*member, Outcome(std::in_place_index<0>, error));
-    }
+    if (error == nullptr) return;
+    for (Member* member : own_) member->lead->Fail(error);  // those that have not landed
   }
 
   template <class Fn>
   decltype(auto) Execute(Fn& fn) {
-    const LeadingScope leading;
-    std::deque<RunningScope> running;
-    for (const Member* member : own_) running.emplace_back(member->lead->Target());
     const std::stop_callback on_stop(options_.stop, [this] {
-      for (Member* member : own_) {
-        if (member->Leave()) member->error = MakeCanceled();
-      }
+      for (Member* member : own_) member->left |= member->Leave();
     });
     const std::span<const Key> keys(own_keys_);
     if constexpr (std::is_invocable_v<Fn&, std::span<const Key>, std::stop_token>) {
@@ -264,7 +265,7 @@ class Batch {
   void LandEach(Returned&& returned) {
     if constexpr (MapOf<Returned, Key, Value>) {
       for (std::size_t i = 0; i < own_.size(); ++i) {
-        Land(*own_[i], OutcomeOf([&] {
+        own_[i]->lead->Land(OutcomeOf([&] {
           const auto found = returned.find(own_keys_[i]);
           if (found == returned.end()) {
             return Outcome(std::in_place_index<0>,
@@ -281,7 +282,7 @@ class Batch {
       }
       auto element = std::ranges::begin(returned);
       for (Member* member : own_) {
-        Land(*member, OutcomeOf([&] {
+        member->lead->Land(OutcomeOf([&] {
           return Outcome(std::in_place_index<1>, detail::TakeElement<Returned>(*element));
         }));
         ++element;
@@ -295,14 +296,8 @@ class Batch {
     try {
       return make();
     } catch (...) {
-      return Outcome(std::in_place_index<0>, std::current_exception());
+      return Outcome(std::in_place_index<0>, Caught());
     }
-  }
-
-  static void Land(Member& member, Outcome&& outcome) {
-    typename G::Lead lead = std::move(*member.lead);
-    member.lead.reset();
-    lead.Land(std::move(outcome));
   }
 
   // Waits for the calls that others lead, one after the other.
@@ -313,7 +308,7 @@ class Batch {
       }
     });
     for (Member* member : asking_) {
-      if (member->error == nullptr && !member->led) Await(*member);
+      if (member->joined && !member->led) Await(*member);
     }
   }
 
@@ -336,6 +331,7 @@ class Batch {
   }
 
   KeyResult<Value> Take(Member& member) {
+    if (member.left) return KeyResult<Value>(MakeCanceled());
     if (member.error != nullptr) return KeyResult<Value>(member.error);
     const std::shared_ptr<State> state = State::Of(member);
     if (state->Failed()) return KeyResult<Value>(state->Error());
@@ -344,20 +340,22 @@ class Batch {
       return KeyResult<Value>(member.times > 1 ? State::ReceiveShared(state, role)
                                                : member.TakeResult());
     } catch (...) {  // the value's move
-      return KeyResult<Value>(std::current_exception());
+      return KeyResult<Value>(Caught());
     }
   }
 
   using Index =
       std::unordered_map<Key, std::size_t, typename G::HashType, typename G::KeyEqualType>;
 
+  using Entry = typename Index::value_type;
+
   G& group_;
   const CallOptions& options_;
   Deadline deadline_;
-  Index index_;                                        // each key once, with its member
-  std::vector<typename Index::const_iterator> order_;  // as the caller gave them
-  std::vector<Member*> asking_;                        // those that have no outcome yet
-  std::vector<Member*> own_;                           // those that this batch leads
+  Index index_;                      // each key once, with its member
+  std::vector<const Entry*> order_;  // as the caller gave them
+  std::vector<Member*> asking_;      // those that have no outcome yet
+  std::vector<Member*> own_;         // those that this batch leads
   std::vector<Key> own_keys_;
   std::vector<Member> members_;  // the last: while they end, all else is still there
 };
@@ -368,15 +366,17 @@ class Batch {
 // result is shared by its places. Keys whose call is in flight are joined. For all others, if there
 // are any, `fn` is run once, on this thread: `fn(std::span<const Key>)`, in the order of their
 // first places, or `fn(std::span<const Key>, std::stop_token)`, whose token is requested when no
-// caller is left for any of them. It returns the values in that order, or a map; for a group of
-// void, nothing. They land, and only then are the others waited for: batches that overlap cannot
-// block each other.
+// caller is left for any of them. It returns the values in that order, or a map (whose keys are
+// equal just when the group's are); for a group of void, nothing. They land, and only then are the
+// others waited for: batches that overlap cannot block each other. With OnFailure::kRetry, keys
+// whose other leader failed are then asked for again, and `fn` is run for those that this leads
+// now.
 //
 // Each place has its own error: what `fn` threw, for all that it was run for; what another leader's
 // `fn` threw; for keys that `fn` was run for, `invalid_argument` if it returned more or fewer
 // values than it got keys, and `no_message_available` for a key that is not in its map; what Do
 // throws for a caller that is refused, times out, is stopped or would deadlock. DoMany itself
-// throws what copying and hashing the keys throws, and what memory for the batch.
+// throws what reading, copying and hashing the keys throws, and what memory for the batch.
 //
 // `keys` is any range of what Do takes for a key, or {a, b, c} of Keys; it is read once.
 template <detail::AnyGroup G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
@@ -384,6 +384,10 @@ std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&&
                                                      CallOptions options) {
   using Value = typename G::ValueType;
   using Own = std::span<const typename G::KeyType>;
+  static_assert(std::ranges::input_range<Keys>,
+                "keys must be a range of what Do takes for a key, or {a, b, c} of Keys");
+  static_assert(!std::same_as<typename G::KeyType, bool>,
+                "there is no span of a std::vector<bool>: give the group another type of key");
   constexpr bool kTakesKeys = std::is_invocable_v<Fn&, Own>;
   constexpr bool kTakesStop = std::is_invocable_v<Fn&, Own, std::stop_token>;
   static_assert(kTakesKeys || kTakesStop,

@@ -2,9 +2,12 @@
 
 // Near misses of the misuses beside this file: all of it is right.
 
+#include <coroutine>
 #include <functional>
+#include <map>
 #include <memory>
-#include <singleflight/group.hpp>
+#include <singleflight/singleflight.hpp>
+#include <span>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -31,6 +34,27 @@ struct Waiter final : Pointers::Waiter {
   void OnLanded() noexcept override {}
 };
 
+struct Awaitable : std::suspend_never {
+  char await_resume() const noexcept { return 'a'; }
+};
+
+struct Coroutine {
+  struct promise_type {
+    Coroutine get_return_object() noexcept { return {}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_never final_suspend() noexcept { return {}; }
+    void return_void() noexcept {}
+    void unhandled_exception() noexcept {}
+  };
+};
+
+Coroutine Await(singleflight::Group<int, int>& numbers) {
+  static_cast<void>(co_await singleflight::CoDo(numbers, 1, [] { return Awaitable(); }));
+  static_cast<void>(co_await singleflight::CoDo(
+      numbers, 1, [](const std::stop_token&) { return 1; }, {},
+      [](std::coroutine_handle<> handle) { handle(); }));
+}
+
 int main() {
   int value = 1;
   singleflight::Group<int, std::reference_wrapper<int>> references;
@@ -51,4 +75,19 @@ int main() {
 
   Waiter waiter;
   pointers.Join(UserId{1}, waiter, [](auto lead) { lead.Succeed(nullptr); });
+
+  const auto now = [](const auto& task) { task(); };
+  auto future = singleflight::DoAsync(
+      pointers, UserId{1}, [one = std::make_unique<int>(1)]() mutable { return std::move(one); },
+      now);
+  singleflight::SharedFuture<std::unique_ptr<int>> shared = std::move(future);
+  value = **shared.Get();
+  value = singleflight::DoAsync(numbers, 1, [] { return 'a'; }).Get().value();
+
+  Await(numbers);
+
+  auto found = singleflight::DoMany(numbers, {1, 2}, [](std::span<const int> keys) {
+    return std::map<int, char>{{keys[0], 'a'}};
+  });
+  value = found[0] ? std::move(found[0]).value() : 0;
 }

@@ -48,6 +48,13 @@ inline std::exception_ptr MakeDeadlock() {
 inline std::exception_ptr MakeOwnerDead() {
   return MakeError(std::errc::owner_dead, "singleflight: the leader vanished without a result");
 }
+// In a catch (...): what was thrown. A forced unwind (the thread is cancelled) cannot be kept: it
+// goes on.
+inline std::exception_ptr Caught() {
+  std::exception_ptr error = std::current_exception();
+  if (error == nullptr) throw;
+  return error;
+}
 [[noreturn]] inline void Throw(std::errc code, const char* what) {
   throw std::system_error(std::make_error_code(code), what);
 }
@@ -149,7 +156,7 @@ class Waiter {
   // OnLanded or after it.
   Result<Value> TakeResult();
 
-  // As Group::Leave, also after the group's end.
+  // As Group::Leave, also after the group's end, though not while another thread is ending it.
   bool Leave() noexcept;
 
   // For a waiter that is about to end: leaves, or if the call has landed, takes the waiter off the
@@ -160,6 +167,10 @@ class Waiter {
 
  protected:
   ~Waiter() = default;
+
+  // As Leave, but if no caller is left it is for this waiter to ask the call to stop, by
+  // `unwanted`: what then ends may own the waiter.
+  bool Leave(std::stop_source& unwanted) noexcept;
 
  private:
   friend class SharedState<Value>;
@@ -202,9 +213,15 @@ class SharedState : public WaitTarget {
   // Guarded by the shard's mutex.
   CallBase* call;  // null once it has landed
 
-  // A caller leaves; one that has no Waiter gives null. As Group::Leave; touches the group only
-  // while the call is in flight.
-  virtual bool Leave(Waiter<Value>* waiter) noexcept = 0;
+  // A caller leaves; one that has no Waiter gives null. Touches the group only while the call is in
+  // flight. If no caller is left, the call is to be asked to stop by `unwanted`.
+  virtual bool Leave(Waiter<Value>* waiter, std::stop_source& unwanted) noexcept = 0;
+  bool Leave(Waiter<Value>* waiter) noexcept {
+    std::stop_source unwanted(std::nostopstate);
+    const bool left = Leave(waiter, unwanted);
+    unwanted.request_stop();
+    return left;
+  }
 
   // Joining and leaving, under the shard's mutex.
   void PrepareToBlock() {  // may throw, before the caller is counted
@@ -248,6 +265,8 @@ class SharedState : public WaitTarget {
       outcome_.template emplace<0>(std::move(*error));
     }
   }
+  // Where nobody is left who would take the value.
+  void Discard() noexcept { outcome_.template emplace<0>(); }
   // Last, with no lock held: wakes the callers. A waiter that is told may end others that are not
   // yet, so none is held on to meanwhile.
   void Publish() noexcept {
@@ -373,6 +392,12 @@ template <class Value>
 bool Waiter<Value>::Leave() noexcept {
   const std::shared_ptr<SharedState<Value>> state = state_;
   return state != nullptr && state->Leave(this);
+}
+
+template <class Value>
+bool Waiter<Value>::Leave(std::stop_source& unwanted) noexcept {
+  const std::shared_ptr<SharedState<Value>> state = state_;
+  return state != nullptr && state->Leave(this, unwanted);
 }
 
 template <class Value>

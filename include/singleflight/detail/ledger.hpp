@@ -121,9 +121,13 @@ class Ledger {
 
   // A blocking leader was stopped: it is a caller no longer, but stays until `fn` ends.
   void LeaderLeaves(Call& call) {
-    Shard shard = Lock(call.hash);
-    call.leader_left = true;
-    DropCaller(std::move(shard), call);
+    std::stop_source unwanted(std::nostopstate);
+    {
+      const Shard shard = Lock(call.hash);
+      call.leader_left = true;
+      unwanted = DropCaller(shard, call);
+    }
+    unwanted.request_stop();
   }
 
   // ---- Landing: the books are closed under the lock, then the outcome is published, then the
@@ -151,9 +155,11 @@ class Ledger {
   void Land(AsyncCall& async, Outcome<Value>&& outcome) noexcept {
     State& state = *async.call.state;
     state.SetOutcome(std::move(outcome));
+    const bool failed = state.Failed();
+    if (NobodyIsOn(async.call)) state.Discard();  // the user's value does not outlive the group
     {
       const Shard shard = Lock(async.call.hash);
-      Close(shard, async.call, state.Failed());
+      Close(shard, async.call, failed);
       async.entry.Unlink();
       if (shard->drained != nullptr && shard->async_calls.Alone()) shard->drained->Open();
     }
@@ -167,12 +173,12 @@ class Ledger {
     LedgerState(Ledger& ledger, CallBase& of, const ThreadMark* leader) noexcept
         : State(of, leader), ledger_(ledger) {}
 
-    bool Leave(Waiter<Value>* waiter) noexcept override {
+    bool Leave(Waiter<Value>* waiter, std::stop_source& unwanted) noexcept override {
       if (this->HasLanded()) return false;  // the group may be gone
-      Shard shard = ledger_.Lock(this->hash);
+      const Shard shard = ledger_.Lock(this->hash);
       if (this->call == nullptr) return false;
       if (waiter != nullptr) this->Unlink(*waiter);
-      DropCaller(std::move(shard), *this->call);
+      unwanted = DropCaller(shard, *this->call);
       return true;
     }
 
@@ -190,14 +196,19 @@ class Ledger {
     return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
 
-  // Counts one caller less; if it was the last, forgets the call and asks it to stop.
-  static void DropCaller(Shard shard, CallBase& call) {
+  // Counts one caller less; if it was the last, forgets the call and returns what asks it to stop,
+  // once the shard is unlocked (when the call may land).
+  static std::stop_source DropCaller(const Shard& shard, CallBase& call) noexcept {
     ++shard->left;
-    if (--call.callers > 0) return;
+    if (--call.callers > 0) return std::stop_source(std::nostopstate);
     if (!call.Forgotten()) shard->Forget(call);
-    std::stop_source stop = call.stop;  // the call may land as soon as the shard is unlocked
-    shard.Unlock();
-    stop.request_stop();
+    return call.stop;
+  }
+
+  // That stays so: the call was forgotten when the last left.
+  bool NobodyIsOn(const Call& call) noexcept {
+    const Shard shard = Lock(call.hash);
+    return call.callers == 0;
   }
 
   // Nobody finds the call, joins or leaves it any more. True: its outcome goes to several callers.
