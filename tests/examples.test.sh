@@ -82,6 +82,17 @@ check 'herd: a rate of 0 is refused' refused 2 '--rate must be' ./herd --rate 0
 check 'herd: a word for a number is refused' refused 2 "not 'many'" ./herd --keys many
 check 'herd: a flag without a value is refused' refused 2 '--zipf needs a value' ./herd --zipf
 
+if [[ -x asio_server ]]; then
+  check 'asio_server runs' run ./asio_server --connections 300 --work-ms 500
+  check 'asio_server: all connections are answered' printed 1 'status 200: 300'
+  check 'asio_server: they get one body' printed 1 'distinct bodies: 1'
+  check 'asio_server: for one upstream run' printed 1 'upstream runs: 1'
+  check 'asio_server: an unknown flag is refused' refused 2 'unknown flag --speed' \
+    ./asio_server --speed 3
+else
+  echo 'skipped: asio_server, which was not built (Asio was not found)'
+fi
+
 if [[ ! -x http_server || ! -x http_client ]]; then
   echo 'skipped: http_server and http_client, which were not built (cpp-httplib was not found)'
   exit 0

@@ -5,6 +5,7 @@
 // that it completes on.
 
 #include <condition_variable>
+#include <cstddef>
 #include <mutex>
 #include <utility>
 
@@ -12,8 +13,8 @@
 
 #if !defined(SINGLEFLIGHT_BOOST_ASIO) && __has_include(<asio/version.hpp>)
 #include <asio/version.hpp>
-#if ASIO_VERSION < 101900
-#error "singleflight/asio.hpp needs Asio 1.19 or newer: older ones cannot cancel one operation"
+#if ASIO_VERSION < 102000
+#error "singleflight/asio.hpp needs Asio 1.20 or newer: older ones cannot cancel one operation well"
 #endif
 #include <asio/associated_allocator.hpp>
 #include <asio/associated_cancellation_slot.hpp>
@@ -27,6 +28,7 @@
 #include <asio/executor_work_guard.hpp>
 #include <asio/post.hpp>
 #include <asio/query.hpp>
+#include <asio/require.hpp>
 #include <asio/strand.hpp>
 #include <asio/system_error.hpp>
 #include <asio/system_executor.hpp>
@@ -45,8 +47,9 @@ using NetSystemError = ::asio::system_error;
 }  // namespace singleflight::detail
 #elif __has_include(<boost/asio/version.hpp>)
 #include <boost/asio/version.hpp>
-#if BOOST_ASIO_VERSION < 101900
-#error "singleflight/asio.hpp needs Boost 1.77 or newer: older ones cannot cancel one operation"
+#if BOOST_ASIO_VERSION < 102000
+#error \
+    "singleflight/asio.hpp needs Boost 1.78 or newer: older ones cannot cancel one operation well"
 #endif
 #include <boost/asio/associated_allocator.hpp>
 #include <boost/asio/associated_cancellation_slot.hpp>
@@ -60,6 +63,7 @@ using NetSystemError = ::asio::system_error;
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/query.hpp>
+#include <boost/asio/require.hpp>
 #include <boost/asio/strand.hpp>
 #include <boost/asio/system_executor.hpp>
 #include <boost/system/system_error.hpp>
@@ -77,13 +81,27 @@ using NetSystemError = ::boost::system::system_error;
 }  // namespace SINGLEFLIGHT_ASIO_FLAVOR
 }  // namespace singleflight::detail
 #else
-#error "singleflight/asio.hpp needs Asio 1.19 (asio/version.hpp) or Boost 1.77; neither was found"
+#error "singleflight/asio.hpp needs Asio 1.20 (asio/version.hpp) or Boost 1.78; neither was found"
 #endif
 
 // All that follows is in an inline namespace of the flavor, so that one program may use both, each
 // in files of its own.
 namespace singleflight::detail {
 inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
+
+// The executor that a function is bound to; another if it is bound to none, or to one that runs
+// everything inline and so cannot be posted to (in newer versions that of use_future).
+template <class Fn, class Executor>
+auto PostingExecutor(const Fn& fn, const Executor& other) {
+  auto own = net::get_associated_executor(fn, other);
+  using Own = decltype(own);
+  if constexpr (net::execution::is_executor<Own>::value &&
+                !requires { net::require(own, net::execution::blocking.never); }) {
+    return other;
+  } else {
+    return own;
+  }
+}
 
 // Lets everybody who would use a context later know that it ends. Asio destroys the operations that
 // wait in a context; one that waits for a call that is led elsewhere must not complete into it.
@@ -114,16 +132,18 @@ class ContextService final : public net::execution_context::service {
   // are waited for on it.
   template <class Executor>
   static ContextService* Of(const Executor& executor) {
-    if constexpr (requires {
-                    net::query(executor, net::execution::context_as<net::execution_context&>);
-                  }) {
-      return &net::use_service<ContextService>(
-          net::query(executor, net::execution::context_as<net::execution_context&>));
-    } else if constexpr (requires { net::use_service<ContextService>(executor.context()); }) {
-      return &net::use_service<ContextService>(executor.context());
+    net::execution_context* context = nullptr;
+    if constexpr (requires { net::query(executor, kContext); }) {
+      context = &net::query(executor, kContext);
+    } else if constexpr (requires { context = &executor.context(); }) {
+      context = &executor.context();
     } else {
       return nullptr;
     }
+    // Services end in the reverse order of their beginning, and until this one does, it lets others
+    // post to strands: so those are to begin first.
+    if (!net::has_service<ContextService>(*context)) static_cast<void>(net::make_strand(executor));
+    return &net::use_service<ContextService>(*context);
   }
 
   // False: the context has ended.
@@ -173,6 +193,8 @@ class ContextService final : public net::execution_context::service {
   }
 
  private:
+  static constexpr net::execution::context_as_t<net::execution_context&> kContext{};
+
   void shutdown() noexcept override {
     std::unique_lock lock(mutex_);
     ended_ = true;

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT
+
+// An HTTP server on one thread, a coroutine per connection, that asks its slow upstream once for
+// all equal requests that wait.
+//
+//   ./asio_server
+//
+// opens 1,000 connections to itself that ask for one URL at once, and prints
+//
+//   listening on http://127.0.0.1:41235
+//   1000 connections asked for /item?id=42
+//   status 200: 1000
+//   distinct bodies: 1
+//   upstream runs: 1
+//   {"requests": 1000, "executions": 1, "shared": 1000, "followers": 999, ...}
+//
+//   ./asio_server --listen 8080
+//
+// serves until SIGINT or SIGTERM: try `curl http://127.0.0.1:8080/item?id=42`.
+//
+//   --listen       the port, 0 for a free one; -1: ask itself instead (-1)
+//   --connections  how many; fewer where the system allows fewer descriptors (1000)
+//   --work-ms      how long the upstream takes (1000)
+
+#include <algorithm>
+#include <asio.hpp>
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <iostream>
+#include <set>
+#include <string>
+#include <system_error>
+
+#include "asio_service.hpp"
+#include "flags.hpp"
+
+namespace {
+
+struct Tally {
+  std::size_t ended = 0, answered = 0;
+  std::set<std::string> bodies;
+};
+
+// One connection that asks for `target`.
+asio::awaitable<void> Ask(asio::ip::tcp::endpoint server, std::string target, Tally& tally) {
+  asio::ip::tcp::socket socket(co_await asio::this_coro::executor);
+  co_await socket.async_connect(server, asio::use_awaitable);
+  const std::string request =
+      "GET " + target + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+  co_await asio::async_write(socket, asio::buffer(request), asio::use_awaitable);
+  std::string answer;
+  asio::error_code end;
+  co_await asio::async_read(socket, asio::dynamic_buffer(answer),
+                            asio::redirect_error(asio::use_awaitable, end));
+  if (!answer.starts_with("HTTP/1.1 200 ")) co_return;
+  ++tally.answered;
+  tally.bodies.insert(answer.substr(answer.find("\r\n\r\n")));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Flags flags(argc, argv);
+  const int listen = flags.Number("listen", -1, -1, 65535);
+  std::size_t connections = flags.Number<std::size_t>("connections", 1000, 1, 20'000);
+  const std::chrono::milliseconds work_time(flags.Number("work-ms", 1000, 0, 60'000));
+  flags.RefuseOthers();
+  const std::size_t descriptors = RaiseDescriptorLimit();
+
+  AsioService::Responses group;
+  asio::io_context io(1);
+  std::size_t upstream_runs = 0;
+  const auto upstream = [&](std::string target) -> asio::awaitable<std::string> {
+    const std::size_t run = ++upstream_runs;
+    asio::steady_timer latency(io, work_time);
+    co_await latency.async_wait(asio::use_awaitable);
+    co_return "answer " + std::to_string(run) + ", to " + target + "\n";
+  };
+  AsioService service(group, io, upstream, work_time + std::chrono::seconds(60));
+  std::uint16_t port = 0;
+  try {
+    port = service.Listen(static_cast<std::uint16_t>(std::max(listen, 0)));
+  } catch (const std::system_error& error) {
+    std::cerr << "asio_server: cannot listen on port " << listen << ": " << error.what() << "\n";
+    return 1;
+  }
+  std::cout << "listening on http://127.0.0.1:" << port << std::endl;
+
+  asio::signal_set ending(io, SIGINT, SIGTERM);
+  ending.async_wait([&io](asio::error_code error, int) {
+    if (!error) io.stop();
+  });
+  if (listen >= 0) {
+    io.run();
+    std::cout << "stopped: " << service.StatsAsJson();
+    return 0;
+  }
+
+  connections = std::min(connections, (descriptors - 20) / 2);  // both ends are here
+  const asio::ip::tcp::endpoint server(asio::ip::address_v4::loopback(), port);
+  Tally tally;
+  for (std::size_t i = 0; i < connections; ++i) {
+    asio::co_spawn(io, Ask(server, "/item?id=42", tally), [&](std::exception_ptr) {
+      if (++tally.ended < connections) return;
+      service.Close();
+      ending.cancel();
+    });
+  }
+  io.run();
+  std::cout << connections << " connections asked for /item?id=42\n"
+            << "status 200: " << tally.answered << "\n"
+            << "distinct bodies: " << tally.bodies.size() << "\n"
+            << "upstream runs: " << upstream_runs << "\n"
+            << service.StatsAsJson();
+}

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// AsyncDo: waits for a call as an Asio operation does, with whatever completion token you like.
+//
+//   asio::awaitable<User> LoadUser(int id);
+//
+//   asio::awaitable<void> Handle(Request request) {
+//     const auto load = [id = request.id] { return LoadUser(id); };
+//     const auto user = co_await AsyncDo(users, request.id, load, asio::use_awaitable);
+//     co_await Respond(request, *user);
+//   }
+//
+// A caller in AsyncDo is a caller of the same call as those in Do, and blocks no thread. It can be
+// cancelled alone, as any operation can; so there is no timeout here, but
+//
+//   using namespace asio::experimental::awaitable_operators;
+//   co_await (AsyncDo(users, id, load, use_awaitable) || timer.async_wait(use_awaitable))
+//
+// (`||` waits for the first that succeeds: if the call fails, for the timer.)
+//
+// Asio: the standalone one where it is found, else Boost's, which SINGLEFLIGHT_BOOST_ASIO asks for.
+// A program may use both, each in files of its own. Clang needs -DASIO_HAS_CO_AWAIT
+// -DASIO_HAS_STD_COROUTINE (for Boost with BOOST_ before them) where its Asio does not see that
+// there are coroutines; without, there are no awaitables, and the rest works.
+//
+// Lifetime. The group must outlive the calls, and ~Group waits for them; so something must still
+// run what leads them. If the thread that destroys the group is the one that runs the io_context,
+// declare the group before the io_context: this then ends first, and the calls that are led on it
+// with it. An operation that is pending when its own context ends is destroyed, as everywhere in
+// Asio: its handler is not called. While a thread destroys the group, no other may cancel an
+// operation or end a context.
+//
+// Do not wait in Do on the only thread that runs the context: if the call is led there, that waits
+// for itself, and is not found out.
+//
+// GCC 12 and 13 destroy some temporaries of a co_await expression twice: name a lambda that
+// captures by value, or a key that is an aggregate (in braces, too), before you await.
+
+#include <concepts>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <type_traits>
+#include <utility>
+
+#include "async.hpp"
+#include "detail/asio_context.hpp"
+#include "detail/call.hpp"
+#include "detail/wait_graph.hpp"
+#include "group.hpp"
+#include "result.hpp"
+
+namespace singleflight {
+
+namespace detail {
+inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
+
+// ---- The caller
+
+// One AsyncDo that has begun. It owns itself until it is handed to its executor as a Completion.
+//
+// Asio lets nobody emit a cancellation while the operation begins or its handler runs: a slot is
+// used on the handler's executor, which is to run one function at a time. So Cancel meets neither
+// Join nor TakeResult; it may meet OnLanded.
+template <class G, class Handler, class Executor>
+class AsyncDoOperation final : public G::Waiter, private ContextService::User {
+  using Value = typename G::ValueType;
+
+ public:
+  template <class H>
+  AsyncDoOperation(H&& handler, const Executor& executor)
+      : handler_(std::forward<H>(handler)),
+        work_(executor),
+        context_(ContextService::Of(executor)) {}
+
+  // Once `self` has joined, the call may land and the operation end at any moment.
+  template <class Launch>
+  static void Start(std::shared_ptr<AsyncDoOperation> self, G& group,
+                    const typename G::KeyType& key, Launch&& launch) {
+    AsyncDoOperation& op = *self;
+    auto slot = net::get_associated_cancellation_slot(op.handler_);
+    if (slot.is_connected()) {
+      slot.assign([&op](net::cancellation_type_t type) {
+        if (type != net::cancellation_type::none) op.Cancel();
+      });
+    }
+    op.self_ = std::move(self);
+    const bool ended = op.context_ != nullptr && !op.context_->Add(op);
+    if (!ended) {
+      try {
+        group.Join(key, op, std::forward<Launch>(launch));
+        return;
+      } catch (...) {
+        op.error_ = std::current_exception();
+      }
+    }
+    if (slot.is_connected()) slot.clear();
+    if (ended) return op.self_.reset();
+    op.Complete();
+  }
+
+ private:
+  // What the executor gets. If it is destroyed without having been run, so is the operation.
+  class Completion {
+   public:
+    using allocator_type = net::associated_allocator_t<Handler>;
+
+    explicit Completion(std::shared_ptr<AsyncDoOperation> op) noexcept : op_(std::move(op)) {}
+
+    allocator_type get_allocator() const noexcept {
+      return net::get_associated_allocator(op_->handler_);
+    }
+
+    void operator()() {
+      auto slot = net::get_associated_cancellation_slot(op_->handler_);
+      if (slot.is_connected()) slot.clear();
+      std::exception_ptr error;
+      Result<Value> result = op_->Take(error);
+      Handler handler(std::move(op_->handler_));
+      const net::executor_work_guard<Executor> work(std::move(op_->work_));
+      op_.reset();  // the handler may use the memory again
+      std::move(handler)(std::move(error), std::move(result));
+    }
+
+   private:
+    std::shared_ptr<AsyncDoOperation> op_;
+  };
+
+  // Terminates if there is no memory for a task: nobody is left who could be told.
+  void OnLanded() noexcept override { Complete(); }
+
+  void Cancel() noexcept {
+    if (!this->Leave()) return;  // it has landed
+    error_ = std::make_exception_ptr(NetSystemError(net::error::operation_aborted));
+    Complete();
+  }
+
+  // Posts: a handler is called neither inside AsyncDo nor by the thread that lands the call. The
+  // last touch.
+  void Complete() {
+    const auto post = [this] {
+      const Executor executor = work_.get_executor();
+      net::post(executor, Completion(std::move(self_)));
+    };
+    if (context_ != nullptr) {
+      context_->UseLast(*this, post);
+    } else {
+      post();
+    }
+  }
+
+  void OnShutdown() noexcept override {
+    if (!this->Detach()) context_->AwaitTooLate(*this);
+    self_.reset();
+  }
+
+  Result<Value> Take(std::exception_ptr& error) {
+    error = std::move(error_);
+    if (error == nullptr) {
+      try {
+        return this->TakeResult();
+      } catch (...) {
+        error = std::current_exception();
+      }
+    }
+    return ResultFactory::Empty<Value>(Role::kFollower);
+  }
+
+  Handler handler_;
+  net::executor_work_guard<Executor> work_;
+  ContextService* const context_;
+  std::shared_ptr<AsyncDoOperation> self_;
+  std::exception_ptr error_;  // why there is no result, if it is not the call's
+};
+
+// ---- The call's work
+
+// What an awaitable is of, and the executor of its coroutine.
+template <class T>
+struct AwaitableTraits {
+  static constexpr bool kIsAwaitable = false;
+};
+
+template <class Fn>
+using AwaitableTraitsOf = AwaitableTraits<
+    std::remove_cvref_t<decltype(detail::CallWithStop(std::declval<Fn>(), std::stop_token()))>>;
+
+template <class Fn>
+constexpr bool ReturnsNetAwaitable() {
+  if constexpr (std::is_invocable_v<Fn> || kTakesStopToken<Fn>) {
+    return AwaitableTraitsOf<Fn>::kIsAwaitable;
+  } else {
+    return false;
+  }
+}
+
+template <class Value, class Fn>
+constexpr void CheckNetFn() {
+  if constexpr (detail::ReturnsNetAwaitable<Fn>()) {
+    using Awaited = typename AwaitableTraitsOf<Fn>::Awaited;
+    static_assert(std::is_void_v<Value> || std::convertible_to<Awaited, Value>,
+                  "fn must return an awaitable of the group's Value or of something that converts "
+                  "to it");
+  } else {
+    detail::CheckFn<Value, Fn>();
+  }
+}
+
+#if defined(SINGLEFLIGHT_ASIO_HAS_CO_AWAIT)
+
+template <class T, class CoroutineExecutor>
+struct AwaitableTraits<net::awaitable<T, CoroutineExecutor>> {
+  static constexpr bool kIsAwaitable = true;
+  using Awaited = T;
+  using Executor = CoroutineExecutor;
+};
+
+// Turns a call's request to stop into the cancellation of the coroutine that does its work, emitted
+// where that runs. The slot refers to the signal, which whoever may use it keeps.
+template <class Executor>
+class StopRelay final : private ContextService::User {
+ public:
+  StopRelay(std::shared_ptr<net::cancellation_signal> signal, const Executor& executor,
+            std::stop_token stop)
+      : context_(ContextService::Of(executor)) {
+    if (context_ != nullptr && !context_->Add(*this)) return;
+    on_stop_.emplace(std::move(stop), OnStop{std::move(signal), executor});
+  }
+  ~StopRelay() {
+    if (context_ != nullptr) context_->Remove(*this);
+  }
+  StopRelay(const StopRelay&) = delete;
+  StopRelay& operator=(const StopRelay&) = delete;
+
+ private:
+  struct OnStop {
+    void operator()() const noexcept {
+      net::post(executor, [kept = signal] { kept->emit(net::cancellation_type::terminal); });
+    }
+    std::shared_ptr<net::cancellation_signal> signal;
+    Executor executor;
+  };
+
+  void OnShutdown() noexcept override { on_stop_.reset(); }  // waits until OnStop has ended
+
+  ContextService* const context_;
+  std::optional<std::stop_callback<OnStop>> on_stop_;
+};
+
+// A call's work: awaits what `fn` returns, and lands the call with it. It owns all that it needs,
+// so it belongs to none of the callers; what is the user's ends before the call lands. If the
+// coroutine is destroyed, `lead` goes last, and lands it.
+template <class CoroutineExecutor, class Value, class Lead, class Fn, class Executor>
+net::awaitable<void, CoroutineExecutor> LeadInCoroutine(
+    Lead lead, std::optional<Fn> fn, std::shared_ptr<net::cancellation_signal> signal,
+    Executor executor) {
+  Outcome<Value> outcome;
+  try {
+    const StopRelay<Executor> relay(std::move(signal), executor, lead.GetStopToken());
+    co_await net::post(net::use_awaitable_t<CoroutineExecutor>());  // `fn` never runs in AsyncDo
+    const auto start = [&] {
+      const LeadingScope leading;
+      const RunningScope running(lead.Target());
+      return detail::CallWithStop(std::move(*fn), lead.GetStopToken());
+    };
+    if constexpr (std::is_void_v<Value>) {
+      static_cast<void>(co_await start());
+      outcome.template emplace<1>();
+    } else {
+      outcome.template emplace<1>(co_await start());
+    }
+  } catch (...) {
+    outcome.template emplace<0>(std::current_exception());
+  }
+  fn.reset();
+  lead.Land(std::move(outcome));
+}
+
+// Ends with the coroutine; until then it keeps the signal.
+struct WhenLed {
+  using cancellation_slot_type = net::cancellation_slot;
+  cancellation_slot_type get_cancellation_slot() const noexcept { return signal->slot(); }
+  void operator()(const std::exception_ptr&) const noexcept {}
+  std::shared_ptr<net::cancellation_signal> signal;
+};
+
+template <class CoroutineExecutor, class Value, class Lead, class Fn, class Executor>
+void SpawnWork(Lead lead, Fn fn, const Executor& executor) {
+  auto signal = std::make_shared<net::cancellation_signal>();
+  net::co_spawn(executor,
+                detail::LeadInCoroutine<CoroutineExecutor, Value, Lead, Fn>(
+                    std::move(lead), std::optional<Fn>(std::move(fn)), signal, executor),
+                WhenLed{signal});
+}
+
+#endif
+
+// Hands the work of a call to `executor`.
+template <class G, class Fn, class Executor>
+void LaunchWork(typename G::Lead lead, Fn fn, const Executor& executor) {
+  if constexpr (detail::ReturnsNetAwaitable<Fn>()) {
+#if defined(SINGLEFLIGHT_ASIO_HAS_CO_AWAIT)
+    using Value = typename G::ValueType;
+    using CoroutineExecutor = typename AwaitableTraitsOf<Fn>::Executor;
+    // The cancellation must not meet the coroutine on another thread: hence a strand.
+    if constexpr (std::convertible_to<net::strand<Executor>, CoroutineExecutor>) {
+      detail::SpawnWork<CoroutineExecutor, Value>(std::move(lead), std::move(fn),
+                                                  net::make_strand(executor));
+    } else {
+      static_assert(std::convertible_to<Executor, CoroutineExecutor>,
+                    "the awaitable that fn returns cannot run on this executor: pass "
+                    "bind_executor(executor, fn) with one that it can run on");
+      detail::SpawnWork<CoroutineExecutor, Value>(std::move(lead), std::move(fn), executor);
+    }
+#endif
+  } else {
+    net::post(executor, Task<G, Fn>(std::move(lead), std::move(fn)));
+  }
+}
+
+// ---- The operation's beginning, which a lazy token puts off
+
+template <class G>
+struct InitiateAsyncDo {
+  G* group;
+
+  template <class Handler, class Fn>
+  void operator()(Handler&& handler, typename G::KeyType key, Fn fn) const {
+    const auto fallback = detail::PostingExecutor(fn, net::system_executor());
+    const auto executor = detail::PostingExecutor(handler, fallback);
+    const auto fn_executor = detail::PostingExecutor(fn, executor);
+    using Op = AsyncDoOperation<G, std::decay_t<Handler>, std::remove_const_t<decltype(executor)>>;
+    const auto allocator = net::get_associated_allocator(handler);
+    using Allocator = typename std::allocator_traits<
+        std::remove_const_t<decltype(allocator)>>::template rebind_alloc<Op>;
+    auto op =
+        std::allocate_shared<Op>(Allocator(allocator), std::forward<Handler>(handler), executor);
+    Op::Start(std::move(op), *group, key, [&](typename G::Lead lead) {
+      detail::LaunchWork<G>(std::move(lead), std::move(fn), fn_executor);
+    });
+  }
+};
+
+}  // namespace SINGLEFLIGHT_ASIO_FLAVOR
+}  // namespace detail
+
+inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
+
+// Joins the call in flight for `key`; if there is none, makes one. Its work is `fn()`, or
+// `fn(std::stop_token)` where it takes that, which returns what converts to Value, or an
+// asio::awaitable of it (a coroutine must take the token by value). `fn` is never run inside
+// AsyncDo, and a follower's not at all.
+//
+// The signature is void(std::exception_ptr, Result<Value>): `fn` throws whatever it likes, and
+// tokens make an exception of an exception_ptr. The handler is called once, through its associated
+// executor and never inside AsyncDo; outstanding work is counted there until then, and memory comes
+// from its associated allocator. If the exception is set, the Result must not be looked at. It is
+//   what `fn` threw, unchanged
+//   operation_aborted, as a system_error of Asio: this caller was cancelled
+//   `resource_unavailable_try_again`, as a std::system_error: a limit refused this caller
+//   `owner_dead`, likewise: the work was dropped, say because its context ended
+//   what making the call threw.
+//
+// Where. A plain `fn` is posted to the executor that is bound to it, else to the handler's; where
+// it blocks, bind it to a thread pool: bind_executor(pool, fn). An awaitable `fn` runs there as a
+// coroutine, in a strand; if its type names an executor that no strand can be, then without one,
+// and what it names must run one function at a time. A handler without an executor completes on
+// that of `fn`; if neither has one, on Asio's system_executor, whose threads are Asio's own.
+// use_future's handler is on those threads too, and no awaitable can be: bind it elsewhere.
+//
+// Leaving. A cancellation of any type, through the handler's associated slot, makes this caller
+// leave; the call goes on for the others. Emit it where the handler would run, and let that run one
+// function at a time: a strand, if there are several threads. When the last caller leaves, or
+// ~Group waits, the work is asked to stop: by its std::stop_token, and an awaitable `fn` by a
+// terminal cancellation of its coroutine as well. The work belongs to no caller: it must not refer
+// to what ends with one.
+//
+// `key` may be a Key, what converts to one, or for a string key what a string_view can be made of.
+// The operation keeps it, and `fn`, copied or moved; so a lazy token may begin later. A number that
+// is no value of the Key's type throws std::out_of_range at once, and std::bad_alloc is thrown
+// where there is no memory even to tell the handler.
+template <detail::AnyGroup G, class K = typename G::KeyType, class Fn, class Token>
+auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
+  using Value = typename G::ValueType;
+  using Kept = std::decay_t<Fn>;
+  static_assert(std::constructible_from<Kept, Fn>,
+                "the call keeps fn: pass one that can be copied, or std::move it");
+  detail::CheckNetFn<Value, Kept>();
+  return detail::net::async_initiate<Token, void(std::exception_ptr, Result<Value>)>(
+      detail::InitiateAsyncDo<G>{&group}, token, detail::CopyKey<G>(key),
+      Kept(std::forward<Fn>(fn)));
+}
+
+}  // namespace SINGLEFLIGHT_ASIO_FLAVOR
+
+}  // namespace singleflight
+
+#undef SINGLEFLIGHT_ASIO_FLAVOR
+#undef SINGLEFLIGHT_ASIO_HAS_CO_AWAIT
