@@ -14,6 +14,7 @@
 #include "asio_support.hpp"
 #include "catch.hpp"
 #include "support.hpp"
+#include "watched_mutex.hpp"
 
 namespace {
 
@@ -448,25 +449,9 @@ ASIO_TEST_CASE("Promise 7: a follower that finds no memory fails alone, and free
 
 namespace {
 
-thread_local int locks_held = 0;
 int runs = 0;
 int runs_under_lock = 0;
 
-struct WatchedMutex {
-  void lock() {
-    mutex.lock();
-    ++locks_held;
-  }
-  void unlock() {
-    --locks_held;
-    mutex.unlock();
-  }
-  std::mutex mutex;
-};
-struct OneWatchedShard : singleflight::GroupTraits {
-  using Mutex = WatchedMutex;
-  static constexpr std::size_t kShards = 1;
-};
 struct Watched {
   Watched() { Run(); }
   Watched(const Watched&) { Run(); }

@@ -582,8 +582,9 @@ TEST_CASE("Promise 10: a call lands while its coroutine is about to suspend") {
     // The task is resumed, and lands the call, on another thread.
     struct Elsewhere : std::suspend_always {
       explicit Elsewhere(std::jthread& its_thread) : thread(its_thread) {}
-      void await_suspend(std::coroutine_handle<> handle) const {
-        std::jthread& kept = thread;  // once resumed, the frame that this is in may be gone
+      // Clang 14 would keep what it has here in the frame, which may be gone once it is resumed.
+      [[gnu::noinline]] void await_suspend(std::coroutine_handle<> handle) const {
+        std::jthread& kept = thread;
         kept = std::jthread(handle);
       }
       std::jthread& thread;

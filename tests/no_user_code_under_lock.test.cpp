@@ -7,30 +7,12 @@
 
 #include "catch.hpp"
 #include "support.hpp"
+#include "watched_mutex.hpp"
 
 using namespace test;
 using singleflight::Group;
 
 namespace {
-
-thread_local int locks_held = 0;
-
-struct WatchedMutex {
-  void lock() {
-    mutex.lock();
-    ++locks_held;
-  }
-  void unlock() {
-    --locks_held;
-    mutex.unlock();
-  }
-  std::mutex mutex;
-};
-
-struct OneWatchedShard : singleflight::GroupTraits {
-  using Mutex = WatchedMutex;
-  static constexpr std::size_t kShards = 1;
-};
 
 std::atomic<int> runs = 0;
 std::atomic<int> runs_under_lock = 0;

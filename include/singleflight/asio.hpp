@@ -49,7 +49,6 @@
 #include "async.hpp"
 #include "detail/asio_context.hpp"
 #include "detail/call.hpp"
-#include "detail/wait_graph.hpp"
 #include "group.hpp"
 #include "result.hpp"
 
@@ -261,16 +260,11 @@ net::awaitable<void, CoroutineExecutor> LeadInCoroutine(
   try {
     const StopRelay<Executor> relay(std::move(signal), executor, lead.GetStopToken());
     co_await net::post(net::use_awaitable_t<CoroutineExecutor>());  // `fn` never runs in AsyncDo
-    const auto start = [&] {
-      const LeadingScope leading;
-      const RunningScope running(lead.Target());
-      return detail::CallWithStop(std::move(*fn), lead.GetStopToken());
-    };
     if constexpr (std::is_void_v<Value>) {
-      static_cast<void>(co_await start());
+      static_cast<void>(co_await lead.Start(std::move(*fn)));
       outcome.template emplace<1>();
     } else {
-      outcome.template emplace<1>(co_await start());
+      outcome.template emplace<1>(co_await lead.Start(std::move(*fn)));
     }
   } catch (...) {
     outcome.template emplace<0>(std::current_exception());

@@ -31,7 +31,6 @@
 #include <utility>
 
 #include "detail/call.hpp"
-#include "detail/wait_graph.hpp"
 #include "group.hpp"
 #include "result.hpp"
 
@@ -92,16 +91,11 @@ Detached Drive(Lead lead, Fn&& fn) {
   Outcome<Value> outcome;
   try {
     std::decay_t<Fn> kept(std::forward<Fn>(fn));  // before the first suspension
-    const auto start = [&]() -> decltype(auto) {
-      const LeadingScope leading;
-      const RunningScope running(lead.Target());
-      return detail::CallWithStop(std::move(kept), lead.GetStopToken());
-    };
     if constexpr (std::is_void_v<Value>) {
-      static_cast<void>(co_await start());
+      static_cast<void>(co_await lead.Start(std::move(kept)));
       outcome.template emplace<1>();
     } else {
-      outcome.template emplace<1>(co_await start());
+      outcome.template emplace<1>(co_await lead.Start(std::move(kept)));
     }
   } catch (...) {
     outcome.template emplace<0>(std::current_exception());

@@ -78,7 +78,16 @@ class Lead {
     return Settle(*async, std::move(outcome));
   }
 
-  // For a thread that does the call's work in another way than Run.
+  // For work that ends elsewhere: calls `fn`, which may take the call's stop token, and returns
+  // what it returns. A deadlock through `fn` is found as in Run.
+  template <class Fn>
+  decltype(auto) Start(Fn&& fn) const {
+    const LeadingScope leading;
+    const RunningScope running(Target());
+    return detail::CallWithStop(std::forward<Fn>(fn), GetStopToken());
+  }
+
+  // For a thread that does the work of several calls.
   WaitTarget& Target() const noexcept { return *async_->call.state; }
 
   // Runs `fn()` or `fn(std::stop_token)` on this thread as the call's work, and lands the call with
