@@ -489,6 +489,47 @@ ASIO_TEST_CASE("Promise 8: no lock is held while fn, a handler or a value is run
 
 // ---- Executors, memory, outstanding work
 
+// An executor of the user's own, with no more than an executor must have: a loop's, say.
+struct LoopExecutor {
+  asio::io_context* loop;
+  asio::execution_context& query(asio::execution::context_t) const noexcept { return *loop; }
+  template <class Function>
+  void execute(Function function) const {
+    asio::post(*loop, std::move(function));
+  }
+  bool operator==(const LoopExecutor&) const noexcept = default;
+};
+
+ASIO_TEST_CASE("an executor that cannot be asked not to block runs what is bound to it") {
+  IntGroup group;
+  asio::io_context loop;
+  Answer answer;
+  std::thread::id fn_on;
+  const auto fn = [&] {
+    fn_on = std::this_thread::get_id();
+    return 7;
+  };
+  const auto work = asio::make_work_guard(loop);
+  AsyncDo(group, "key", asio::bind_executor(LoopExecutor{&loop}, fn),
+          asio::bind_executor(LoopExecutor{&loop}, Into(answer)));
+  while (answer.calls == 0) loop.run_one();
+  CHECK(fn_on == std::this_thread::get_id());
+  CHECK(answer.on == std::this_thread::get_id());
+  CHECK(answer.outcome.value == 7);
+}
+
+ASIO_TEST_CASE("Promise 14: a context may end while a handler is on its way to it") {
+  for (int round = 0; round < 500; ++round) {
+    IntGroup group;
+    OpenCall call(group);
+    Answer answer;
+    std::optional<asio::io_context> loop(std::in_place);
+    AsyncDo(group, "key", MustNotRun, asio::bind_executor(LoopExecutor{&*loop}, Into(answer)));
+    AtOnce([&] { call.Land(1); }, [&] { loop.reset(); });
+    CHECK(answer.calls == 0);
+  }
+}
+
 ASIO_TEST_CASE("a handler is called through its associated executor") {
   IntGroup group;
   asio::thread_pool pool(2);

@@ -528,6 +528,32 @@ TEST_CASE("DoMany: a key that is refused when it is asked for again has that err
   waiter.finish.count_down();
 }
 
+TEST_CASE("Promise 8: when a batch asks again, the failure before ends with no lock held") {
+  IntGroup group;
+  struct Asking {
+    ~Asking() { static_cast<void>(group->GetStats()); }  // waits for ever if a lock is held
+    IntGroup* group;
+  };
+  struct Silent final : IntGroup::Waiter {
+    void OnLanded() noexcept override {}
+  } waiters[2];
+  std::optional<IntGroup::Lead> leads[2];
+  for (int i = 0; i < 2; ++i) {
+    group.Join(i, waiters[i], [&](auto lead) { leads[i] = std::move(lead); });
+  }
+  std::jthread failing([&] {
+    AwaitCallers(group, 1, 2);
+    for (int i = 0; i < 2; ++i) {
+      group.Leave(waiters[i]);
+      leads[i]->Fail(std::make_exception_ptr(std::make_shared<Asking>(Asking{&group})));
+      leads[i].reset();
+    }
+  });
+  const auto results = DoMany(group, {0, 1}, TenTimes, {.on_failure = OnFailure::kRetry});
+  CHECK(*results[0] == 0);
+  CHECK(*results[1] == 10);
+}
+
 TEST_CASE("Promise 12: a key that a limit refuses has its own error") {
   IntGroup group({.max_calls_in_flight = 2});
   const auto results = DoMany(group, {1, 2, 3}, TenTimes);

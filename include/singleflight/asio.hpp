@@ -17,7 +17,8 @@
 //   using namespace asio::experimental::awaitable_operators;
 //   co_await (AsyncDo(users, id, load, use_awaitable) || timer.async_wait(use_awaitable))
 //
-// (`||` waits for the first that succeeds: if the call fails, for the timer.)
+// (`||` waits for the first that succeeds: if the call fails, for the timer. In a newer Asio,
+// cancel_after(50ms, token) is a timeout that lets failures through.)
 //
 // Asio: the standalone one where it is found, else Boost's, which SINGLEFLIGHT_BOOST_ASIO asks for.
 // A program may use both, each in files of its own. Clang needs -DASIO_HAS_CO_AWAIT
@@ -37,6 +38,7 @@
 // GCC 12 and 13 destroy some temporaries of a co_await expression twice: name a lambda that
 // captures by value, or a key that is an aggregate (in braces, too), before you await.
 
+#include <atomic>
 #include <concepts>
 #include <exception>
 #include <functional>
@@ -128,7 +130,8 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
     std::shared_ptr<AsyncDoOperation> op_;
   };
 
-  // Terminates if there is no memory for a task: nobody is left who could be told.
+  // Terminates if there is no memory for a task: nobody is left who could be told. So does a
+  // request to stop that cannot be passed on.
   void OnLanded() noexcept override { Complete(); }
 
   void Cancel() noexcept {
@@ -137,22 +140,38 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
     Complete();
   }
 
-  // Posts: a handler is called neither inside AsyncDo nor by the thread that lands the call. The
-  // last touch.
+  // The last touch. A handler is called neither inside AsyncDo nor by the thread that lands the
+  // call; where its executor might do so, the way to it is through a thread of Asio's own.
   void Complete() {
-    const auto post = [this] {
+    if constexpr (kCanPost<Executor>) {
+      HandOver([](const Executor& executor, Completion&& completion) {
+        net::post(executor, std::move(completion));
+      });
+    } else {
+      completing_ = true;
+      net::post(net::system_executor(), [this] {
+        HandOver([](const Executor& executor, Completion&& completion) {
+          net::dispatch(executor, std::move(completion));
+        });
+      });
+    }
+  }
+
+  template <class Give>
+  void HandOver(Give&& give) {
+    const auto use = [&] {
       const Executor executor = work_.get_executor();
-      net::post(executor, Completion(std::move(self_)));
+      give(executor, Completion(std::move(self_)));
     };
     if (context_ != nullptr) {
-      context_->UseLast(*this, post);
+      context_->UseLast(*this, use);
     } else {
-      post();
+      use();
     }
   }
 
   void OnShutdown() noexcept override {
-    if (!this->Detach()) context_->AwaitTooLate(*this);
+    if (!this->Detach() || completing_) context_->AwaitTooLate(*this);
     self_.reset();
   }
 
@@ -172,7 +191,8 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
   net::executor_work_guard<Executor> work_;
   ContextService* const context_;
   std::shared_ptr<AsyncDoOperation> self_;
-  std::exception_ptr error_;  // why there is no result, if it is not the call's
+  std::exception_ptr error_;              // why there is no result, if it is not the call's
+  std::atomic<bool> completing_ = false;  // on its way through a thread of Asio's own
 };
 
 // ---- The call's work
@@ -311,7 +331,12 @@ void LaunchWork(typename G::Lead lead, Fn fn, const Executor& executor) {
     }
 #endif
   } else {
-    net::post(executor, Task<G, Fn>(std::move(lead), std::move(fn)));
+    Task<G, Fn> task(std::move(lead), std::move(fn));
+    if constexpr (kCanPost<Executor>) {
+      net::post(executor, std::move(task));
+    } else {
+      net::post(net::system_executor(), [executor, task] { net::dispatch(executor, task); });
+    }
   }
 }
 
@@ -319,13 +344,16 @@ void LaunchWork(typename G::Lead lead, Fn fn, const Executor& executor) {
 
 template <class G>
 struct InitiateAsyncDo {
+  using executor_type = net::system_executor;  // for tokens that add to an operation: cancel_after
+  executor_type get_executor() const noexcept { return {}; }
+
   G* group;
 
   template <class Handler, class Fn>
   void operator()(Handler&& handler, typename G::KeyType key, Fn fn) const {
-    const auto fallback = detail::PostingExecutor(fn, net::system_executor());
-    const auto executor = detail::PostingExecutor(handler, fallback);
-    const auto fn_executor = detail::PostingExecutor(fn, executor);
+    const auto fallback = detail::ExecutorOf(fn, net::system_executor());
+    const auto executor = detail::ExecutorOf(handler, fallback);
+    const auto fn_executor = detail::ExecutorOf(fn, executor);
     using Op = AsyncDoOperation<G, std::decay_t<Handler>, std::remove_const_t<decltype(executor)>>;
     const auto allocator = net::get_associated_allocator(handler);
     using Allocator = typename std::allocator_traits<

@@ -75,7 +75,7 @@ class Task {
 
 // The executor of DoAsync that starts a thread for each call. The thread is detached; ~Group waits
 // until it has landed its call. Nothing of the user's runs on it afterwards but the OnLanded of
-// waiters and the key's destructor.
+// waiters, and the destructors of the key and of what is left of the value or exception.
 struct NewThread {
   template <class Task>
   void operator()(Task task) const {

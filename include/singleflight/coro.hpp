@@ -4,7 +4,8 @@
 // CoDo: waits for a call in a coroutine, and blocks no thread.
 //
 //   Task<Page> Handle(Request request) {
-//     auto [user, shared] = co_await singleflight::CoDo(users, request.user, LoadUser);
+//     const auto load = [&request] { return LoadUser(request.id); };  // a task, or a User
+//     auto [user, shared] = co_await singleflight::CoDo(users, request.id, load);
 //     co_return Render(*user);
 //   }
 //
@@ -14,7 +15,7 @@
 //
 //   std::stop_source stop;
 //   auto timer = loop.After(50ms, [stop]() mutable { stop.request_stop(); });
-//   auto user = co_await singleflight::CoDo(users, id, LoadUser, stop.get_token());
+//   auto user = co_await singleflight::CoDo(users, request.id, load, stop.get_token());
 //
 // GCC 12 and 13 destroy some temporaries of a co_await expression twice: name a lambda that
 // captures by value, or a key that is an aggregate (in braces, too), before you await.

@@ -186,6 +186,11 @@ class Batch {
       if (joined && !this->Detach()) gate->Await();
     }
     void OnLanded() noexcept override { gate->Open(); }
+    void Ask() {  // again, if it is on a call that has failed
+      this->DropResult();
+      joined = false;
+      gate.emplace();
+    }
 
     const Key* key = nullptr;
     std::size_t times = 0;  // how often the batch asks for it
@@ -202,8 +207,7 @@ class Batch {
       member.error = MakeCanceled();
       return;
     }
-    member.gate.emplace();
-    member.joined = false;
+    member.Ask();
     try {
       group_.Join(*member.key, member, [&](typename G::Lead lead) {
         member.joined = member.led = true;
@@ -375,8 +379,10 @@ class Batch {
 // Each place has its own error: what `fn` threw, for all that it was run for; what another leader's
 // `fn` threw; for keys that `fn` was run for, `invalid_argument` if it returned more or fewer
 // values than it got keys, and `no_message_available` for a key that is not in its map; what Do
-// throws for a caller that is refused, times out, is stopped or would deadlock. DoMany itself
-// throws what reading, copying and hashing the keys throws, and what memory for the batch.
+// throws for a caller that is refused, times out, is stopped or would deadlock. (Stopped while `fn`
+// runs, this caller leaves the calls that `fn` is run for to others, and gets `operation_canceled`
+// for them.) DoMany itself throws what reading, copying and hashing the keys throws, and what
+// memory for the batch.
 //
 // `keys` is any range of what Do takes for a key, or {a, b, c} of Keys; it is read once.
 template <detail::AnyGroup G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>

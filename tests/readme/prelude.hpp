@@ -49,7 +49,7 @@ struct Task {
 struct UserTask : std::suspend_always {
   User await_resume() const;
 };
-UserTask LoadTask();
+UserTask LoadTask(int id);
 
 #if __has_include(<asio.hpp>)
 #if defined(__clang__)

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <mutex>
+#include <type_traits>
 #include <utility>
 
 #include "call_table.hpp"
@@ -22,6 +23,7 @@
 #include <asio/async_result.hpp>
 #include <asio/cancellation_signal.hpp>
 #include <asio/cancellation_type.hpp>
+#include <asio/dispatch.hpp>
 #include <asio/error.hpp>
 #include <asio/execution.hpp>
 #include <asio/execution_context.hpp>
@@ -57,6 +59,7 @@ using NetSystemError = ::asio::system_error;
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/cancellation_type.hpp>
+#include <boost/asio/dispatch.hpp>
 #include <boost/asio/error.hpp>
 #include <boost/asio/execution.hpp>
 #include <boost/asio/execution_context.hpp>
@@ -89,19 +92,29 @@ using NetSystemError = ::boost::system::system_error;
 namespace singleflight::detail {
 inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
 
+template <class Executor>
+inline constexpr bool kRunsInline = requires {
+  requires net::execution::blocking_t::template static_query<Executor>() ==
+      net::execution::blocking_t(net::execution::blocking.always);
+};
+
 // The executor that a function is bound to; another if it is bound to none, or to one that runs
-// everything inline and so cannot be posted to (in newer versions that of use_future).
+// everything inline (in newer versions that of use_future).
 template <class Fn, class Executor>
-auto PostingExecutor(const Fn& fn, const Executor& other) {
-  auto own = net::get_associated_executor(fn, other);
-  using Own = decltype(own);
-  if constexpr (net::execution::is_executor<Own>::value &&
-                !requires { net::require(own, net::execution::blocking.never); }) {
+auto ExecutorOf(const Fn& fn, const Executor& other) {
+  using Own = std::remove_cvref_t<decltype(net::get_associated_executor(fn, other))>;
+  if constexpr (kRunsInline<Own>) {
     return other;
   } else {
-    return own;
+    return net::get_associated_executor(fn, other);
   }
 }
+
+// Whether an executor can be told to return before it has run what it is given.
+template <class Executor>
+inline constexpr bool kCanPost =
+    !net::execution::is_executor<Executor>::value ||
+    net::can_require<Executor, net::execution::blocking_t::never_t>::value;
 
 // Lets everybody who would use a context later know that it ends. Asio destroys the operations that
 // wait in a context; one that waits for a call that is led elsewhere must not complete into it.
@@ -127,6 +140,7 @@ class ContextService final : public net::execution_context::service {
 
   explicit ContextService(net::execution_context& context)
       : net::execution_context::service(context) {}
+  ~ContextService() override { shutdown(); }  // else left out if it began while its context ended
 
   // Null for an executor that does not tell its context, which then has to outlive the calls that
   // are waited for on it.
@@ -142,7 +156,11 @@ class ContextService final : public net::execution_context::service {
     }
     // Services end in the reverse order of their beginning, and until this one does, it lets others
     // post to strands: so those are to begin first.
-    if (!net::has_service<ContextService>(*context)) static_cast<void>(net::make_strand(executor));
+    if constexpr (kCanPost<Executor>) {
+      if (!net::has_service<ContextService>(*context)) {
+        static_cast<void>(net::make_strand(executor));
+      }
+    }
     return &net::use_service<ContextService>(*context);
   }
 

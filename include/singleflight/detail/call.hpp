@@ -168,6 +168,10 @@ class Waiter {
  protected:
   ~Waiter() = default;
 
+  // For a waiter that will not take the result of its landed call: that ends now, and not under the
+  // lock of the next Join.
+  void DropResult() noexcept { state_.reset(); }
+
   // As Leave, but if no caller is left it is for this waiter to ask the call to stop, by
   // `unwanted`: what then ends may own the waiter.
   bool Leave(std::stop_source& unwanted) noexcept;

@@ -156,12 +156,9 @@ class Ledger {
     State& state = *async.call.state;
     state.SetOutcome(std::move(outcome));
     const bool failed = state.Failed();
-    if (NobodyIsOn(async.call)) state.Discard();  // the user's value does not outlive the group
-    {
-      const Shard shard = Lock(async.call.hash);
-      Close(shard, async.call, failed);
-      async.entry.Unlink();
-      if (shard->drained != nullptr && shard->async_calls.Alone()) shard->drained->Open();
+    if (!CloseAsync(async, failed, /*even_unwanted=*/false)) {
+      state.Discard();
+      CloseAsync(async, failed, /*even_unwanted=*/true);
     }
     state.Publish();
   }
@@ -205,10 +202,15 @@ class Ledger {
     return call.stop;
   }
 
-  // That stays so: the call was forgotten when the last left.
-  bool NobodyIsOn(const Call& call) noexcept {
-    const Shard shard = Lock(call.hash);
-    return call.callers == 0;
+  // False: nobody is on the call, and will be: it was forgotten when the last left. Its value is to
+  // end before it is closed, and so before the group.
+  bool CloseAsync(AsyncCall& async, bool failed, bool even_unwanted) noexcept {
+    const Shard shard = Lock(async.call.hash);
+    if (async.call.callers == 0 && !even_unwanted) return false;
+    Close(shard, async.call, failed);
+    async.entry.Unlink();
+    if (shard->drained != nullptr && shard->async_calls.Alone()) shard->drained->Open();
+    return true;
   }
 
   // Nobody finds the call, joins or leaves it any more. True: its outcome goes to several callers.
