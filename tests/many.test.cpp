@@ -649,3 +649,73 @@ TEST_CASE("Promise 8: the function runs, and values are moved, with no lock held
   });
   CHECK(results[1]->moves > 0);
 }
+
+TEST_CASE("Promise 13: what the leaders did happens before a batch, and its followers, go on") {
+  IntGroup group;
+  int wrong = 0;
+  for (int round = 1; round <= 200; ++round) {
+    int by_batch = 0;
+    int by_other = 0;
+    int read_by_follower = 0;
+    Caller other([&] {
+      return group.Do(1, [&] {
+        AwaitCallers(group, 1, 2);
+        return by_other = round;
+      });
+    });
+    AwaitCallers(group, 1, 1);
+    std::jthread follower;
+    const auto results = DoMany(group, {1, 2}, [&](std::span<const int>) {
+      follower = std::jthread([&] {
+        group.Do(2, [] { return -1; }).value();
+        read_by_follower = by_batch;
+      });
+      AwaitCallers(group, 2, 2);
+      return Keys{by_batch = round};
+    });
+    if (*results[0] != round || by_other != round) ++wrong;
+    follower.join();
+    other.Join();
+    if (read_by_follower != round) ++wrong;
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("Promise 14: a batch leaves nothing behind that the group would have to wait for") {
+  std::vector<KeyResult<int>> results;
+  singleflight::Future<int> follower;
+  {
+    IntGroup group;
+    results = DoMany(group, {1, 2}, [&](std::span<const int> keys) {
+      follower = singleflight::DoAsync(group, 2, [] { return -1; });
+      return TenTimes(keys);
+    });
+    CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1});
+  }
+  CHECK(*results[1] == 20);
+  CHECK(results[1].shared());
+  CHECK(*follower.Get() == 20);
+}
+
+TEST_CASE(
+    "Promise 14: a group that ends asks the call that a batch of its own fn follows to stop") {
+  // The batch runs on a thread of its own as the work of an asynchronous call: ~Group waits for it.
+  int value = 0;
+  {
+    IntGroup group;
+    IntGroup others;
+    std::latch inside(1);
+    auto unread = singleflight::DoAsync(group, 1, [&](std::stop_token stop) {
+      const auto results = DoMany(others, {1},
+                                  [&](std::span<const int> keys, std::stop_token unwanted) {
+                                    inside.count_down();
+                                    Await([&] { return unwanted.stop_requested(); });
+                                    return TenTimes(keys);
+                                  },
+                                  {.stop = stop});
+      return value = ErrorOfKey(results[0]) == std::errc::operation_canceled ? 1 : 2;
+    });
+    inside.wait();
+  }
+  CHECK(value == 1);
+}
