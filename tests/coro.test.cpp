@@ -642,6 +642,27 @@ TEST_CASE("CoDo: resume_on gets the handle of who has suspended, once, on the la
   CHECK(done == 2);
 }
 
+TEST_CASE(
+    "Promise 10: a stop that comes after landing and before the coroutine goes on is too late") {
+  IntGroup group;
+  Signal signal;
+  std::vector<std::coroutine_handle<>> loop;
+  std::stop_source stop;
+  int value = 0;
+  const auto resume_on = [&](std::coroutine_handle<> handle) { loop.push_back(handle); };
+  const auto ask = [&]() -> Routine {
+    const auto fn = AwaitSignal(signal);
+    value = *co_await CoDo(group, "key", fn, stop.get_token(), resume_on);
+  };
+  const Routine routine = ask();
+  signal.Fire();
+  stop.request_stop();
+  REQUIRE(loop.size() == 1);
+  loop[0].resume();
+  CHECK(value == 7);
+  CHECK(group.GetStats() == Stats{.executions = 1});
+}
+
 TEST_CASE("CoDo: resume_on may hold what ends with the call, and is used by a stop as well") {
   IntGroup group;
   Signal signal;
