@@ -49,6 +49,7 @@
 #include <utility>
 
 #include "async.hpp"
+#include "detail/any_group.hpp"
 #include "detail/asio_context.hpp"
 #include "detail/call.hpp"
 #include "group.hpp"

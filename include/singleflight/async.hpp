@@ -19,6 +19,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "detail/any_group.hpp"
 #include "detail/call.hpp"
 #include "future.hpp"
 #include "group.hpp"

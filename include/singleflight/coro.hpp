@@ -31,6 +31,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "detail/any_group.hpp"
 #include "detail/call.hpp"
 #include "group.hpp"
 #include "result.hpp"

@@ -403,30 +403,4 @@ class Group {
   mutable Ledger ledger_;
 };
 
-namespace detail {
-
-// A Group, or what looks like one to the free functions that wait for it.
-template <class G>
-concept AnyGroup = !std::is_const_v<G> && requires {
-  typename G::KeyType;
-  typename G::ValueType;
-  typename G::HashType;
-  typename G::KeyEqualType;
-  typename G::Waiter;
-  typename G::Lead;
-};
-
-// A Key of its own, made of whatever the group's members take for one.
-template <AnyGroup G, class K>
-typename G::KeyType CopyKey(const K& key) {
-  using Key = typename G::KeyType;
-  using Ref = KeyRef<Key, typename G::HashType, typename G::KeyEqualType>;
-  static_assert(std::constructible_from<Key, decltype(Ref::Adapt(key))>,
-                "an asynchronous call keeps a copy of its key, and this Key cannot be copied: ask "
-                "for it with Do");
-  return Key(Ref::Adapt(key));
-}
-
-}  // namespace detail
-
 }  // namespace singleflight

@@ -35,6 +35,7 @@
 #include <variant>
 #include <vector>
 
+#include "detail/any_group.hpp"
 #include "detail/call.hpp"
 #include "detail/gate.hpp"
 #include "detail/wait_graph.hpp"
