@@ -200,8 +200,9 @@ class Group {
     detail::Deadline deadline;
     const std::uint64_t hash = call.hash = HashOf(key);  // last: it takes longest
     for (;;) {
-      if (options != nullptr && options->stop.stop_requested())
+      if (options != nullptr && options->stop.stop_requested()) {
         std::rethrow_exception(detail::MakeCanceled());
+      }
       ledger_.Stamp(call);
       Shard shard = ledger_.Lock(hash);
       Call* const current = Find(shard, hash, key);
@@ -324,9 +325,7 @@ class Group {
 
   // Joins the call in flight; if there is none, a new one. A null waiter: the caller will block.
   Joined JoinOrLead(KeyRef key, Waiter* waiter) {
-    static_assert(std::constructible_from<Key, decltype(key.get())>,
-                  "an asynchronous call keeps a copy of its key, and this Key cannot be copied: "
-                  "ask for it with Do");
+    detail::CheckKeyCopy<Key, decltype(key.get())>();
     const auto prepared = [waiter](std::shared_ptr<State> state) {
       if (waiter == nullptr) state->PrepareToBlock();
       return state;

@@ -56,6 +56,13 @@ using DefaultEqual = typename detail::Defaults<Key>::Equal;
 
 namespace detail {
 
+template <class Key, class From>
+constexpr void CheckKeyCopy() {
+  static_assert(std::constructible_from<Key, From>,
+                "an asynchronous call keeps a copy of its key, and this Key cannot be copied: ask "
+                "for it with Do");
+}
+
 // How a call refers to a key that stays in its caller's hands: by a view where the key is a string
 // whose hash and equality take views, else by its address.
 template <class Key, class Hash, class KeyEqual>

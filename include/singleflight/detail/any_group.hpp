@@ -28,9 +28,7 @@ template <AnyGroup G, class K>
 typename G::KeyType CopyKey(const K& key) {
   using Key = typename G::KeyType;
   using Ref = KeyRef<Key, typename G::HashType, typename G::KeyEqualType>;
-  static_assert(std::constructible_from<Key, decltype(Ref::Adapt(key))>,
-                "an asynchronous call keeps a copy of its key, and this Key cannot be copied: ask "
-                "for it with Do");
+  CheckKeyCopy<Key, decltype(Ref::Adapt(key))>();
   return Key(Ref::Adapt(key));
 }
 
