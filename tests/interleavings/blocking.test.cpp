@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: MIT
+
+// Interleavings of callers that block: they join, land, forget, time out, stop and retry.
+
+#include <algorithm>
+#include <set>
+#include <stop_token>
+#include <string>
+
+#include "../catch.hpp"
+#include "world.hpp"
+
+using namespace std::chrono_literals;
+using interleave::ExploreAll;
+using interleave::ExplorePreemptions;
+using interleave::ExploreRandom;
+using interleave::PassTime;
+using interleave::Run;
+using interleave::Scenario;
+using interleave::World;
+using singleflight::OnFailure;
+
+namespace {
+
+void Do(World& world) { world.Do(1); }
+
+void ForgetThenDo(World& world) {
+  world.group->Forget(1);
+  world.Do(1);
+}
+
+}  // namespace
+
+TEST_CASE("Interleavings: two callers of one key") {
+  ExploreAll("join_land", [](Run& run) {
+    Scenario scenario(run);
+    scenario.Thread(Do);
+    scenario.Thread(Do);
+    scenario.AtEnd([](World& world) {
+      const auto stats = world.group->GetStats();
+      World::Expect(stats.executions + stats.followers == 2, "an ask is not counted");
+    });
+  });
+}
+
+TEST_CASE("Interleavings: three callers of one key") {
+  ExploreAll("join_join_land", [](Run& run) {
+    Scenario scenario(run);
+    for (int i = 0; i < 3; ++i) scenario.Thread(Do);
+  });
+}
+
+TEST_CASE("Interleavings: two callers that ask twice, since a result is not kept") {
+  ExploreAll("join_land_twice", [](Run& run) {
+    Scenario scenario(run);
+    for (int i = 0; i < 2; ++i) {
+      scenario.Thread([](World& world) {
+        world.Do(1);
+        world.Do(1);
+      });
+    }
+  });
+}
+
+TEST_CASE("Interleavings: a call is forgotten while others join and land") {
+  ExploreAll("join_land_forget", [](Run& run) {
+    Scenario scenario(run);
+    scenario->overlaps = true;
+    scenario.Thread(Do);
+    scenario.Thread(Do);
+    scenario.Thread([](World& world) { world.group->Forget(1); });
+  });
+  ExploreAll("join_land_forget_unshared", [](Run& run) {
+    Scenario scenario(run);
+    scenario->overlaps = true;
+    scenario.Thread(Do);
+    scenario.Thread(Do);
+    scenario.Thread([](World& world) { world.group->ForgetUnshared(1); });
+  });
+}
+
+TEST_CASE("Interleavings: a forgotten call lands while a newer one is in its place") {
+  const auto scenario_of = [](int others) {
+    return [others](Run& run) {
+      Scenario scenario(run);
+      scenario->overlaps = true;
+      scenario.Thread(Do);
+      scenario.Thread(ForgetThenDo);
+      for (int i = 0; i < others; ++i) scenario.Thread(Do);
+    };
+  };
+  ExploreAll("aba_after_forget", scenario_of(0));
+  ExploreAll("aba_after_forget_3", scenario_of(1));
+}
+
+TEST_CASE("Interleavings: a timeout races with landing") {
+  const auto scenario_of = [](int others) {
+    return [others](Run& run) {
+      Scenario scenario(run);
+      scenario.Thread(Do);
+      scenario.Thread([](World& world) { world.Do(1, {.timeout = 50ms}); });
+      for (int i = 0; i < others; ++i) scenario.Thread(Do);
+      scenario.AtEnd([](World& world) {
+        World::Expect(world.group->GetStats().left == world.Count(std::errc::timed_out),
+                      "who left is not counted");
+      });
+    };
+  };
+  ExploreAll("timeout_against_landing", scenario_of(0));
+  ExploreAll("timeout_against_landing_3", scenario_of(1));
+}
+
+TEST_CASE("Interleavings: a follower's stop races with landing") {
+  ExploreAll("stop_against_landing", [](Run& run) {
+    Scenario scenario(run);
+    scenario->overlaps = true;  // where the one who is stopped leads
+    const std::stop_source stop;
+    scenario.Thread(Do);
+    scenario.Thread([stop](World& world) { world.Do(1, {.stop = stop.get_token()}); });
+    scenario.Thread([stop](World&) mutable { stop.request_stop(); });
+  });
+}
+
+namespace {
+
+// A leader that may be stopped, and whose fn takes the call's token.
+struct StoppableLeader {
+  std::stop_token stop;
+  void operator()(World& world) const {
+    world.Call(1, [&] {
+      return world.group->Do(1,
+                             [&](std::stop_token of_call) {
+                               return world.Fn(
+                                   1, [&] { static_cast<void>(of_call.stop_requested()); })();
+                             },
+                             {.stop = stop});
+    });
+  }
+};
+
+}  // namespace
+
+TEST_CASE("Interleavings: the last to leave races with a newcomer") {
+  ExploreAll("last_leaver_against_newcomer", [](Run& run) {
+    Scenario scenario(run);
+    scenario->overlaps = true;
+    const std::stop_source stop;
+    scenario.Thread(StoppableLeader{stop.get_token()});
+    scenario.Thread([stop](World&) mutable { stop.request_stop(); });
+    scenario.Thread(Do);
+  });
+}
+
+TEST_CASE("Interleavings: a newcomer never joins a call that was told to stop") {
+  ExploreAll("told_to_stop", [](Run& run) {
+    Scenario scenario(run);
+    scenario->overlaps = true;
+    const std::stop_source stop;
+    scenario.Thread([token = stop.get_token()](World& world) {
+      world.Call(1, [&] {
+        return world.group->Do(1,
+                               [&](std::stop_token of_call) {
+                                 const auto value = world.Fn(1)();
+                                 if (of_call.stop_requested() && world.group->Callers(1) != 0) {
+                                   // A newer call of a newcomer; joined to this one, it would be
+                                   // its caller here.
+                                   World::Expect(world.group->GetStats().executions == 2,
+                                                 "a doomed call was joined");
+                                 }
+                                 return value;
+                               },
+                               {.stop = token});
+      });
+    });
+    scenario.Thread([stop](World&) mutable { stop.request_stop(); });
+    scenario.Thread(Do);
+  });
+}
+
+TEST_CASE("Interleavings: a call that is too old is forgotten by the next caller") {
+  const auto body = [](Run& run) {
+    Scenario scenario(run, {.max_age = 10ms});
+    scenario->overlaps = true;
+    scenario.Thread(Do);
+    scenario.Thread([](World& world) {
+      PassTime(20ms);
+      world.Do(1);
+    });
+    scenario.Thread(Do);
+  };
+  ExploreAll("max_age_3", body);
+  ExploreAll("max_age_2", [](Run& run) {
+    Scenario scenario(run, {.max_age = 10ms});
+    scenario->overlaps = true;
+    scenario.Thread(Do);
+    scenario.Thread([](World& world) {
+      PassTime(20ms);
+      world.Do(1);
+    });
+  });
+}
+
+TEST_CASE("Interleavings: followers try again when their leader has failed") {
+  const auto scenario_of = [](int others) {
+    return [others](Run& run) {
+      Scenario scenario(run);
+      scenario.Thread([](World& world) { world.DoFailing(1); });
+      for (int i = 0; i < others; ++i) {
+        scenario.Thread([](World& world) { world.Do(1, {.on_failure = OnFailure::kRetry}); });
+      }
+      scenario.AtEnd([others](World& world) {
+        for (int i = 0; i <= others; ++i) {
+          const auto& outcome = world.OutcomeOfCaller(static_cast<std::size_t>(i));
+          World::Expect(outcome.execution != World::kNone, "a retry has no outcome");
+        }
+      });
+    };
+  };
+  ExploreAll("retry", scenario_of(1));
+  ExploreAll("retry_3", scenario_of(2));
+}
+
+TEST_CASE("Interleavings: limits refuse exactly those who are too many") {
+  ExploreAll("limits", [](Run& run) {
+    Scenario scenario(run, {.max_callers_per_call = 2, .max_calls_in_flight = 1});
+    for (int i = 0; i < 3; ++i) scenario.Thread(Do);
+    scenario.AtEnd([](World& world) {
+      const auto stats = world.group->GetStats();
+      World::Expect(stats.refused == world.Count(std::errc::resource_unavailable_try_again) &&
+                        stats.executions + stats.followers + stats.refused == 3,
+                    "who was refused is not counted");
+    });
+  });
+}
+
+TEST_CASE("Interleavings: four callers, one of whom forgets, at random") {
+  ExploreRandom("four_callers", 5000, [](Run& run) {
+    Scenario scenario(run);
+    scenario->overlaps = true;
+    scenario.Thread(Do);
+    scenario.Thread([](World& world) { world.Do(1, {.timeout = 1ms}); });
+    scenario.Thread(ForgetThenDo);
+    scenario.Thread([](World& world) { world.DoFailing(1, {.on_failure = OnFailure::kRetry}); });
+  });
+}
+
+TEST_CASE("Interleavings: keys that wait for each other are a deadlock, and nothing else is") {
+  const auto cycle_of = [](int keys) {
+    return [keys](Run& run) {
+      Scenario scenario(run);
+      const auto led_own = std::make_shared<int>(0);
+      const auto led_next = std::make_shared<int>(0);
+      for (int key = 0; key < keys; ++key) {
+        scenario.Thread([=, next = (key + 1) % keys](World& world) {
+          const auto ask_next = [&] {
+            const bool led = world.Do(next).led;
+            const interleave::Unseen unseen;
+            *led_next += led;
+          };
+          const auto ask_own = [&] { return world.group->Do(key, world.Fn(key, ask_next)); };
+          const bool led = world.Call(key, ask_own).led;
+          const interleave::Unseen unseen;
+          *led_own += led;
+        });
+      }
+      scenario.AtEnd([=](World& world) {
+        // Where each leads its own key and none the next, the last to wait closes the cycle.
+        const bool cycle = *led_own == keys && *led_next == 0;
+        World::Expect(world.Count(std::errc::resource_deadlock_would_occur) == (cycle ? 1 : 0),
+                      "an error without a cycle, or a cycle with none or several");
+      });
+    };
+  };
+  ExploreAll("cycle_of_two", cycle_of(2));
+  if (test::Long()) {
+    ExploreAll("cycle_of_three", cycle_of(3));
+  } else {
+    ExplorePreemptions("cycle_of_three", 2, cycle_of(3));
+    ExploreRandom("cycle_of_three", 5000, cycle_of(3));
+  }
+}
+
+TEST_CASE("Interleavings: what any schedule shows, one of those that stand for all has shown") {
+  const auto body_of = [](std::set<std::string>& histories) {
+    return [&histories](Run& run) {
+      Scenario scenario(run);
+      scenario->overlaps = true;
+      scenario.Thread([](World& world) { world.DoFailing(1, {.timeout = 50ms}); });
+      scenario.Thread([](World& world) { world.Do(1, {.on_failure = OnFailure::kRetry}); });
+      scenario.Thread(ForgetThenDo);
+      scenario.AtEnd([&](World& world) { histories.insert(world.History()); });
+    };
+  };
+  std::set<std::string> all;
+  interleave::Exhaustive exhaustive;
+  Explore("all", exhaustive, body_of(all));
+  std::set<std::string> bounded;
+  interleave::Preemptions preemptions(3);
+  Explore("preemptions", preemptions, body_of(bounded));
+  std::set<std::string> random;
+  interleave::Pct pct(1, 20000, 4);
+  Explore("random", pct, body_of(random));
+  CHECK(std::includes(all.begin(), all.end(), bounded.begin(), bounded.end()));
+  CHECK(std::includes(all.begin(), all.end(), random.begin(), random.end()));
+  CHECK(bounded == all);
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT
+
+// The scheduler itself: known faults are found, by every kind of search, and the number of
+// schedules is what can be counted by hand.
+
+#include "scheduler.hpp"
+
+#include <atomic>
+#include <condition_variable>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <semaphore>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include "../catch.hpp"
+#include "search.hpp"
+
+using interleave::Exhaustive;
+using interleave::Explore;
+using interleave::Mode;
+using interleave::Pct;
+using interleave::Point;
+using interleave::Preemptions;
+using interleave::Run;
+
+namespace {
+
+// The failure that a search of the scenario meets; empty if there is none.
+template <class Scenario>
+std::string FailureOf(interleave::Search&& search, Scenario&& scenario) {
+  try {
+    Explore("scheduler", search, scenario);
+    return {};
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+}
+
+template <class Scenario>
+std::size_t SchedulesOf(Scenario&& scenario) {
+  Exhaustive search;
+  return Explore("scheduler", search, scenario).schedules - search.repeated();
+}
+
+bool Contains(const std::string& text, const char* part) {
+  return text.find(part) != std::string::npos;
+}
+
+// Two threads add to a counter; where `atomic` is not true, in two steps.
+void Adders(Run& run) {
+  struct World {
+    std::atomic<int> sum = 0;
+  };
+  auto world = std::make_shared<World>();
+  for (int i = 0; i < 2; ++i) {
+    run.Thread([world] { world->sum.store(world->sum.load() + 1); });
+  }
+  run.AtEnd([world] {
+    if (world->sum != 2) interleave::Fail("an addition is lost");
+  });
+}
+
+}  // namespace
+
+TEST_CASE("The scheduler finds a lost update, by each search") {
+  CHECK(Contains(FailureOf(Exhaustive(), Adders), "an addition is lost"));
+  CHECK(Contains(FailureOf(Preemptions(1), Adders), "an addition is lost"));
+  CHECK(Contains(FailureOf(Pct(1, 1000, 1), Adders), "an addition is lost"));
+  CHECK(FailureOf(Preemptions(0), Adders).empty());
+}
+
+TEST_CASE("The scheduler explores each order of steps that conflict, and no other") {
+  const auto each_touches = [](int threads, auto touch) {
+    return [=](Run& run) {
+      auto world = std::make_shared<std::array<int, 8>>();
+      for (int i = 0; i < threads; ++i) run.Thread([=] { touch(*world, i); });
+    };
+  };
+  const auto same = [](auto& world, int) { Point(&world[0], Mode::kWrite); };
+  const auto twice = [](auto& world, int) {
+    Point(&world[0], Mode::kWrite);
+    Point(&world[0], Mode::kWrite);
+  };
+  const auto own = [](auto& world, int i) {
+    Point(&world[static_cast<std::size_t>(i)], Mode::kWrite);
+  };
+  const auto read = [](auto& world, int) { Point(&world[0], Mode::kRead); };
+  const auto one_writes = [](auto& world, int i) {
+    Point(&world[0], i == 0 ? Mode::kWrite : Mode::kRead);
+  };
+  CHECK(SchedulesOf(each_touches(2, same)) == 2);
+  CHECK(SchedulesOf(each_touches(3, same)) == 6);
+  CHECK(SchedulesOf(each_touches(4, same)) == 24);
+  CHECK(SchedulesOf(each_touches(2, twice)) == 6);   // 4! / (2! 2!)
+  CHECK(SchedulesOf(each_touches(3, twice)) == 90);  // 6! / (2! 2! 2!)
+  CHECK(SchedulesOf(each_touches(4, own)) == 1);
+  CHECK(SchedulesOf(each_touches(4, read)) == 1);
+  CHECK(SchedulesOf(each_touches(4, one_writes)) == 8);  // before or after each of three readers
+}
+
+TEST_CASE("The scheduler explores each order in which a lock is taken") {
+  const auto lockers = [](int threads) {
+    return [=](Run& run) {
+      auto mutex = std::make_shared<std::mutex>();
+      auto sum = std::make_shared<int>(0);
+      for (int i = 0; i < threads; ++i) {
+        run.Thread([=] {
+          const std::lock_guard lock(*mutex);
+          ++*sum;
+        });
+      }
+      run.AtEnd([=] {
+        if (*sum != threads) interleave::Fail("lost");
+      });
+    };
+  };
+  CHECK(SchedulesOf(lockers(2)) == 2);
+  CHECK(SchedulesOf(lockers(4)) == 24);
+}
+
+TEST_CASE("The scheduler finds a data race") {
+  const auto race = [](Run& run) {
+    auto number = std::make_shared<int>(0);
+    for (int i = 0; i < 2; ++i) run.Thread([=] { ++*number; });
+  };
+  CHECK(Contains(FailureOf(Exhaustive(), race), "data race"));
+}
+
+TEST_CASE("The scheduler tells an order that is too weak from one that is not") {
+  const auto publish = [](std::memory_order store, std::memory_order load) {
+    return [=](Run& run) {
+      struct World {
+        int value = 0;
+        std::atomic<bool> ready = false;
+      };
+      auto world = std::make_shared<World>();
+      run.Thread([=] {
+        world->value = 1;
+        world->ready.store(true, store);
+      });
+      run.Thread([=] {
+        if (world->ready.load(load) && world->value != 1) interleave::Fail("not seen");
+      });
+    };
+  };
+  using enum std::memory_order;
+  CHECK(FailureOf(Exhaustive(), publish(release, acquire)).empty());
+  CHECK(Contains(FailureOf(Exhaustive(), publish(relaxed, acquire)), "data race"));
+  CHECK(Contains(FailureOf(Exhaustive(), publish(release, relaxed)), "data race"));
+}
+
+TEST_CASE("The scheduler finds memory that is used after its end") {
+  const auto early = [](Run& run) {
+    struct World {
+      std::unique_ptr<int> number = std::make_unique<int>(1);
+      std::mutex mutex;
+    };
+    auto world = std::make_shared<World>();
+    run.Thread([=] {
+      const std::lock_guard lock(world->mutex);
+      world->number.reset();
+    });
+    run.Thread([=] {
+      int* number;
+      {
+        const std::lock_guard lock(world->mutex);
+        number = world->number.get();
+      }
+      const std::lock_guard lock(world->mutex);
+      if (number != nullptr) *number = 2;
+    });
+  };
+  CHECK(Contains(FailureOf(Exhaustive(), early), "memory used after its end"));
+}
+
+TEST_CASE("The scheduler finds a frame that is used after its end") {
+  const auto early = [](Run& run) {
+    auto shared = std::make_shared<std::atomic<std::atomic<int>*>>(nullptr);
+    run.Thread([=] {
+      std::atomic<int> number = 0;
+      shared->store(&number);
+    });
+    run.Thread([=] {
+      if (const std::atomic<int>* const number = shared->load()) static_cast<void>(number->load());
+    });
+  };
+  CHECK(Contains(FailureOf(Exhaustive(), early), "has ended"));
+}
+
+TEST_CASE("The scheduler finds memory that is leaked") {
+  const auto leak = [](Run& run) {
+    auto escaped = std::make_shared<int*>();
+    run.Thread([=] { *escaped = new int(1); });
+  };
+  CHECK(Contains(FailureOf(Exhaustive(), leak), "leaked: 1 blocks"));
+}
+
+TEST_CASE("The scheduler wakes those who wait, and lets deadlines pass") {
+  struct World {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool ready = false;
+    std::promise<int> promise;
+    std::shared_future<int> future = promise.get_future().share();
+    std::binary_semaphore semaphore{0};
+  };
+  std::size_t in_time = 0;
+  std::size_t too_late = 0;
+  Exhaustive search;
+  Explore("scheduler", search, [&](Run& run) {
+    auto world = std::make_shared<World>();
+    run.Thread([=] {
+      {
+        const std::lock_guard lock(world->mutex);
+        world->ready = true;
+      }
+      world->changed.notify_one();
+      world->semaphore.release();
+      world->promise.set_value(7);
+    });
+    run.Thread([=] {
+      std::unique_lock lock(world->mutex);
+      world->changed.wait(lock, [&] { return world->ready; });
+      world->semaphore.acquire();
+      if (world->future.get() != 7) interleave::Fail("not the value");
+    });
+    run.Thread([=, &in_time, &too_late] {
+      using namespace std::chrono_literals;
+      const auto begin = std::chrono::steady_clock::now();
+      const bool ready = world->future.wait_for(50ms) == std::future_status::ready;
+      const bool late = std::chrono::steady_clock::now() - begin >= 50ms;
+      const interleave::Unseen unseen;
+      if (!ready && !late) interleave::Fail("timed out too early");
+      ++(ready ? in_time : too_late);
+    });
+  });
+  CHECK(in_time > 0);
+  CHECK(too_late > 0);
+}
+
+TEST_CASE("The scheduler goes on with a thread that spins when there is something new to see") {
+  const auto spin = [](Run& run) {
+    auto flag = std::make_shared<std::atomic<bool>>(false);
+    run.Thread([=] { flag->store(true); });
+    run.Thread([=] {
+      while (!flag->load()) std::this_thread::yield();
+    });
+  };
+  CHECK(SchedulesOf(spin) == 2);
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What the scheduler and the search say to each other: which step each thread would take next, and
+// what that step touches.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace interleave {
+
+inline constexpr std::size_t kMaxThreads = 6;
+using ThreadMask = std::uint32_t;
+
+// How far each thread had come when something happened.
+using Clock = std::array<std::uint32_t, kMaxThreads>;
+
+inline void Join(Clock& into, const Clock& other) {
+  for (std::size_t i = 0; i < kMaxThreads; ++i) {
+    if (into[i] < other[i]) into[i] = other[i];
+  }
+}
+
+// How a step touches an object. Two steps that touch one object may be swapped without anybody
+// noticing if one of them is kNone, both are kRead, or both are kMark.
+enum class Mode : std::uint8_t { kNone, kRead, kMark, kWrite };
+
+inline bool Conflict(Mode a, Mode b) {
+  if (a == Mode::kNone || b == Mode::kNone) return false;
+  return a == Mode::kWrite || b == Mode::kWrite || a != b;
+}
+
+struct Access {
+  const void* object = nullptr;
+  Mode mode = Mode::kNone;
+};
+using Accesses = std::array<Access, 3>;
+
+inline bool Conflict(const Accesses& a, const Accesses& b) {
+  for (const Access& x : a) {
+    for (const Access& y : b) {
+      if (x.object == y.object && Conflict(x.mode, y.mode)) return true;
+    }
+  }
+  return false;
+}
+
+// All threads, at a moment when each is about to take its next step.
+struct State {
+  std::size_t threads = 0;
+  std::size_t current = kMaxThreads;            // who took the last step; kMaxThreads: nobody has
+  ThreadMask enabled = 0;                       // those whose next step can be taken
+  std::array<Accesses, kMaxThreads> next = {};  // what it would touch
+  std::array<Clock, kMaxThreads> clocks = {};   // what each has seen of the others
+};
+
+inline constexpr ThreadMask Bit(std::size_t thread) { return ThreadMask{1} << thread; }
+
+// Chooses the schedules of one scenario, run after run.
+class Search {
+ public:
+  virtual ~Search() = default;
+  // True: there is another schedule to run.
+  virtual bool NextRun() = 0;
+  // One of state.enabled.
+  virtual std::size_t Choose(const State& state) = 0;
+  // How to run this run again, if there is a shorter way than by its schedule.
+  virtual std::string HowToReplay() const { return {}; }
+};
+
+}  // namespace interleave

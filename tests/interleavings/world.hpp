@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// A group, callers and executions under the scheduler, with a history of what they saw; and what
+// must be true of every history.
+
+#include <array>
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <singleflight/singleflight.hpp>
+#include <sstream>
+#include <stop_token>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "../evidence.hpp"
+#include "scheduler.hpp"
+#include "search.hpp"
+
+namespace interleave {
+
+// One shard, so that all keys meet. Everything else is as users have it.
+struct OneShard : singleflight::GroupTraits {
+  static constexpr std::size_t kShards = 1;
+};
+
+struct Value {
+  std::size_t execution;
+};
+// What an execution that fails throws.
+struct Failure {
+  std::size_t execution;
+};
+
+class World {
+ public:
+  using Group = singleflight::Group<int, Value, singleflight::DefaultHash<int>,
+                                    singleflight::DefaultEqual<int>, OneShard>;
+  static constexpr std::size_t kNone = ~std::size_t{0};
+
+  explicit World(singleflight::GroupOptions options = {})
+      : group(std::make_unique<Group>(options)) {}
+
+  std::unique_ptr<Group> group;
+  // Executions of one key may overlap: calls are forgotten, grow too old, or lose their callers.
+  bool overlaps = false;
+  // Callers may give up after the call has landed: then `shared` may be true for one alone.
+  bool drops = false;
+  // Calls whose leader vanishes: they are counted, but nothing is executed.
+  std::size_t vanish = 0;
+
+  // ---- For the scenario's threads
+
+  // An execution for `key`, as fn: within it, `inside` is run; then it fails or not.
+  template <class Inside>
+  auto Fn(int key, Inside inside, bool fails = false) {
+    return [this, key, inside, fails] {
+      const std::size_t id = BeginExecution(key);
+      inside();
+      EndExecution(id, fails);
+      if (fails) throw Failure{id};
+      return Value{id};
+    };
+  }
+  auto Fn(int key) {
+    return Fn(key, [] {});
+  }
+  auto FailingFn(int key) {
+    return Fn(
+        key, [] {}, true);
+  }
+
+  // A caller for `key`: asks, by `ask`, which returns a result; what came of it is noted.
+  struct Outcome {
+    std::size_t execution = kNone;  // whose value or failure it got
+    bool failed = false;
+    bool shared = false;
+    bool led = false;
+    std::optional<std::errc> error;
+  };
+
+  template <class Ask>
+  Outcome Call(int key, Ask&& ask) {
+    const std::size_t id = StartCaller(key);
+    const Outcome outcome = OutcomeOf(ask);
+    Finish(id, outcome);
+    return outcome;
+  }
+  Outcome Do(int key, singleflight::CallOptions options = {}) {
+    return Call(key, [&] { return group->Do(key, Fn(key), options); });
+  }
+  Outcome DoFailing(int key, singleflight::CallOptions options = {}) {
+    return Call(key, [&] { return group->Do(key, FailingFn(key), options); });
+  }
+
+  template <class Ask>
+  static Outcome OutcomeOf(Ask&& ask) {
+    Outcome outcome;
+    try {
+      const auto result = ask();
+      outcome.execution = result->execution;
+      outcome.shared = result.shared();
+      outcome.led = result.role() == singleflight::Role::kLeader;
+    } catch (const Failure& failure) {
+      outcome.execution = failure.execution;
+      outcome.failed = true;
+    } catch (const std::system_error& error) {
+      outcome.error = static_cast<std::errc>(error.code().value());
+    }
+    return outcome;
+  }
+
+  std::size_t StartCaller(int key) {
+    Point(&callers_, Mode::kRead);
+    const Unseen unseen;
+    callers_.push_back({key, ThisThread(), ++time_, 0, {}});
+    return callers_.size() - 1;
+  }
+  void Finish(std::size_t id, const Outcome& outcome) {
+    Point(&callers_, Mode::kMark);
+    const Unseen unseen;
+    if (callers_[id].end != 0) Fail("a caller has two outcomes");
+    callers_[id].end = ++time_;
+    callers_[id].outcome = outcome;
+  }
+
+  // ---- After the run
+
+  std::size_t Executions() const { return executions_.size(); }
+  std::size_t Count(std::errc error) const {
+    std::size_t count = 0;
+    for (const Caller& caller : callers_) count += caller.outcome.error == error;
+    return count;
+  }
+  const Outcome& OutcomeOfCaller(std::size_t id) const { return callers_[id].outcome; }
+
+  // What is true of every history.
+  void Check() const {
+    for (const Caller& caller : callers_) CheckCaller(caller);
+    if (executions_.empty() && vanish == 0) Fail("nothing was executed");
+    for (std::size_t id = 0; id < executions_.size(); ++id) CheckExecution(id);
+    if (group == nullptr) return;
+    const singleflight::Stats stats = group->GetStats();
+    Expect(stats.in_flight == 0, "a call is still in flight");
+    Expect(stats.executions == executions_.size() + vanish,
+           "executions are not what the group counted");
+    std::size_t failures = vanish;
+    for (const Execution& execution : executions_) failures += execution.failed;
+    Expect(stats.failures == failures, "failures are not what the group counted");
+    for (int key = 0; key < 4; ++key) {
+      Expect(group->Callers(key) == 0, "the table is not empty");
+      Expect(group->ForgetUnshared(key) && !group->Forget(key), "the table is not empty");
+    }
+  }
+
+  // What came of this run, however its steps were ordered otherwise: each thread's callers, and
+  // which thread's execution each got.
+  std::string History() const {
+    std::ostringstream text;
+    for (std::size_t thread = 0; thread <= kMaxThreads; ++thread) {
+      for (const Caller& caller : callers_) {
+        if (caller.thread != thread) continue;
+        const Outcome& outcome = caller.outcome;
+        text << thread << ':' << outcome.led << outcome.shared << outcome.failed;
+        if (outcome.error) text << static_cast<int>(*outcome.error);
+        if (outcome.execution != kNone) text << '<' << executions_[outcome.execution].thread;
+        text << ' ';
+      }
+    }
+    return text.str();
+  }
+
+  static void Expect(bool holds, const char* what) {
+    if (!holds) Fail(what);
+  }
+
+ private:
+  struct Caller {
+    int key;
+    std::size_t thread;
+    std::size_t start;
+    std::size_t end;  // 0: it has not ended
+    Outcome outcome;
+  };
+  struct Execution {
+    int key;
+    std::size_t thread;
+    std::size_t begin;
+    std::size_t end;
+    bool failed;
+  };
+
+  std::size_t BeginExecution(int key) {
+    Point(&running_.at(static_cast<std::size_t>(key)), Mode::kWrite);
+    const Unseen unseen;
+    executions_.push_back({key, ThisThread(), ++time_, 0, false});
+    return executions_.size() - 1;
+  }
+  void EndExecution(std::size_t id, bool fails) {
+    Point(&running_.at(static_cast<std::size_t>(executions_[id].key)), Mode::kWrite);
+    const Unseen unseen;
+    executions_[id].end = ++time_;
+    executions_[id].failed = fails;
+  }
+
+  void CheckCaller(const Caller& caller) const {
+    Expect(caller.end != 0, "a caller has no outcome");
+    const Outcome& outcome = caller.outcome;
+    if (outcome.execution == kNone) {
+      return Expect(outcome.error.has_value(), "a caller has neither a result nor an error");
+    }
+    const Execution& execution = executions_[outcome.execution];
+    Expect(execution.key == caller.key, "a caller got another key's result");
+    Expect(execution.end != 0 && execution.end < caller.end, "a result came before its end");
+    Expect(execution.failed == outcome.failed, "a failure is not what fn threw");
+    for (const Caller& other : callers_) {
+      Expect(other.outcome.execution != outcome.execution || other.end > caller.start,
+             "a caller got the result of a call that had landed before it asked");
+    }
+  }
+
+  void CheckExecution(std::size_t id) const {
+    std::size_t got = 0;
+    std::size_t led = 0;
+    std::size_t shared = 0;
+    for (const Caller& caller : callers_) {
+      if (caller.outcome.execution != id || caller.outcome.failed) continue;
+      ++got;
+      led += caller.outcome.led;
+      shared += caller.outcome.shared;
+    }
+    Expect(led <= 1, "an execution has two leaders");
+    Expect(shared == 0 || shared == got, "callers of one call disagree on `shared`");
+    if (!drops) Expect((shared > 0) == (got > 1), "`shared` is not whether several got the result");
+    for (std::size_t other = 0; other < id && !overlaps; ++other) {
+      const Execution& a = executions_[other];
+      const Execution& b = executions_[id];
+      Expect(a.key != b.key || a.end < b.begin || b.end < a.begin,
+             "two executions of one key overlap");
+    }
+  }
+
+  // Only under Unseen.
+  std::size_t time_ = 0;
+  std::vector<Caller> callers_;
+  std::vector<Execution> executions_;
+  std::array<char, 8> running_ = {};  // by key: stands for its execution in the search
+};
+
+// A scenario on a world of its own for each run.
+class Scenario {
+ public:
+  Scenario(Run& run, singleflight::GroupOptions options = {})
+      : run_(run), world_(std::make_shared<World>(options)) {}
+  ~Scenario() {
+    run_.AtEnd([world = world_, finish = finish_, check = check_] {
+      if (finish) finish();
+      world->Check();
+      if (check) check(*world);
+    });
+  }
+  Scenario(const Scenario&) = delete;
+  Scenario& operator=(const Scenario&) = delete;
+
+  World* operator->() const { return world_.get(); }
+  World& operator*() const { return *world_; }
+  template <class Body>
+  void Thread(Body body) {
+    run_.Thread([world = world_, body]() mutable { body(*world); });
+  }
+  // What is left to do when the threads have ended.
+  void Finally(std::function<void()> finish) { finish_ = std::move(finish); }
+  // What else must be true then.
+  void AtEnd(std::function<void(World&)> check) { check_ = std::move(check); }
+
+ private:
+  Run& run_;
+  std::shared_ptr<World> world_;
+  std::function<void()> finish_;
+  std::function<void(World&)> check_;
+};
+
+// ---- The searches, and the figures they give
+
+inline void Report(const char* search, const char* name, std::size_t schedules) {
+  test::Evidence(std::string("interleavings.") + search + '.' + name, schedules);
+}
+
+// All schedules. Returns how many there are.
+template <class Body>
+std::size_t ExploreAll(const char* name, Body&& body) {
+  Exhaustive search;
+  const Explored explored = Explore(name, search, body);
+  const std::size_t schedules = explored.schedules - search.repeated();
+  Report("all", name, schedules);
+  return schedules;
+}
+
+// All schedules with at most that many preemptions.
+template <class Body>
+void ExplorePreemptions(const char* name, std::size_t bound, Body&& body) {
+  Preemptions search(bound);
+  Report(("preemptions_" + std::to_string(bound)).c_str(), name,
+         Explore(name, search, body).schedules);
+}
+
+// Random schedules; INTERLEAVINGS_SEED=n runs one again.
+template <class Body>
+void ExploreRandom(const char* name, std::size_t runs, Body&& body) {
+  const char* const seed = std::getenv("INTERLEAVINGS_SEED");
+  Pct search(seed != nullptr ? std::stoull(seed) : 1,
+             seed != nullptr ? 1 : runs * (test::Long() ? 20 : 1), /*changes=*/3);
+  Report("random", name, Explore(name, search, body).schedules);
+}
+
+}  // namespace interleave
