@@ -1,0 +1,1037 @@
+// SPDX-License-Identifier: MIT
+
+// A model of one key of a Group: callers join, leave and land, calls are forgotten and doomed, and
+// in the end the group ends. SPIN walks through all interleavings of its steps. Run it with
+//
+//   tests/model/check                     # EVIDENCE_LONG=1: the larger configurations, too
+//
+// What is modelled. Each label is a step, or a part of one, and has the name of the function in
+// include/singleflight that it stands for. A step is what happens under one lock, together with
+// what its thread does before or after that no other thread can tell apart. Callers 1 to CALLERS
+// ask ASKS times each, each time in any way that KINDS allows; a stop may be requested of each, and
+// another thread forgets the key FORGETS times. With AGE, any call may be too old for the next
+// caller; with FAILS, `fn` may fail and a task be dropped; with THROWS, `launch` may throw after it
+// has handed its Lead on. Each asynchronous call is landed by a thread of its own. When all callers
+// are outside, the group ends; with OUTLIVE, waiters and Futures may leave or wait after that.
+//
+// What is not: other keys and shards (they meet only in the wait graph), limits, the wait graph,
+// failing allocations, several stops requested at the same moment, SharedFuture, and memory order:
+// here all threads see all writes in one order. The tests and ThreadSanitizer look after these.
+//
+// What must hold is in the assertions, with the number of its promise in README.md. A process that
+// is stuck is found as an invalid end state. Callers differ only by number, so the model walks only
+// through executions in which their first steps come in the order of their numbers.
+//
+// FAULT_... plants a fault in the model; each must be found.
+//
+// To read the model: in an atomic sequence, a jump to a label in the middle of one goes on with the
+// step, and a jump to a label before one ends it. Where a `skip` comes first, it is for the former.
+
+// The ways to ask, as bits of KINDS.
+#define DO 1       // Do without options
+#define RETRY 2    // with OnFailure::kRetry
+#define TIMED 4    // with a timeout
+#define STOPPED 8  // with a stop token
+#define WAITER 16  // Join with a Waiter
+#define FUTURE 32  // Join that gives a Future
+
+#ifndef KINDS
+#define KINDS 63
+#endif
+#ifndef CALLERS
+#define CALLERS 3
+#endif
+#ifndef ASKS
+#define ASKS 1
+#endif
+#ifndef FORGETS
+#define FORGETS 0
+#endif
+#ifndef FAILS
+#define FAILS 0
+#endif
+#ifndef THROWS
+#define THROWS 0
+#endif
+#ifndef OUTLIVE
+#define OUTLIVE 0
+#endif
+#ifndef AGE
+#define AGE 0
+#endif
+
+#define CALLS (CALLERS * ASKS)  // at most: who leads does not ask again in that Do
+#define NONE 0                  // no call, no caller: both are numbered from 1
+
+// Outcomes of a call.
+#define UNSET 0
+#define VALUE 1
+#define FAILURE 2
+#define VANISHED 3
+#define ENDED 4  // the value was moved to its only caller or discarded
+
+// AsyncCall::Phase.
+#define LAUNCHED 0
+#define RUNNING 1
+#define LANDED 2
+
+// What a stop callback calls.
+#define NUDGE 1
+#define LEADER_LEAVES 2
+
+typedef Call {
+  // CallBase, Call
+  unsigned callers : 3;
+  bit leader_left;
+  bit forgotten;
+  bit has_state;
+  bit asked;  // the stop source was requested
+  // SharedState
+  bit landed;  // `call` is null, HasLanded
+  bit shared;
+  unsigned outcome : 3;
+  bit broadcast;
+  bit published;
+  unsigned first : 2;
+  unsigned last : 2;
+  // AsyncCall
+  bit async;
+  unsigned phase : 2;
+  unsigned leads : 2;
+  bit posted;  // the executor has the task
+  // For the assertions.
+  unsigned on : 3;    // who will get the outcome
+  unsigned owed : 3;  // who was to get it when the call was closed
+  unsigned took : 3;  // who got it, or was to and did without
+  bit doomed;         // the last caller has left
+  bit returned;       // a caller has got the outcome
+  bit ran;            // fn was run
+  unsigned refs : 4;  // processes that may still touch the call or its state
+};
+
+typedef Node {  // a Waiter, with its Gate
+  bit alive;
+  unsigned prev : 2;
+  unsigned next : 2;
+  bit told;
+  bit open;  // OnLanded has come
+  bit nudged;
+  bit asleep;
+  bit left;  // for the assertions
+};
+
+typedef Stop {  // a caller's stop_callback
+  unsigned callback : 2;
+  unsigned call : 4;
+  bit running;
+};
+
+Call call[CALLS + 1];
+Node node[CALLERS + 1];
+Stop stop[CALLERS + 1];
+byte slot = NONE;     // the call that Find finds
+byte size = 0;        // Shard::size_
+byte forgotten = 0;   // Shard::forgotten_
+byte executions = 0;  // Stats::executions
+byte landings = 0;
+byte async_calls = 0;  // the length of Shard::async_calls
+bit draining;          // Shard::drained is set
+bit drained;           // that gate is open
+bit held;              // the shard is locked beyond one step: by who has opened that gate
+bit group_gone;
+byte inside = 0;  // who is inside a member of the group, or may get inside
+byte started = 0;
+byte launching[CALLERS + 1];  // the call whose Lead this caller's Join still holds, or NONE
+
+// ---- The table
+
+inline Lock() {
+  !held;
+  assert(!group_gone);  // promise 14
+}
+
+inline Unlock() {
+  // Promises 1 and 11: what can be joined has callers, is neither forgotten nor landed, and was not
+  // told to stop.
+  assert(slot == NONE || (call[slot].callers > 0 && !call[slot].forgotten));
+  assert(slot == NONE || !call[slot].landed);
+  assert(slot == NONE || !call[slot].asked || inside == 0);  // ~Group asks all
+  assert(size == (slot != NONE));
+}
+
+// Of a call that callers joined or left, or that is landed: who is counted is who is on it.
+inline UnlockCounted(c) {
+  assert(call[c].callers + call[c].leader_left == call[c].on);
+  Unlock()
+}
+
+inline Erase(c) {
+  assert(slot == NONE || slot == c);  // promise 3
+#ifdef FAULT_erase_by_key
+  if
+  :: slot != NONE -> slot = NONE; size--
+  :: else
+  fi
+#else
+  assert(slot == c);  // else Shard::Erase runs off its bucket
+  slot = NONE;
+  size--
+#endif
+}
+
+inline Forget(c) {
+  call[c].forgotten = 1;  // first: c may be `slot` itself
+  forgotten++;
+  Erase(c)
+}
+
+inline Remove(c) {
+  if
+  :: call[c].forgotten ->
+    forgotten--;
+#ifdef FAULT_erase_by_key
+    Erase(c)
+#endif
+  :: else -> Erase(c)
+  fi
+}
+
+// ---- The ledger
+
+// Makes a new call c, led by this caller.
+inline Begin(c) {
+  if
+  :: slot != NONE ->  // too old
+#ifndef FAULT_too_old_not_forgotten
+    Forget(slot)
+#endif
+  :: else
+  fi;
+  assert(slot == NONE);  // promise 1
+  executions++;
+  c = executions;
+  slot = c;
+  size++;
+  call[c].callers = 1;
+  call[c].on = 1;
+  call[c].refs = 1
+}
+
+inline Enter(c) {
+  assert(call[c].refs > 0 && !call[c].landed);              // the call is there
+  assert(!call[c].asked && !call[c].doomed);                // promise 11
+  assert(!call[c].returned);                                // promise 2
+  call[c].has_state = 1;
+  call[c].callers++;
+  call[c].on++;
+  call[c].refs++
+}
+
+// Sets `unwanted` if the caller was the last.
+inline DropCaller(c, unwanted) {
+  assert(call[c].refs > 0 && !call[c].landed && call[c].callers > 0);
+  call[c].callers--;
+  if
+  :: call[c].callers == 0 ->
+#ifndef FAULT_leave_without_forget
+    if
+    :: !call[c].forgotten -> Forget(c)
+    :: else
+    fi;
+#endif
+    assert(!call[c].doomed);
+    call[c].doomed = 1;
+    unwanted = 1
+  :: else -> unwanted = 0
+  fi
+}
+
+inline Close(c) {
+  assert(call[c].refs > 0 && !call[c].landed);  // it lands once
+  Remove(c);
+  landings++;
+  call[c].landed = 1;
+#ifdef FAULT_left_leader_not_counted
+  call[c].shared = (call[c].callers > 1);
+#else
+#ifndef FAULT_shared_read_outside_lock
+  call[c].shared = (call[c].callers + call[c].leader_left > 1);
+#endif
+#endif
+  call[c].owed = call[c].on
+}
+
+// A process has touched call c for the last time. When none may touch it any more, its books must
+// balance.
+inline Release(c) {
+  assert(call[c].refs > 0);
+  call[c].refs--;
+  if
+  :: call[c].refs == 0 ->
+    assert(call[c].landed && call[c].took == call[c].owed);  // promise 1: one outcome each
+    assert(call[c].shared == (call[c].owed > 1));            // promise 4
+    assert(call[c].asked || !call[c].doomed);                // promise 11
+    assert(call[c].first == NONE && call[c].last == NONE);
+    // So that states that differ only in calls that are over are one.
+    call[c].callers = 0;
+    call[c].leader_left = 0;
+    call[c].forgotten = 0;
+    call[c].has_state = 0;
+    call[c].asked = 0;
+    call[c].shared = 0;
+    call[c].outcome = UNSET;
+    call[c].broadcast = 0;
+    call[c].published = 0;
+    call[c].async = 0;
+    call[c].phase = LAUNCHED;
+    call[c].posted = 0;
+    call[c].returned = 0;
+    call[c].on = 0;
+    call[c].owed = 0;
+    call[c].took = 0;
+    call[c].doomed = 0;
+    call[c].ran = 0
+  :: else
+  fi;
+  c = NONE
+}
+
+// ---- The list of waiters
+
+inline Link(w, c) {
+  node[w].alive = 1;
+  node[w].prev = call[c].last;
+  if
+  :: call[c].last != NONE -> assert(node[call[c].last].alive); node[call[c].last].next = w
+  :: else -> call[c].first = w
+  fi;
+  call[c].last = w
+}
+
+// The same for the first waiter of a new call.
+inline LinkFirst(w, c) {
+  assert(call[c].first == NONE && call[c].last == NONE);
+  node[w].alive = 1;
+  call[c].first = w;
+  call[c].last = w
+}
+
+inline Unlink(w, c) {
+  if
+  :: node[w].prev != NONE ->
+    assert(node[node[w].prev].alive);
+    node[node[w].prev].next = node[w].next
+  :: else -> call[c].first = node[w].next
+  fi;
+  if
+  :: node[w].next != NONE ->
+    assert(node[node[w].next].alive);
+    node[node[w].next].prev = node[w].prev
+  :: else -> call[c].last = node[w].prev
+  fi;
+  node[w].left = 1
+}
+
+// The waiter's memory is given back.
+inline EndNode(w) {
+  assert(node[w].alive);
+  assert(node[w].left != node[w].open);  // told once, or it has left: promise 10
+  node[w].alive = 0;
+  node[w].prev = NONE;
+  node[w].next = NONE;
+  node[w].told = 0;
+  node[w].open = 0;
+  node[w].nudged = 0;
+  node[w].left = 0
+}
+
+inline OpenGate(w) {
+  assert(node[w].alive && !node[w].left && !node[w].open);  // promise 10
+  node[w].open = 1;
+  node[w].asleep = 0
+}
+
+// ---- Getting the outcome
+
+inline TakeResult(c) {
+  assert(call[c].landed);  // promise 2
+  assert(call[c].outcome == VALUE || call[c].outcome == FAILURE || call[c].outcome == VANISHED);
+  if
+  :: !call[c].shared -> call[c].outcome = ENDED
+  :: else
+  fi;
+  call[c].took++;
+  call[c].returned = 1
+}
+
+// One that was to get the outcome does without.
+inline GoWithout(c) {
+  assert(call[c].landed);
+  call[c].took++
+}
+
+// SharedState::Publish, on the thread that lands call c.
+inline PublishAndTell(c, w) {
+  atomic {
+    skip;
+Broadcast:
+    assert(call[c].outcome != UNSET);
+    if
+    :: call[c].broadcast -> call[c].published = 1
+    :: else
+    fi;
+PopWaiter:
+    w = call[c].first;
+    if
+    :: w == NONE -> goto Told
+    :: else
+    fi;
+    assert(node[w].alive);
+#ifndef FAULT_next_read_after_waking
+    call[c].first = node[w].next;
+    if
+    :: call[c].first != NONE -> node[call[c].first].prev = NONE
+    :: else -> call[c].last = NONE
+    fi;
+#endif
+    node[w].told = 1
+  }
+OnLanded:
+  atomic { OpenGate(w) }
+#ifdef FAULT_next_read_after_waking
+  atomic {
+    assert(node[w].alive);
+    call[c].first = node[w].next;
+    if
+    :: call[c].first != NONE -> node[call[c].first].prev = NONE
+    :: else -> call[c].last = NONE
+    fi
+  }
+#endif
+  goto PopWaiter
+}
+
+// ---- A caller
+
+proctype Caller(byte me) {
+  byte asks = ASKS;
+  byte kind = 0;
+  byte c = NONE;
+  byte w = NONE;
+  byte outcome = UNSET;
+  bit left;
+  bit unwanted;  // it was the last to leave: the stop source of the call is its to request
+  bit parked;    // outside the group, which may end
+#ifdef FAULT_find_outside_lock
+  byte found = NONE;
+#endif
+#ifdef FAULT_count_read_outside_lock
+  byte count = 0;
+#endif
+
+Ask:
+#ifdef FAULT_find_outside_lock
+  found = slot;
+#endif
+JoinOrLead:
+  atomic {
+    if
+    :: kind == 0 && started + 1 >= me ->
+      if
+      :: started < me -> started++
+      :: else
+      fi;
+      if
+      :: KINDS & DO -> kind = DO
+      :: KINDS & RETRY -> kind = RETRY
+      :: KINDS & TIMED -> kind = TIMED
+      :: KINDS & STOPPED -> kind = STOPPED
+      :: KINDS & WAITER -> kind = WAITER
+      :: KINDS & FUTURE -> kind = FUTURE
+      fi
+    :: kind == RETRY
+    fi;
+    Lock();
+    if
+#ifdef FAULT_find_outside_lock
+    :: found != NONE ->
+      c = found;
+      found = NONE;
+#else
+    :: slot != NONE ->
+      c = slot;
+#endif
+      Enter(c);
+      if
+      :: kind == DO || kind == RETRY || kind == FUTURE ->  // PrepareToBlock
+#ifdef FAULT_broadcast_not_prepared
+        call[c].broadcast = call[c].async
+#else
+        call[c].broadcast = 1
+#endif
+      :: else -> Link(me, c)
+      fi;
+      UnlockCounted(c);
+      if
+      :: kind == DO || kind == RETRY -> goto Block
+      :: kind == TIMED -> goto AwaitOrNudge
+      :: kind == STOPPED -> stop[me].callback = NUDGE; goto AwaitOrNudge
+      :: kind == STOPPED -> goto AwaitOrNudge  // its stop will not be requested
+      :: kind == WAITER || kind == FUTURE -> goto Joined
+      fi
+#ifdef FAULT_find_outside_lock
+    :: found == NONE ->
+#else
+    :: slot == NONE || AGE ->
+#endif
+      Begin(c);
+      if
+      :: kind == WAITER || kind == FUTURE ->
+        call[c].async = 1;
+        call[c].has_state = 1;
+        async_calls++;
+        if
+        :: kind == WAITER -> LinkFirst(me, c)
+        :: else -> call[c].broadcast = 1
+        fi;
+        UnlockCounted(c);
+        goto LaunchCall
+      :: kind == STOPPED ->
+        stop[me].callback = LEADER_LEAVES;
+        stop[me].call = c
+      :: !(kind == WAITER || kind == FUTURE)
+      fi;
+      UnlockCounted(c)
+    fi
+  }
+
+  // RunAndLand.
+Execute:
+  atomic {
+    assert(!call[c].ran);  // promise 1
+    call[c].ran = 1;
+    if
+    :: outcome = VALUE
+    :: FAILS -> outcome = FAILURE  // or the thread is cancelled
+    fi;
+#ifdef FAULT_publish_before_unlink
+    call[c].outcome = outcome;
+    call[c].published = call[c].broadcast
+  }
+  atomic {
+    skip;
+#endif
+#ifdef FAULT_shared_read_outside_lock
+    call[c].shared = (call[c].callers + call[c].leader_left > 1)
+  }
+  atomic {
+    skip;
+#endif
+EndOfStopCallback:
+#ifdef FAULT_callback_not_awaited
+    true;
+#else
+    !stop[me].running;
+#endif
+    stop[me].callback = 0;
+    stop[me].call = NONE;
+LandAlone:
+    Lock();
+    Close(c);
+    UnlockCounted(c);
+    if
+    :: call[c].has_state && call[c].shared
+    :: else ->  // nobody else wants it: the leader takes the outcome as it is
+      call[c].took++;
+      call[c].returned = 1;
+      goto Return
+    fi
+  }
+SetOutcome:
+  atomic {
+    call[c].outcome = outcome;
+    goto Broadcast
+  }
+  PublishAndTell(c, w);
+  atomic {
+    skip;
+Told:
+    TakeResult(c);
+    goto Return
+  }
+
+  // A blocking follower, and a Future's Get.
+Block:
+  atomic {
+    call[c].published ->
+    if
+    :: kind == RETRY && call[c].outcome != VALUE && call[c].outcome != ENDED ->
+      TakeResult(c);
+      Release(c);
+      goto Ask
+    :: else -> TakeResult(c)
+    fi;
+    goto Return
+  }
+
+  // FollowOrLeave.
+  atomic {
+    skip;
+AwaitOrNudge:
+    if
+    :: node[me].open -> goto EndOfNudge
+    :: !node[me].open && (node[me].nudged || kind == TIMED) -> left = 1; goto EndOfNudge
+    :: !node[me].open && !node[me].nudged
+    fi;
+#ifdef FAULT_lost_wake_up
+    goto Sleep
+  }
+Sleep:
+  atomic {
+#endif
+    node[me].asleep = 1
+  }
+  atomic {
+    if
+    :: !node[me].asleep -> goto AwaitOrNudge
+    :: kind == TIMED && node[me].asleep -> node[me].asleep = 0; left = 1
+    fi;
+EndOfNudge:
+    !stop[me].running;
+    stop[me].callback = 0;
+    if
+    :: left -> goto Leave
+    :: else -> goto MembershipEnded
+    fi
+  }
+
+  // Membership::End has not left: OnLanded is on its way.
+Await:
+  atomic {
+#ifdef FAULT_leave_result_ignored
+    node[me].left = 1;
+    left = 1;
+    goto MembershipEnded;
+#endif
+    if
+    :: node[me].open -> goto MembershipEnded
+    :: else -> node[me].asleep = 1
+    fi
+  }
+  atomic { !node[me].asleep -> goto Await }
+
+  // An asynchronous call. Join holds a Lead as long as `launch` may still throw; who drops the last
+  // one makes no difference.
+  atomic {
+    skip;
+LaunchCall:
+    call[c].posted = 1;
+    call[c].leads = 1;
+    call[c].refs++;
+    if
+    :: THROWS ->
+      call[c].leads = 2;
+      call[c].refs++;
+      launching[me] = c
+    :: true -> goto Joined
+    fi
+  }
+LaunchHasThrown:
+  atomic {
+    launching[me] == NONE;
+Joined:
+    if
+    :: kind == FUTURE -> goto Block
+    :: kind == WAITER -> goto AwaitOnLanded
+    :: goto Leave
+    :: OUTLIVE && asks == 1 -> parked = 1; inside--
+    fi;
+    if
+    :: kind == FUTURE -> goto Block
+    :: kind == WAITER -> goto AwaitOnLanded
+    :: group_gone -> goto Leave
+    fi
+  }
+AwaitOnLanded:
+  atomic {
+    node[me].open;
+    if
+    :: TakeResult(c)
+    :: GoWithout(c)  // DropResult
+    fi;
+    EndNode(me);
+    goto Return
+  }
+
+  // SharedState::Leave, of a Waiter or a Future.
+Leave:
+  atomic {
+    if
+    :: call[c].landed -> goto NotLeft  // HasLanded
+    :: else
+    fi;
+#ifdef FAULT_count_read_outside_lock
+    count = call[c].callers
+  }
+  atomic {
+#endif
+#ifdef FAULT_landed_not_checked_under_lock
+    skip
+  }
+  atomic {
+#endif
+#ifdef FAULT_stop_before_lock
+    if
+    :: call[c].callers == 1 -> call[c].asked = 1
+    :: else
+    fi
+  }
+  atomic {
+#endif
+    skip;
+LedgerStateLeave:
+    Lock();
+#if defined(FAULT_count_read_outside_lock) || defined(FAULT_stop_before_lock)
+    if
+    :: call[c].landed -> goto NotLeft
+    :: else
+    fi;
+#endif
+#ifdef FAULT_count_read_outside_lock
+    call[c].callers = count;
+    count = 0;
+#endif
+    if
+    :: node[me].alive ->
+#ifdef FAULT_not_unlinked
+      node[me].left = 1
+#else
+      Unlink(me, c)
+#endif
+    :: else
+    fi;
+    DropCaller(c, unwanted);
+    call[c].on--;
+    left = 1;
+    UnlockCounted(c)
+  }
+RequestStop:
+  atomic {
+    if
+    :: unwanted -> call[c].asked = 1; unwanted = 0
+    :: else
+    fi;
+    if
+    :: kind == FUTURE -> goto Return
+    :: else
+    fi;
+MembershipEnded:
+    EndNode(me);
+    if
+    :: !left -> TakeResult(c)
+    :: else
+    fi;
+    goto Return
+  }
+  atomic {
+    skip;
+NotLeft:
+    left = 0;
+    if
+    :: kind == TIMED || kind == STOPPED -> goto Await
+    :: kind == WAITER -> goto AwaitOnLanded
+    :: kind == WAITER  // it was to end: Detach
+    :: kind == FUTURE -> GoWithout(c); goto Return
+    fi
+  }
+UnlinkUntold:
+  atomic {
+    if
+#ifndef FAULT_told_not_checked
+    :: node[me].told -> goto AwaitOnLanded
+#endif
+    :: else ->
+      Unlink(me, c);
+      GoWithout(c);
+      EndNode(me)
+    fi;
+
+Return:
+    Release(c);
+    asks--;
+    kind = 0;
+    left = 0;
+    outcome = UNSET;
+    if
+    :: asks > 0 -> goto Ask
+    :: else
+    fi;
+    if
+    :: !parked -> inside--
+    :: else
+    fi
+  }
+}
+
+// ---- A thread with a Lead of call c: the executor's (`joiner` is NONE), or that of Join, called
+// by caller `joiner`, when `launch` has thrown.
+
+proctype Leader(byte c; byte joiner) {
+  byte w = NONE;
+  byte outcome = UNSET;
+  bit even_unwanted;
+
+endIdle:
+  atomic {
+    if
+    :: joiner == NONE && call[c].posted -> call[c].posted = 0
+    :: joiner != NONE && launching[joiner] != NONE ->
+      c = launching[joiner];
+      outcome = FAILURE;
+      goto Settle
+    fi;
+    if
+    :: FAILS -> goto DropLead  // the task is dropped
+    :: THROWS && call[c].phase == LAUNCHED -> call[c].phase = RUNNING; goto Running
+    :: THROWS && call[c].phase == LANDED -> goto DropLead
+    :: !THROWS -> goto Execute  // when `fn` began makes no difference
+    fi
+  }
+Running:
+  atomic {
+    skip;
+Execute:
+    assert(!call[c].ran);  // promise 1
+    call[c].ran = 1;
+    if
+    :: outcome = VALUE
+    :: FAILS -> outcome = FAILURE
+    fi;
+Settle:
+    if
+    :: call[c].phase == LANDED -> goto DropLead
+    :: else
+    fi;
+#ifdef FAULT_settle_not_atomic
+    goto Settled
+  }
+Settled:
+  atomic {
+#endif
+    call[c].phase = LANDED;
+SetAsyncOutcome:
+    assert(call[c].outcome == UNSET);
+    call[c].outcome = outcome;
+CloseAsync:
+    Lock();
+    if
+#ifndef FAULT_value_outlives_group
+    :: call[c].callers == 0 && !even_unwanted -> goto Discard
+#endif
+    :: else
+    fi;
+    Close(c);
+    UnlockCounted(c);
+    async_calls--;
+    if
+    :: draining && async_calls == 0 -> drained = 1; held = 1
+    :: else -> goto Publish
+    fi
+  }
+UnlockDrained:
+  atomic {
+    assert(!group_gone);  // promise 14
+    held = 0
+  }
+Publish:
+  PublishAndTell(c, w);
+Discard:
+  atomic {
+    call[c].outcome = ENDED;
+    even_unwanted = 1;
+    goto CloseAsync
+  }
+  atomic {
+    skip;
+Told:
+    skip;
+DropLead:
+    call[c].leads--;
+    if
+    :: call[c].leads == 0 && call[c].phase != LANDED ->  // ~AsyncCall
+      call[c].leads = 1;
+      call[c].phase = LANDED;
+      outcome = VANISHED;
+      goto SetAsyncOutcome
+    :: else
+    fi;
+    outcome = UNSET;
+    even_unwanted = 0;
+    w = c;
+    Release(w);
+    if
+    :: joiner != NONE -> launching[joiner] = NONE; c = NONE
+    :: else
+    fi;
+    goto endIdle
+  }
+}
+
+// ---- The thread that requests stops
+
+proctype Stopper() {
+  byte i = NONE;
+  byte c = NONE;
+  bit unwanted;
+
+endIdle:
+  atomic {
+    if
+    :: stop[1].callback != 0 -> i = 1
+    :: stop[2].callback != 0 -> i = 2
+    :: CALLERS > 2 && stop[CALLERS].callback != 0 -> i = CALLERS
+    fi;
+    stop[i].running = 1;
+    if
+    :: stop[i].callback == NUDGE -> stop[i].callback = 0; goto Nudge
+    :: stop[i].callback == LEADER_LEAVES ->
+      stop[i].callback = 0;
+      c = stop[i].call;
+      stop[i].call = NONE
+    fi
+  }
+LeaderLeaves:
+  atomic {
+    Lock();
+    call[c].leader_left = 1;
+    DropCaller(c, unwanted);
+    UnlockCounted(c)
+  }
+RequestStop:
+  atomic {
+    if
+    :: unwanted -> call[c].asked = 1; unwanted = 0
+    :: else
+    fi;
+    c = NONE;
+    goto EndOfCallback
+  }
+Nudge:
+  atomic {
+    assert(node[i].alive);
+    node[i].nudged = 1;
+    node[i].asleep = 0;
+EndOfCallback:
+    stop[i].running = 0;
+    i = NONE;
+    goto endIdle
+  }
+}
+
+// ---- The thread that forgets
+
+proctype Forgetter() {
+  byte n = FORGETS;
+
+Forgetting:
+  atomic {
+    Lock();
+    if
+    :: slot != NONE -> Forget(slot)  // Group::Forget
+    :: slot != NONE && call[slot].callers + call[slot].leader_left == 1 ->
+ForgetUnshared:
+      Forget(slot)
+    :: true  // too late
+    fi;
+    Unlock();
+    n--;
+    if
+    :: n > 0 -> goto Forgetting
+    :: else -> inside--
+    fi
+  }
+}
+
+// Never ends; so no process before it is taken off SPIN's list, which would only be one more step.
+proctype Last() {
+endLast:
+  false
+}
+
+// ---- The group
+
+init {
+  byte i = 1;
+
+  atomic {
+    inside = CALLERS;
+    if
+    :: KINDS & STOPPED -> run Stopper()
+    :: else
+    fi;
+    if
+    :: FORGETS > 0 -> inside++; run Forgetter()
+    :: else
+    fi;
+    do
+    :: i <= CALLERS ->
+      run Caller(i);
+      if
+      :: THROWS && (KINDS & (WAITER | FUTURE)) -> run Leader(NONE, i)
+      :: else
+      fi;
+      i++
+    :: else -> break
+    od;
+    i = 1;
+    do
+    :: i <= CALLS && (KINDS & (WAITER | FUTURE)) -> run Leader(i, NONE); i++
+    :: else -> break
+    od;
+    run Last();
+    i = 0
+  }
+  // ~Group.
+  atomic {
+    inside == 0;
+AskOneToStop:
+    i = 1;
+    do
+    :: i <= CALLS ->
+      if
+      :: call[i].async && !call[i].landed -> call[i].asked = 1
+      :: else
+      fi;
+      i++
+    :: else -> break
+    od;
+    i = 0;
+Drain:
+    Lock();
+    if
+    :: async_calls == 0 -> goto Drained
+    :: else -> draining = 1
+    fi
+  }
+  atomic {
+    drained;
+#ifndef FAULT_opener_not_awaited
+    !held;
+#endif
+Drained:
+    group_gone = 1;
+    assert(slot == NONE && size == 0 && forgotten == 0);  // the table is empty
+    assert(executions == landings);                       // each call that began has landed
+    i = 1;
+    do
+    :: i <= CALLS -> assert(call[i].owed > 0 || call[i].outcome != VALUE); i++  // promise 14
+    :: else -> break
+    od;
+    i = 1
+  }
+AllEnded:
+  do
+  :: atomic { i <= CALLS && call[i].refs == 0 -> i++ }
+  :: i > CALLS -> break
+  od
+}
