@@ -213,6 +213,19 @@ TEST_CASE("Interleavings: copies of a SharedFuture are read while its call lands
   });
 }
 
+TEST_CASE("Interleavings: a future outlives its group") {
+  ExploreAll("future_outlives", [](Run& run) {
+    Scenario scenario(run);
+    scenario->drops = true;
+    Submitted submitted(scenario);
+    scenario.Thread(Running(submitted));
+    scenario.Thread([future = submitted.future](World& world) {
+      world.group.reset();
+      *future = {};
+    });
+  });
+}
+
 TEST_CASE("Interleavings: a group ends while a call that is led elsewhere lands") {
   const auto scenario_of = [](bool leaves) {
     return [leaves](Run& run) {

@@ -233,15 +233,17 @@ TEST_CASE("Interleavings: limits refuse exactly those who are too many") {
   });
 }
 
-TEST_CASE("Interleavings: four callers, one of whom forgets, at random") {
-  ExploreRandom("four_callers", 5000, [](Run& run) {
+TEST_CASE("Interleavings: four callers, each with a wish of its own") {
+  const auto body = [](Run& run) {
     Scenario scenario(run);
     scenario->overlaps = true;
     scenario.Thread(Do);
     scenario.Thread([](World& world) { world.Do(1, {.timeout = 1ms}); });
     scenario.Thread(ForgetThenDo);
     scenario.Thread([](World& world) { world.DoFailing(1, {.on_failure = OnFailure::kRetry}); });
-  });
+  };
+  ExplorePreemptions("four_callers", test::Long() ? 3 : 2, body);
+  ExploreRandom("four_callers", 5000, body);
 }
 
 TEST_CASE("Interleavings: keys that wait for each other are a deadlock, and nothing else is") {
@@ -278,6 +280,24 @@ TEST_CASE("Interleavings: keys that wait for each other are a deadlock, and noth
     ExplorePreemptions("cycle_of_three", 2, cycle_of(3));
     ExploreRandom("cycle_of_three", 5000, cycle_of(3));
   }
+}
+
+TEST_CASE("Interleavings: who still wakes up from a call that has landed waits for nobody") {
+  ExploreAll("no_false_alarm", [](Run& run) {
+    Scenario scenario(run);
+    const auto ask = [](World& world, int key, int next) {
+      const auto ask_next = [&] { world.Do(next); };
+      world.Call(key, [&] { return world.group->Do(key, world.Fn(key, ask_next)); });
+    };
+    scenario.Thread([ask](World& world) {
+      world.Do(1);
+      ask(world, 2, 3);
+    });
+    scenario.Thread([ask](World& world) { ask(world, 3, 1); });
+    scenario.AtEnd([](World& world) {
+      World::Expect(world.Count(std::errc::resource_deadlock_would_occur) == 0, "a false alarm");
+    });
+  });
 }
 
 TEST_CASE("Interleavings: what any schedule shows, one of those that stand for all has shown") {

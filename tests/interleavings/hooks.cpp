@@ -178,51 +178,61 @@ namespace {
 
 // Ahead of each block.
 struct alignas(std::max_align_t) Header {
+  void* begin;  // of what malloc gave
   std::size_t size;
   bool scheduled;  // allocated by a scheduled thread
 };
 
-void* Allocate(std::size_t size) noexcept {
-  auto* const header = static_cast<Header*>(std::malloc(sizeof(Header) + size));
-  if (header == nullptr) return nullptr;
-  *header = {size, Scheduled()};
-  if (header->scheduled) {
+Header* HeaderOf(void* memory) { return static_cast<Header*>(memory) - 1; }
+
+void* Allocate(std::size_t size, std::size_t alignment = alignof(Header)) noexcept {
+  void* const begin = std::malloc(sizeof(Header) + alignment + size);
+  if (begin == nullptr) return nullptr;
+  const auto after_header = reinterpret_cast<std::uintptr_t>(begin) + sizeof(Header);
+  void* const memory =
+      reinterpret_cast<void*>((after_header + alignment - 1) / alignment * alignment);
+  *HeaderOf(memory) = {begin, size, Scheduled()};
+  if (Scheduled()) {
     const InRuntime inside;
-    interleave::OnAllocate(header + 1, size);
+    interleave::OnAllocate(memory, size);
   }
-  return header + 1;
+  return memory;
+}
+
+void* AllocateOrThrow(std::size_t size, std::size_t alignment = alignof(Header)) {
+  if (void* const memory = Allocate(size, alignment)) return memory;
+  throw std::bad_alloc();
 }
 
 void Free(void* memory, const void* code) noexcept {
   if (memory == nullptr) return;
-  Header* const header = static_cast<Header*>(memory) - 1;
-  if (std::exchange(header->scheduled, false)) interleave::CountFree();
-  if (!Scheduled()) return std::free(header);
+  if (std::exchange(HeaderOf(memory)->scheduled, false)) interleave::CountFree();
+  if (!Scheduled()) return interleave::ReallyFree(memory);
   const InRuntime inside;
-  interleave::OnFree(memory, header->size, code);
+  interleave::OnFree(memory, HeaderOf(memory)->size, code);
 }
 
 }  // namespace
 
 namespace interleave {
-void ReallyFree(void* memory) { std::free(static_cast<Header*>(memory) - 1); }
+void ReallyFree(void* memory) { std::free(HeaderOf(memory)->begin); }
 }  // namespace interleave
 
-void* operator new(std::size_t size) {
-  if (void* const memory = Allocate(size)) return memory;
-  throw std::bad_alloc();
-}
-void* operator new[](std::size_t size) { return operator new(size); }
+#define CODE __builtin_return_address(0)
+
+void* operator new(std::size_t size) { return AllocateOrThrow(size); }
+void* operator new[](std::size_t size) { return AllocateOrThrow(size); }
 void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return Allocate(size); }
 void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return Allocate(size); }
-void operator delete(void* memory) noexcept { Free(memory, __builtin_return_address(0)); }
-void operator delete(void* memory, std::size_t) noexcept {
-  Free(memory, __builtin_return_address(0));
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  return AllocateOrThrow(size, static_cast<std::size_t>(alignment));
 }
-void operator delete[](void* memory) noexcept { Free(memory, __builtin_return_address(0)); }
-void operator delete[](void* memory, std::size_t) noexcept {
-  Free(memory, __builtin_return_address(0));
-}
+void operator delete(void* memory) noexcept { Free(memory, CODE); }
+void operator delete(void* memory, std::size_t) noexcept { Free(memory, CODE); }
+void operator delete[](void* memory) noexcept { Free(memory, CODE); }
+void operator delete[](void* memory, std::size_t) noexcept { Free(memory, CODE); }
+void operator delete(void* memory, std::align_val_t) noexcept { Free(memory, CODE); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { Free(memory, CODE); }
 
 // ---- What the compiler calls. (Where it says "unaligned" or "volatile", nothing changes for us.)
 
@@ -252,8 +262,6 @@ void Turn(Atomic::Kind kind, const volatile Word* address, int order, Word opera
 }
 
 }  // namespace
-
-#define CODE __builtin_return_address(0)
 
 extern "C" {
 

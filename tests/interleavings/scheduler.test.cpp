@@ -24,6 +24,7 @@ using interleave::Mode;
 using interleave::Pct;
 using interleave::Point;
 using interleave::Preemptions;
+using interleave::Replay;
 using interleave::Run;
 
 namespace {
@@ -49,7 +50,7 @@ bool Contains(const std::string& text, const char* part) {
   return text.find(part) != std::string::npos;
 }
 
-// Two threads add to a counter; where `atomic` is not true, in two steps.
+// Two threads add to a counter, in two steps each.
 void Adders(Run& run) {
   struct World {
     std::atomic<int> sum = 0;
@@ -70,6 +71,21 @@ TEST_CASE("The scheduler finds a lost update, by each search") {
   CHECK(Contains(FailureOf(Preemptions(1), Adders), "an addition is lost"));
   CHECK(Contains(FailureOf(Pct(1, 1000, 1), Adders), "an addition is lost"));
   CHECK(FailureOf(Preemptions(0), Adders).empty());
+}
+
+TEST_CASE("The scheduler repeats a failure from the schedule or the seed that it printed") {
+  const auto after = [](const std::string& text, const std::string& label) {
+    const std::size_t begin = text.find(label) + label.size();
+    return text.substr(begin, text.find_first_not_of("0123456789", begin) - begin);
+  };
+  const std::string first = FailureOf(Pct(1, 1000, 1), Adders);
+  const std::string schedule = after(first, "INTERLEAVINGS_REPLAY=scheduler:");
+  const std::string seed = after(first, "INTERLEAVINGS_SEED=");
+  const std::string from_schedule = FailureOf(Replay(schedule), Adders);
+  const std::string from_seed = FailureOf(Pct(std::stoull(seed), 1, 1), Adders);
+  CHECK(Contains(from_schedule, "an addition is lost"));
+  CHECK(after(from_schedule, "INTERLEAVINGS_REPLAY=scheduler:") == schedule);
+  CHECK(after(from_seed, "INTERLEAVINGS_REPLAY=scheduler:") == schedule);
 }
 
 TEST_CASE("The scheduler explores each order of steps that conflict, and no other") {
