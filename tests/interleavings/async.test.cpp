@@ -283,9 +283,9 @@ test::Task<interleave::Value> Answer(World& world, test::Signal& upstream) {
 }
 
 // A caller in a coroutine, which then does `last`.
-template <class ResumeOn, class Last>
-test::Routine Ask(World& world, test::Signal& upstream, std::stop_token stop, ResumeOn resume_on,
-                  Last last) {
+template <class Coroutine = test::Routine, class ResumeOn, class Last>
+Coroutine Ask(World& world, test::Signal& upstream, std::stop_token stop, ResumeOn resume_on,
+              Last last) {
   const std::size_t id = world.StartCaller(1);
   World::Outcome outcome;
   const auto fn = [&] { return Answer(world, upstream); };
@@ -299,47 +299,34 @@ test::Routine Ask(World& world, test::Signal& upstream, std::stop_token stop, Re
   last();
 }
 
-// A call in flight that a coroutine awaits, and that lands when its upstream answers.
-struct Awaited {
-  template <class ResumeOn = singleflight::ResumeInline, class Last>
-  void Join(Scenario& scenario, std::stop_token stop, ResumeOn resume_on, Last last) {
-    *routine = Ask(*scenario, *upstream, stop, resume_on, last);
-  }
-  void Join(Scenario& scenario, std::stop_token stop = {}) {
-    Join(scenario, stop, singleflight::ResumeInline(), [] {});
-  }
-  // The upstream answers.
-  auto Answering() const {
-    return [upstream = upstream, routine = routine](World&) { upstream->Fire(); };
-  }
-
-  std::shared_ptr<test::Signal> upstream = std::make_shared<test::Signal>();
-  std::shared_ptr<test::Routine> routine = std::make_shared<test::Routine>();
-};
-
 }  // namespace
 
 TEST_CASE("Interleavings: a coroutine's frame is destroyed while its call lands") {
-  const auto scenario_of = [](auto... others) {
+  const auto scenario_of = [](bool stops, auto... others) {
     return [=](Run& run) {
       Scenario scenario(run);
       scenario->overlaps = scenario->drops = true;
-      Awaited awaited;
+      const auto upstream = std::make_shared<test::Signal>();
       const auto loop = std::make_shared<Loop>();
       const auto resumed = std::make_shared<bool>(false);
-      awaited.Join(scenario, {}, PostTo{loop.get()}, [resumed] { *resumed = true; });
-      scenario.Thread(awaited.Answering());
-      scenario.Thread([=, routine = awaited.routine](World& world) {  // the loop's thread
+      const std::stop_source stop;
+      const auto routine =
+          std::make_shared<test::Routine>(Ask(*scenario, *upstream, stop.get_token(),
+                                              PostTo{loop.get()}, [resumed] { *resumed = true; }));
+      scenario.Thread([upstream](World&) { upstream->Fire(); });
+      scenario.Thread([=](World& world) {  // the loop's thread
         loop->Poll();
         if (*resumed) return;
         routine->Destroy();  // what is posted now is not resumed any more
         world.Finish(0, {.error = std::errc::operation_canceled});
       });
+      if (stops) scenario.Thread([stop](World&) mutable { stop.request_stop(); });
       (scenario.Thread(others), ...);
     };
   };
-  ExploreAll("frame_destroyed", scenario_of());
-  ExploreAll("frame_destroyed_3", scenario_of(Do));
+  ExploreAll("frame_destroyed", scenario_of(false));
+  ExploreAll("frame_destroyed_3", scenario_of(false, Do));
+  ExploreAll("frame_destroyed_stop", scenario_of(true));
 }
 
 TEST_CASE("Interleavings: a coroutine's stop races with landing") {
@@ -348,9 +335,10 @@ TEST_CASE("Interleavings: a coroutine's stop races with landing") {
       Scenario scenario(run);
       scenario->overlaps = scenario->drops = true;
       const std::stop_source stop;
-      Awaited awaited;
-      awaited.Join(scenario, stop.get_token());
-      scenario.Thread(awaited.Answering());
+      const auto upstream = std::make_shared<test::Signal>();
+      Ask<test::FireAndForget>(*scenario, *upstream, stop.get_token(), singleflight::ResumeInline(),
+                               [] {});
+      scenario.Thread([upstream](World&) { upstream->Fire(); });
       scenario.Thread([stop](World&) mutable { stop.request_stop(); });
       (scenario.Thread(others), ...);
     };
@@ -384,16 +372,17 @@ TEST_CASE("Interleavings: a coroutine that is resumed destroys the one to be res
   ExploreAll("destroys_the_next", [](Run& run) {
     Scenario scenario(run);
     scenario->overlaps = scenario->drops = true;
-    const std::stop_source stop;
+    const auto upstream = std::make_shared<test::Signal>();
     const auto next = std::make_shared<test::Routine>();
-    Awaited awaited;
     World* const world = &*scenario;
-    awaited.Join(scenario, {}, singleflight::ResumeInline(), [next, world] {
+    const auto ends_next = [next, world] {
       next->Destroy();
       world->Finish(1, {.error = std::errc::operation_canceled});
-    });
-    *next = Ask(*scenario, *awaited.upstream, {}, singleflight::ResumeInline(), [] {});
-    scenario.Thread(awaited.Answering());
+    };
+    const singleflight::ResumeInline resume;
+    Ask<test::FireAndForget>(*scenario, *upstream, {}, resume, ends_next);
+    *next = Ask(*scenario, *upstream, {}, resume, [] {});
+    scenario.Thread([upstream](World&) { upstream->Fire(); });
     scenario.Thread(Do);
   });
 }

@@ -99,14 +99,14 @@ extern "C" int pthread_cond_timedwait(pthread_cond_t* condition, pthread_mutex_t
 extern "C" int pthread_cond_signal(pthread_cond_t* condition) noexcept {
   if (!Scheduled()) return REAL(pthread_cond_signal)(condition);
   const InRuntime inside;
-  interleave::Wake(condition, 1);
+  interleave::Notify(condition, 1);
   return 0;
 }
 
 extern "C" int pthread_cond_broadcast(pthread_cond_t* condition) noexcept {
   if (!Scheduled()) return REAL(pthread_cond_broadcast)(condition);
   const InRuntime inside;
-  interleave::Wake(condition, INT_MAX);
+  interleave::Notify(condition, INT_MAX);
   return 0;
 }
 
@@ -155,7 +155,7 @@ extern "C" long syscall(long number, ...) noexcept {
   timespec deadline;
   switch (static_cast<int>(arguments[1]) & ~(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME)) {
     case FUTEX_WAKE:
-      interleave::Wake(word, static_cast<std::size_t>(arguments[2]));
+      interleave::WakeFutex(word, static_cast<std::size_t>(arguments[2]));
       return 0;
     case FUTEX_WAIT:
       if (timeout != nullptr) {  // counted from now

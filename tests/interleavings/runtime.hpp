@@ -67,7 +67,8 @@ void Unlock(const void* mutex);
 bool Wait(const void* object, const void* mutex, const timespec* deadline);
 // As Wait, but does not begin if `word` is no longer `expected`; then returns true.
 bool WaitWhile(const std::uint32_t* word, std::uint32_t expected, const timespec* deadline);
-void Wake(const void* object, std::size_t count);
+void Notify(const void* condition, std::size_t count);
+void WakeFutex(const void* word, std::size_t count);
 void Yield();
 
 timespec Now();

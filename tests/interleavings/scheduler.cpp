@@ -154,22 +154,23 @@ class Scheduler {
   }
 
   bool Wait(const void* object, const void* mutex, const timespec* deadline) {
-    OnAccess(object, 1, Memory::Kind::kAtomic, nullptr);
     Reach({.kind = Step::Kind::kPoint, .object = object, .mode = Mode::kRead});
+    OnAccess(object, 1, Memory::Kind::kAtomic, nullptr);
     if (mutex != nullptr) Unlock(mutex);
     return AwaitWake(object, mutex, deadline);
   }
 
   bool WaitWhile(const std::uint32_t* word, std::uint32_t expected, const timespec* deadline) {
-    OnAccess(word, 4, Memory::Kind::kAtomic, nullptr);
     Reach({.kind = Step::Kind::kPoint, .object = word, .mode = Mode::kRead});
+    OnAccess(word, 4, Memory::Kind::kAtomic, nullptr);
     if (*static_cast<const volatile std::uint32_t*>(word) != expected) return true;
     return AwaitWake(word, nullptr, deadline);
   }
 
-  void Wake(const void* object, std::size_t count) {
-    // A futex may be woken when it is gone already: nothing is read.
+  // A futex may be gone already: waking it reads nothing.
+  void Wake(const void* object, std::size_t count, bool is_futex) {
     Reach({.kind = Step::Kind::kPoint, .object = object, .mode = Mode::kWrite});
+    if (!is_futex) OnAccess(object, 1, Memory::Kind::kAtomic, nullptr);
     for (; count > 0; --count) {
       Worker* longest = nullptr;
       for (std::size_t i = 0; i < threads_; ++i) {
@@ -201,13 +202,11 @@ class Scheduler {
   void OnAtomic(const Atomic& atomic) {
     Worker& me = *this_worker;
     const void* const address = const_cast<const void*>(atomic.address);
-    OnAccess(address, atomic.size, Memory::Kind::kAtomic, atomic.code);
-    if (IsIncrement(atomic)) {  // commutes with whatever others may do to a count
-      Synchronize(atomic);
-      return;
+    if (!IsIncrement(atomic)) {  // which commutes with whatever others may do to a count
+      me.spins = me.read == address && (me.yielded || me.reads >= kSpins);
+      Reach({.kind = Step::Kind::kAtomic, .object = address, .atomic = atomic});
     }
-    me.spins = me.read == address && (me.yielded || me.reads >= kSpins);
-    Reach({.kind = Step::Kind::kAtomic, .object = address, .atomic = atomic});
+    OnAccess(address, atomic.size, Memory::Kind::kAtomic, atomic.code);
     Synchronize(atomic);
   }
 
@@ -599,7 +598,12 @@ bool Wait(const void* object, const void* mutex, const timespec* deadline) {
 bool WaitWhile(const std::uint32_t* word, std::uint32_t expected, const timespec* deadline) {
   return Scheduler::Get().WaitWhile(word, expected, deadline);
 }
-void Wake(const void* object, std::size_t count) { Scheduler::Get().Wake(object, count); }
+void Notify(const void* condition, std::size_t count) {
+  Scheduler::Get().Wake(condition, count, /*is_futex=*/false);
+}
+void WakeFutex(const void* word, std::size_t count) {
+  Scheduler::Get().Wake(word, count, /*is_futex=*/true);
+}
 void Yield() { Scheduler::Get().Yield(); }
 timespec Now() { return Scheduler::Get().Now(); }
 timespec Later(const timespec& by) { return Scheduler::Get().Later(by); }
