@@ -137,7 +137,11 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
 
   void Cancel() noexcept {
     if (!this->Leave()) return;  // it has landed
-    error_ = std::make_exception_ptr(NetSystemError(net::error::operation_aborted));
+    try {
+      error_ = std::make_exception_ptr(NetSystemError(net::error::operation_aborted));
+    } catch (...) {  // no memory for its text
+      error_ = std::current_exception();
+    }
     Complete();
   }
 

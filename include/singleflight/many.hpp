@@ -177,7 +177,13 @@ class Batch {
       Follow();
       std::erase_if(asking_, [this](const Member* member) { return !AsksAgain(*member); });
     }
-    for (const Entry* entry : order_) results.push_back(Take(members_[entry->second]));
+    for (const Entry* entry : order_) {
+      try {
+        results.push_back(Take(members_[entry->second]));
+      } catch (...) {  // a value's move, or no memory for an error
+        results.push_back(KeyResult<Value>(Caught()));
+      }
+    }
     return results;
   }
 
@@ -341,12 +347,8 @@ class Batch {
     const std::shared_ptr<State> state = State::Of(member);
     if (state->Failed()) return KeyResult<Value>(state->Error());
     const Role role = member.led ? Role::kLeader : Role::kFollower;
-    try {
-      return KeyResult<Value>(member.times > 1 ? State::ReceiveShared(state, role)
-                                               : member.TakeResult());
-    } catch (...) {  // the value's move
-      return KeyResult<Value>(Caught());
-    }
+    return KeyResult<Value>(member.times > 1 ? State::ReceiveShared(state, role)
+                                             : member.TakeResult());
   }
 
   using Index =

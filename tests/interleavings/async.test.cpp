@@ -9,15 +9,18 @@
 #include <thread>
 
 #include "../catch.hpp"
-#include "../coroutines.hpp"
+#include "callers.hpp"
 #include "world.hpp"
 
 using namespace std::chrono_literals;
+using interleave::Ask;
 using interleave::ExploreAll;
 using interleave::ExplorePreemptions;
 using interleave::ExploreRandom;
+using interleave::Many;
 using interleave::Run;
 using interleave::Scenario;
+using interleave::Told;
 using interleave::Unseen;
 using interleave::World;
 using singleflight::OnFailure;
@@ -28,28 +31,6 @@ namespace {
 using Group = World::Group;
 
 void Do(World& world) { world.Do(1); }
-
-// A caller that is told. Only its owner takes the result or leaves.
-class Told final : public Group::Waiter {
- public:
-  explicit Told(World& world) : world_(world), id_(world.StartCaller(1)) {}
-
-  void LeaveOrTake() {
-    if (this->Leave()) return world_.Finish(id_, {.error = std::errc::operation_canceled});
-    Take();
-  }
-  void Take() {
-    while (!landed_.load()) std::this_thread::yield();
-    world_.Finish(id_, World::OutcomeOf([this] { return this->TakeResult(); }));
-  }
-
- private:
-  void OnLanded() noexcept override { landed_.store(true); }
-
-  World& world_;
-  const std::size_t id_;
-  std::atomic<bool> landed_ = false;
-};
 
 // A call that was made before the threads begin, by a waiter, and that nobody has landed.
 struct Pending {
@@ -277,28 +258,6 @@ struct PostTo {
   void operator()(std::coroutine_handle<> handle) const { loop->Post(handle); }
 };
 
-test::Task<interleave::Value> Answer(World& world, test::Signal& upstream) {
-  co_await upstream;
-  co_return world.Fn(1)();
-}
-
-// A caller in a coroutine, which then does `last`.
-template <class Coroutine = test::Routine, class ResumeOn, class Last>
-Coroutine Ask(World& world, test::Signal& upstream, std::stop_token stop, ResumeOn resume_on,
-              Last last) {
-  const std::size_t id = world.StartCaller(1);
-  World::Outcome outcome;
-  const auto fn = [&] { return Answer(world, upstream); };
-  try {
-    const auto result = co_await singleflight::CoDo(*world.group, 1, fn, stop, resume_on);
-    outcome = World::OutcomeOf([&] { return result; });
-  } catch (const std::system_error& error) {
-    outcome.error = static_cast<std::errc>(error.code().value());
-  }
-  world.Finish(id, outcome);
-  last();
-}
-
 }  // namespace
 
 TEST_CASE("Interleavings: a coroutine's frame is destroyed while its call lands") {
@@ -386,26 +345,6 @@ TEST_CASE("Interleavings: a coroutine that is resumed destroys the one to be res
     scenario.Thread(Do);
   });
 }
-
-namespace {
-
-// A batch is a caller for each of its keys.
-void Many(World& world, std::vector<int> keys, singleflight::CallOptions options = {}) {
-  std::vector<std::size_t> ids;
-  for (const int key : keys) ids.push_back(world.StartCaller(key));
-  const auto fn = [&world](std::span<const int> missing) {
-    std::vector<interleave::Value> values;
-    for (const int key : missing) values.push_back(world.Fn(key)());
-    return values;
-  };
-  auto results = singleflight::DoMany(*world.group, keys, fn, options);
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    const auto outcome = World::OutcomeOf([&] { return std::move(results[i]).result(); });
-    world.Finish(ids[i], outcome);
-  }
-}
-
-}  // namespace
 
 TEST_CASE("Interleavings: batches that overlap do not block each other") {
   const auto crossing = [](auto... others) {

@@ -6,6 +6,7 @@
 // The compiler calls the __tsan_ functions where -fsanitize=thread tells it to; the interface is
 // that of compiler-rt's tsan_interface.h and tsan_interface_atomic.h.
 
+#include <cxxabi.h>
 #include <dlfcn.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -194,7 +195,8 @@ void* Allocate(std::size_t size, std::size_t alignment = alignof(Header)) noexce
   *HeaderOf(memory) = {begin, size, Scheduled()};
   if (Scheduled()) {
     const InRuntime inside;
-    interleave::OnAllocate(memory, size);
+    interleave::OnNewMemory(memory, size);
+    interleave::CountNew();
   }
   return memory;
 }
@@ -233,6 +235,17 @@ void operator delete[](void* memory) noexcept { Free(memory, CODE); }
 void operator delete[](void* memory, std::size_t) noexcept { Free(memory, CODE); }
 void operator delete(void* memory, std::align_val_t) noexcept { Free(memory, CODE); }
 void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { Free(memory, CODE); }
+
+// The runtime of C++ counts who holds an exception where nobody sees it; so of its memory all that
+// is known is that it is new.
+extern "C" void* __cxa_allocate_exception(std::size_t size) noexcept {
+  void* const memory = REAL(__cxa_allocate_exception)(size);
+  if (Scheduled()) {
+    const InRuntime inside;
+    interleave::OnNewMemory(memory, size);
+  }
+  return memory;
+}
 
 // ---- What the compiler calls. (Where it says "unaligned" or "volatile", nothing changes for us.)
 

@@ -35,8 +35,9 @@ class InRuntime {
 void OnAccess(const void* address, std::size_t size, Memory::Kind kind, const void* code);
 // Freed memory stays where it is until the run ends.
 void OnFree(void* memory, std::size_t size, const void* code);
-void OnAllocate(const void* memory, std::size_t size);
-// On any thread: memory that a scheduled thread had allocated is freed.
+void OnNewMemory(const void* memory, std::size_t size);
+// Memory is allocated by a scheduled thread; such memory is freed, on any thread.
+void CountNew();
 void CountFree();
 // In hooks.cpp.
 void ReallyFree(void* memory);

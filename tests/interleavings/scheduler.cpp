@@ -230,10 +230,8 @@ class Scheduler {
     OnAccess(memory, size, Memory::Kind::kFree, code);
     freed_.push_back(memory);
   }
-  void OnAllocate(const void* memory, std::size_t size) {
-    memory_.Forget(memory, size);
-    ++blocks_;
-  }
+  void OnNewMemory(const void* memory, std::size_t size) { memory_.Forget(memory, size); }
+  void CountNew() { ++blocks_; }
   void CountFree() { --blocks_; }
 
   void Fail(const std::string& why) {
@@ -586,7 +584,10 @@ void OnAccess(const void* address, std::size_t size, Memory::Kind kind, const vo
 void OnFree(void* memory, std::size_t size, const void* code) {
   Scheduler::Get().OnFree(memory, size, code);
 }
-void OnAllocate(const void* memory, std::size_t size) { Scheduler::Get().OnAllocate(memory, size); }
+void OnNewMemory(const void* memory, std::size_t size) {
+  Scheduler::Get().OnNewMemory(memory, size);
+}
+void CountNew() { Scheduler::Get().CountNew(); }
 void CountFree() { Scheduler::Get().CountFree(); }
 void OnAtomic(const Atomic& atomic) { Scheduler::Get().OnAtomic(atomic); }
 void Lock(const void* mutex) { Scheduler::Get().Lock(mutex); }

@@ -11,6 +11,10 @@
 // One table serves all groups of the process, so a cycle through several groups is seen as well.
 // (Shared libraries built with hidden visibility have a table each, and no cycle is seen across.)
 
+#if __has_include(<pthread.h>)
+#include <pthread.h>
+#endif
+
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -128,6 +132,17 @@ class WaitEdge {
     std::array<WaitEdge*, 64> buckets = {};  // guarded by mutex, as are the links in the edges
   };
   static Table table;
+
+#if __has_include(<pthread.h>)
+  // A forked child has one thread, and that waits for nothing: its table begins empty and unlocked.
+  // The edges of the parent's other threads would lie on stacks that the child's threads reuse.
+  static inline const int at_fork =
+      pthread_atfork([] { table.mutex.lock(); }, [] { table.mutex.unlock(); },
+                     [] {
+                       table.buckets = {};
+                       table.mutex.unlock();
+                     });
+#endif
 
   static WaitEdge*& BucketOf(const ThreadMark* thread) noexcept {
     const std::uint64_t address = reinterpret_cast<std::uintptr_t>(thread);
