@@ -336,6 +336,24 @@ TEST_CASE("Promise 9: a function that asks for one of its own keys is refused") 
   CHECK_FALSE(results[0].shared());
 }
 
+TEST_CASE("Promise 9: who is told that a batch has failed cannot wait for its other keys") {
+  struct AsksForTwo final : IntGroup::Waiter {
+    void OnLanded() noexcept override {
+      refused = ErrorOf([this] { return group->Do(2, [] { return -1; }); });
+    }
+    IntGroup* group = nullptr;
+    std::optional<std::errc> refused;
+  } told;
+  IntGroup group;
+  told.group = &group;
+  const auto results = DoMany(group, {1, 2}, [&](std::span<const int>) -> Keys {
+    group.Join(1, told, [](IntGroup::Lead) {});
+    throw std::runtime_error("no answer");
+  });
+  CHECK(told.refused == std::errc::resource_deadlock_would_occur);
+  CHECK_FALSE(results[0]);
+}
+
 TEST_CASE(
     "Promise 9: until all have landed, the batch's thread is the one that its keys wait for") {
   IntGroup group;

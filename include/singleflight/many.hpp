@@ -233,9 +233,9 @@ class Batch {
   template <class Fn>
   void Lead(Fn& fn) {
     std::exception_ptr error;
+    const LeadingScope leading;
+    std::deque<RunningScope> running;
     try {
-      const LeadingScope leading;
-      std::deque<RunningScope> running;
       for (const Member* member : own_) running.emplace_back(member->lead->Target());
       if constexpr (std::is_void_v<Value>) {
         Execute(fn);
