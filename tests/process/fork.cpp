@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT
+
+// fork with calls in flight: what the child may do.
+//
+// Not under a sanitizer: ThreadSanitizer ends a forked child of several threads that starts a
+// thread; AddressSanitizer's allocator may be locked by another thread at the fork, and stays so.
+
+#include "process.hpp"
+
+#if !defined(UNDER_SANITIZER)
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <latch>
+#include <optional>
+#include <stop_token>
+
+using namespace test;
+using singleflight::DoAsync;
+using singleflight::DoMany;
+using singleflight::Group;
+using singleflight::Stats;
+
+namespace {
+
+using IntGroup = Group<int, int>;
+
+// Runs `body` in a child; true if it came to its end, in time.
+template <class Body>
+bool InChild(Body body) {
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);
+    body();
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+// A caller of every kind, and threads of the child's own.
+void UseInEveryWay(IntGroup& group) {
+  const Stats before = group.GetStats();
+  MUST(*group.Do(1, [] { return 1; }) == 1);
+  {
+    HeldCall held(group, 1);
+    Caller plain([&] { return group.Do(1, [] { return 2; }); });
+    Caller patient([&] { return group.Do(1, [] { return 2; }, {.timeout = 1h}); });
+    AwaitCallers(group, 1, 3);
+    auto future = DoAsync(group, 1, [] { return 2; });
+    Caller batch([&] {
+      return DoMany(group, {1, 2}, [](std::span<const int>) { return std::vector{2}; })[0].result();
+    });
+    AwaitCallers(group, 1, 5);
+    MUST(ErrorOf([&] { return group.Do(1, [] { return 2; }, {.timeout = 0s}); }) ==
+         std::errc::timed_out);
+    held.Finish();
+    for (Caller<int>* caller : {&plain, &patient, &batch}) MUST(caller->Join().value == 1);
+    MUST(*future.Get() == 1);
+  }
+  MUST(*DoAsync(group, 1, [] { return 3; }).Get() == 3);
+  const Stats after = group.GetStats();
+  MUST(after.executions - before.executions == 4);
+  MUST(after.followers - before.followers == 5);
+  MUST(after.in_flight == 0);
+}
+
+// Threads that are inside a group's calls all the time, also in calls that wait for other calls.
+class Traffic {
+ public:
+  Traffic() {
+    for (int i = 0; i < 3; ++i) {
+      threads_.emplace_back([this, i](const std::stop_token& stop) {
+        for (int round = i; !stop.stop_requested(); ++round) {
+          static_cast<void>(group_.Do(round % 2, [this, round] {
+            return *inner_.Do(round % 3, [] { return 1; }, {.timeout = 1h});
+          }));
+          ++rounds_;
+        }
+      });
+    }
+    Await([this] { return rounds_ > 100; });
+  }
+
+ private:
+  IntGroup group_;
+  IntGroup inner_;
+  std::atomic<int> rounds_ = 0;
+  std::vector<std::jthread> threads_;
+};
+
+const process::Add new_group(
+    "forked while other threads are inside of calls: the child uses a group that it makes", [] {
+      const Traffic traffic;
+      for (int i = 0; i < 20; ++i) {
+        MUST(InChild([] {
+          IntGroup group;
+          UseInEveryWay(group);
+        }));
+      }
+    });
+
+const process::Add own_group(
+    "forked while other threads are inside of calls: the child uses a group that only the forking "
+    "thread was using",
+    [] {
+      const Traffic traffic;
+      IntGroup group;
+      for (int i = 0; i < 20; ++i) {
+        MUST(*group.Do(1, [] { return 1; }) == 1);
+        MUST(InChild([&] { UseInEveryWay(group); }));
+      }
+      UseInEveryWay(group);
+    });
+
+const process::Add in_flight(
+    "forked with a call in flight that has followers: the parent's call goes on as if it had not",
+    [] {
+      IntGroup group;
+      HeldCall held(group, 1);
+      Caller plain([&] { return group.Do(1, [] { return 2; }); });
+      Caller patient([&] { return group.Do(1, [] { return 2; }, {.timeout = 1h}); });
+      AwaitCallers(group, 1, 3);
+      MUST(InChild([] {}));
+      MUST(group.Callers(1) == 3);
+      MUST(held.Finish().value == 1);
+      MUST(plain.Join().value == 1);
+      MUST(patient.Join().value == 1);
+      MUST((group.GetStats() == Stats{.executions = 1, .followers = 2}));
+    });
+
+const process::Add in_fn(
+    "forked inside a function that nobody else waits for: parent and child each land their own "
+    "call",
+    [] {
+      IntGroup group;
+      pid_t child = -1;
+      const auto result = group.Do(1, [&] {
+        child = fork();
+        return child == 0 ? 1 : 2;
+      });
+      MUST(*result == (child == 0 ? 1 : 2));
+      MUST((group.GetStats() == Stats{.executions = 1}));
+      UseInEveryWay(group);
+      if (child == 0) _exit(0);
+      int status = 0;
+      waitpid(child, &status, 0);
+      MUST(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    });
+
+const process::Add single(
+    "forked by the only thread: the child may wait for calls inside of calls, and deadlocks are "
+    "found",
+    [] {
+      IntGroup group;
+      MUST(InChild([&] {
+        UseInEveryWay(group);
+        const auto deadlock = [&] {
+          return group.Do(1, [&] { return *group.Do(1, [] { return 2; }); });
+        };
+        MUST(ErrorOf(deadlock) == std::errc::resource_deadlock_would_occur);
+        HeldCall held(group, 1);
+        Caller nested([&] { return group.Do(2, [&] { return *group.Do(1, [] { return 2; }); }); });
+        AwaitCallers(group, 1, 2);
+        held.Finish();
+        MUST(nested.Join().value == 1);
+      }));
+    });
+
+}  // namespace
+
+#endif
