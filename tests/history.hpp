@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// A history of what many callers asked and got, and the check that it could only have come from a
+// group that keeps its promises. Callers and functions write down what they saw and when; the check
+// runs when all is over, so it disturbs nobody.
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <singleflight/result.hpp>
+#include <sstream>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace test {
+
+// Of the steady clock, which no thread sees go back.
+using Nanoseconds = std::int64_t;
+inline Nanoseconds Now() {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+inline constexpr std::uint32_t kNoExecution = std::numeric_limits<std::uint32_t>::max();
+
+// One run of a function for one key; its number is its place in History::executions.
+struct Execution {
+  int key = 0;
+  std::uint64_t asked_by = 0;  // the operation whose function it is
+  Nanoseconds asked = 0;       // when that began
+  Nanoseconds begin = 0;       // of the function
+  Nanoseconds end = 0;
+  bool failed = false;
+  bool stopped = false;  // was asked to stop before it ended
+};
+
+enum class Got : unsigned char {
+  kValue,
+  kFailure,    // what the execution threw
+  kOwnerDead,  // its task was dropped
+  kTimedOut,
+  kCanceled,
+  kRefused,
+  kDeadlock,
+  kLeft,     // by Leave
+  kDropped,  // a Future or a frame ended: it left, or did not look
+};
+
+// One caller of one key.
+struct Ask {
+  int key = 0;
+  std::uint64_t operation = 0;
+  Nanoseconds start = 0;
+  Nanoseconds end = 0;
+  Got got = Got::kDropped;
+  std::uint32_t execution = kNoExecution;
+  singleflight::Role role = singleflight::Role::kFollower;  // if it got a value
+  bool shared = false;                                      // if it got a value
+  bool retries = false;
+  bool stop_requested = false;  // at its end
+
+  bool HasOutcome() const { return got == Got::kValue || got == Got::kFailure; }
+  // Whether it may have been the last to leave its call.
+  bool MayHaveForgotten() const {
+    return got == Got::kTimedOut || got == Got::kCanceled || got == Got::kLeft ||
+           got == Got::kDropped || stop_requested;
+  }
+};
+
+// A key was, or may have been, forgotten.
+struct Forgetting {
+  int key = 0;
+  Nanoseconds start = 0;
+  Nanoseconds end = 0;
+  bool surely = false;  // no call that was in flight at its start can be joined after its end
+};
+
+struct History {
+  std::vector<Execution> executions;
+  std::vector<Ask> asks;
+  std::vector<Forgetting> forgettings;
+  // Of the group.
+  std::size_t max_callers_per_call = std::numeric_limits<std::size_t>::max();
+  std::size_t max_calls_in_flight = std::numeric_limits<std::size_t>::max();
+  std::optional<Nanoseconds> max_age;
+  // On keys below this one nobody leaves and nobody forgets.
+  int strict_keys = 0;
+};
+
+// Finds what no group that keeps its promises could have done.
+class HistoryCheck {
+ public:
+  explicit HistoryCheck(const History& history) : history_(history) {
+    callers_.resize(history.executions.size());
+    for (const Forgetting& it : history.forgettings) forgetting_[it.key].push_back(it);
+    for (const Ask& ask : history.asks) {
+      if (ask.MayHaveForgotten()) forgetting_[ask.key].push_back({ask.key, ask.start, ask.end});
+    }
+    for (const Ask& ask : history.asks) CheckAsk(ask);
+    for (std::size_t i = 0; i < callers_.size(); ++i) CheckCallers(i);
+    CheckOneAtATime();
+    CheckCallsInFlight();
+  }
+
+  // One sentence each.
+  const std::vector<std::string>& Violations() const { return violations_; }
+
+ private:
+  void CheckAsk(const Ask& ask) {
+    if (ask.end < ask.start) Report("a caller ended before it started", ask);
+    if (Strict(ask.key) && ask.MayHaveForgotten()) {
+      Report("a caller that could not leave has left", ask);
+    }
+    if (ask.got == Got::kDeadlock) Report("a deadlock where there was none", ask);
+    if (!ask.HasOutcome()) return;
+    if (ask.execution >= callers_.size()) {
+      return Report("a caller got a result that no execution made", ask);
+    }
+    const Execution& execution = history_.executions[ask.execution];
+    callers_[ask.execution].push_back(&ask);
+    const bool own = execution.asked_by == ask.operation;
+    if (execution.key != ask.key) Report("a caller got another key's result", ask);
+    if (execution.failed != (ask.got == Got::kFailure)) {
+      Report("a caller got a value of an execution that failed, or the other way round", ask);
+    }
+    if (execution.end == 0 || execution.end > ask.end) {
+      Report("a caller returned before its execution had ended", ask);
+    }
+    if (ask.got == Got::kValue && own != (ask.role == singleflight::Role::kLeader)) {
+      Report("the leader is not the caller whose function was run", ask);
+    }
+    if (ask.retries && ask.got == Got::kFailure && !own) {
+      Report("a caller that retries got another leader's failure", ask);
+    }
+    if (execution.stopped && !own) Report("a caller is on a call that was asked to stop", ask);
+    if (history_.max_age && !own && ask.start - execution.begin > *history_.max_age) {
+      Report("a caller joined a call that was too old", ask);
+    }
+    if (own) return;
+    for (const Forgetting& it : forgetting_[ask.key]) {
+      if (it.surely && it.start > execution.begin && it.end < ask.start) {
+        return Report("a caller joined a call that had been forgotten", ask);
+      }
+    }
+  }
+
+  void CheckCallers(std::size_t number) {
+    const Execution& execution = history_.executions[number];
+    const std::vector<const Ask*>& callers = callers_[number];
+    auto first_return = std::numeric_limits<Nanoseconds>::max();
+    for (const Ask* ask : callers) first_return = std::min(first_return, ask->end);
+    std::size_t counted = 0;  // a leader that was stopped is none of the callers
+    std::size_t leaders = 0;
+    std::size_t values = 0;
+    for (const Ask* ask : callers) {
+      const bool own = execution.asked_by == ask->operation;
+      leaders += own;
+      counted += !(own && ask->stop_requested);
+      values += ask->got == Got::kValue;
+      if (ask->start > first_return) {
+        Report("a caller got a result that another had returned with before it started", *ask);
+      }
+      if (ask->shared != callers.front()->shared) {
+        Report("callers of one execution do not agree on shared", *ask);
+      }
+      if (ask->got == Got::kValue && !ask->shared && callers.size() > 1) {
+        Report("a result that is not shared went to several callers", *ask);
+      }
+    }
+    if (counted > history_.max_callers_per_call) {
+      Report("more callers on a call than max_callers_per_call", *callers.front());
+    }
+    if (leaders > 1) Report("an execution with two leaders", *callers.front());
+    if (!Strict(execution.key)) return;
+    if (leaders != 1) Report("an execution without a leader", number);
+    if (values == 1 && callers.front()->shared) {
+      Report("a result that is shared went to one caller", *callers.front());
+    }
+  }
+
+  // Two executions for one key overlap only if the first was forgotten, or too old.
+  void CheckOneAtATime() {
+    std::unordered_map<int, std::vector<const Execution*>> by_key;
+    for (const Execution& execution : history_.executions) {
+      by_key[execution.key].push_back(&execution);
+    }
+    for (auto& [key, executions] : by_key) {
+      std::sort(executions.begin(), executions.end(),
+                [](const Execution* a, const Execution* b) { return a->begin < b->begin; });
+      std::vector<const Execution*> running;
+      for (const Execution* next : executions) {
+        std::erase_if(running, [&](const Execution* it) { return it->end <= next->begin; });
+        for (const Execution* it : running) CheckOverlap(*it, *next);
+        running.push_back(next);
+      }
+    }
+  }
+
+  void CheckOverlap(const Execution& first, const Execution& second) {
+    // Which of their calls began first is not known: the function of either may have begun late.
+    const Nanoseconds from = std::min(first.asked, second.asked);
+    if (history_.max_age && second.begin - from > *history_.max_age) return;
+    if (!Strict(first.key)) {
+      for (const Forgetting& it : forgetting_[first.key]) {
+        if (it.end >= from && it.start <= second.begin) return;
+      }
+    }
+    Report("two executions for one key at the same time, and none was forgotten",
+           static_cast<std::size_t>(&second - history_.executions.data()));
+  }
+
+  void CheckCallsInFlight() {
+    std::vector<std::pair<Nanoseconds, int>> steps;  // an end comes before a begin
+    for (const Execution& execution : history_.executions) {
+      steps.emplace_back(execution.begin, 1);
+      steps.emplace_back(execution.end, -1);
+    }
+    std::sort(steps.begin(), steps.end());
+    std::size_t running = 0;
+    for (const auto& [when, step] : steps) {
+      running += static_cast<std::size_t>(step);
+      if (step > 0 && running > history_.max_calls_in_flight) {
+        return Report("more executions at the same time than max_calls_in_flight", 0);
+      }
+    }
+  }
+
+  bool Strict(int key) const { return key < history_.strict_keys; }
+
+  void Report(const char* what, const Ask& ask) {
+    std::ostringstream text;
+    text << what << ": key " << ask.key << ", operation " << ask.operation << " from " << ask.start
+         << " to " << ask.end << ", got " << static_cast<int>(ask.got);
+    if (ask.execution < history_.executions.size()) {
+      Describe(text, ask.execution);
+      text << (ask.shared ? ", shared" : "");
+    }
+    violations_.push_back(text.str());
+  }
+  void Report(const char* what, std::size_t execution) {
+    std::ostringstream text;
+    text << what;
+    Describe(text, execution);
+    violations_.push_back(text.str());
+  }
+  void Describe(std::ostream& text, std::size_t number) const {
+    const Execution& execution = history_.executions[number];
+    text << ", execution " << number << " of key " << execution.key << " asked for by "
+         << execution.asked_by << " from " << execution.begin << " to " << execution.end;
+  }
+
+  const History& history_;
+  std::vector<std::vector<const Ask*>> callers_;  // of each execution
+  std::unordered_map<int, std::vector<Forgetting>> forgetting_;
+  std::vector<std::string> violations_;
+};
+
+}  // namespace test
