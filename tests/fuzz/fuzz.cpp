@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+
+// Bytes become a program for a small world (world.hpp), in which the group must do what its model
+// (model.hpp) says. With libFuzzer: clang++ -fsanitize=fuzzer,address,undefined. With
+// -DFUZZ_REPLAY, a program that runs each file of the folders it is given.
+
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstdlib>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <vector>
+
+#include "../evidence.hpp"
+#include "world.hpp"
+
+namespace {
+
+std::int64_t* virtual_clock = nullptr;  // null: no world is running
+
+struct VirtualTime {
+  explicit VirtualTime(std::int64_t* now) { virtual_clock = now; }
+  ~VirtualTime() { virtual_clock = nullptr; }
+};
+
+constexpr std::int64_t kSecond = 1'000'000'000;
+
+}  // namespace
+
+// std::chrono::steady_clock::now() ends up here, and moves only by the program's steps.
+extern "C" int clock_gettime(clockid_t clock, timespec* now) noexcept {
+  if (virtual_clock == nullptr || clock != CLOCK_MONOTONIC) {
+    return static_cast<int>(syscall(SYS_clock_gettime, clock, now));
+  }
+  now->tv_sec = *virtual_clock / kSecond;
+  now->tv_nsec = *virtual_clock % kSecond;
+  return 0;
+}
+
+// Whoever waits, waits for the time to come: there is no other thread.
+extern "C" int pthread_cond_clockwait(pthread_cond_t*, pthread_mutex_t*, clockid_t,
+                                      const timespec* until) {
+  fuzz::Must(virtual_clock != nullptr, "a wait outside the world");
+  *virtual_clock = std::max(*virtual_clock, until->tv_sec * kSecond + until->tv_nsec);
+  return ETIMEDOUT;
+}
+
+static int RunProgram(const std::uint8_t* data, std::size_t size) {
+  fuzz::World world(data, size);
+  const VirtualTime time(world.Clock());
+  world.Run();
+  return world.Steps();
+}
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  RunProgram(data, size);
+  return 0;
+}
+
+#ifdef FUZZ_REPLAY
+// usage: replay FOLDER... (FUZZ_VERBOSE=1 prints each file's name before it is run)
+int main(int count, char** arguments) {
+  const bool verbose = std::getenv("FUZZ_VERBOSE") != nullptr;
+  std::size_t files = 0;
+  int steps = 0;
+  for (int i = 1; i < count; ++i) {
+    for (const auto& file : std::filesystem::directory_iterator(arguments[i])) {
+      std::ifstream in(file.path(), std::ios::binary);
+      const std::vector<char> bytes{std::istreambuf_iterator<char>(in), {}};
+      if (verbose) std::cerr << file.path().string() << std::endl;
+      alarm(60);  // ends a program that hangs
+      steps += RunProgram(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+      ++files;
+    }
+  }
+  test::Evidence("fuzz.corpus", files);
+  test::Evidence("fuzz.corpus_steps", steps);
+  return files > 0 ? 0 : 1;
+}
+#endif

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What a group must do, in the plainest form: a map from key to the call in flight, and for each
+// call those who are on it, in the order in which they joined. It is told what happens before the
+// group does it, and so predicts what everybody gets.
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <optional>
+#include <singleflight/options.hpp>
+#include <singleflight/result.hpp>
+#include <utility>
+#include <vector>
+
+namespace fuzz {
+
+// The group and its model disagree: the end, for whoever runs this to find.
+inline void Must(bool holds, const char* what) {
+  if (holds) return;
+  std::cerr << "fuzz: " << what << std::endl;
+  std::abort();
+}
+
+// kBatch: what the function of a batch threw. kInvalid: it returned too few values.
+enum class How : unsigned char { kValue, kFailure, kOwnerDead, kBatch, kInvalid };
+
+struct ModelCaller;
+
+struct ModelCall {
+  int number = 0;  // what it lands with: this, as a value or in an exception
+  int key = 0;
+  std::int64_t started = 0;
+  std::size_t callers = 1;
+  bool leader_left = false;
+  bool forgotten = false;
+  bool doomed = false;  // asked to stop, since nobody is left
+  bool run = false;     // Lead::Run has begun
+  int on_this_thread = 0;
+  int leads = 0;  // copies of its Lead, and whatever holds one
+  bool landed = false;
+  bool shared = false;
+  How how = How::kValue;
+  std::deque<ModelCaller*> untold;  // who is to be told, first come first
+};
+
+struct ModelCaller {
+  std::shared_ptr<ModelCall> call;
+  singleflight::Role role = singleflight::Role::kLeader;
+  bool silent = false;  // told without the world's noticing
+  bool told = false;
+  bool left = false;
+};
+
+class Model {
+ public:
+  using Call = std::shared_ptr<ModelCall>;
+
+  explicit Model(const singleflight::GroupOptions& options) : options_(options) {}
+
+  Call Find(int key) const {
+    const auto found = in_flight_.find(key);
+    return found != in_flight_.end() ? found->second : nullptr;
+  }
+  bool TooOld(const ModelCall& call) const {
+    return options_.max_age && now - call.started > options_.max_age->count();
+  }
+  // The call that a caller for `key` would follow, or null.
+  Call Current(int key) const {
+    const Call call = Find(key);
+    return call != nullptr && !TooOld(*call) ? call : nullptr;
+  }
+  bool Full(const ModelCall& call) const { return call.callers >= options_.max_callers_per_call; }
+
+  // Null: refused.
+  Call Begin(int key) {
+    if (stats.in_flight >= options_.max_calls_in_flight) {
+      ++stats.refused;
+      return nullptr;
+    }
+    if (const Call old = Find(key)) Forget(*old);
+    ++stats.executions;
+    ++stats.in_flight;
+    auto call = std::make_shared<ModelCall>();
+    call->number = static_cast<int>(stats.executions);
+    call->key = key;
+    call->started = now;
+    in_flight_[key] = call;
+    return call;
+  }
+  bool Enter(ModelCall& call) {
+    if (Full(call)) {
+      ++stats.refused;
+      return false;
+    }
+    ++call.callers;
+    ++stats.followers;
+    return true;
+  }
+
+  // A caller of its own memory that is told, or a Future. Null: refused.
+  std::shared_ptr<ModelCaller> Join(int key, bool is_told, bool silent = false) {
+    auto caller = std::make_shared<ModelCaller>();
+    caller->silent = silent;
+    caller->call = Current(key);
+    if (caller->call != nullptr) {
+      caller->role = singleflight::Role::kFollower;
+      if (!Enter(*caller->call)) return nullptr;
+    } else {
+      caller->call = Begin(key);
+      if (caller->call == nullptr) return nullptr;
+    }
+    if (is_told) caller->call->untold.push_back(caller.get());
+    return caller;
+  }
+
+  bool Leave(ModelCaller& caller) {
+    if (caller.left || caller.call->landed) return false;
+    std::erase(caller.call->untold, &caller);
+    caller.left = true;
+    Drop(*caller.call);
+    return true;
+  }
+  void LeaderLeaves(ModelCall& call) {
+    call.leader_left = true;
+    Drop(call);
+  }
+  // True: it will not be told any more.
+  bool Detach(ModelCaller& caller) {
+    if (caller.left || Leave(caller)) return true;
+    return std::erase(caller.call->untold, &caller) > 0;
+  }
+
+  void Forget(ModelCall& call) {
+    call.forgotten = true;
+    in_flight_.erase(call.key);
+  }
+  static std::size_t Getting(const ModelCall& call) { return call.callers + call.leader_left; }
+
+  // False: it has landed before.
+  bool Land(ModelCall& call, How how) {
+    if (call.landed) return false;
+    if (!call.forgotten) in_flight_.erase(call.key);
+    call.landed = true;
+    call.how = how;
+    call.shared = Getting(call) > 1;
+    --stats.in_flight;
+    if (how != How::kValue) ++stats.failures;
+    return true;
+  }
+
+  // The group tells this caller.
+  static void Tell(ModelCaller& caller) {
+    Must(!caller.left, "a caller that left was told");
+    Must(!caller.told, "a caller was told twice");
+    Must(caller.call->landed, "a caller was told before its call landed");
+    TellSilent(*caller.call);
+    auto& untold = caller.call->untold;
+    Must(!untold.empty() && untold.front() == &caller, "callers were told out of order");
+    untold.pop_front();
+    caller.told = true;
+  }
+  // Those whom the world does not see told.
+  static void TellSilent(ModelCall& call) {
+    while (!call.untold.empty() && call.untold.front()->silent) {
+      call.untold.front()->told = true;
+      call.untold.pop_front();
+    }
+  }
+
+  std::int64_t now = 1'000'000'000;  // of the virtual clock
+  singleflight::Stats stats;
+
+ private:
+  void Drop(ModelCall& call) {
+    ++stats.left;
+    if (--call.callers > 0) return;
+    if (!call.forgotten) Forget(call);
+    call.doomed = true;
+  }
+
+  const singleflight::GroupOptions options_;
+  std::map<int, Call> in_flight_;
+};
+
+}  // namespace fuzz
