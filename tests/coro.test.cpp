@@ -609,6 +609,22 @@ TEST_CASE("Promise 10: a call lands while its coroutine is about to suspend") {
   CHECK(got == kRounds);
 }
 
+TEST_CASE("Promise 10: a caller whose call lands before it has suspended does not suspend") {
+  IntGroup group;
+  Signal signal;
+  Outcome<int> leader;
+  const Routine leads = Ask(group, leader, AwaitSignal(signal));
+  const std::string key = "key";
+  const std::stop_token stop;
+  auto follower = CoDo(group, key, MustNotRun, stop);
+  auto awaiter = std::move(follower).operator co_await();
+  CHECK_FALSE(awaiter.await_ready());
+  signal.Fire();
+  CHECK_FALSE(awaiter.await_suspend(std::noop_coroutine()));
+  CHECK(*awaiter.await_resume() == 7);
+  CHECK(leader.value == 7);
+}
+
 TEST_CASE("CoDo: resume_on gets the handle of who has suspended, once, on the landing thread") {
   IntGroup group;
   Signal signal;

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <latch>
+#include <mutex>
 
 #include "catch.hpp"
 #include "support.hpp"
@@ -40,6 +41,29 @@ auto KeepIn(std::optional<Lead>& kept) {
 }
 
 void MustNotLaunch(Lead) { FAIL("launched"); }
+
+// A lock that counts how often this thread has taken it.
+struct CountedMutex {
+  void lock() {
+    mutex.lock();
+    ++taken;
+  }
+  void unlock() { mutex.unlock(); }
+  std::mutex mutex;
+  static inline thread_local int taken = 0;
+};
+struct CountedLocks : singleflight::GroupTraits {
+  using Mutex = CountedMutex;
+};
+using CountedGroup = Group<std::string, int, singleflight::DefaultHash<std::string>,
+                           singleflight::DefaultEqual<std::string>, CountedLocks>;
+
+template <class Act>
+int LocksTakenBy(Act&& act) {
+  const int before = CountedMutex::taken;
+  act();
+  return CountedMutex::taken - before;
+}
 
 }  // namespace
 
@@ -108,6 +132,37 @@ TEST_CASE("Join: waiters and blocked threads are callers of one and the same cal
   CHECK(waiter.landed == 1);
   CHECK(waiter.landed_on != std::this_thread::get_id());
   CHECK(waiter.Take().value == 7);
+}
+
+TEST_CASE("To join, to leave and to land is one critical section each") {
+  // What is found under the lock is used under it: in between, the call might land.
+  CountedGroup group;
+  TestWaiter leader;
+  TestWaiter follower;
+  std::optional<CountedGroup::Lead> lead;
+  CHECK(LocksTakenBy([&] {
+          group.Join("key", leader, [&](CountedGroup::Lead made) { lead = std::move(made); });
+        }) == 1);
+  CHECK(LocksTakenBy([&] { group.Join("key", follower, [](CountedGroup::Lead) {}); }) == 1);
+  int by_blocked = 0;
+  Caller blocked([&] {
+    auto result = group.Do("key", [] { return -1; });
+    by_blocked = CountedMutex::taken;
+    return result;
+  });
+  AwaitCallers(group, "key", 3);
+  CHECK(LocksTakenBy([&] { CHECK(follower.Leave()); }) == 1);
+  CHECK(LocksTakenBy([&] { lead->Succeed(7); }) == 1);
+  CHECK(blocked.Join().value == 7);
+  CHECK(by_blocked == 1);
+  CHECK(LocksTakenBy([&] { static_cast<void>(group.Do("key", [] { return 1; })); }) == 2);
+}
+
+TEST_CASE("Leave: once the call has landed, the group is not touched") {
+  CountedGroup group;
+  TestWaiter waiter;
+  group.Join("key", waiter, [](CountedGroup::Lead lead) { lead.Succeed(7); });
+  CHECK(LocksTakenBy([&] { CHECK_FALSE(waiter.Leave()); }) == 0);
 }
 
 TEST_CASE("Join: a waiter may follow a leader that blocks") {
@@ -262,6 +317,23 @@ TEST_CASE("Lead: Run lands with what the function returns or throws, and runs it
   group.Join("key", waiter, KeepIn(lead));
   CHECK(lead->Run([]() -> int { throw std::runtime_error("down"); }));
   CHECK(waiter.Take().message == "down");
+}
+
+TEST_CASE("Lead: Run does nothing while another Run has begun") {
+  IntGroup group;
+  TestWaiter waiter;
+  std::optional<Lead> lead;
+  group.Join("key", waiter, KeepIn(lead));
+  int runs = 0;
+  bool landed_inside = false;
+  CHECK(lead->Run([&] {
+    ++runs;
+    landed_inside = Lead(*lead).Run([&] { return ++runs; });
+    return 7;
+  }));
+  CHECK_FALSE(landed_inside);
+  CHECK(runs == 1);
+  CHECK(waiter.Take().value == 7);
 }
 
 TEST_CASE("Lead: of many threads that land one call one wins") {
@@ -563,6 +635,25 @@ TEST_CASE("Detach: who is told may end any of those that are to be told next") {
   CHECK(waiters[1].landed + waiters[2].landed + waiters[4].landed == 0);
   CHECK(waiters[3].Take().value == 1);
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 5});
+}
+
+TEST_CASE("Detach: a waiter that is used again counts as told only when it is told again") {
+  struct Ending final : IntGroup::Waiter {
+    void OnLanded() noexcept override { ended = to_end != nullptr && to_end->Detach(); }
+    TestWaiter* to_end = nullptr;
+    bool ended = false;
+  } ending;
+  IntGroup group;
+  TestWaiter waiter;
+  group.Join("key", waiter, [](Lead lead) { lead.Succeed(1); });
+  CHECK(waiter.Take().value == 1);
+  std::optional<Lead> lead;
+  group.Join("key", ending, KeepIn(lead));
+  group.Join("key", waiter, MustNotLaunch);
+  ending.to_end = &waiter;
+  lead->Succeed(2);
+  CHECK(ending.ended);
+  CHECK(waiter.landed == 1);
 }
 
 TEST_CASE("Detach: when it races with landing, either OnLanded comes or it does not") {

@@ -152,6 +152,31 @@ TEST_CASE("Promise 10: when a result and a stop race, a follower gets exactly on
                                      .left = static_cast<std::uint64_t>(stops)});
 }
 
+TEST_CASE("Promise 10: a stop that comes once the call has landed is too late for a follower") {
+  // Told before the follower, it stops that, and gives it time to notice.
+  struct Stops final : IntGroup::Waiter {
+    void OnLanded() noexcept override {
+      stop.request_stop();
+      for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+    }
+    std::stop_source stop;
+  };
+  constexpr int kRounds = 20;
+  int results = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    IntGroup group;
+    Stops waiter;
+    Leader leader(group);
+    group.Join("key", waiter, [](IntGroup::Lead) {});
+    Caller follower(
+        [&] { return group.Do("key", [] { return 2; }, {.stop = waiter.stop.get_token()}); });
+    AwaitCallers(group, "key", 3);
+    leader.Finish();
+    results += follower.Join().value == 1;
+  }
+  CHECK(results == kRounds);
+}
+
 TEST_CASE("Promise 10: when a result and a timeout race, a follower gets exactly one of them") {
   int results = 0;
   int timeouts = 0;

@@ -132,6 +132,47 @@ TEST_CASE("kRetry: the timeout counts from the first join, through all retries")
   CHECK(first.Join().message == "down");
 }
 
+TEST_CASE("kRetry: a follower whose time is over when it asks again does not wait") {
+  using Clock = std::chrono::steady_clock;
+  constexpr auto kTimeout = 100ms;
+  // Told before the follower, it keeps that waiting until its time is over.
+  struct Delays final : Group<int, int>::Waiter {
+    void OnLanded() noexcept override {
+      Await([this] { return Clock::now() > until; });
+    }
+    Clock::time_point until;
+  } waiter;
+  Group<int, int> group;
+  std::latch fail(1);
+  std::atomic<bool> finish = false;
+  Caller first([&] {
+    return group.Do(1, [&]() -> int {
+      fail.wait();
+      return Fail();
+    });
+  });
+  AwaitCallers(group, 1, 1);
+  group.Join(1, waiter, [](Group<int, int>::Lead) {});
+  Caller follower([&] {
+    return group.Do(1, [] { return 5; }, {.timeout = kTimeout, .on_failure = OnFailure::kRetry});
+  });
+  AwaitCallers(group, 1, 3);
+  waiter.until = Clock::now() + kTimeout;
+  group.Forget(1);
+  Caller second([&] {
+    return group.Do(1, [&] {
+      Await([&] { return finish || group.Callers(1) == 2; });  // or the follower waits here, too
+      return 6;
+    });
+  });
+  AwaitCallers(group, 1, 1);
+  fail.count_down();
+  CHECK(follower.Join().error == std::errc::timed_out);
+  finish = true;
+  CHECK(second.Join().value == 6);
+  CHECK(first.Join().message == "down");
+}
+
 TEST_CASE("kRetry: a leader that vanished counts as one that failed") {
   using IntGroup = Group<int, int>;
   struct Silent final : IntGroup::Waiter {
