@@ -234,9 +234,10 @@ class Batch {
   void Lead(Fn& fn) {
     std::exception_ptr error;
     const LeadingScope leading;
-    std::deque<RunningScope> running;
+    std::optional<std::deque<RunningScope>> running;  // the deque itself may have no memory
     try {
-      for (const Member* member : own_) running.emplace_back(member->lead->Target());
+      running.emplace();
+      for (const Member* member : own_) running->emplace_back(member->lead->Target());
       if constexpr (std::is_void_v<Value>) {
         Execute(fn);
         for (Member* member : own_) member->lead->Land(Outcome(std::in_place_index<1>));

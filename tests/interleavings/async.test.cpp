@@ -98,23 +98,31 @@ TEST_CASE("Interleavings: a waiter that ends is told before that or not at all")
 }
 
 TEST_CASE("Interleavings: of several that land one call, one does") {
-  ExploreAll("landed_twice", [](Run& run) {
-    Scenario scenario(run);
-    Pending pending(scenario);
-    const auto landed = std::make_shared<int>(0);
-    for (int i = 0; i < 2; ++i) {
-      scenario.Thread([lead = pending.lead, landed](World& world) mutable {
-        const bool mine = lead->Run(world.Fn(1));
-        lead.reset();
-        const Unseen unseen;
-        *landed += mine;
+  const auto scenario_of = [](auto land, std::size_t vanish) {
+    return [=](Run& run) {
+      Scenario scenario(run);
+      scenario->vanish = vanish;
+      Pending pending(scenario);
+      const auto landed = std::make_shared<int>(0);
+      for (int i = 0; i < 2; ++i) {
+        scenario.Thread([lead = pending.lead, land, landed](World& world) mutable {
+          const bool mine = land(world, *lead);
+          lead.reset();
+          const Unseen unseen;
+          *landed += mine;
+        });
+      }
+      scenario.Thread(Do);
+      scenario.Finally([waiter = pending.waiter] { waiter->Take(); });
+      scenario.AtEnd([landed](World&) {
+        World::Expect(*landed == 1, "a call was landed by none or by both");
       });
-    }
-    scenario.Thread(Do);
-    scenario.Finally([waiter = pending.waiter] { waiter->Take(); });
-    scenario.AtEnd(
-        [landed](World&) { World::Expect(*landed == 1, "a call was landed by none or by both"); });
-  });
+    };
+  };
+  const auto run_fn = [](World& world, Group::Lead& lead) { return lead.Run(world.Fn(1)); };
+  const auto give_up = [](World&, Group::Lead& lead) { return lead.Fail(nullptr); };
+  ExploreAll("run_twice", scenario_of(run_fn, 0));
+  ExploreAll("landed_twice", scenario_of(give_up, 1));
 }
 
 TEST_CASE("Interleavings: the last Lead that goes lands its call, by whichever thread") {
