@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The work of a call that an AsyncDo has begun: `fn` on an executor, as a function or a coroutine.
+
+#include <concepts>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <type_traits>
+#include <utility>
+
+#include "../async.hpp"
+#include "asio_context.hpp"
+#include "call.hpp"
+
+namespace singleflight::detail {
+inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
+
+// What an awaitable is of, and the executor of its coroutine.
+template <class T>
+struct AwaitableTraits {
+  static constexpr bool kIsAwaitable = false;
+};
+
+template <class Fn>
+using AwaitableTraitsOf = AwaitableTraits<
+    std::remove_cvref_t<decltype(detail::CallWithStop(std::declval<Fn>(), std::stop_token()))>>;
+
+template <class Fn>
+constexpr bool ReturnsNetAwaitable() {
+  if constexpr (std::is_invocable_v<Fn> || kTakesStopToken<Fn>) {
+    return AwaitableTraitsOf<Fn>::kIsAwaitable;
+  } else {
+    return false;
+  }
+}
+
+template <class Value, class Fn>
+constexpr void CheckNetFn() {
+  if constexpr (detail::ReturnsNetAwaitable<Fn>()) {
+    using Awaited = typename AwaitableTraitsOf<Fn>::Awaited;
+    static_assert(std::is_void_v<Value> || std::convertible_to<Awaited, Value>,
+                  "fn must return an awaitable of the group's Value or of something that converts "
+                  "to it");
+  } else {
+    detail::CheckFn<Value, Fn>();
+  }
+}
+
+#if defined(SINGLEFLIGHT_ASIO_HAS_CO_AWAIT)
+
+template <class T, class CoroutineExecutor>
+struct AwaitableTraits<net::awaitable<T, CoroutineExecutor>> {
+  static constexpr bool kIsAwaitable = true;
+  using Awaited = T;
+  using Executor = CoroutineExecutor;
+};
+
+// Turns a call's request to stop into the cancellation of the coroutine that does its work, emitted
+// where that runs. The slot refers to the signal, which whoever may use it keeps.
+template <class Executor>
+class StopRelay final : private ContextService::User {
+ public:
+  StopRelay(std::shared_ptr<net::cancellation_signal> signal, const Executor& executor,
+            std::stop_token stop)
+      : context_(ContextService::Of(executor)) {
+    if (context_ != nullptr && !context_->Add(*this)) return;
+    on_stop_.emplace(std::move(stop), OnStop{std::move(signal), executor});
+  }
+  ~StopRelay() {
+    if (context_ != nullptr) context_->Remove(*this);
+  }
+  StopRelay(const StopRelay&) = delete;
+  StopRelay& operator=(const StopRelay&) = delete;
+
+ private:
+  struct OnStop {
+    void operator()() const noexcept {
+      net::post(executor, [kept = signal] { kept->emit(net::cancellation_type::terminal); });
+    }
+    std::shared_ptr<net::cancellation_signal> signal;
+    Executor executor;
+  };
+
+  void OnShutdown() noexcept override { on_stop_.reset(); }  // waits until OnStop has ended
+
+  ContextService* const context_;
+  std::optional<std::stop_callback<OnStop>> on_stop_;
+};
+
+// A call's work: awaits what `fn` returns, and lands the call with it. It owns all that it needs,
+// so it belongs to none of the callers; what is the user's ends before the call lands. If the
+// coroutine is destroyed, `lead` goes last, and lands it.
+template <class CoroutineExecutor, class Value, class Lead, class Fn, class Executor>
+net::awaitable<void, CoroutineExecutor> LeadInCoroutine(
+    Lead lead, std::optional<Fn> fn, std::shared_ptr<net::cancellation_signal> signal,
+    Executor executor) {
+  Outcome<Value> outcome;
+  try {
+    const StopRelay<Executor> relay(std::move(signal), executor, lead.GetStopToken());
+    co_await net::post(net::use_awaitable_t<CoroutineExecutor>());  // `fn` never runs in AsyncDo
+    if constexpr (std::is_void_v<Value>) {
+      static_cast<void>(co_await lead.Start(std::move(*fn)));
+      outcome.template emplace<1>();
+    } else {
+      outcome.template emplace<1>(co_await lead.Start(std::move(*fn)));
+    }
+  } catch (...) {
+    outcome.template emplace<0>(std::current_exception());
+  }
+  fn.reset();
+  lead.Land(std::move(outcome));
+}
+
+// Ends with the coroutine; until then it keeps the signal.
+struct WhenLed {
+  using cancellation_slot_type = net::cancellation_slot;
+  cancellation_slot_type get_cancellation_slot() const noexcept { return signal->slot(); }
+  void operator()(const std::exception_ptr&) const noexcept {}
+  std::shared_ptr<net::cancellation_signal> signal;
+};
+
+template <class CoroutineExecutor, class Value, class Lead, class Fn, class Executor>
+void SpawnWork(Lead lead, Fn fn, const Executor& executor) {
+  auto signal = std::make_shared<net::cancellation_signal>();
+  net::co_spawn(executor,
+                detail::LeadInCoroutine<CoroutineExecutor, Value, Lead, Fn>(
+                    std::move(lead), std::optional<Fn>(std::move(fn)), signal, executor),
+                WhenLed{signal});
+}
+
+#endif
+
+// Hands the work of a call to `executor`.
+template <class G, class Fn, class Executor>
+void LaunchWork(typename G::Lead lead, Fn fn, const Executor& executor) {
+  if constexpr (detail::ReturnsNetAwaitable<Fn>()) {
+#if defined(SINGLEFLIGHT_ASIO_HAS_CO_AWAIT)
+    using Value = typename G::ValueType;
+    using CoroutineExecutor = typename AwaitableTraitsOf<Fn>::Executor;
+    // The cancellation must not meet the coroutine on another thread: hence a strand.
+    if constexpr (std::convertible_to<net::strand<Executor>, CoroutineExecutor>) {
+      detail::SpawnWork<CoroutineExecutor, Value>(std::move(lead), std::move(fn),
+                                                  net::make_strand(executor));
+    } else {
+      static_assert(std::convertible_to<Executor, CoroutineExecutor>,
+                    "the awaitable that fn returns cannot run on this executor: pass "
+                    "bind_executor(executor, fn) with one that it can run on");
+      detail::SpawnWork<CoroutineExecutor, Value>(std::move(lead), std::move(fn), executor);
+    }
+#endif
+  } else {
+    Task<G, Fn> task(std::move(lead), std::move(fn));
+    if constexpr (kCanPost<Executor>) {
+      net::post(executor, std::move(task));
+    } else {
+      net::post(net::system_executor(), [executor, task] { net::dispatch(executor, task); });
+    }
+  }
+}
+
+}  // namespace SINGLEFLIGHT_ASIO_FLAVOR
+}  // namespace singleflight::detail
