@@ -4,10 +4,8 @@
 
 #include <atomic>
 #include <functional>
-#include <future>
 #include <latch>
 #include <mutex>
-#include <optional>
 
 #include "allocations.hpp"
 #include "catch.hpp"
@@ -378,33 +376,6 @@ TEST_CASE("Promise 10: a Future whose wait times out stays on its call") {
   CHECK(future.WaitFor(std::chrono::nanoseconds::max()) == std::future_status::ready);
   CHECK(future.WaitUntil(std::chrono::steady_clock::now()) == std::future_status::ready);
   CHECK(*future.Get() == 7);
-}
-
-TEST_CASE("Promise 10: a wait for a Future beyond the clock's end is no timeout") {
-  IntGroup group;
-  std::function<void()> task;
-  std::optional<std::errc> refused;
-  auto future = DoAsync(
-      group, "key",
-      [&] {
-        // "outer" waits for "key" once its thread has begun to wait for the Future.
-        Await([&] {
-          refused = ErrorOf([&] { return group.Do("outer", [] { return 0; }, {.timeout = 1ms}); });
-          return refused != std::errc::timed_out;
-        });
-        return 7;
-      },
-      KeepIn(task));
-  std::optional<std::jthread> runner;
-  std::future_status status{};
-  static_cast<void>(group.Do("outer", [&] {
-    runner.emplace(task);
-    status = future.WaitFor(std::chrono::nanoseconds::max());
-    return 1;
-  }));
-  runner.reset();
-  CHECK(refused == std::errc::resource_deadlock_would_occur);
-  CHECK(status == std::future_status::ready);
 }
 
 TEST_CASE(

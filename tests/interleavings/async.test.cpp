@@ -186,6 +186,20 @@ TEST_CASE("Interleavings: a future and a caller that blocks are on one call") {
   });
 }
 
+TEST_CASE("Interleavings: a wait for a future beyond the clock's end is no timeout") {
+  ExploreAll("future_waits_for_ever", [](Run& run) {
+    Scenario scenario(run);
+    scenario->drops = true;
+    Submitted submitted(scenario);
+    scenario.Thread(Running(submitted));
+    scenario.Thread([future = submitted.future](World&) {
+      const auto status = future->WaitFor(std::chrono::nanoseconds::max());
+      World::Expect(status == std::future_status::ready, "it timed out");
+      *future = {};
+    });
+  });
+}
+
 TEST_CASE("Interleavings: copies of a SharedFuture are read while its call lands") {
   ExploreAll("shared_future", [](Run& run) {
     Scenario scenario(run);
