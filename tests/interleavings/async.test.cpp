@@ -20,6 +20,7 @@ using interleave::ExploreRandom;
 using interleave::Many;
 using interleave::Run;
 using interleave::Scenario;
+using interleave::tally;
 using interleave::Told;
 using interleave::Unseen;
 using interleave::World;
@@ -44,15 +45,12 @@ struct Pending {
 // Lands it by running fn.
 auto Landing(const Pending& pending) {
   return [lead = pending.lead](World& world) mutable {
-    lead->Run(world.Fn(1));
+    lead->Run(world.StoppableFn(1));
     lead.reset();
   };
 }
 
-void ForgetThenDo(World& world) {
-  world.group->Forget(1);
-  world.Do(1);
-}
+void ForgetThenDo(World& world) { world.ForgetThenDo(1); }
 
 }  // namespace
 
@@ -68,6 +66,8 @@ TEST_CASE("Interleavings: a waiter leaves while its call lands") {
     };
   };
   ExploreAll("leave_against_landing", scenario_of());
+  CHECK(tally.canceled > 0);
+  CHECK(tally.stopped > 0);
   ExploreAll("last_waiter_against_newcomer", scenario_of(Do));
   ExploreRandom("last_waiter_against_newcomers", 3000, scenario_of(Do, ForgetThenDo));
 }
@@ -236,10 +236,7 @@ TEST_CASE("Interleavings: a group ends while a call that is led elsewhere lands"
       Pending pending(scenario);
       scenario.Thread([lead = pending.lead, waiter = pending.waiter, leaves](World& world) mutable {
         if (leaves) waiter->LeaveOrTake();
-        lead->Run([&](std::stop_token stop) {
-          static_cast<void>(stop.stop_requested());
-          return world.Fn(1)();
-        });
+        lead->Run(world.StoppableFn(1));
         lead.reset();
         if (!leaves) waiter->Take();
         waiter.reset();
@@ -248,6 +245,7 @@ TEST_CASE("Interleavings: a group ends while a call that is led elsewhere lands"
     };
   };
   ExploreAll("group_ends", scenario_of(false));
+  CHECK(tally.stopped > 0);
   ExploreAll("group_ends_unwanted", scenario_of(true));
 }
 
@@ -325,6 +323,7 @@ TEST_CASE("Interleavings: a coroutine's stop races with landing") {
     };
   };
   ExploreAll("coroutine_stop", scenario_of());
+  CHECK(tally.canceled > 0);
   ExploreAll("coroutine_stop_3", scenario_of(Do));
 }
 

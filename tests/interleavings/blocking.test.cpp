@@ -14,9 +14,9 @@ using namespace std::chrono_literals;
 using interleave::ExploreAll;
 using interleave::ExplorePreemptions;
 using interleave::ExploreRandom;
-using interleave::PassTime;
 using interleave::Run;
 using interleave::Scenario;
+using interleave::tally;
 using interleave::World;
 using singleflight::OnFailure;
 
@@ -24,9 +24,11 @@ namespace {
 
 void Do(World& world) { world.Do(1); }
 
-void ForgetThenDo(World& world) {
-  world.group->Forget(1);
-  world.Do(1);
+void ForgetThenDo(World& world) { world.ForgetThenDo(1); }
+
+void Retry(World& world) {
+  const auto outcome = world.Do(1, {.on_failure = OnFailure::kRetry});
+  World::Expect(!outcome.failed, "a retry got another's failure");
 }
 
 }  // namespace
@@ -106,8 +108,12 @@ TEST_CASE("Interleavings: a timeout races with landing") {
       });
     };
   };
-  ExploreAll("timeout_against_landing", scenario_of(0));
-  ExploreAll("timeout_against_landing_3", scenario_of(1));
+  for (const int others : {0, 1}) {
+    ExploreAll(others == 0 ? "timeout_against_landing" : "timeout_against_landing_3",
+               scenario_of(others));
+    CHECK(tally.timed_out > 0);
+    CHECK(tally.shared > 0);
+  }
 }
 
 TEST_CASE("Interleavings: a follower's stop races with landing") {
@@ -119,6 +125,8 @@ TEST_CASE("Interleavings: a follower's stop races with landing") {
     scenario.Thread([stop](World& world) { world.Do(1, {.stop = stop.get_token()}); });
     scenario.Thread([stop](World&) mutable { stop.request_stop(); });
   });
+  CHECK(tally.canceled > 0);
+  CHECK(tally.shared > 0);
 }
 
 namespace {
@@ -127,14 +135,7 @@ namespace {
 struct StoppableLeader {
   std::stop_token stop;
   void operator()(World& world) const {
-    world.Call(1, [&] {
-      return world.group->Do(1,
-                             [&](std::stop_token of_call) {
-                               return world.Fn(
-                                   1, [&] { static_cast<void>(of_call.stop_requested()); })();
-                             },
-                             {.stop = stop});
-    });
+    world.Call(1, [&] { return world.group->Do(1, world.StoppableFn(1), {.stop = stop}); });
   }
 };
 
@@ -149,6 +150,8 @@ TEST_CASE("Interleavings: the last to leave races with a newcomer") {
     scenario.Thread([stop](World&) mutable { stop.request_stop(); });
     scenario.Thread(Do);
   });
+  CHECK(tally.stopped > 0);
+  CHECK(tally.shared > 0);
 }
 
 TEST_CASE("Interleavings: a newcomer never joins a call that was told to stop") {
@@ -182,10 +185,7 @@ TEST_CASE("Interleavings: a call that is too old is forgotten by the next caller
     Scenario scenario(run, {.max_age = 10ms});
     scenario->overlaps = true;
     scenario.Thread(Do);
-    scenario.Thread([](World& world) {
-      PassTime(20ms);
-      world.Do(1);
-    });
+    scenario.Thread([](World& world) { world.PassTimeThenDo(1, 20ms); });
     scenario.Thread(Do);
   };
   ExploreAll("max_age_3", body);
@@ -193,10 +193,7 @@ TEST_CASE("Interleavings: a call that is too old is forgotten by the next caller
     Scenario scenario(run, {.max_age = 10ms});
     scenario->overlaps = true;
     scenario.Thread(Do);
-    scenario.Thread([](World& world) {
-      PassTime(20ms);
-      world.Do(1);
-    });
+    scenario.Thread([](World& world) { world.PassTimeThenDo(1, 20ms); });
   });
 }
 
@@ -206,7 +203,7 @@ TEST_CASE("Interleavings: followers try again when their leader has failed") {
       Scenario scenario(run);
       scenario.Thread([](World& world) { world.DoFailing(1); });
       for (int i = 0; i < others; ++i) {
-        scenario.Thread([](World& world) { world.Do(1, {.on_failure = OnFailure::kRetry}); });
+        scenario.Thread(Retry);
       }
       scenario.AtEnd([others](World& world) {
         for (int i = 0; i <= others; ++i) {
@@ -221,16 +218,28 @@ TEST_CASE("Interleavings: followers try again when their leader has failed") {
 }
 
 TEST_CASE("Interleavings: limits refuse exactly those who are too many") {
-  ExploreAll("limits", [](Run& run) {
-    Scenario scenario(run, {.max_callers_per_call = 2, .max_calls_in_flight = 1});
-    for (int i = 0; i < 3; ++i) scenario.Thread(Do);
-    scenario.AtEnd([](World& world) {
-      const auto stats = world.group->GetStats();
-      World::Expect(stats.refused == world.Count(std::errc::resource_unavailable_try_again) &&
-                        stats.executions + stats.followers + stats.refused == 3,
-                    "who was refused is not counted");
-    });
-  });
+  const auto scenario_of = [](singleflight::GroupOptions limits, int last_key) {
+    return [=](Run& run) {
+      Scenario scenario(run, limits);
+      scenario->max_callers = limits.max_callers_per_call;
+      scenario->max_calls = limits.max_calls_in_flight;
+      scenario.Thread(Do);
+      scenario.Thread(Do);
+      scenario.Thread([last_key](World& world) { world.Do(last_key); });
+      scenario.AtEnd([](World& world) {
+        const auto stats = world.group->GetStats();
+        const std::size_t refused = world.Count(std::errc::resource_unavailable_try_again);
+        World::Expect(stats.refused == refused, "who was refused is not counted");
+        World::Expect(stats.executions + stats.followers + stats.refused == 3, "an ask is lost");
+      });
+    };
+  };
+  ExploreAll("limit_of_callers", scenario_of({.max_callers_per_call = 2}, 1));
+  CHECK(tally.refused > 0);
+  CHECK(tally.shared > 0);
+  ExploreAll("limit_of_calls", scenario_of({.max_calls_in_flight = 1}, 2));
+  CHECK(tally.refused > 0);
+  CHECK(tally.shared > 0);
 }
 
 TEST_CASE("Interleavings: four callers, each with a wish of its own") {
@@ -274,6 +283,7 @@ TEST_CASE("Interleavings: keys that wait for each other are a deadlock, and noth
     };
   };
   ExploreAll("cycle_of_two", cycle_of(2));
+  CHECK(tally.deadlocks > 0);
   if (test::Long()) {
     ExploreAll("cycle_of_three", cycle_of(3));
   } else {
@@ -306,7 +316,7 @@ TEST_CASE("Interleavings: what any schedule shows, one of those that stand for a
       Scenario scenario(run);
       scenario->overlaps = true;
       scenario.Thread([](World& world) { world.DoFailing(1, {.timeout = 50ms}); });
-      scenario.Thread([](World& world) { world.Do(1, {.on_failure = OnFailure::kRetry}); });
+      scenario.Thread(Retry);
       scenario.Thread(ForgetThenDo);
       scenario.AtEnd([&](World& world) { histories.insert(world.History()); });
     };

@@ -60,7 +60,6 @@ void OnAtomic(const Atomic& atomic);
 // ---- Locks and waits
 
 void Lock(const void* mutex);
-bool TryLock(const void* mutex);
 void Unlock(const void* mutex);
 
 // At `object`, until somebody wakes it. False: `deadline` has come before. `mutex`, if not null, is

@@ -137,13 +137,6 @@ class Scheduler {
 
   void Lock(const void* mutex) { Reach({.kind = Step::Kind::kLock, .object = mutex}); }
 
-  bool TryLock(const void* mutex) {
-    Reach({.kind = Step::Kind::kPoint, .object = mutex, .mode = Mode::kWrite});
-    if (objects_[mutex].owner != nullptr) return false;
-    Own(*this_worker, mutex);
-    return true;
-  }
-
   void Unlock(const void* mutex) {
     OnAccess(mutex, 1, Memory::Kind::kAtomic, nullptr);
     Object& object = objects_[mutex];
@@ -424,7 +417,7 @@ class Scheduler {
         changes = atomic.size == 8 && value == 0x1'0000'0001;
         break;
       case Atomic::Kind::kAdd:
-        changes = !IsDecrement(atomic) || value == 1;  // all but the last commute
+        changes = !IsDecrement(atomic) || value <= 2;  // all commute but the last two
         break;
       case Atomic::Kind::kExchange:
         changes = value != atomic.operand;
@@ -441,10 +434,10 @@ class Scheduler {
 
   // The order that C++ gives to what comes before and after the operation.
   void Synchronize(const Atomic& atomic) {
+    if (IsIncrement(atomic)) return;  // or it would hide what happens where it comes too late
     Object& object = objects_[const_cast<const void*>(atomic.address)];
     const int order = atomic.order;
-    const bool stores =
-        ModeOf(atomic) == Mode::kWrite || IsIncrement(atomic) || IsDecrement(atomic);
+    const bool stores = ModeOf(atomic) == Mode::kWrite || IsDecrement(atomic);
     if (atomic.kind != Atomic::Kind::kStore &&
         (order == __ATOMIC_ACQUIRE || order == __ATOMIC_CONSUME || order == __ATOMIC_ACQ_REL ||
          order == __ATOMIC_SEQ_CST)) {
@@ -497,7 +490,7 @@ class Scheduler {
         changed = true;
       }
     }
-    if (step.kind == Step::Kind::kAtomic && !changed) {
+    if (step.kind == Step::Kind::kAtomic && !changed && step.atomic.kind != Atomic::Kind::kAdd) {
       const std::uint64_t version = objects_[step.object].version;
       me.reads = me.read == step.object && me.read_version == version ? me.reads + 1 : 1;
       me.read = step.object;
@@ -591,7 +584,6 @@ void CountNew() { Scheduler::Get().CountNew(); }
 void CountFree() { Scheduler::Get().CountFree(); }
 void OnAtomic(const Atomic& atomic) { Scheduler::Get().OnAtomic(atomic); }
 void Lock(const void* mutex) { Scheduler::Get().Lock(mutex); }
-bool TryLock(const void* mutex) { return Scheduler::Get().TryLock(mutex); }
 void Unlock(const void* mutex) { Scheduler::Get().Unlock(mutex); }
 bool Wait(const void* object, const void* mutex, const timespec* deadline) {
   return Scheduler::Get().Wait(object, mutex, deadline);

@@ -10,9 +10,11 @@
 // futex and the clock, and (by -fsanitize=thread, without its runtime) every access to memory. So a
 // schedule also shows data races as C++ defines them, and uses of memory that is gone (memory.hpp).
 //
-// What is not explored: the order in which two threads add to a shared_ptr's count, spurious
-// wake-ups, failed allocations, and orders of atomic operations that no interleaving gives (those
-// are ThreadSanitizer's).
+// What is not explored: the order in which two threads add to a shared_ptr's count (so no 32-bit
+// atomic may be incremented, relaxed or acq_rel, for its value), spurious wake-ups, failed
+// allocations, and orders of atomic operations that no interleaving gives (those are
+// ThreadSanitizer's). A thread that reads an atomic, yields and reads it again is taken for one
+// that waits: it goes on when the atomic has changed.
 
 #include <chrono>
 #include <cstddef>

@@ -5,15 +5,19 @@
 
 #include "scheduler.hpp"
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <future>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <semaphore>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "../catch.hpp"
 #include "search.hpp"
@@ -190,6 +194,117 @@ TEST_CASE("The scheduler finds memory that is used after its end") {
     });
   };
   CHECK(Contains(FailureOf(Exhaustive(), early), "memory used after its end"));
+}
+
+TEST_CASE("The scheduler finds that a shared_ptr is copied while it ends") {
+  const auto copied = [](Run& run) {
+    auto* const pointer = new std::shared_ptr<int>(std::make_shared<int>(1));
+    run.Thread([=] { const std::shared_ptr<int> copy = *pointer; });
+    run.Thread([=] { delete pointer; });
+  };
+  CHECK(Contains(FailureOf(Exhaustive(), copied), "end of the memory"));
+}
+
+TEST_CASE("The scheduler explores which of its owners ends an object") {
+  const auto last_is = [](std::size_t wanted) {
+    return [wanted](Run& run) {
+      const auto end = [wanted](int* number) {
+        if (interleave::ThisThread() == wanted) interleave::Fail("this one");
+        delete number;
+      };
+      std::shared_ptr<int> owner(new int(1), end);
+      for (int i = 0; i < 3; ++i) run.Thread([owner]() mutable { owner.reset(); });
+    };
+  };
+  for (const std::size_t thread : {0u, 1u, 2u}) {
+    CHECK(Contains(FailureOf(Exhaustive(), last_is(thread)), "this one"));
+  }
+}
+
+TEST_CASE("The scheduler takes no loop for one that waits, if it does something") {
+  const auto ends_many = [](Run& run) {
+    run.Thread([owners = std::vector(8, std::make_shared<int>(1))]() mutable { owners.clear(); });
+  };
+  CHECK(FailureOf(Exhaustive(), ends_many).empty());
+}
+
+namespace {
+
+// A thread of a program that a seed has drawn: atomic operations, a lock, owners that end; what it
+// read is its history.
+void RunDrawn(std::mt19937& random, std::array<std::atomic<int>, 2>& numbers, std::mutex& mutex,
+              std::shared_ptr<int>& owner, std::string& history) {
+  for (int i = 0; i < 3; ++i) {
+    std::atomic<int>& number = numbers[random() % 2];
+    const int drawn = static_cast<int>(random() % 3);
+    int saw = -1;
+    switch (random() % 6) {
+      case 0:
+        saw = number.load();
+        break;
+      case 1:
+        number.store(drawn);
+        break;
+      case 2:
+        saw = number.exchange(drawn);
+        break;
+      case 3: {
+        int expected = drawn;
+        saw = number.compare_exchange_strong(expected, drawn + 1) ? 10 : expected;
+        break;
+      }
+      case 4: {
+        const std::lock_guard lock(mutex);
+        saw = number.load();
+        numbers[0].store(drawn);
+        break;
+      }
+      default:
+        owner.reset();
+        break;
+    }
+    const interleave::Unseen unseen;
+    history += std::to_string(saw) + ' ';
+  }
+}
+
+// The histories that a search shows of the program.
+std::set<std::string> HistoriesOf(unsigned seed, interleave::Search&& search) {
+  std::set<std::string> histories;
+  Explore("drawn", search, [&](Run& run) {
+    struct World {
+      std::array<std::atomic<int>, 2> numbers = {};
+      std::mutex mutex;
+      std::array<std::shared_ptr<int>, 2> owners;
+      std::array<std::string, 2> read;
+    };
+    auto world = std::make_shared<World>();
+    const auto ends = [world = world.get()](int* number) {
+      world->numbers[0].store(5 + static_cast<int>(interleave::ThisThread()));
+      delete number;
+    };
+    world->owners[0] = world->owners[1] = std::shared_ptr<int>(new int(1), ends);
+    for (unsigned i = 0; i < 2; ++i) {
+      run.Thread([=] {
+        std::mt19937 random(seed * 2 + i);
+        RunDrawn(random, world->numbers, world->mutex, world->owners[i], world->read[i]);
+      });
+    }
+    run.AtEnd([=, &histories] {
+      for (auto& owner : world->owners) owner.reset();
+      histories.insert(world->read[0] + '|' + world->read[1]);
+    });
+  });
+  return histories;
+}
+
+}  // namespace
+
+TEST_CASE("The exhaustive search shows every history that there is") {
+  for (unsigned seed = 0; seed < 200; ++seed) {
+    CAPTURE(seed);
+    CHECK(HistoriesOf(seed, Exhaustive()) == HistoriesOf(seed, Preemptions(1000)));
+  }
 }
 
 TEST_CASE("The scheduler finds a frame that is used after its end") {

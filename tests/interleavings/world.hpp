@@ -38,6 +38,18 @@ struct Failure {
   std::size_t execution;
 };
 
+// What came of the callers in all schedules of an exploration: whether a scenario came to what it
+// is about.
+struct Tally {
+  std::size_t shared = 0;  // got a result that others got, too
+  std::size_t timed_out = 0;
+  std::size_t canceled = 0;
+  std::size_t refused = 0;
+  std::size_t deadlocks = 0;
+  std::size_t stopped = 0;  // executions that were asked to stop
+};
+inline Tally tally;
+
 class World {
  public:
   using Group = singleflight::Group<int, Value, singleflight::DefaultHash<int>,
@@ -56,6 +68,9 @@ class World {
   std::size_t vanish = 0;
   // It may be that nobody asks.
   bool idle = false;
+  // As the group's options.
+  std::size_t max_callers = singleflight::GroupOptions::kNoLimit;
+  std::size_t max_calls = singleflight::GroupOptions::kNoLimit;
 
   // ---- For the scenario's threads
 
@@ -76,6 +91,17 @@ class World {
   auto FailingFn(int key) {
     return Fn(
         key, [] {}, true);
+  }
+
+  // The same for a call that may be asked to stop.
+  auto StoppableFn(int key) {
+    return [this, key](std::stop_token stop) {
+      const Value value = Fn(key)();
+      const bool asked = stop.stop_requested();
+      const Unseen unseen;
+      tally.stopped += asked;
+      return value;
+    };
   }
 
   // A caller for `key`: asks, by `ask`, which returns a result; what came of it is noted.
@@ -118,6 +144,19 @@ class World {
     return outcome;
   }
 
+  // Forgets the call for `key`, and then asks: never gets what had begun before.
+  void ForgetThenDo(int key) {
+    const std::size_t begun = BegunSoFar(key);
+    group->Forget(key);
+    Expect(Do(key).execution >= begun, "a caller joined a call that was forgotten");
+  }
+  // Asks for what is then too old to be joined.
+  void PassTimeThenDo(int key, std::chrono::nanoseconds time) {
+    const std::size_t begun = BegunSoFar(key);
+    PassTime(time);
+    Expect(Do(key).execution >= begun, "a caller joined a call that was too old");
+  }
+
   std::size_t StartCaller(int key) {
     Point(&callers_, Mode::kRead);
     const Unseen unseen;
@@ -144,7 +183,15 @@ class World {
 
   // What is true of every history.
   void Check() const {
-    for (const Caller& caller : callers_) CheckCaller(caller);
+    for (const Caller& caller : callers_) {
+      CheckCaller(caller);
+      const Outcome& outcome = caller.outcome;
+      tally.shared += outcome.shared;
+      tally.timed_out += outcome.error == std::errc::timed_out;
+      tally.canceled += outcome.error == std::errc::operation_canceled;
+      tally.refused += outcome.error == std::errc::resource_unavailable_try_again;
+      tally.deadlocks += outcome.error == std::errc::resource_deadlock_would_occur;
+    }
     if (executions_.empty() && vanish == 0 && !idle) Fail("nothing was executed");
     for (std::size_t id = 0; id < executions_.size(); ++id) CheckExecution(id);
     if (group == nullptr) return;
@@ -183,6 +230,13 @@ class World {
   }
 
  private:
+  // Executions, of any key, that have begun.
+  std::size_t BegunSoFar(int key) {
+    Point(&running_.at(static_cast<std::size_t>(key)), Mode::kRead);
+    const Unseen unseen;
+    return executions_.size();
+  }
+
   struct Caller {
     int key;
     std::size_t thread;
@@ -238,6 +292,12 @@ class World {
       shared += caller.outcome.shared;
     }
     Expect(led <= 1, "an execution has two leaders");
+    Expect(got <= max_callers, "more callers on a call than the limit");
+    std::size_t at_once = 0;
+    for (const Execution& other : executions_) {
+      at_once += other.begin <= executions_[id].begin && executions_[id].begin <= other.end;
+    }
+    Expect(at_once <= max_calls, "more calls in flight than the limit");
     Expect(shared == 0 || shared == got, "callers of one call disagree on `shared`");
     if (!drops) Expect((shared > 0) == (got > 1), "`shared` is not whether several got the result");
     for (std::size_t other = 0; other < id && !overlaps; ++other) {
@@ -294,19 +354,19 @@ inline void Report(const char* search, const char* name, std::size_t schedules) 
   test::Evidence(std::string("interleavings.") + search + '.' + name, schedules);
 }
 
-// All schedules. Returns how many there are.
+// All schedules.
 template <class Body>
-std::size_t ExploreAll(const char* name, Body&& body) {
+void ExploreAll(const char* name, Body&& body) {
+  tally = {};
   Exhaustive search;
   const Explored explored = Explore(name, search, body);
-  const std::size_t schedules = explored.schedules - search.repeated();
-  Report("all", name, schedules);
-  return schedules;
+  Report("all", name, explored.schedules - search.repeated());
 }
 
 // All schedules with at most that many preemptions.
 template <class Body>
 void ExplorePreemptions(const char* name, std::size_t bound, Body&& body) {
+  tally = {};
   Preemptions search(bound);
   Report(("preemptions_" + std::to_string(bound)).c_str(), name,
          Explore(name, search, body).schedules);
@@ -315,6 +375,7 @@ void ExplorePreemptions(const char* name, std::size_t bound, Body&& body) {
 // Random schedules; INTERLEAVINGS_SEED=n runs one again.
 template <class Body>
 void ExploreRandom(const char* name, std::size_t runs, Body&& body) {
+  tally = {};
   const char* const seed = std::getenv("INTERLEAVINGS_SEED");
   Pct search(seed != nullptr ? std::stoull(seed) : 1,
              seed != nullptr ? 1 : runs * (test::Long() ? 20 : 1), /*changes=*/3);
