@@ -121,7 +121,7 @@ TEST_CASE("Interleavings: programs of every kind of operation, drawn by a seed")
   const unsigned programs = test::Long() ? 10000 : 300;
   std::size_t schedules = 0;
   for (unsigned seed = 1; seed <= programs; ++seed) {
-    interleave::Pct search(seed, 50, 3, 150);
+    interleave::Pct search = interleave::RandomSearch(seed, 50, 150);
     const auto body = [seed](Run& run) {
       std::mt19937 random(seed);
       singleflight::GroupOptions limits;

@@ -627,7 +627,9 @@ Explored Explore(const std::string& name, Search& search,
     const std::size_t colon = replayed.rfind(':');
     if (replayed.substr(0, colon) != name) return {};
     Replay replay(replayed.substr(colon + 1));
-    return Scheduler::Get().Explore(name, replay, scenario);
+    const Explored explored = Scheduler::Get().Explore(name, replay, scenario);
+    std::fprintf(stderr, "interleavings: %s passes under that schedule\n", name.c_str());
+    return explored;
   }
   return Scheduler::Get().Explore(name, search, scenario);
 }

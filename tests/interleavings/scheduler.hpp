@@ -43,6 +43,9 @@ struct Explored {
   std::size_t steps = 0;
 };
 
+// INTERLEAVINGS_REPLAY=NAME:SCHEDULE, as a failure prints it: only that run of that scenario.
+// INTERLEAVINGS_SEED=SEED, likewise: of each random search, only the run with that seed.
+
 // Runs `scenario` under each schedule of `search`. Throws std::runtime_error at the first run that
 // fails; a run that hangs ends the process. Either says why, and how to replay the run.
 Explored Explore(const std::string& name, Search& search,

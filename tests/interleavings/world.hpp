@@ -372,13 +372,17 @@ void ExplorePreemptions(const char* name, std::size_t bound, Body&& body) {
          Explore(name, search, body).schedules);
 }
 
-// Random schedules; INTERLEAVINGS_SEED=n runs one again.
+inline Pct RandomSearch(std::uint64_t seed, std::size_t runs, std::size_t steps) {
+  const char* const wanted = std::getenv("INTERLEAVINGS_SEED");
+  if (wanted != nullptr) return Pct(std::stoull(wanted), 1, /*changes=*/3, steps);
+  return Pct(seed, runs, /*changes=*/3, steps);
+}
+
+// Random schedules.
 template <class Body>
 void ExploreRandom(const char* name, std::size_t runs, Body&& body) {
   tally = {};
-  const char* const seed = std::getenv("INTERLEAVINGS_SEED");
-  Pct search(seed != nullptr ? std::stoull(seed) : 1,
-             seed != nullptr ? 1 : runs * (test::Long() ? 20 : 1), /*changes=*/3);
+  Pct search = RandomSearch(1, runs * (test::Long() ? 20 : 1), 100);
   Report("random", name, Explore(name, search, body).schedules);
 }
 

@@ -30,9 +30,13 @@
 
 namespace singleflight::detail {
 
-// The library's own errors.
-inline std::exception_ptr MakeError(std::errc code, const char* what) {
-  return std::make_exception_ptr(std::system_error(std::make_error_code(code), what));
+// The library's own errors. Where there is no memory for the text, a std::bad_alloc instead.
+inline std::exception_ptr MakeError(std::errc code, const char* what) noexcept {
+  try {
+    return std::make_exception_ptr(std::system_error(std::make_error_code(code), what));
+  } catch (...) {
+    return std::current_exception();
+  }
 }
 inline std::exception_ptr MakeCanceled() {
   return MakeError(std::errc::operation_canceled, "singleflight: this caller was asked to stop");

@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <new>
 
 namespace singleflight::detail {
 
@@ -121,8 +122,8 @@ class WaitEdge {
     if (target_ == nullptr) return;
     const std::lock_guard lock(table.mutex);
     WaitEdge** link = &BucketOf(thread_);
-    while (*link != this) link = &(*link)->next_;
-    *link = next_;
+    while (*link != nullptr && *link != this) link = &(*link)->next_;
+    if (*link != nullptr) *link = next_;  // else this is a child, forked since by a signal handler
     target_ = nullptr;
   }
 
@@ -132,16 +133,8 @@ class WaitEdge {
     std::array<WaitEdge*, 64> buckets = {};  // guarded by mutex, as are the links in the edges
   };
   static Table table;
-
 #if __has_include(<pthread.h>)
-  // A forked child has one thread, and that waits for nothing: its table begins empty and unlocked.
-  // The edges of the parent's other threads would lie on stacks that the child's threads reuse.
-  static inline const int at_fork =
-      pthread_atfork([] { table.mutex.lock(); }, [] { table.mutex.unlock(); },
-                     [] {
-                       table.buckets = {};
-                       table.mutex.unlock();
-                     });
+  static const int at_fork;  // of no interest but for how it is initialized
 #endif
 
   static WaitEdge*& BucketOf(const ThreadMark* thread) noexcept {
@@ -169,5 +162,14 @@ class WaitEdge {
 };
 
 inline constinit WaitEdge::Table WaitEdge::table;
+
+#if __has_include(<pthread.h>)
+// A forked child has one thread, and that waits for nothing: its table begins anew. The edges of
+// the parent's other threads would lie on stacks that the child's threads get, and one of those
+// threads may have held the mutex. (Nothing is locked in the parent: another library's handlers may
+// come next, and wait for threads that need the table.)
+inline const int WaitEdge::at_fork =
+    pthread_atfork(nullptr, nullptr, [] { new (&table) WaitEdge::Table; });
+#endif
 
 }  // namespace singleflight::detail
