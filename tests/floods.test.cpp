@@ -20,7 +20,6 @@
 
 using namespace test;
 using singleflight::Group;
-using singleflight::GroupOptions;
 using singleflight::Role;
 using singleflight::Stats;
 
@@ -258,8 +257,7 @@ TEST_CASE("Flood: a million callers on one call cost the same each as a tenth of
   CHECK(all / tenth < 10);
 }
 
-TEST_CASE(
-    "Flood: of a million callers all beyond max_callers_per_call are refused, and no others") {
+TEST_CASE("Flood: of many callers all beyond max_callers_per_call are refused, and no others") {
   using G = Group<std::string, int>;
   constexpr std::size_t kLimit = 1000;
   G group({.max_callers_per_call = kLimit});
@@ -327,7 +325,7 @@ TEST_CASE("Flood: a million calls in flight cost about the same each as a tenth 
   CHECK(all.land / tenth.land < 10);
 }
 
-TEST_CASE("Flood: of a million keys all beyond max_calls_in_flight are refused, and no others") {
+TEST_CASE("Flood: of many keys all beyond max_calls_in_flight are refused, and no others") {
   constexpr std::size_t kLimit = 10'000;
   NumberGroup group({.max_calls_in_flight = kLimit});
   const auto keys = Scattered(kMany / 5);  // each refusal throws

@@ -15,7 +15,6 @@
 using namespace std::chrono_literals;
 using interleave::Ask;
 using interleave::ExploreAll;
-using interleave::ExplorePreemptions;
 using interleave::ExploreRandom;
 using interleave::Many;
 using interleave::Run;
@@ -24,8 +23,6 @@ using interleave::tally;
 using interleave::Told;
 using interleave::Unseen;
 using interleave::World;
-using singleflight::OnFailure;
-using singleflight::Role;
 
 namespace {
 
@@ -139,6 +136,7 @@ TEST_CASE("Interleavings: the last Lead that goes lands its call, by whichever t
     scenario->vanish = 1;
     scenario.Finally([waiter = pending.waiter] { waiter->Take(); });
   });
+  CHECK(tally.owner_dead > 0);
 }
 
 namespace {
@@ -172,6 +170,7 @@ TEST_CASE("Interleavings: a future is dropped while its call lands") {
     scenario.Thread([future = submitted.future](World&) { *future = {}; });
     scenario.Thread(Do);
   });
+  CHECK(tally.overlapping > 0);  // where the one who drops it is the last to leave
 }
 
 TEST_CASE("Interleavings: a future and a caller that blocks are on one call") {
@@ -304,6 +303,7 @@ TEST_CASE("Interleavings: a coroutine's frame is destroyed while its call lands"
     };
   };
   ExploreAll("frame_destroyed", scenario_of(false));
+  CHECK(tally.canceled > 0);
   ExploreAll("frame_destroyed_3", scenario_of(false, Do));
   ExploreAll("frame_destroyed_stop", scenario_of(true));
 }
@@ -346,6 +346,8 @@ TEST_CASE("Interleavings: a stop comes while a coroutine joins and suspends") {
       if (unused->Awaited()) unused->Fire();
     });
   });
+  CHECK(tally.canceled > 0);
+  CHECK(tally.shared > 0);
 }
 
 TEST_CASE("Interleavings: a coroutine that is resumed destroys the one to be resumed next") {
@@ -378,6 +380,7 @@ TEST_CASE("Interleavings: batches that overlap do not block each other") {
     };
   };
   ExploreAll("batches", crossing());
+  CHECK(tally.shared > 0);
   ExploreRandom("batches_and_callers", 3000, crossing(Do, [](World& world) { world.Do(2); }));
   ExploreAll("batch_against_caller", [](Run& run) {
     Scenario scenario(run);

@@ -92,7 +92,9 @@ TEST_CASE("Interleavings: a forgotten call lands while a newer one is in its pla
     };
   };
   ExploreAll("aba_after_forget", scenario_of(0));
+  CHECK(tally.overlapping > 0);
   ExploreAll("aba_after_forget_3", scenario_of(1));
+  CHECK(tally.shared > 0);
 }
 
 TEST_CASE("Interleavings: a timeout races with landing") {
@@ -168,7 +170,7 @@ TEST_CASE("Interleavings: a newcomer never joins a call that was told to stop") 
                                    // A newer call of a newcomer; joined to this one, it would be
                                    // its caller here.
                                    World::Expect(world.group->GetStats().executions == 2,
-                                                 "a doomed call was joined");
+                                                 "a call that was told to stop was joined");
                                  }
                                  return value;
                                },
@@ -178,6 +180,7 @@ TEST_CASE("Interleavings: a newcomer never joins a call that was told to stop") 
     scenario.Thread([stop](World&) mutable { stop.request_stop(); });
     scenario.Thread(Do);
   });
+  CHECK(tally.overlapping > 0);
 }
 
 TEST_CASE("Interleavings: a call that is too old is forgotten by the next caller") {
@@ -195,6 +198,7 @@ TEST_CASE("Interleavings: a call that is too old is forgotten by the next caller
     scenario.Thread(Do);
     scenario.Thread([](World& world) { world.PassTimeThenDo(1, 20ms); });
   });
+  CHECK(tally.overlapping > 0);
 }
 
 TEST_CASE("Interleavings: followers try again when their leader has failed") {
@@ -215,6 +219,7 @@ TEST_CASE("Interleavings: followers try again when their leader has failed") {
   };
   ExploreAll("retry", scenario_of(1));
   ExploreAll("retry_3", scenario_of(2));
+  CHECK(tally.shared > 0);  // by those who have tried again
 }
 
 TEST_CASE("Interleavings: limits refuse exactly those who are too many") {

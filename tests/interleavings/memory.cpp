@@ -91,7 +91,7 @@ std::optional<std::string> Memory::Check(const Where& where, const void* address
   return problem;
 }
 
-void Memory::Forget(const void* address, std::size_t size) {
+void Memory::Renew(const void* address, std::size_t size) {
   const auto begin = reinterpret_cast<std::uintptr_t>(address);
   for (std::uintptr_t at = begin / kWordSize * kWordSize; at < begin + size; at += kWordSize) {
     Find(at).used = 0;

@@ -34,7 +34,7 @@ class Memory {
   std::optional<std::string> Check(const Where& where, const void* address, std::size_t size,
                                    Kind kind);
   // Fresh memory: whatever was there before is no longer of interest.
-  void Forget(const void* address, std::size_t size);
+  void Renew(const void* address, std::size_t size);
 
  private:
   // An access to some bytes of a word.

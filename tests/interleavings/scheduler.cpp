@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -119,7 +118,6 @@ class Scheduler {
       }
       EndRun();
       ++explored.schedules;
-      explored.steps += schedule_.size();
     }
     return explored;
   }
@@ -143,7 +141,7 @@ class Scheduler {
     if (object.owner != this_worker) Fail("a mutex is unlocked by a thread that has not locked it");
     object.owner = nullptr;
     Release(object, /*keep=*/false);
-    Join(object.order_write, order_[this_worker->index]);
+    Merge(object.order_write, order_[this_worker->index]);
   }
 
   bool Wait(const void* object, const void* mutex, const timespec* deadline) {
@@ -223,7 +221,7 @@ class Scheduler {
     OnAccess(memory, size, Memory::Kind::kFree, code);
     freed_.push_back(memory);
   }
-  void OnNewMemory(const void* memory, std::size_t size) { memory_.Forget(memory, size); }
+  void OnNewMemory(const void* memory, std::size_t size) { memory_.Renew(memory, size); }
   void CountNew() { ++blocks_; }
   void CountFree() { --blocks_; }
 
@@ -441,7 +439,7 @@ class Scheduler {
     if (atomic.kind != Atomic::Kind::kStore &&
         (order == __ATOMIC_ACQUIRE || order == __ATOMIC_CONSUME || order == __ATOMIC_ACQ_REL ||
          order == __ATOMIC_SEQ_CST)) {
-      Join(seen_[this_worker->index], object.released);
+      Merge(seen_[this_worker->index], object.released);
     }
     if (atomic.kind == Atomic::Kind::kLoad || !stores) return;
     if (order == __ATOMIC_RELEASE || order == __ATOMIC_ACQ_REL || order == __ATOMIC_SEQ_CST) {
@@ -454,14 +452,14 @@ class Scheduler {
   void Release(Object& object, bool keep) {
     Clock& mine = seen_[this_worker->index];
     if (!keep) object.released = {};
-    Join(object.released, mine);
+    Merge(object.released, mine);
     ++mine[this_worker->index];
   }
 
   void Own(const Worker& me, const void* mutex) {
     Object& object = objects_[mutex];
     object.owner = &me;
-    Join(seen_[me.index], object.released);
+    Merge(seen_[me.index], object.released);
   }
 
   // ---- Taking a step
@@ -473,19 +471,19 @@ class Scheduler {
     for (const Access& access : accesses) {
       if (access.mode == Mode::kNone) continue;
       const Object& object = objects_[access.object];
-      Join(clock, object.order_write);
-      if (access.mode != Mode::kRead) Join(clock, object.order_read);
-      if (access.mode != Mode::kMark) Join(clock, object.order_mark);
+      Merge(clock, object.order_write);
+      if (access.mode != Mode::kRead) Merge(clock, object.order_read);
+      if (access.mode != Mode::kMark) Merge(clock, object.order_mark);
     }
     ++clock[me.index];
     bool changed = false;
     for (const Access& access : accesses) {
       if (access.mode == Mode::kNone) continue;
       Object& object = objects_[access.object];
-      if (access.mode == Mode::kRead) Join(object.order_read, clock);
-      if (access.mode == Mode::kMark) Join(object.order_mark, clock);
+      if (access.mode == Mode::kRead) Merge(object.order_read, clock);
+      if (access.mode == Mode::kMark) Merge(object.order_mark, clock);
       if (access.mode == Mode::kWrite) {
-        Join(object.order_write, clock);
+        Merge(object.order_write, clock);
         ++object.version;
         changed = true;
       }

@@ -40,7 +40,6 @@ class Run {
 
 struct Explored {
   std::size_t schedules = 0;
-  std::size_t steps = 0;
 };
 
 // INTERLEAVINGS_REPLAY=NAME:SCHEDULE, as a failure prints it: only that run of that scenario.

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
+#include <random>
 #include <utility>
 
 namespace interleave {

@@ -4,9 +4,9 @@
 // Which schedules are run: all that differ (Exhaustive), all with few preemptions (Preemptions), or
 // random ones (Pct), or one that is given (Replay).
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <random>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,7 +41,8 @@ class Exhaustive final : public Search {
     bool Before(const Node& later) const { return index <= later.clock[thread]; }
   };
 
-  // The step that `thread`, which has `seen` that much, takes at `depth`.
+  // Of the earlier steps, finds those that the next one might have come before: the one that
+  // `thread`, which has `seen` that much, takes at `depth`.
   void ReverseRaces(std::size_t depth, const Accesses& step, std::size_t thread, const Clock& seen);
   void Reverse(std::size_t race, std::size_t depth, const Accesses& step, std::size_t thread,
                const Clock& seen);

@@ -17,7 +17,7 @@ using ThreadMask = std::uint32_t;
 // How far each thread had come when something happened.
 using Clock = std::array<std::uint32_t, kMaxThreads>;
 
-inline void Join(Clock& into, const Clock& other) {
+inline void Merge(Clock& into, const Clock& other) {
   for (std::size_t i = 0; i < kMaxThreads; ++i) {
     if (into[i] < other[i]) into[i] = other[i];
   }
