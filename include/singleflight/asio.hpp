@@ -260,8 +260,9 @@ inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
 // `key` may be a Key, what converts to one, or for a string key what a string_view can be made of.
 // The operation keeps it, and `fn`, copied or moved; so a lazy token may begin later. A number that
 // is no value of the Key's type throws std::out_of_range at once, and std::bad_alloc is thrown
-// where there is no memory even to tell the handler. Where there is none for Asio to post a handler
-// or to begin an operation of a coroutine's, Asio terminates.
+// where there is no memory even to tell the handler. Asio terminates where there is none to post a
+// handler, or where what begins an operation in a coroutine throws: an allocation, or the key or
+// `fn` as it is copied.
 template <detail::AnyGroup G, class K = typename G::KeyType, class Fn, class Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
   using Value = typename G::ValueType;
