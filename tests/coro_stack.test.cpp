@@ -9,6 +9,7 @@
 
 #include "catch.hpp"
 #include "coroutines.hpp"
+#include "sanitizers.hpp"
 #include "support.hpp"
 
 using namespace test;
@@ -18,14 +19,7 @@ using singleflight::Stats;
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifdef SANITIZED
+#if defined(UNDER_SANITIZER)
 constexpr std::uint64_t kMany = 100'000;  // a sanitizer takes its time, and memory
 #else
 constexpr std::uint64_t kMany = 1'000'000;

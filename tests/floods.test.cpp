@@ -16,6 +16,7 @@
 
 #include "catch.hpp"
 #include "evidence.hpp"
+#include "sanitizers.hpp"
 #include "support.hpp"
 
 using namespace test;
@@ -25,14 +26,8 @@ using singleflight::Stats;
 
 namespace {
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#if defined(UNDER_SANITIZER)
 constexpr std::size_t kLess = 20;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-constexpr std::size_t kLess = 20;
-#else
-constexpr std::size_t kLess = 1;
-#endif
 #else
 constexpr std::size_t kLess = 1;
 #endif

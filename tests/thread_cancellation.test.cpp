@@ -9,18 +9,11 @@
 #include <latch>
 
 #include "catch.hpp"
+#include "sanitizers.hpp"
 #include "support.hpp"
 
 using namespace test;
 using singleflight::Group;
-
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UNDER_THREAD_SANITIZER 1
-#endif
-#endif
 
 namespace {
 

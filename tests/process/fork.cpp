@@ -9,7 +9,6 @@
 
 #if !defined(UNDER_SANITIZER)
 
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -18,6 +17,7 @@
 #include <stop_token>
 
 using namespace test;
+using process::InChild;
 using singleflight::DoAsync;
 using singleflight::DoMany;
 using singleflight::Group;
@@ -26,20 +26,6 @@ using singleflight::Stats;
 namespace {
 
 using IntGroup = Group<int, int>;
-
-// Runs `body` in a child; true if it came to its end, in time.
-template <class Body>
-bool InChild(Body body) {
-  const pid_t child = fork();
-  if (child == 0) {
-    alarm(20);
-    body();
-    _exit(0);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
 
 // A caller of every kind, and threads of the child's own.
 void UseInEveryWay(IntGroup& group) {

@@ -8,7 +8,6 @@
 
 #if !defined(UNDER_SANITIZER)
 
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -17,24 +16,12 @@
 #include <vector>
 
 using namespace test;
+using process::InChild;
 using singleflight::Group;
 
 namespace {
 
 using IntGroup = Group<int, int>;
-
-template <class Body>
-bool InChild(Body body) {
-  const pid_t child = fork();
-  if (child == 0) {
-    alarm(5);
-    body();
-    _exit(0);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
 
 // A thread leads a call, and another follows it inside of a call of its own. The one gets the stack
 // of a thread of the parent's, the other that of another; `swapped`: the other way round.

@@ -5,32 +5,20 @@
 // flooded with signals or runs out of memory. main.cpp runs each in a fresh process, with a
 // deadline, and looks at how that ended.
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <optional>
 #include <singleflight/singleflight.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "sanitizers.hpp"
 #include "support.hpp"
-
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UNDER_THREAD_SANITIZER 1
-#endif
-#endif
-#if defined(UNDER_THREAD_SANITIZER) || defined(__SANITIZE_ADDRESS__)
-#define UNDER_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define UNDER_SANITIZER 1
-#endif
-#endif
 
 namespace process {
 
@@ -66,5 +54,19 @@ struct Add {
       _exit(99);                                                                          \
     }                                                                                     \
   } while (false)
+
+// Runs `body` in a forked child; true if it came to its end, in time.
+template <class Body>
+bool InChild(Body body) {
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);
+    body();
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
 
 }  // namespace process
