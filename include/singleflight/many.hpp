@@ -180,7 +180,7 @@ class Batch {
     for (const Entry* entry : order_) {
       try {
         results.push_back(Take(members_[entry->second]));
-      } catch (...) {  // a value's move, or no memory for an error
+      } catch (...) {  // the value's move
         results.push_back(KeyResult<Value>(Caught()));
       }
     }
@@ -330,11 +330,8 @@ class Batch {
     if (!deadlock && member.gate->AwaitOrNudge(deadline_)) return;
     edge.Remove();
     if (!member.Leave()) return member.gate->Await();  // it has landed: OnLanded is on its way
-    if (deadlock) {
-      member.error = MakeDeadlock();
-    } else {
-      member.error = options_.stop.stop_requested() ? MakeCanceled() : MakeTimedOut();
-    }
+    const bool canceled = options_.stop.stop_requested();
+    member.error = deadlock ? MakeDeadlock() : canceled ? MakeCanceled() : MakeTimedOut();
   }
 
   bool AsksAgain(const Member& member) const {
@@ -354,7 +351,6 @@ class Batch {
 
   using Index =
       std::unordered_map<Key, std::size_t, typename G::HashType, typename G::KeyEqualType>;
-
   using Entry = typename Index::value_type;
 
   G& group_;
