@@ -232,6 +232,9 @@ class Group {
       Ledger& ledger;
       Call* call;
     } landing{ledger_, &call};
+    if constexpr (std::derived_from<std::remove_cvref_t<Fn>, detail::CallWatch<Ledger>>) {
+      fn.Watch(ledger_, call);
+    }
     detail::Outcome<Value> outcome;
     if (options != nullptr && options->stop.stop_possible()) {
       const std::stop_callback on_stop(options->stop, [&] { ledger_.LeaderLeaves(call); });

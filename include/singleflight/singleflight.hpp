@@ -10,4 +10,5 @@
 #include "hash.hpp"
 #include "many.hpp"
 #include "options.hpp"
+#include "read_through.hpp"
 #include "result.hpp"

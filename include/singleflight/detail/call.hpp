@@ -215,6 +215,7 @@ class SharedState : public WaitTarget {
  public:
   SharedState(CallBase& of, const ThreadMark* leader) noexcept
       : WaitTarget(leader), hash(of.hash), call(&of) {}
+  SharedState() noexcept : WaitTarget(nullptr), hash(0), call(nullptr) {}  // of no group's call
 
   const std::uint64_t hash;  // finds the shard, also when the call is gone
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <concepts>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -43,10 +44,34 @@ struct AsyncCall {
   Ledger* ledger = nullptr;  // set when the call is put into the table; null: it never was
 };
 
+// Lets who runs a call's work see whether its value is still wanted. While the call is in flight.
+template <class Ledger>
+class CallWatch {
+ public:
+  CallWatch() noexcept = default;
+  CallWatch(Ledger& ledger, const CallBase& call) noexcept { Watch(ledger, call); }
+  void Watch(Ledger& ledger, const CallBase& call) noexcept {
+    ledger_ = &ledger;
+    call_ = &call;
+  }
+
+  // False once the call was forgotten or asked to stop.
+  bool IsWanted() const { return ledger_->IsWanted(*call_); }
+
+ private:
+  Ledger* ledger_ = nullptr;
+  const CallBase* call_ = nullptr;
+};
+
+struct NothingBefore {};
+
 // The right and duty to land a call made by Join. Copyable, so that it fits a std::function; the
 // first to land the call wins, and if the last copy goes before, the call lands with `owner_dead`.
 // May land the call on any thread; once the call has landed, a Lead may outlive the group.
-template <class Ledger>
+//
+// `Before`: what is to be done, on the thread that lands the call and just before it does, as
+// `before(watch, key, outcome)`. The call lands whatever comes of that.
+template <class Ledger, class Before = NothingBefore>
 class Lead {
   using Value = typename Ledger::Value;
   using Async = AsyncCall<Ledger>;
@@ -54,8 +79,13 @@ class Lead {
   using Outcome = detail::Outcome<Value>;
 
  public:
+  using Books = Ledger;
+
   // Made by Join.
   explicit Lead(std::shared_ptr<Async> async) noexcept : async_(std::move(async)) {}
+  // The same right, with another `before`.
+  Lead(const Lead<Ledger>& lead, Before before) noexcept
+      : async_(lead.async_), before_(std::move(before)) {}
 
   // Requested when no caller is left, and when the group is being destroyed.
   std::stop_token GetStopToken() const noexcept { return async_->call.stop.get_token(); }
@@ -75,7 +105,7 @@ class Lead {
   // The same with either.
   bool Land(Outcome&& outcome) noexcept {
     const std::shared_ptr<Async> async = async_;  // whom this wakes may destroy this Lead
-    return Settle(*async, std::move(outcome));
+    return Settle(*async, std::move(outcome), before_);
   }
 
   // For work that ends elsewhere: calls `fn`, which may take the call's stop token, and returns
@@ -99,12 +129,13 @@ class Lead {
     detail::CheckFn<Value, Fn>();
     struct LandIfUnwound {
       ~LandIfUnwound() {
-        if (!ended) Settle(async, {});
+        if (!ended) Settle(async, {}, NothingBefore());
       }
       Async& async;
       bool ended = false;
     };
     const std::shared_ptr<Async> async = async_;  // as in Land
+    const Before before = before_;
     auto expected = Phase::kLaunched;
     if (!async->phase.compare_exchange_strong(expected, Phase::kRunning)) return false;
     Outcome outcome;
@@ -114,17 +145,30 @@ class Lead {
       detail::Execute<Value>(outcome, std::forward<Fn>(fn), async->call.stop);
       landing.ended = true;
     }
-    return Settle(*async, std::move(outcome));
+    return Settle(*async, std::move(outcome), before);
   }
 
  private:
-  static bool Settle(Async& async, Outcome&& outcome) noexcept {
+  template <class, class>
+  friend class Lead;
+
+  template <class Todo>
+  static bool Settle(Async& async, Outcome&& outcome, const Todo& before) {
+    struct Landing {
+      ~Landing() { async.ledger->Land(async, std::move(outcome)); }
+      Async& async;
+      Outcome& outcome;
+    };
     if (async.phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
-    async.ledger->Land(async, std::move(outcome));
+    const Landing landing{async, outcome};
+    if constexpr (!std::same_as<Todo, NothingBefore>) {
+      before(CallWatch<Ledger>(*async.ledger, async.call), async.key, outcome);
+    }
     return true;
   }
 
   std::shared_ptr<Async> async_;
+  [[no_unique_address]] Before before_;
 };
 
 }  // namespace singleflight::detail

@@ -130,6 +130,12 @@ class Ledger {
     unwanted.request_stop();
   }
 
+  // Whether anybody may still ask for the call and get what comes of it.
+  bool IsWanted(const CallBase& call) {
+    const Shard shard = Lock(call.hash);
+    return !call.Forgotten() && !call.stop.stop_requested();
+  }
+
   // ---- Landing: the books are closed under the lock, then the outcome is published, then the
   // callers are woken.
 

@@ -1,0 +1,491 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// ReadThrough: a cache and a group as one. What the cache has is answered from there; what it has
+// not is loaded once for all who ask.
+//
+//   singleflight::ReadThrough<std::string, User, Cache> users(Cache(1000));
+//
+//   const auto user = users.Get("user:42", [] { return Load(42); });
+//   ...
+//   Save(changed);
+//   users.Invalidate("user:42");  // a load that had begun before cannot put the old user back
+//
+// The cache is yours or a library's, and so are its size, its eviction and its times of expiry:
+//
+//   std::optional<Value> Get(key);        // nothing: it does not have it
+//   void Put(key, const Value& value);
+//   void Erase(key);                      // for Invalidate
+//
+// `key` is a const Key&; for a string Key a std::string_view, if the cache takes that too. A cache
+// is called by one thread at a time, under a lock, unless it says that it need not be:
+//
+//   static constexpr bool kConcurrent = true;
+//
+// The cache must not call back. One that throws never fails a caller that could be served without
+// it: in Get, that is a miss, and in Put, the callers get the value none the less; both are
+// counted.
+//
+// A ReadThrough stands for a group in DoAsync, CoDo, AsyncDo and DoMany, whose `fn` is then the
+// load:
+//
+//   const auto user = co_await singleflight::CoDo(users, id, load);
+//   auto page = singleflight::DoMany(users, ids, load_those_missing);
+//
+// If you would rather not use it, know what it is for. Two lines that look in a cache and then ask
+// a group (a) load twice, when a caller has found nothing just before another's load has landed,
+// and asks the group just after; and (b) bring a value back that was invalidated while it was
+// loaded.
+
+#include <atomic>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <stop_token>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include "async.hpp"
+#include "detail/call.hpp"
+#include "detail/key_lock.hpp"
+#include "detail/landed.hpp"
+#include "detail/lead.hpp"
+#include "detail/striped_counter.hpp"
+#include "future.hpp"
+#include "group.hpp"
+#include "hash.hpp"
+#include "options.hpp"
+#include "result.hpp"
+
+namespace singleflight {
+
+// What a ReadThrough asks of a cache; see above.
+template <class Cache, class Key, class Value>
+concept CacheFor = requires(Cache& cache, const Key& key, const Value& value) {
+  { cache.Get(key) } -> std::same_as<std::optional<Value>>;
+  cache.Put(key, value);
+};
+
+struct ReadThroughOptions {
+  // Whether the cache is given "not found" answers, too: values that are read like a pointer, and
+  // are empty or null, such as a std::optional or a std::shared_ptr. (It sees what it is given, and
+  // may keep these for a shorter time.) If not, a load that finds nothing is done anew for the next
+  // caller.
+  bool cache_not_found = false;
+  // Of the group that the loads are calls of.
+  GroupOptions group = {};
+};
+
+// Exact counts since the ReadThrough was made.
+struct ReadThroughStats {
+  std::uint64_t hits = 0;          // Gets that the cache answered at once
+  std::uint64_t misses = 0;        // Gets that went on to a call
+  std::uint64_t loads = 0;         // begun, in Refresh too
+  std::uint64_t outdated = 0;      // values that were not put, since they were not wanted any more
+  std::uint64_t get_failures = 0;  // of the cache: it threw
+  std::uint64_t put_failures = 0;
+  Stats calls = {};  // of the group
+
+  bool operator==(const ReadThroughStats&) const = default;
+};
+
+// Every member may be called from any thread at any time, except the destructor. `Cache` may be a
+// reference, `Cache&`, to one that lives elsewhere and for longer.
+template <class Key, class Value, class Cache, class Hash = DefaultHash<Key>,
+          class KeyEqual = DefaultEqual<Key>, class Traits = GroupTraits>
+class ReadThrough {
+  using CacheType = std::remove_reference_t<Cache>;
+  using Group = singleflight::Group<Key, Value, Hash, KeyEqual, Traits>;
+  using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
+  using Watch = detail::CallWatch<typename Group::Lead::Books>;
+
+  static_assert(!std::is_void_v<Value>, "Value is void: there is nothing to cache; use a Group");
+  static_assert(CacheFor<CacheType, Key, Value>,
+                "Cache needs `std::optional<Value> Get(const Key&)`, of just that type, and "
+                "`Put(const Key&, const Value&)`");
+
+  // What becomes of a load's value.
+  enum class Purpose : unsigned char {
+    kGet,
+    kRefresh,  // there may be an older value in the cache
+  };
+
+  // Puts a value that comes from a Lead.
+  struct Keeper {
+    ReadThrough* self;
+    std::uint64_t hash;
+    Purpose purpose;
+    void operator()(const Watch& watch, const Key& key, detail::Outcome<Value>& outcome) const {
+      if (auto* value = std::get_if<1>(&outcome)) self->Keep(watch, key, hash, purpose, *value);
+    }
+  };
+
+ public:
+  using KeyType = Key;
+  using ValueType = Value;
+  using HashType = Hash;
+  using KeyEqualType = KeyEqual;
+  using Waiter = typename Group::Waiter;
+  using Lead = detail::Lead<typename Group::Lead::Books, Keeper>;
+
+  // Throws std::invalid_argument as Group does, and if "not found" is to be cached of a Value that
+  // cannot say so.
+  explicit ReadThrough(Cache cache, ReadThroughOptions options = {})
+      : options_(options), cache_(std::forward<Cache>(cache)), group_(options.group) {
+    if (options.cache_not_found && !kCanBeNothing) {
+      throw std::invalid_argument(
+          "singleflight: cache_not_found, but no Value stands for \"not found\": use a "
+          "std::optional or a pointer for the Value");
+    }
+  }
+
+  // As ~Group: asks loads that are led asynchronously to stop, and waits for them.
+  ~ReadThrough() = default;
+
+  ReadThrough(const ReadThrough&) = delete;
+  ReadThrough& operator=(const ReadThrough&) = delete;
+
+  // What the cache has for `key`; else the result of the call in flight; else leads one, which
+  // looks in the cache again, then runs `load()`, or `load(std::stop_token)`, on this thread, and
+  // puts the value before it lands. What the cache has is not shared(), and its role() is kLeader.
+  // `key`, `load`, what is thrown and who waits for what: as in Group::Do. What `load` throws is
+  // not cached.
+  //
+  // A value is put only while its call is wanted: not if Invalidate, a newer call (max_age) or the
+  // last caller's leaving has come between.
+  template <class K = Key, class Fn>
+  Result<Value> Get(const K& key, Fn&& load) {
+    return GetWith(key, std::forward<Fn>(load));
+  }
+  template <class K = Key, class Fn>
+  Result<Value> Get(const K& key, Fn&& load, CallOptions options) {
+    return GetWith(key, std::forward<Fn>(load), std::move(options));
+  }
+
+  // Erases the cache's entry and forgets the call in flight: a Get, or any other asking, that
+  // starts after this has returned never sees a value whose load began before, nor one that the
+  // cache had. So change the source first, then invalidate. Callers already on the call get its
+  // value.
+  //
+  // Waits while a value for `key` is just being put. Throws what Cache::Erase throws: the entry is
+  // there still, perhaps, but the call is forgotten.
+  template <class K = Key>
+  void Invalidate(const K& key) {
+    static_assert(kCanErase, "to Invalidate, the Cache needs `Erase(const Key&)`");
+    auto&& adapted = KeyRef::Adapt(key);
+    const typename detail::KeyLock::Holder changing(changing_, HashOf(adapted));
+    try {
+      UseCache([&](CacheType& cache) { cache.Erase(ForCache(adapted)); });
+    } catch (...) {
+      group_.Forget(adapted);
+      throw;
+    }
+    group_.Forget(adapted);  // last: a call that begins meanwhile may have looked before the Erase
+  }
+
+  // Loads anew and puts the value, while readers get the old one from the cache
+  // (stale-while-revalidate, RFC 5861). One load at a time: joins the call in flight for `key`, a
+  // Get's as well, which has begun before, so invalidate first if the source has just changed. The
+  // rest as in Get. If the load fails, the old value stays. If it finds nothing, and that is not
+  // cached, the old value is erased.
+  template <class K = Key, class Fn>
+  Result<Value> Refresh(const K& key, Fn&& load) {
+    return Call(Purpose::kRefresh, false, KeyRef::Adapt(key), std::forward<Fn>(load));
+  }
+  template <class K = Key, class Fn>
+  Result<Value> Refresh(const K& key, Fn&& load, CallOptions options) {
+    return Call(Purpose::kRefresh, false, KeyRef::Adapt(key), std::forward<Fn>(load),
+                std::move(options));
+  }
+
+  // The same behind its caller's back: returns at once, and `executor(task)` runs the load, as in
+  // DoAsync. kFollower: a call was in flight already. That a load failed is seen in GetStats only;
+  // so is what the executor throws.
+  template <class K = Key, class Fn, class Executor>
+  Role Refresh(const K& key, Fn&& load, Executor&& executor) requires
+      std::invocable<Executor, detail::Task<ReadThrough, std::decay_t<Fn>>> {
+    struct Unattended final : Waiter {
+      void OnLanded() noexcept override { delete this; }
+    };
+    detail::CheckFn<Value, std::decay_t<Fn>>();
+    auto waiter = std::make_unique<Unattended>();
+    const Role role = refreshing_.Join(key, *waiter, [&](Lead lead) {
+      std::invoke(std::forward<Executor>(executor), detail::Task<ReadThrough, std::decay_t<Fn>>(
+                                                        std::move(lead), std::forward<Fn>(load)));
+    });
+    static_cast<void>(waiter.release());  // it is OnLanded's, and may be gone
+    return role;
+  }
+
+  // How many callers are on the call in flight for `key`; 0 if there is none. As Group::Callers.
+  template <class K = Key>
+  std::size_t Callers(const K& key) const {
+    return group_.Callers(key);
+  }
+
+  ReadThroughStats GetStats() const {
+    return {hits_.Sum(),          misses_.load(),       loads_.load(),    outdated_.load(),
+            get_failures_.load(), put_failures_.load(), group_.GetStats()};
+  }
+
+  // As those of Group, for callers that do not block. What the cache has reaches the waiter before
+  // Join returns, and the Future is ready. The cache is used on this thread, and on the one that
+  // lands the call.
+  template <class K = Key, class Launch>
+  Role Join(const K& key, Waiter& waiter, Launch&& launch) {
+    auto&& adapted = KeyRef::Adapt(key);
+    Looked looked = LookFirst(adapted);
+    if (looked.hit) {
+      detail::LandedState<Value>::Tell(waiter, std::move(*looked.hit));
+      return Role::kLeader;
+    }
+    return group_.Join(
+        adapted, waiter,
+        Launching(Purpose::kGet, looked.worked, adapted, std::forward<Launch>(launch)));
+  }
+  template <class K = Key, class Launch>
+  Future<Value> Join(const K& key, Launch&& launch) {
+    auto&& adapted = KeyRef::Adapt(key);
+    Looked looked = LookFirst(adapted);
+    if (looked.hit) return detail::LandedState<Value>::MakeFuture(std::move(*looked.hit));
+    return group_.Join(
+        adapted, Launching(Purpose::kGet, looked.worked, adapted, std::forward<Launch>(launch)));
+  }
+  bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
+
+  // Stands for a group as the ReadThrough does, but whose calls are Refreshes:
+  //   co_await CoDo(users.Refreshing(), id, load);
+  class RefreshingGroup {
+   public:
+    using KeyType = Key;
+    using ValueType = Value;
+    using HashType = Hash;
+    using KeyEqualType = KeyEqual;
+    using Waiter = ReadThrough::Waiter;
+    using Lead = ReadThrough::Lead;
+
+    template <class K = Key, class Launch>
+    Role Join(const K& key, Waiter& waiter, Launch&& launch) {
+      auto&& adapted = KeyRef::Adapt(key);
+      return self_.group_.Join(
+          adapted, waiter,
+          self_.Launching(Purpose::kRefresh, false, adapted, std::forward<Launch>(launch)));
+    }
+    template <class K = Key, class Launch>
+    Future<Value> Join(const K& key, Launch&& launch) {
+      auto&& adapted = KeyRef::Adapt(key);
+      return self_.group_.Join(adapted, self_.Launching(Purpose::kRefresh, false, adapted,
+                                                        std::forward<Launch>(launch)));
+    }
+    bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
+
+   private:
+    friend ReadThrough;
+    explicit RefreshingGroup(ReadThrough& self) noexcept : self_(self) {}
+
+    ReadThrough& self_;
+  };
+  RefreshingGroup& Refreshing() noexcept { return refreshing_; }
+
+ private:
+  static constexpr bool kCanErase = requires(CacheType & cache, const Key& key) {
+    cache.Erase(key);
+  };
+  static constexpr bool kCanBeNothing = requires(const Value& value) {
+    *value;
+    static_cast<bool>(value);
+  };
+
+  static constexpr bool IsConcurrent() {
+    if constexpr (requires { CacheType::kConcurrent; }) {
+      return CacheType::kConcurrent;
+    } else {
+      return false;
+    }
+  }
+  struct NoMutex {
+    void lock() const noexcept {}
+    void unlock() const noexcept {}
+  };
+  using CacheMutex = std::conditional_t<IsConcurrent(), NoMutex, typename Traits::Mutex>;
+
+  struct Looked {
+    std::optional<Value> hit;
+    bool worked;  // false: the cache threw
+  };
+
+  // The work of a call in Get or Refresh.
+  template <class Adapted, class Fn>
+  struct Work : Watch {
+    ReadThrough& self;
+    const Purpose purpose;
+    const bool look;
+    const Adapted& key;
+    const std::uint64_t hash;
+    Fn&& load;
+
+    Work(ReadThrough& its_self, Purpose its_purpose, bool looks, const Adapted& its_key, Fn&& fn)
+        : self(its_self),
+          purpose(its_purpose),
+          look(looks),
+          key(its_key),
+          hash(HashOf(its_key)),
+          load(std::forward<Fn>(fn)) {}
+
+    Value operator()() requires(!detail::kTakesStopToken<Fn>) { return Run(); }
+    Value operator()(std::stop_token stop) requires detail::kTakesStopToken<Fn> {
+      return Run(std::move(stop));
+    }
+
+    template <class... Stop>
+    Value Run(Stop&&... stop) {
+      if (look) {
+        if (std::optional<Value> hit = self.Look(key).hit) return std::move(*hit);
+      }
+      ++self.loads_;
+      Value value = std::invoke(std::forward<Fn>(load), std::forward<Stop>(stop)...);
+      self.Keep(*this, key, hash, purpose, value);
+      return value;
+    }
+  };
+
+  template <class K, class Fn, class... Options>
+  Result<Value> GetWith(const K& key, Fn&& load, Options&&... options) {
+    auto&& adapted = KeyRef::Adapt(key);
+    Looked looked = LookFirst(adapted);
+    if (looked.hit) {
+      return detail::ResultFactory::Alone<Value>(std::move(*looked.hit), Role::kLeader);
+    }
+    return Call(Purpose::kGet, looked.worked, adapted, std::forward<Fn>(load),
+                std::forward<Options>(options)...);
+  }
+
+  // `look`: whether the leader looks in the cache again.
+  template <class Adapted, class Fn, class... Options>
+  Result<Value> Call(Purpose purpose, bool look, const Adapted& key, Fn&& load,
+                     Options&&... options) {
+    detail::CheckFn<Value, Fn>();
+    return group_.Do(key, Work<Adapted, Fn>(*this, purpose, look, key, std::forward<Fn>(load)),
+                     std::forward<Options>(options)...);
+  }
+
+  // The same for a call that is led by a Lead.
+  template <class Adapted, class Launch>
+  auto Launching(Purpose purpose, bool look, const Adapted& key, Launch&& launch) {
+    static_assert(std::is_invocable_v<Launch, Lead>,
+                  "launch must be callable as launch(ReadThrough::Lead)");
+    const Keeper keeper{this, HashOf(key), purpose};
+    return [this, look, keeper, &key, &launch](typename Group::Lead lead) {
+      if (look) {
+        if (std::optional<Value> hit = Look(key).hit) {
+          lead.Succeed(std::move(*hit));
+          return;
+        }
+      }
+      ++loads_;
+      std::invoke(std::forward<Launch>(launch), Lead(lead, keeper));
+    };
+  }
+
+  // A caller's first look.
+  template <class Adapted>
+  Looked LookFirst(const Adapted& key) {
+    Looked looked = Look(key);
+    if (looked.hit) {
+      hits_.Add();
+    } else {
+      ++misses_;
+    }
+    return looked;
+  }
+
+  template <class Adapted>
+  Looked Look(const Adapted& key) {
+    try {
+      auto&& cache_key = ForCache(key);
+      return {UseCache([&](CacheType& cache) { return cache.Get(cache_key); }), true};
+    } catch (...) {
+      static_cast<void>(detail::Caught());
+    }
+    ++get_failures_;
+    return {std::nullopt, false};
+  }
+
+  // Puts what a load returned, if its call is wanted still. The key's lock keeps Invalidate from
+  // coming between these two, and loads of one key from putting in the wrong order.
+  template <class CacheKey>
+  void Keep(const Watch& watch, const CacheKey& key, std::uint64_t hash, Purpose purpose,
+            const Value& value) {
+    const bool put = options_.cache_not_found || !IsNothing(value);
+    const bool erase = !put && kCanErase && purpose == Purpose::kRefresh;
+    if (!put && !erase) return;
+    const detail::KeyLock::Holder changing(changing_, hash);
+    if (!watch.IsWanted()) {
+      ++outdated_;
+      return;
+    }
+    try {
+      auto&& cache_key = ForCache(key);
+      UseCache([&](CacheType& cache) {
+        if constexpr (kCanErase) {
+          if (erase) return cache.Erase(cache_key);
+        }
+        cache.Put(cache_key, value);
+      });
+      return;
+    } catch (...) {
+      static_cast<void>(detail::Caught());
+    }
+    ++put_failures_;
+  }
+
+  static bool IsNothing(const Value& value) {
+    if constexpr (kCanBeNothing) {
+      return !static_cast<bool>(value);
+    } else {
+      return false;
+    }
+  }
+
+  template <class Adapted>
+  static std::uint64_t HashOf(const Adapted& key) {
+    return Hash{}(KeyRef(key).get());
+  }
+
+  // The key as the cache takes it.
+  template <class Adapted>
+  static decltype(auto) ForCache(const Adapted& key) {
+    if constexpr (CacheFor<CacheType, Adapted, Value>) {
+      return (key);
+    } else {
+      return Key(key);
+    }
+  }
+
+  template <class Use>
+  decltype(auto) UseCache(Use&& use) {
+    const std::lock_guard lock(cache_mutex_);
+    return use(static_cast<CacheType&>(cache_));
+  }
+
+  const ReadThroughOptions options_;
+  [[no_unique_address]] CacheMutex cache_mutex_;
+  Cache cache_;               // guarded by cache_mutex_
+  detail::KeyLock changing_;  // who puts or erases a key's value
+  detail::StripedCounter hits_;
+  std::atomic<std::uint64_t> misses_ = 0;
+  std::atomic<std::uint64_t> loads_ = 0;
+  std::atomic<std::uint64_t> outdated_ = 0;
+  std::atomic<std::uint64_t> get_failures_ = 0;
+  std::atomic<std::uint64_t> put_failures_ = 0;
+  RefreshingGroup refreshing_{*this};
+  Group group_;  // the last: its calls use all the rest until they have landed
+};
+
+}  // namespace singleflight
