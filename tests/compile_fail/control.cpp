@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <singleflight/singleflight.hpp>
 #include <span>
 #include <stop_token>
@@ -36,6 +37,11 @@ struct Waiter final : Pointers::Waiter {
 
 struct Awaitable : std::suspend_never {
   char await_resume() const noexcept { return 'a'; }
+};
+
+struct Cache {
+  std::optional<char> Get(int) { return 'a'; }
+  void Put(int, char) {}
 };
 
 struct Coroutine {
@@ -90,4 +96,10 @@ int main() {
     return std::map<int, char>{{keys[0], 'a'}};
   });
   value = found[0] ? std::move(found[0]).value() : 0;
+
+  Cache cache;
+  singleflight::ReadThrough<int, char, Cache&> letters(cache);
+  value = *letters.Get('a', [](const std::stop_token&) { return 'b'; }, {.timeout = {}});
+  letters.Refresh(
+      1, [] { return 'b'; }, now);
 }
