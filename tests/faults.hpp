@@ -38,6 +38,7 @@ enum class Fault : unsigned char {
   kExecutor,
   kExecutorAfterwards,  // it has run the task, and throws then
   kThread,
+  kCache,  // an operation of the cache that callers can do without
 };
 
 inline const char* Name(Fault fault) {
@@ -52,14 +53,15 @@ inline const char* Name(Fault fault) {
                                     "the copy or move of fn",
                                     "an executor",
                                     "an executor, afterwards",
-                                    "a thread's start"};
+                                    "a thread's start",
+                                    "the cache"};
   return kNames[static_cast<std::size_t>(fault)];
 }
 
 // Whether a caller is none the worse for it.
 inline bool Harmless(Fault fault) {
   return fault == Fault::kNone || fault == Fault::kNothrowAllocation ||
-         fault == Fault::kExecutorAfterwards;
+         fault == Fault::kExecutorAfterwards || fault == Fault::kCache;
 }
 
 // The faults of one caller. Its fields are the business of the thread on which the plan is armed,

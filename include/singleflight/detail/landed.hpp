@@ -21,25 +21,26 @@ class LandedState final : public SharedState<Value> {
  public:
   bool Leave(Waiter<Value>*, std::stop_source&) noexcept override { return false; }
 
-  // OnLanded comes in here.
+  // OnLanded comes in here; not, if this throws what moving the value threw.
   static void Tell(Waiter<Value>& waiter, Value&& value) {
-    const std::shared_ptr<State> state = std::make_shared<LandedState>();
+    const std::shared_ptr<State> state = Make(std::move(value));
     State::Link(state, waiter, Role::kLeader);
-    Land(*state, std::move(value));
+    state->Publish();
   }
 
   static Future<Value> MakeFuture(Value&& value) {
-    std::shared_ptr<State> state = std::make_shared<LandedState>();
+    std::shared_ptr<State> state = Make(std::move(value));
     state->PrepareToBlock();
-    Land(*state, std::move(value));
+    state->Publish();
     return Future<Value>(std::move(state), Role::kLeader);
   }
 
  private:
-  static void Land(State& state, Value&& value) noexcept {
-    state.SetOutcome(Outcome<Value>(std::in_place_index<1>, std::move(value)));
-    state.Close(/*is_shared=*/false);
-    state.Publish();
+  static std::shared_ptr<State> Make(Value&& value) {
+    std::shared_ptr<State> state = std::make_shared<LandedState>();
+    state->SetOutcome(Outcome<Value>(std::in_place_index<1>, std::move(value)));
+    state->Close(/*is_shared=*/false);
+    return state;
   }
 };
 
