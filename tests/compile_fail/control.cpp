@@ -99,7 +99,7 @@ int main() {
 
   Cache cache;
   singleflight::ReadThrough<int, char, Cache&> letters(cache);
-  value = *letters.Get('a', [](const std::stop_token&) { return 'b'; }, {.timeout = {}});
+  static_cast<void>(letters.Get('a', [](const std::stop_token&) { return 'b'; }, {.timeout = {}}));
   letters.Refresh(
       1, [] { return 'b'; }, now);
 }
