@@ -85,6 +85,26 @@ struct EmptyCache {
   void Put(const std::string&, const Uncopyable&) {}
 };
 
+// What its operations return is of interest to its owner.
+struct TellingCache {
+  [[nodiscard]] std::optional<std::string> Get(std::string_view key) {
+    const auto found = entries.find(key);
+    return found != entries.end() ? std::optional(found->second) : std::nullopt;
+  }
+  [[nodiscard]] bool Put(std::string_view key, const std::string& value) {
+    return entries.insert_or_assign(std::string(key), value).second;
+  }
+  [[nodiscard]] std::size_t Erase(const std::string& key) { return entries.erase(key); }  // no view
+  std::map<std::string, std::string, std::less<>> entries;
+};
+
+// No two objects hash alike.
+struct SeededHash {
+  std::size_t operator()(int key) const noexcept { return std::hash<int>()(key) + seed; }
+  std::size_t seed = ++seeds;
+  static inline std::size_t seeds = 0;
+};
+
 }  // namespace
 
 TEST_CASE("ReadThrough: what the cache has is answered from there, and nothing is run") {
@@ -351,6 +371,22 @@ TEST_CASE("ReadThrough: \"not found\" is cached if asked for") {
   CHECK(cache.puts == 1);
 }
 
+TEST_CASE("ReadThrough: a null pointer of any kind says \"not found\"") {
+  FakeCache<std::shared_ptr<void>> cache;
+  ReadThrough<std::string, std::shared_ptr<void>, decltype(cache)&> users(cache);
+  CHECK(*users.Get("key", [] { return nullptr; }) == nullptr);
+  CHECK(cache.puts == 0);
+}
+
+TEST_CASE("ReadThrough: a load that finds nothing when the cache threw erases what was there") {
+  FakeCache<std::optional<int>> cache;
+  cache.Fill("key", 1);
+  cache.before_get = Throw;
+  ReadThrough<std::string, std::optional<int>, decltype(cache)&> users(cache);
+  CHECK_FALSE(users.Get("key", [] { return std::nullopt; })->has_value());
+  CHECK_FALSE(cache.Peek("key").has_value());
+}
+
 TEST_CASE("ReadThrough: a Refresh that finds nothing erases what was there") {
   FakeCache<std::optional<int>> cache;
   cache.Fill("key", 1);
@@ -500,6 +536,29 @@ TEST_CASE("ReadThrough: a cache of strings is asked by a const Key& if it takes 
   CHECK(*users.Get(std::string_view("key"), [] { return 1; }) == 1);
   CHECK(*users.Get(std::string("key"), MustNotRun) == 1);
   CHECK(cache.Peek("key") == 1);
+}
+
+TEST_CASE("ReadThrough: a cache's operations may return what they like, and not all take views") {
+  TellingCache cache;
+  ReadThrough<std::string, std::string, TellingCache&> users(cache);
+  CHECK(*users.Get("key", [] { return "value"; }) == "value");
+  CHECK(cache.entries.size() == 1);
+  users.Invalidate("key");
+  CHECK(cache.entries.empty());
+}
+
+TEST_CASE("ReadThrough: a Hash may differ from object to object: none is made to lock a key") {
+  struct NumberCache {
+    std::optional<int> Get(int) { return std::nullopt; }
+    void Put(int, int) {}
+    void Erase(int) {}
+  };
+  ReadThrough<int, int, NumberCache, SeededHash> numbers{NumberCache()};
+  const std::size_t made = SeededHash::seeds;
+  CHECK(*numbers.Get(1, [] { return 1; }) == 1);
+  CHECK(*numbers.Refresh(1, [] { return 2; }) == 2);
+  numbers.Invalidate(1);
+  CHECK(SeededHash::seeds == made);
 }
 
 TEST_CASE("ReadThrough: keys may be of any type that hashes") {

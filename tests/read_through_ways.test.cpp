@@ -12,6 +12,7 @@
 #include <memory>
 #include <span>
 
+#include "cancellable_thread.hpp"
 #include "catch.hpp"
 #include "coroutines.hpp"
 #include "fake_cache.hpp"
@@ -60,6 +61,14 @@ auto AwaitSignal(Signal& signal, int value) {
   return [&signal, value]() -> Task<int> {
     co_await signal;
     co_return value;
+  };
+}
+
+// To be cancelled in.
+auto BeCancelled(std::latch& begun) {
+  return [&begun]() -> int {
+    begun.count_down();
+    for (;;) pthread_testcancel();
   };
 }
 
@@ -278,7 +287,7 @@ TEST_CASE("ReadThrough: a Refresh behind its caller's back is done once, by the 
   later.Run();
   CHECK(*users.Get("key", MustNotRun) == 2);
   CHECK(users.GetStats().loads == 1);
-  CHECK(users.GetStats().calls.left == 0);
+  CHECK(users.GetStats().calls == singleflight::Stats{.executions = 1});
 }
 
 TEST_CASE("ReadThrough: a Refresh behind its caller's back that fails is counted") {
@@ -348,27 +357,13 @@ TEST_CASE("ReadThrough: a Lead puts what it lands, and only the first that lands
 TEST_CASE("ReadThrough: a thread cancelled in its load puts nothing, and the key is free again") {
   IntCache cache;
   Users users(cache);
-  struct Both {
-    Users& users;
-    std::latch in_load{1};
-  } both{users};
-  pthread_t thread;
-  pthread_create(
-      &thread, nullptr,
-      [](void* argument) -> void* {
-        auto& shared = *static_cast<Both*>(argument);
-        static_cast<void>(shared.users.Get("key", [&]() -> int {
-          shared.in_load.count_down();
-          for (;;) pthread_testcancel();
-        }));
-        return nullptr;
-      },
-      &both);
-  both.in_load.wait();
+  std::latch in_load(1);
+  CancellableThread thread([&] { static_cast<void>(users.Get("key", BeCancelled(in_load))); });
+  in_load.wait();
   Caller follower([&] { return users.Get("key", MustNotRun); });
   AwaitCallers(users, "key", 2);
-  pthread_cancel(thread);
-  pthread_join(thread, nullptr);
+  thread.Cancel();
+  CHECK(thread.JoinWasUnwound());
   CHECK(follower.Join().error == std::errc::owner_dead);
   CHECK(cache.puts == 0);
   CHECK(*users.Get("key", [] { return 1; }) == 1);
@@ -378,26 +373,68 @@ TEST_CASE("ReadThrough: a thread cancelled in Put of the cache hangs nobody") {
   IntCache cache;
   Users users(cache);
   std::latch in_put(1);
-  cache.before_put = [&] {
-    in_put.count_down();
-    for (;;) pthread_testcancel();
-  };
-  pthread_t thread;
-  pthread_create(
-      &thread, nullptr,
-      [](void* argument) -> void* {
-        auto& its_users = *static_cast<Users*>(argument);
-        static_cast<void>(its_users.Get("key", [] { return 1; }));
-        return nullptr;
-      },
-      &users);
+  cache.before_put = BeCancelled(in_put);
+  CancellableThread thread([&] { static_cast<void>(users.Get("key", [] { return 1; })); });
   in_put.wait();
   Caller follower([&] { return users.Get("key", MustNotRun); });
   AwaitCallers(users, "key", 2);
-  pthread_cancel(thread);
-  pthread_join(thread, nullptr);
+  thread.Cancel();
+  CHECK(thread.JoinWasUnwound());
   CHECK(follower.Join().error == std::errc::owner_dead);
   cache.before_put = nullptr;
   CHECK(*users.Get("key", [] { return 2; }) == 2);
   CHECK(cache.Peek("key") == 2);
+}
+
+TEST_CASE("ReadThrough: a thread cancelled in Put on behalf of a batch hangs nobody") {
+  IntCache cache;
+  Users users(cache);
+  std::latch in_put(1);
+  cache.before_put = BeCancelled(in_put);
+  CancellableThread thread([&] {
+    static_cast<void>(DoMany(users, {"key", "other"}, [](std::span<const std::string>) {
+      return std::vector<int>{1, 2};
+    }));
+  });
+  in_put.wait();
+  Caller follower([&] { return users.Get("key", MustNotRun); });
+  Caller of_other([&] { return users.Get("other", MustNotRun); });
+  AwaitCallers(users, "key", 2);
+  AwaitCallers(users, "other", 2);
+  thread.Cancel();
+  CHECK(thread.JoinWasUnwound());
+  CHECK(follower.Join().value == 1);  // it had been loaded
+  CHECK(of_other.Join().error == std::errc::owner_dead);
+}
+
+TEST_CASE("ReadThrough: a thread cancelled in a Refresh behind its caller's back leaves nothing") {
+  IntCache cache;
+  Users users(cache);
+  std::latch in_load(1), in_executor(1);
+  SECTION("inside the load") {
+    CancellableThread thread(
+        [&] { users.Refresh("key", BeCancelled(in_load), [](auto task) { task(); }); });
+    in_load.wait();
+    thread.Cancel();
+    CHECK(thread.JoinWasUnwound());
+    CHECK(users.GetStats().calls.failures == 1);
+    CHECK(*users.Get("key", [] { return 2; }) == 2);
+  }
+  SECTION("inside the executor, which has kept the task") {
+    Later later;
+    CancellableThread thread([&] {
+      users.Refresh(
+          "key", [] { return 1; },
+          [&](auto task) {
+            later(std::move(task));
+            BeCancelled(in_executor)();
+          });
+    });
+    in_executor.wait();
+    thread.Cancel();
+    CHECK(thread.JoinWasUnwound());
+    later.Run();
+    CHECK(*users.Get("key", MustNotRun) == 1);
+  }
+  CHECK(users.Callers("key") == 0);
 }

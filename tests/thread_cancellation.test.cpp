@@ -8,6 +8,7 @@
 #include <atomic>
 #include <latch>
 
+#include "cancellable_thread.hpp"
 #include "catch.hpp"
 #include "sanitizers.hpp"
 #include "support.hpp"
@@ -28,31 +29,6 @@ namespace {
 #endif
   }
 }
-
-// A POSIX thread that runs `body` and can be cancelled.
-class CancellableThread {
- public:
-  explicit CancellableThread(std::function<void()> body) : body_(std::move(body)) {
-    pthread_create(
-        &thread_, nullptr,
-        [](void* self) -> void* {
-          static_cast<CancellableThread*>(self)->body_();
-          return nullptr;
-        },
-        this);
-  }
-  void Cancel() { pthread_cancel(thread_); }
-  // True if the thread was unwound to its end, by cancellation or pthread_exit.
-  bool JoinWasUnwound() {
-    void* result = nullptr;
-    pthread_join(thread_, &result);
-    return result != nullptr;
-  }
-
- private:
-  std::function<void()> body_;
-  pthread_t thread_;
-};
 
 struct SetOnUnwind {
   ~SetOnUnwind() { flag = true; }

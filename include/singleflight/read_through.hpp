@@ -17,14 +17,16 @@
 //   void Put(key, const Value& value);
 //   void Erase(key);                      // for Invalidate
 //
-// `key` is a const Key&; for a string Key a std::string_view, if the cache takes that too. A cache
-// is called by one thread at a time, under a lock, unless it says that it need not be:
+// `key` is a const Key&; for a string Key a std::string_view, if all the operations take that. A
+// cache is called by one thread at a time, under a lock, unless it says that it need not be:
 //
 //   static constexpr bool kConcurrent = true;
 //
-// The cache must not call back. One that throws never fails a caller that could be served without
-// it: in Get, that is a miss, and in Put, the callers get the value none the less; both are
-// counted.
+// It is called on the thread that asks and on the one that lands the call, of callers that do not
+// block as well: see to it that it is fast there. It must not call back, nor must what it copies or
+// ends. A hit is a copy of the Value; for large ones, take a std::shared_ptr<const T>. A cache that
+// throws never fails a caller that could be served without it: in Get, that is a miss, and in Put,
+// the callers get the value none the less; both are counted.
 //
 // A ReadThrough stands for a group in DoAsync, CoDo, AsyncDo and DoMany, whose `fn` is then the
 // load:
@@ -73,10 +75,10 @@ concept CacheFor = requires(Cache& cache, const Key& key, const Value& value) {
 };
 
 struct ReadThroughOptions {
-  // Whether the cache is given "not found" answers, too: values that are read like a pointer, and
-  // are empty or null, such as a std::optional or a std::shared_ptr. (It sees what it is given, and
-  // may keep these for a shorter time.) If not, a load that finds nothing is done anew for the next
-  // caller.
+  // Whether the cache is given "not found" answers, too: an empty std::optional, a null pointer,
+  // and whatever else tests false (of a std::expected, an error). The cache sees what it is given,
+  // and may keep these for a shorter time. If not, a load that finds nothing is done anew for the
+  // next caller.
   bool cache_not_found = false;
   // Of the group that the loads are calls of.
   GroupOptions group = {};
@@ -85,12 +87,12 @@ struct ReadThroughOptions {
 // Exact counts since the ReadThrough was made.
 struct ReadThroughStats {
   std::uint64_t hits = 0;          // Gets that the cache answered at once
-  std::uint64_t misses = 0;        // Gets that went on to a call
-  std::uint64_t loads = 0;         // begun, in Refresh too
+  std::uint64_t misses = 0;        // Gets that it did not
+  std::uint64_t loads = 0;         // that calls have gone on to, those of Refresh too
   std::uint64_t outdated = 0;      // values that were not put, since they were not wanted any more
   std::uint64_t get_failures = 0;  // of the cache: it threw
-  std::uint64_t put_failures = 0;
-  Stats calls = {};  // of the group
+  std::uint64_t put_failures = 0;  // also of the Erase of a Refresh that found nothing
+  Stats calls = {};                // of the group
 
   bool operator==(const ReadThroughStats&) const = default;
 };
@@ -110,19 +112,18 @@ class ReadThrough {
                 "Cache needs `std::optional<Value> Get(const Key&)`, of just that type, and "
                 "`Put(const Key&, const Value&)`");
 
-  // What becomes of a load's value.
-  enum class Purpose : unsigned char {
-    kGet,
-    kRefresh,  // there may be an older value in the cache
-  };
+  static_assert(!std::is_rvalue_reference_v<Cache>, "Cache is to be a value or a `Cache&`");
+  static_assert(
+      std::is_reference_v<Cache> || std::move_constructible<Cache>,
+      "Cache cannot be moved, as if it had a mutex: make it elsewhere, and take `Cache&`");
 
   // Puts a value that comes from a Lead.
   struct Keeper {
     ReadThrough* self;
     std::uint64_t hash;
-    Purpose purpose;
+    bool looked;
     void operator()(const Watch& watch, const Key& key, detail::Outcome<Value>& outcome) const {
-      if (auto* value = std::get_if<1>(&outcome)) self->Keep(watch, key, hash, purpose, *value);
+      if (auto* value = std::get_if<1>(&outcome)) self->Keep(watch, key, hash, looked, *value);
     }
   };
 
@@ -155,10 +156,12 @@ class ReadThrough {
   // looks in the cache again, then runs `load()`, or `load(std::stop_token)`, on this thread, and
   // puts the value before it lands. What the cache has is not shared(), and its role() is kLeader.
   // `key`, `load`, what is thrown and who waits for what: as in Group::Do. What `load` throws is
-  // not cached.
+  // not cached. Who was asked to stop before gets what the cache has.
   //
   // A value is put only while its call is wanted: not if Invalidate, a newer call (max_age) or the
-  // last caller's leaving has come between.
+  // last caller's leaving has come between. So where loads take longer than their callers wait, see
+  // to it that one stays: the leader of a Get without a stop token does, and a Refresh by an
+  // executor.
   template <class K = Key, class Fn>
   Result<Value> Get(const K& key, Fn&& load) {
     return GetWith(key, std::forward<Fn>(load));
@@ -171,17 +174,18 @@ class ReadThrough {
   // Erases the cache's entry and forgets the call in flight: a Get, or any other asking, that
   // starts after this has returned never sees a value whose load began before, nor one that the
   // cache had. So change the source first, then invalidate. Callers already on the call get its
-  // value.
+  // value. What other ReadThroughs or processes put into the same cache is theirs to invalidate.
   //
   // Waits while a value for `key` is just being put. Throws what Cache::Erase throws: the entry is
-  // there still, perhaps, but the call is forgotten.
+  // there still, perhaps, but the call is forgotten. `key` must not be the cache's own.
   template <class K = Key>
   void Invalidate(const K& key) {
     static_assert(kCanErase, "to Invalidate, the Cache needs `Erase(const Key&)`");
     auto&& adapted = KeyRef::Adapt(key);
     const typename detail::KeyLock::Holder changing(changing_, HashOf(adapted));
     try {
-      UseCache([&](CacheType& cache) { cache.Erase(ForCache(adapted)); });
+      auto&& cache_key = ForCache(adapted);
+      UseCache([&](CacheType& cache) { static_cast<void>(cache.Erase(cache_key)); });
     } catch (...) {
       group_.Forget(adapted);
       throw;
@@ -193,20 +197,20 @@ class ReadThrough {
   // (stale-while-revalidate, RFC 5861). One load at a time: joins the call in flight for `key`, a
   // Get's as well, which has begun before, so invalidate first if the source has just changed. The
   // rest as in Get. If the load fails, the old value stays. If it finds nothing, and that is not
-  // cached, the old value is erased.
+  // cached, the old value is erased, where the cache can.
   template <class K = Key, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load) {
-    return Call(Purpose::kRefresh, false, KeyRef::Adapt(key), std::forward<Fn>(load));
+    return Call(/*look=*/false, KeyRef::Adapt(key), std::forward<Fn>(load));
   }
   template <class K = Key, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load, CallOptions options) {
-    return Call(Purpose::kRefresh, false, KeyRef::Adapt(key), std::forward<Fn>(load),
-                std::move(options));
+    return Call(/*look=*/false, KeyRef::Adapt(key), std::forward<Fn>(load), std::move(options));
   }
 
   // The same behind its caller's back: returns at once, and `executor(task)` runs the load, as in
-  // DoAsync. kFollower: a call was in flight already. That a load failed is seen in GetStats only;
-  // so is what the executor throws.
+  // DoAsync; nobody's leaving stops it. kFollower: a call is in flight for `key` already, and
+  // nothing was done. That a load failed, or the executor threw, is seen in GetStats only. `load`
+  // must not refer to what ends with the caller.
   template <class K = Key, class Fn, class Executor>
   Role Refresh(const K& key, Fn&& load, Executor&& executor) requires
       std::invocable<Executor, detail::Task<ReadThrough, std::decay_t<Fn>>> {
@@ -214,12 +218,17 @@ class ReadThrough {
       void OnLanded() noexcept override { delete this; }
     };
     detail::CheckFn<Value, std::decay_t<Fn>>();
+    static_assert(std::constructible_from<std::decay_t<Fn>, Fn>,
+                  "the call keeps load: pass one that can be copied, or std::move it");
+    auto&& adapted = KeyRef::Adapt(key);
+    if (group_.Callers(adapted) > 0) return Role::kFollower;
     auto waiter = std::make_unique<Unattended>();
-    const Role role = refreshing_.Join(key, *waiter, [&](Lead lead) {
+    const Role role = refreshing_.Join(adapted, *waiter, [&](Lead lead) {
+      static_cast<void>(waiter.release());  // it has joined: it is OnLanded's
       std::invoke(std::forward<Executor>(executor), detail::Task<ReadThrough, std::decay_t<Fn>>(
                                                         std::move(lead), std::forward<Fn>(load)));
     });
-    static_cast<void>(waiter.release());  // it is OnLanded's, and may be gone
+    static_cast<void>(waiter.release());  // where another call has begun meanwhile
     return role;
   }
 
@@ -245,17 +254,15 @@ class ReadThrough {
       detail::LandedState<Value>::Tell(waiter, std::move(*looked.hit));
       return Role::kLeader;
     }
-    return group_.Join(
-        adapted, waiter,
-        Launching(Purpose::kGet, looked.worked, adapted, std::forward<Launch>(launch)));
+    return group_.Join(adapted, waiter,
+                       Launching(looked.worked, adapted, std::forward<Launch>(launch)));
   }
   template <class K = Key, class Launch>
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
     Looked looked = LookFirst(adapted);
     if (looked.hit) return detail::LandedState<Value>::MakeFuture(std::move(*looked.hit));
-    return group_.Join(
-        adapted, Launching(Purpose::kGet, looked.worked, adapted, std::forward<Launch>(launch)));
+    return group_.Join(adapted, Launching(looked.worked, adapted, std::forward<Launch>(launch)));
   }
   bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
 
@@ -274,14 +281,13 @@ class ReadThrough {
     Role Join(const K& key, Waiter& waiter, Launch&& launch) {
       auto&& adapted = KeyRef::Adapt(key);
       return self_.group_.Join(
-          adapted, waiter,
-          self_.Launching(Purpose::kRefresh, false, adapted, std::forward<Launch>(launch)));
+          adapted, waiter, self_.Launching(/*look=*/false, adapted, std::forward<Launch>(launch)));
     }
     template <class K = Key, class Launch>
     Future<Value> Join(const K& key, Launch&& launch) {
       auto&& adapted = KeyRef::Adapt(key);
-      return self_.group_.Join(adapted, self_.Launching(Purpose::kRefresh, false, adapted,
-                                                        std::forward<Launch>(launch)));
+      return self_.group_.Join(
+          adapted, self_.Launching(/*look=*/false, adapted, std::forward<Launch>(launch)));
     }
     bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
 
@@ -297,10 +303,11 @@ class ReadThrough {
   static constexpr bool kCanErase = requires(CacheType & cache, const Key& key) {
     cache.Erase(key);
   };
-  static constexpr bool kCanBeNothing = requires(const Value& value) {
-    *value;
-    static_cast<bool>(value);
-  };
+  // It can be tested, and read or compared like a pointer.
+  static constexpr bool kCanBeNothing = requires(const Value& value) { static_cast<bool>(value); }
+  &&(
+      requires(const Value& value) { *value; } ||
+      requires(const Value& value) { value == nullptr; });
 
   static constexpr bool IsConcurrent() {
     if constexpr (requires { CacheType::kConcurrent; }) {
@@ -324,18 +331,16 @@ class ReadThrough {
   template <class Adapted, class Fn>
   struct Work : Watch {
     ReadThrough& self;
-    const Purpose purpose;
     const bool look;
     const Adapted& key;
     const std::uint64_t hash;
     Fn&& load;
 
-    Work(ReadThrough& its_self, Purpose its_purpose, bool looks, const Adapted& its_key, Fn&& fn)
+    Work(ReadThrough& its_self, bool looks, const Adapted& its_key, Fn&& fn)
         : self(its_self),
-          purpose(its_purpose),
           look(looks),
           key(its_key),
-          hash(HashOf(its_key)),
+          hash(self.HashOf(its_key)),
           load(std::forward<Fn>(fn)) {}
 
     Value operator()() requires(!detail::kTakesStopToken<Fn>) { return Run(); }
@@ -350,7 +355,7 @@ class ReadThrough {
       }
       ++self.loads_;
       Value value = std::invoke(std::forward<Fn>(load), std::forward<Stop>(stop)...);
-      self.Keep(*this, key, hash, purpose, value);
+      self.Keep(*this, key, hash, look, value);
       return value;
     }
   };
@@ -362,25 +367,23 @@ class ReadThrough {
     if (looked.hit) {
       return detail::ResultFactory::Alone<Value>(std::move(*looked.hit), Role::kLeader);
     }
-    return Call(Purpose::kGet, looked.worked, adapted, std::forward<Fn>(load),
-                std::forward<Options>(options)...);
+    return Call(looked.worked, adapted, std::forward<Fn>(load), std::forward<Options>(options)...);
   }
 
-  // `look`: whether the leader looks in the cache again.
+  // `look`: whether the leader looks in the cache again. If it does not, there may be something.
   template <class Adapted, class Fn, class... Options>
-  Result<Value> Call(Purpose purpose, bool look, const Adapted& key, Fn&& load,
-                     Options&&... options) {
+  Result<Value> Call(bool look, const Adapted& key, Fn&& load, Options&&... options) {
     detail::CheckFn<Value, Fn>();
-    return group_.Do(key, Work<Adapted, Fn>(*this, purpose, look, key, std::forward<Fn>(load)),
+    return group_.Do(key, Work<Adapted, Fn>(*this, look, key, std::forward<Fn>(load)),
                      std::forward<Options>(options)...);
   }
 
   // The same for a call that is led by a Lead.
   template <class Adapted, class Launch>
-  auto Launching(Purpose purpose, bool look, const Adapted& key, Launch&& launch) {
+  auto Launching(bool look, const Adapted& key, Launch&& launch) {
     static_assert(std::is_invocable_v<Launch, Lead>,
                   "launch must be callable as launch(ReadThrough::Lead)");
-    const Keeper keeper{this, HashOf(key), purpose};
+    const Keeper keeper{this, HashOf(key), look};
     return [this, look, keeper, &key, &launch](typename Group::Lead lead) {
       if (look) {
         if (std::optional<Value> hit = Look(key).hit) {
@@ -420,10 +423,10 @@ class ReadThrough {
   // Puts what a load returned, if its call is wanted still. The key's lock keeps Invalidate from
   // coming between these two, and loads of one key from putting in the wrong order.
   template <class CacheKey>
-  void Keep(const Watch& watch, const CacheKey& key, std::uint64_t hash, Purpose purpose,
+  void Keep(const Watch& watch, const CacheKey& key, std::uint64_t hash, bool looked,
             const Value& value) {
     const bool put = options_.cache_not_found || !IsNothing(value);
-    const bool erase = !put && kCanErase && purpose == Purpose::kRefresh;
+    const bool erase = !put && kCanErase && !looked;
     if (!put && !erase) return;
     const detail::KeyLock::Holder changing(changing_, hash);
     if (!watch.IsWanted()) {
@@ -434,9 +437,9 @@ class ReadThrough {
       auto&& cache_key = ForCache(key);
       UseCache([&](CacheType& cache) {
         if constexpr (kCanErase) {
-          if (erase) return cache.Erase(cache_key);
+          if (erase) return static_cast<void>(cache.Erase(cache_key));
         }
-        cache.Put(cache_key, value);
+        static_cast<void>(cache.Put(cache_key, value));
       });
       return;
     } catch (...) {
@@ -454,14 +457,17 @@ class ReadThrough {
   }
 
   template <class Adapted>
-  static std::uint64_t HashOf(const Adapted& key) {
-    return Hash{}(KeyRef(key).get());
+  std::uint64_t HashOf(const Adapted& key) const {
+    return hash_(KeyRef(key).get());
   }
 
   // The key as the cache takes it.
   template <class Adapted>
   static decltype(auto) ForCache(const Adapted& key) {
-    if constexpr (CacheFor<CacheType, Adapted, Value>) {
+    constexpr bool kErases = requires(CacheType & cache, const Adapted& adapted) {
+      cache.Erase(adapted);
+    };
+    if constexpr (CacheFor<CacheType, Adapted, Value> && (kErases || !kCanErase)) {
       return (key);
     } else {
       return Key(key);
@@ -474,6 +480,7 @@ class ReadThrough {
     return use(static_cast<CacheType&>(cache_));
   }
 
+  [[no_unique_address]] Hash hash_{};
   const ReadThroughOptions options_;
   [[no_unique_address]] CacheMutex cache_mutex_;
   Cache cache_;               // guarded by cache_mutex_

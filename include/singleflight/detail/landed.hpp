@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <exception>
 #include <memory>
 #include <stop_token>
 #include <utility>
@@ -39,6 +40,7 @@ class LandedState final : public SharedState<Value> {
   static std::shared_ptr<State> Make(Value&& value) {
     std::shared_ptr<State> state = std::make_shared<LandedState>();
     state->SetOutcome(Outcome<Value>(std::in_place_index<1>, std::move(value)));
+    if (state->Failed()) std::rethrow_exception(state->Error());  // as when the first move throws
     state->Close(/*is_shared=*/false);
     return state;
   }

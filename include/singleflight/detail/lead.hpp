@@ -102,8 +102,8 @@ class Lead {
     return Land(Outcome(std::in_place_index<0>, std::move(error)));
   }
 
-  // The same with either.
-  bool Land(Outcome&& outcome) noexcept {
+  // The same with either. Throws nothing, unless a thread is cancelled in `before`.
+  bool Land(Outcome&& outcome) noexcept(std::same_as<Before, NothingBefore>) {
     const std::shared_ptr<Async> async = async_;  // whom this wakes may destroy this Lead
     return Settle(*async, std::move(outcome), before_);
   }

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <pthread.h>
+
+#include <functional>
+#include <utility>
+
+namespace test {
+
+// A POSIX thread that runs `body` and can be cancelled.
+class CancellableThread {
+ public:
+  explicit CancellableThread(std::function<void()> body) : body_(std::move(body)) {
+    pthread_create(
+        &thread_, nullptr,
+        [](void* self) -> void* {
+          static_cast<CancellableThread*>(self)->body_();
+          return nullptr;
+        },
+        this);
+  }
+  void Cancel() { pthread_cancel(thread_); }
+  // True if the thread was unwound to its end, by cancellation or pthread_exit.
+  bool JoinWasUnwound() {
+    void* result = nullptr;
+    pthread_join(thread_, &result);
+    return result != nullptr;
+  }
+
+ private:
+  std::function<void()> body_;
+  pthread_t thread_;
+};
+
+}  // namespace test
