@@ -45,7 +45,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <stop_token>
@@ -55,6 +54,7 @@
 
 #include "async.hpp"
 #include "detail/call.hpp"
+#include "detail/guarded_cache.hpp"
 #include "detail/key_lock.hpp"
 #include "detail/landed.hpp"
 #include "detail/lead.hpp"
@@ -66,13 +66,6 @@
 #include "result.hpp"
 
 namespace singleflight {
-
-// What a ReadThrough asks of a cache; see above.
-template <class Cache, class Key, class Value>
-concept CacheFor = requires(Cache& cache, const Key& key, const Value& value) {
-  { cache.Get(key) } -> std::same_as<std::optional<Value>>;
-  cache.Put(key, value);
-};
 
 struct ReadThroughOptions {
   // Whether the cache is given "not found" answers, too: an empty std::optional, a null pointer,
@@ -102,13 +95,13 @@ struct ReadThroughStats {
 template <class Key, class Value, class Cache, class Hash = DefaultHash<Key>,
           class KeyEqual = DefaultEqual<Key>, class Traits = GroupTraits>
 class ReadThrough {
-  using CacheType = std::remove_reference_t<Cache>;
+  using GuardedCache = detail::GuardedCache<Cache, Key, Value, typename Traits::Mutex>;
   using Group = singleflight::Group<Key, Value, Hash, KeyEqual, Traits>;
   using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
   using Watch = detail::CallWatch<typename Group::Lead::Books>;
 
   static_assert(!std::is_void_v<Value>, "Value is void: there is nothing to cache; use a Group");
-  static_assert(CacheFor<CacheType, Key, Value>,
+  static_assert(CacheFor<std::remove_reference_t<Cache>, Key, Value>,
                 "Cache needs `std::optional<Value> Get(const Key&)`, of just that type, and "
                 "`Put(const Key&, const Value&)`");
 
@@ -139,7 +132,7 @@ class ReadThrough {
   // cannot say so.
   explicit ReadThrough(Cache cache, ReadThroughOptions options = {})
       : options_(options), cache_(std::forward<Cache>(cache)), group_(options.group) {
-    if (options.cache_not_found && !kCanBeNothing) {
+    if (options.cache_not_found && !kCanBeNothing<Value>) {
       throw std::invalid_argument(
           "singleflight: cache_not_found, but no Value stands for \"not found\": use a "
           "std::optional or a pointer for the Value");
@@ -180,12 +173,11 @@ class ReadThrough {
   // there still, perhaps, but the call is forgotten. `key` must not be the cache's own.
   template <class K = Key>
   void Invalidate(const K& key) {
-    static_assert(kCanErase, "to Invalidate, the Cache needs `Erase(const Key&)`");
+    static_assert(GuardedCache::kCanErase, "to Invalidate, the Cache needs `Erase(const Key&)`");
     auto&& adapted = KeyRef::Adapt(key);
     const typename detail::KeyLock::Holder changing(changing_, HashOf(adapted));
     try {
-      auto&& cache_key = ForCache(adapted);
-      UseCache([&](CacheType& cache) { static_cast<void>(cache.Erase(cache_key)); });
+      cache_.Erase(adapted);
     } catch (...) {
       group_.Forget(adapted);
       throw;
@@ -300,27 +292,14 @@ class ReadThrough {
   RefreshingGroup& Refreshing() noexcept { return refreshing_; }
 
  private:
-  static constexpr bool kCanErase = requires(CacheType & cache, const Key& key) {
-    cache.Erase(key);
-  };
   // It can be tested, and read or compared like a pointer.
-  static constexpr bool kCanBeNothing = requires(const Value& value) { static_cast<bool>(value); }
-  &&(
-      requires(const Value& value) { *value; } ||
-      requires(const Value& value) { value == nullptr; });
-
-  static constexpr bool IsConcurrent() {
-    if constexpr (requires { CacheType::kConcurrent; }) {
-      return CacheType::kConcurrent;
-    } else {
-      return false;
-    }
-  }
-  struct NoMutex {
-    void lock() const noexcept {}
-    void unlock() const noexcept {}
+  template <class T>
+  static constexpr bool kCanBeNothing = requires(const T& value) {
+    static_cast<bool>(value);
+    requires requires { *value; } || requires {
+      value == nullptr;
+    };
   };
-  using CacheMutex = std::conditional_t<IsConcurrent(), NoMutex, typename Traits::Mutex>;
 
   struct Looked {
     std::optional<Value> hit;
@@ -411,8 +390,7 @@ class ReadThrough {
   template <class Adapted>
   Looked Look(const Adapted& key) {
     try {
-      auto&& cache_key = ForCache(key);
-      return {UseCache([&](CacheType& cache) { return cache.Get(cache_key); }), true};
+      return {cache_.Get(key), true};
     } catch (...) {
       static_cast<void>(detail::Caught());
     }
@@ -426,7 +404,7 @@ class ReadThrough {
   void Keep(const Watch& watch, const CacheKey& key, std::uint64_t hash, bool looked,
             const Value& value) {
     const bool put = options_.cache_not_found || !IsNothing(value);
-    const bool erase = !put && kCanErase && !looked;
+    const bool erase = !put && !looked && GuardedCache::kCanErase;
     if (!put && !erase) return;
     const detail::KeyLock::Holder changing(changing_, hash);
     if (!watch.IsWanted()) {
@@ -434,14 +412,8 @@ class ReadThrough {
       return;
     }
     try {
-      auto&& cache_key = ForCache(key);
-      UseCache([&](CacheType& cache) {
-        if constexpr (kCanErase) {
-          if (erase) return static_cast<void>(cache.Erase(cache_key));
-        }
-        static_cast<void>(cache.Put(cache_key, value));
-      });
-      return;
+      if (put) return cache_.Put(key, value);
+      if constexpr (GuardedCache::kCanErase) return cache_.Erase(key);
     } catch (...) {
       static_cast<void>(detail::Caught());
     }
@@ -449,7 +421,7 @@ class ReadThrough {
   }
 
   static bool IsNothing(const Value& value) {
-    if constexpr (kCanBeNothing) {
+    if constexpr (kCanBeNothing<Value>) {
       return !static_cast<bool>(value);
     } else {
       return false;
@@ -461,29 +433,9 @@ class ReadThrough {
     return hash_(KeyRef(key).get());
   }
 
-  // The key as the cache takes it.
-  template <class Adapted>
-  static decltype(auto) ForCache(const Adapted& key) {
-    constexpr bool kErases = requires(CacheType & cache, const Adapted& adapted) {
-      cache.Erase(adapted);
-    };
-    if constexpr (CacheFor<CacheType, Adapted, Value> && (kErases || !kCanErase)) {
-      return (key);
-    } else {
-      return Key(key);
-    }
-  }
-
-  template <class Use>
-  decltype(auto) UseCache(Use&& use) {
-    const std::lock_guard lock(cache_mutex_);
-    return use(static_cast<CacheType&>(cache_));
-  }
-
   [[no_unique_address]] Hash hash_{};
   const ReadThroughOptions options_;
-  [[no_unique_address]] CacheMutex cache_mutex_;
-  Cache cache_;               // guarded by cache_mutex_
+  GuardedCache cache_;
   detail::KeyLock changing_;  // who puts or erases a key's value
   detail::StripedCounter hits_;
   std::atomic<std::uint64_t> misses_ = 0;

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <concepts>
+#include <mutex>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+namespace singleflight {
+
+// What a ReadThrough asks of a cache; see read_through.hpp.
+template <class Cache, class Key, class Value>
+concept CacheFor = requires(Cache& cache, const Key& key, const Value& value) {
+  { cache.Get(key) } -> std::same_as<std::optional<Value>>;
+  cache.Put(key, value);
+};
+
+namespace detail {
+
+template <class Cache, class Key>
+concept Erases = requires(Cache& cache, const Key& key) {
+  cache.Erase(key);
+};
+
+// A user's cache, called as it wants to be: by one thread at a time, unless it says that several
+// may; and with a view of the key, if all of its operations take that. What it returns but for
+// values is nobody's business. `Cache` may be a reference.
+template <class Cache, class Key, class Value, class Mutex>
+class GuardedCache {
+  using Type = std::remove_reference_t<Cache>;
+
+ public:
+  static constexpr bool kCanErase = Erases<Type, Key>;
+
+  explicit GuardedCache(Cache&& cache) : cache_(std::forward<Cache>(cache)) {}
+
+  template <class K>
+  std::optional<Value> Get(const K& key) {
+    auto&& taken = Taken(key);
+    const std::lock_guard lock(mutex_);
+    return cache_.Get(taken);
+  }
+
+  template <class K>
+  void Put(const K& key, const Value& value) {
+    auto&& taken = Taken(key);
+    const std::lock_guard lock(mutex_);
+    static_cast<void>(cache_.Put(taken, value));
+  }
+
+  template <class K>
+  void Erase(const K& key) {
+    auto&& taken = Taken(key);
+    const std::lock_guard lock(mutex_);
+    static_cast<void>(cache_.Erase(taken));
+  }
+
+ private:
+  static constexpr bool IsConcurrent() {
+    if constexpr (requires { Type::kConcurrent; }) {
+      return Type::kConcurrent;
+    } else {
+      return false;
+    }
+  }
+  struct NoMutex {
+    void lock() const noexcept {}
+    void unlock() const noexcept {}
+  };
+
+  template <class K>
+  static decltype(auto) Taken(const K& key) {
+    if constexpr (CacheFor<Type, K, Value> && (Erases<Type, K> || !kCanErase)) {
+      return (key);
+    } else {
+      return Key(key);
+    }
+  }
+
+  [[no_unique_address]] std::conditional_t<IsConcurrent(), NoMutex, Mutex> mutex_;
+  Cache cache_;  // guarded by mutex_
+};
+
+}  // namespace detail
+
+}  // namespace singleflight
