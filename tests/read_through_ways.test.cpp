@@ -290,6 +290,21 @@ TEST_CASE("ReadThrough: a Refresh behind its caller's back is done once, by the 
   CHECK(users.GetStats().calls == singleflight::Stats{.executions = 1});
 }
 
+TEST_CASE(
+    "ReadThrough: a Refresh that is stuck keeps no other from being done once it is too old") {
+  IntCache cache;
+  cache.Fill("key", 1);
+  Users users(cache, {.group = {.max_age = 1ns}});
+  Later stuck, later;
+  CHECK(users.Refresh(
+            "key", [] { return 2; }, stuck) == Role::kLeader);
+  CHECK(users.Refresh(
+            "key", [] { return 3; }, later) == Role::kLeader);
+  later.Run();
+  stuck.Run();
+  CHECK(*users.Get("key", MustNotRun) == 3);
+}
+
 TEST_CASE("ReadThrough: a Refresh behind its caller's back that fails is counted") {
   IntCache cache;
   cache.Fill("key", 1);

@@ -47,6 +47,9 @@
 
 namespace singleflight {
 
+template <class Key, class Value, class Cache, class Hash, class KeyEqual, class Traits>
+class ReadThrough;
+
 // Every member may be called from any thread at any time, except the destructor. No lock is held
 // while `fn`, a callback, a stop request or a value's copy, move or destructor runs.
 template <class Key, class Value, class Hash = DefaultHash<Key>, class KeyEqual = DefaultEqual<Key>,
@@ -192,6 +195,17 @@ class Group {
   bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
 
  private:
+  template <class, class, class, class, class, class>
+  friend class ReadThrough;
+
+  // Whether a caller for `key` would now be a follower.
+  template <class K>
+  bool WouldFollow(const K& key) const {
+    return Visit(key, [this](const Shard&, const Call* call) {
+      return call != nullptr && !ledger_.TooOld(*call);
+    });
+  }
+
   // Null options: none were given, which spares the fastest path from looking at them.
   template <class Fn>
   Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options) {

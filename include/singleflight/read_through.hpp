@@ -186,10 +186,10 @@ class ReadThrough {
   }
 
   // Loads anew and puts the value, while readers get the old one from the cache
-  // (stale-while-revalidate, RFC 5861). One load at a time: joins the call in flight for `key`, a
-  // Get's as well, which has begun before, so invalidate first if the source has just changed. The
-  // rest as in Get. If the load fails, the old value stays. If it finds nothing, and that is not
-  // cached, the old value is erased, where the cache can.
+  // (stale-while-revalidate, RFC 5861). One load at a time: joins the call in flight for `key`,
+  // a Get's as well; that load began before, or has just landed. So invalidate first if the source
+  // has changed. The rest as in Get. If the load fails, the old value stays. If it finds nothing,
+  // and that is not cached, the old value is erased, where the cache can.
   template <class K = Key, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load) {
     return Call(/*look=*/false, KeyRef::Adapt(key), std::forward<Fn>(load));
@@ -213,7 +213,7 @@ class ReadThrough {
     static_assert(std::constructible_from<std::decay_t<Fn>, Fn>,
                   "the call keeps load: pass one that can be copied, or std::move it");
     auto&& adapted = KeyRef::Adapt(key);
-    if (group_.Callers(adapted) > 0) return Role::kFollower;
+    if (group_.WouldFollow(adapted)) return Role::kFollower;
     auto waiter = std::make_unique<Unattended>();
     const Role role = refreshing_.Join(adapted, *waiter, [&](Lead lead) {
       static_cast<void>(waiter.release());  // it has joined: it is OnLanded's
@@ -301,6 +301,8 @@ class ReadThrough {
     };
   };
 
+  static constexpr auto kRelaxed = std::memory_order_relaxed;  // what is counted is only a count
+
   struct Looked {
     std::optional<Value> hit;
     bool worked;  // false: the cache threw
@@ -332,7 +334,7 @@ class ReadThrough {
       if (look) {
         if (std::optional<Value> hit = self.Look(key).hit) return std::move(*hit);
       }
-      ++self.loads_;
+      self.loads_.fetch_add(1, kRelaxed);
       Value value = std::invoke(std::forward<Fn>(load), std::forward<Stop>(stop)...);
       self.Keep(*this, key, hash, look, value);
       return value;
@@ -370,7 +372,7 @@ class ReadThrough {
           return;
         }
       }
-      ++loads_;
+      loads_.fetch_add(1, kRelaxed);
       std::invoke(std::forward<Launch>(launch), Lead(lead, keeper));
     };
   }
@@ -382,7 +384,7 @@ class ReadThrough {
     if (looked.hit) {
       hits_.Add();
     } else {
-      ++misses_;
+      misses_.fetch_add(1, kRelaxed);
     }
     return looked;
   }
@@ -394,7 +396,7 @@ class ReadThrough {
     } catch (...) {
       static_cast<void>(detail::Caught());
     }
-    ++get_failures_;
+    get_failures_.fetch_add(1, kRelaxed);
     return {std::nullopt, false};
   }
 
@@ -408,7 +410,7 @@ class ReadThrough {
     if (!put && !erase) return;
     const detail::KeyLock::Holder changing(changing_, hash);
     if (!watch.IsWanted()) {
-      ++outdated_;
+      outdated_.fetch_add(1, kRelaxed);
       return;
     }
     try {
@@ -417,7 +419,7 @@ class ReadThrough {
     } catch (...) {
       static_cast<void>(detail::Caught());
     }
-    ++put_failures_;
+    put_failures_.fetch_add(1, kRelaxed);
   }
 
   static bool IsNothing(const Value& value) {
