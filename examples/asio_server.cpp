@@ -12,7 +12,7 @@
 //   status 200: 1000
 //   distinct bodies: 1
 //   upstream runs: 1
-//   {"requests": 1000, "executions": 1, "shared": 1000, "followers": 999, ...}
+//   {"items": {"executions": 1, "followers": 999, "failures": 0, ...}}
 //
 //   ./asio_server --listen 8080
 //
@@ -79,10 +79,11 @@ int main(int argc, char** argv) {
     co_await latency.async_wait(asio::use_awaitable);
     co_return "answer " + std::to_string(run) + ", to " + target + "\n";
   };
-  AsioService service(group, io, upstream, work_time + std::chrono::seconds(60));
+  AsioService service(group, upstream, work_time + std::chrono::seconds(60));
+  AsioServer server(io, [&](const HttpRequest& request) { return service.Handle(request); });
   std::uint16_t port = 0;
   try {
-    port = service.Listen(static_cast<std::uint16_t>(std::max(listen, 0)));
+    port = server.Listen(static_cast<std::uint16_t>(std::max(listen, 0)));
   } catch (const std::system_error& error) {
     std::cerr << "asio_server: cannot listen on port " << listen << ": " << error.what() << "\n";
     return 1;
@@ -95,17 +96,17 @@ int main(int argc, char** argv) {
   });
   if (listen >= 0) {
     io.run();
-    std::cout << "stopped: " << service.StatsAsJson();
+    std::cout << "stopped: " << ToJson(service.GetStats());
     return 0;
   }
 
   connections = std::min(connections, (descriptors - 20) / 2);  // both ends are here
-  const asio::ip::tcp::endpoint server(asio::ip::address_v4::loopback(), port);
+  const asio::ip::tcp::endpoint endpoint(asio::ip::address_v4::loopback(), port);
   Tally tally;
   for (std::size_t i = 0; i < connections; ++i) {
-    asio::co_spawn(io, Ask(server, "/item?id=42", tally), [&](std::exception_ptr) {
+    asio::co_spawn(io, Ask(endpoint, "/item?id=42", tally), [&](std::exception_ptr) {
       if (++tally.ended < connections) return;
-      service.Close();
+      server.Close();
       ending.cancel();
     });
   }
@@ -114,5 +115,5 @@ int main(int argc, char** argv) {
             << "status 200: " << tally.answered << "\n"
             << "distinct bodies: " << tally.bodies.size() << "\n"
             << "upstream runs: " << upstream_runs << "\n"
-            << service.StatsAsJson();
+            << ToJson(service.GetStats());
 }

@@ -5,13 +5,13 @@
 //   ./http_server --port 8080 --work-ms 1500 &
 //   ./http_client --port 8080 --count 50
 //
-// prints (the time varies; with --path /alone there are 50 bodies and 50 executions):
+// prints (the time varies; with --path /alone there are 50 bodies, and the group counts nothing):
 //
 //   50 requests at once to http://127.0.0.1:8080/
 //   status 200: 50
 //   distinct bodies: 1
 //   elapsed: 1.53 s
-//   server: {"requests": 50, "executions": 1, "shared": 50, "followers": 49, ...}
+//   server: {"answers": {"executions": 1, "followers": 49, "failures": 0, ...}}
 //
 //   --count            how many requests, each from a thread of its own (50)
 //   --host, --port     the server (127.0.0.1, 8080)

@@ -9,7 +9,7 @@
 // The server prints (and http_client.cpp shows what the client does):
 //
 //   listening on http://127.0.0.1:8080
-//   stopped: {"requests": 50, "executions": 1, "shared": 50, "followers": 49, ...}
+//   stopped: {"answers": {"executions": 1, "followers": 49, "failures": 0, ...}}
 //
 //   --port     0 chooses a free one (8080)
 //   --work-ms  how long the work of a request takes (200)
@@ -45,10 +45,10 @@ int main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &ending, nullptr);
 
   std::atomic<int> answers = 0;
-  Responses group;
-  HttpService service(group, [&](const std::string& key) {
+  HttpService::Responses group;
+  HttpService service(group, [&](const httplib::Request& request) {
     std::this_thread::sleep_for(work_time);
-    return "answer " + std::to_string(++answers) + ", to " + key + "\n";
+    return "answer " + std::to_string(++answers) + ", to " + request.target + "\n";
   });
   HerdServer server(static_cast<std::size_t>(threads));
   service.Install(server);
@@ -66,5 +66,5 @@ int main(int argc, char** argv) {
   sigwait(&ending, &signal);
   server.stop();
   serving.join();
-  std::cout << "stopped: " << service.StatsAsJson();
+  std::cout << "stopped: " << ToJson(service.GetStats());
 }

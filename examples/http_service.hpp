@@ -1,58 +1,50 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A small HTTP service that coalesces equal requests: the routes of http_server.cpp, which
-// tests/http_server.test.cpp tests as well.
+// A small HTTP service that coalesces equal requests by http_middleware.hpp: the routes of
+// http_server.cpp, which tests/http_server.test.cpp tests as well.
 //
-//   GET /        runs the work once for all equal requests that are waiting for it
-//   GET /alone   runs the work for each request
-//   GET /fail    like /, but the work fails: all who wait for it get the 500
-//   GET /stats   what has been counted, as JSON
+//   GET /         runs the work once for all equal requests that are waiting for it
+//   GET /fail     like /, but the work fails: all who wait for it get the 500
+//   GET /alone    runs the work for each request
+//   GET /stats    what the group has counted, as JSON
+//   GET /metrics  the same for Prometheus
 
 #include <httplib.h>
 #include <sys/socket.h>
 
-#include <atomic>
 #include <cstddef>
-#include <cstdint>
 #include <exception>
 #include <functional>
-#include <singleflight/group.hpp>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
-using Responses = singleflight::Group<std::string, std::string>;
+#include "http_middleware.hpp"
 
 class HttpService {
  public:
-  // Makes the body of the answer to the request that the key stands for.
-  using Work = std::function<std::string(const std::string& key)>;
+  using Responses = ResponseGroup<httplib::Response>;
+
+  // Makes the body of the answer to a request.
+  using Work = std::function<std::string(const httplib::Request&)>;
 
   // `group` must outlive the service.
   HttpService(Responses& group, Work work) : group_(group), work_(std::move(work)) {}
 
-  // Everything that an answer depends on: method, path and query. Were there users who see
-  // different things, then the user would have to be in it, too.
-  static std::string KeyOf(const httplib::Request& request) {
-    return request.method + ' ' + request.target;
-  }
-
   // The service must outlive the server.
   void Install(httplib::Server& server) {
-    server.Get("/", Coalesced([this](const std::string& key) { return Execute(key); }));
-    server.Get("/fail", Coalesced([this](const std::string& key) -> std::string {
-                 Execute(key);
-                 throw std::runtime_error("the backend is down");
-               }));
-    server.Get("/alone", [this](const httplib::Request& request, httplib::Response& response) {
-      ++requests_;
-      response.set_content(Execute(KeyOf(request)), "text/plain");
-    });
-    server.Get("/stats", [this](const httplib::Request&, httplib::Response& response) {
-      response.set_content(StatsAsJson(), "application/json");
-    });
+    const auto answer = [this](const httplib::Request& request, httplib::Response& response) {
+      response.set_content(work_(request), "text/plain");
+    };
+    const auto fail = [this](const httplib::Request& request, httplib::Response&) {
+      work_(request);
+      throw std::runtime_error("the backend is down");
+    };
+    server.Get("/", Coalesce(group_, answer));
+    server.Get("/fail", Coalesce(group_, fail));
+    server.Get("/alone", answer);
+    ServeStats(server, [this] { return GetStats(); });
     server.set_exception_handler(
         [](const httplib::Request&, httplib::Response& response, std::exception_ptr error) {
           response.status = 500;
@@ -64,37 +56,11 @@ class HttpService {
         });
   }
 
-  std::string StatsAsJson() const {
-    const singleflight::Stats stats = group_.GetStats();
-    std::ostringstream json;
-    json << "{\"requests\": " << requests_ << ", \"executions\": " << executions_
-         << ", \"shared\": " << shared_ << ", \"followers\": " << stats.followers
-         << ", \"failures\": " << stats.failures << ", \"in_flight\": " << stats.in_flight << "}\n";
-    return json.str();
-  }
+  StatsByGroup GetStats() const { return {{"answers", group_.GetStats()}}; }
 
  private:
-  httplib::Server::Handler Coalesced(Work work) {
-    return [this, work = std::move(work)](const httplib::Request& request,
-                                          httplib::Response& response) {
-      ++requests_;
-      const std::string key = KeyOf(request);
-      auto [body, shared] = group_.Do(key, [&] { return work(key); });
-      if (shared) ++shared_;
-      response.set_content(body, "text/plain");
-    };
-  }
-
-  std::string Execute(const std::string& key) {
-    ++executions_;
-    return work_(key);
-  }
-
   Responses& group_;
   const Work work_;
-  std::atomic<std::uint64_t> requests_ = 0;    // to any route but /stats
-  std::atomic<std::uint64_t> executions_ = 0;  // of the work
-  std::atomic<std::uint64_t> shared_ = 0;      // requests whose answer others got as well
 };
 
 // httplib's server, made ready for a herd.

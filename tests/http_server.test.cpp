@@ -22,12 +22,13 @@ namespace {
 // A server with the example's routes on a free port, for as long as it lives.
 class RunningServer {
  public:
-  using Work = std::function<std::string(const Responses& group, const std::string& key)>;
+  using Work =
+      std::function<std::string(const HttpService::Responses&, const httplib::Request& request)>;
 
   explicit RunningServer(Work work)
-      : service_(group_, [this, work = std::move(work)](const std::string& key) {
+      : service_(group_, [this, work = std::move(work)](const httplib::Request& request) {
           ++executions_;
-          return work(group_, key);
+          return work(group_, request);
         }) {
     service_.Install(server_);
     REQUIRE(port_ > 0);
@@ -40,7 +41,7 @@ class RunningServer {
   int executions() const { return executions_; }
 
  private:
-  Responses group_;
+  HttpService::Responses group_;
   std::atomic<int> executions_ = 0;
   HttpService service_;
   HerdServer server_{256};
@@ -84,9 +85,9 @@ std::vector<Answer> GetAtOnce(const RunningServer& server, int count, const std:
 
 // Work that ends when `count` callers are on its call.
 RunningServer::Work WorkFor(std::size_t count) {
-  return [count](const Responses& group, const std::string& key) {
-    test::AwaitCallers(group, key, count);
-    return "answer to " + key;
+  return [count](const HttpService::Responses& group, const httplib::Request& request) {
+    test::AwaitCallers(group, SharingKey(request, {}).value(), count);
+    return "answer to " + request.target;
   };
 }
 
@@ -95,40 +96,40 @@ RunningServer::Work WorkFor(std::size_t count) {
 TEST_CASE("Promise 1: five HTTP requests at once run the work once and get the same body") {
   RunningServer server(WorkFor(5));
   const auto answers = GetAtOnce(server, 5, "/");
-  CHECK(std::ranges::count(answers, Answer{200, "answer to GET /"}) == 5);
+  CHECK(std::ranges::count(answers, Answer{200, "answer to /"}) == 5);
   CHECK(server.executions() == 1);
 }
 
 TEST_CASE("Promise 1: two hundred HTTP requests at once run the work once and get the same body") {
   RunningServer server(WorkFor(200));
   const auto answers = GetAtOnce(server, 200, "/");
-  CHECK(std::ranges::count(answers, Answer{200, "answer to GET /"}) == 200);
+  CHECK(std::ranges::count(answers, Answer{200, "answer to /"}) == 200);
   CHECK(server.executions() == 1);
 }
 
 TEST_CASE("Promise 1: HTTP requests that differ in the query run the work each") {
   std::latch both_at_work(2);
-  RunningServer server([&](const Responses&, const std::string& key) {
+  RunningServer server([&](const HttpService::Responses&, const httplib::Request& request) {
     both_at_work.arrive_and_wait();
-    return "answer to " + key;
+    return "answer to " + request.target;
   });
   const auto answers = GetAtOnce(server, {"/?user=1", "/?user=2"});
-  CHECK(answers[0] == Answer{200, "answer to GET /?user=1"});
-  CHECK(answers[1] == Answer{200, "answer to GET /?user=2"});
+  CHECK(answers[0] == Answer{200, "answer to /?user=1"});
+  CHECK(answers[1] == Answer{200, "answer to /?user=2"});
   CHECK(server.executions() == 2);
 }
 
 TEST_CASE("Promise 2: HTTP requests one after the other run the work each") {
   RunningServer server(WorkFor(1));
-  CHECK(Get(server, "/") == Answer{200, "answer to GET /"});
-  CHECK(Get(server, "/") == Answer{200, "answer to GET /"});
+  CHECK(Get(server, "/") == Answer{200, "answer to /"});
+  CHECK(Get(server, "/") == Answer{200, "answer to /"});
   CHECK(server.executions() == 2);
 }
 
 TEST_CASE("Promise 5: an HTTP handler that fails gives all its callers the 500, then runs afresh") {
   std::atomic<std::size_t> callers = 200;
-  RunningServer server([&](const Responses& group, const std::string& key) {
-    test::AwaitCallers(group, key, callers);
+  RunningServer server([&](const HttpService::Responses& group, const httplib::Request& request) {
+    test::AwaitCallers(group, SharingKey(request, {}).value(), callers);
     return std::string("never seen");
   });
   const auto answers = GetAtOnce(server, 200, "/fail");
@@ -142,23 +143,26 @@ TEST_CASE("Promise 5: an HTTP handler that fails gives all its callers the 500, 
 
 TEST_CASE("An HTTP route without a group runs the work for each request") {
   std::latch all_at_work(5);
-  RunningServer server([&](const Responses&, const std::string& key) {
+  RunningServer server([&](const HttpService::Responses&, const httplib::Request& request) {
     all_at_work.arrive_and_wait();
-    return "answer to " + key;
+    return "answer to " + request.target;
   });
   const auto answers = GetAtOnce(server, 5, "/alone");
-  CHECK(std::ranges::count(answers, Answer{200, "answer to GET /alone"}) == 5);
+  CHECK(std::ranges::count(answers, Answer{200, "answer to /alone"}) == 5);
   CHECK(server.executions() == 5);
 }
 
-TEST_CASE("The HTTP statistics count requests, executions and shared answers") {
+TEST_CASE("The HTTP service counts the calls of its group, and serves them in two formats") {
   RunningServer server(WorkFor(5));
   GetAtOnce(server, 5, "/");
   GetAtOnce(server, 5, "/fail");
-  const std::string expected =
-      "{\"requests\": 10, \"executions\": 2, \"shared\": 5, \"followers\": 8, \"failures\": 1, "
-      "\"in_flight\": 0}\n";
-  CHECK(Get(server, "/stats") == Answer{200, expected});
+  CHECK(Get(server, "/stats") ==
+        Answer{200,
+               "{\"answers\": {\"executions\": 2, \"followers\": 8, \"failures\": 1, \"left\": 0, "
+               "\"refused\": 0, \"in_flight\": 0}}\n"});
+  CHECK(
+      Get(server, "/metrics").body.find("\nsingleflight_followers_total{group=\"answers\"} 8\n") !=
+      std::string::npos);
 }
 
 TEST_CASE("A port in use is refused, not shared") {

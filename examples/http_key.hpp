@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Which HTTP requests may share one run of their handler: the rules of http_middleware.hpp and
+// asio_middleware.hpp, for any framework whose Request has a `method`, a `target` and `headers`,
+// pairs of a name and a value. http_sharing.hpp says which answers may be shared.
+//
+// Where there is a doubt, the request is not shared: its handler runs once more, which costs time
+// and shows nobody the answer of somebody else.
+
+#include <algorithm>
+#include <cctype>
+#include <chrono>
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+// What the user may say about a handler.
+template <class Request>
+struct SharingOptions {
+  // Further request headers that the answer depends on: requests that differ in them do not share.
+  // To name Cookie or Authorization here lets requests with the very same one share.
+  std::vector<std::string> vary = {};
+  // What else the answer depends on, as a text: the user of a session, the client's address, its
+  // certificate. Called several times for a request that has credentials, the later times with
+  // other credentials in their place: it must be pure. If it then says the same or throws, it does
+  // not tell users apart, and the request is not shared. What it leaves out of a credential, such
+  // as one cookie of two, is not found out: it must be nothing that the answer depends on.
+  std::function<std::string(const Request&)> key = {};
+  // How long a request waits for another one's handler before it is answered with 503.
+  std::optional<std::chrono::nanoseconds> timeout = {};
+};
+
+namespace http_sharing {
+
+inline constexpr const char* kCredentials[] = {"Authorization", "Cookie", "Proxy-Authorization"};
+
+// What commonly chooses the answer, makes it conditional or names a user.
+inline constexpr const char* kSelecting[] = {
+    // where from
+    "Host", "X-Forwarded-Host", "X-Forwarded-Proto", "Origin",
+    // which form
+    "Accept", "Accept-Encoding", "Accept-Language", "Cache-Control", "Range",
+    // on which condition
+    "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range",
+    // for whom
+    "X-Api-Key", "X-Auth-Token", "X-Forwarded-User"};
+
+inline char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
+inline bool SameName(std::string_view a, std::string_view b) {
+  return std::ranges::equal(a, b, {}, Lower, Lower);
+}
+
+template <class Headers>
+std::vector<std::string_view> ValuesOf(const Headers& headers, std::string_view name) {
+  std::vector<std::string_view> values;
+  for (const auto& [header, value] : headers) {
+    if (SameName(header, name)) values.push_back(value);
+  }
+  return values;
+}
+
+template <class Headers>
+bool Has(const Headers& headers, std::string_view name) {
+  return !ValuesOf(headers, name).empty();
+}
+
+// With its length before it, so that no two sequences of texts make the same key.
+inline void Append(std::string& key, std::string_view text) {
+  key += std::to_string(text.size());
+  key += ':';
+  key += text;
+}
+
+// All that the headers of these names say.
+template <class Headers, class Names>
+std::string Selected(const Headers& headers, const Names& names) {
+  std::string text;
+  for (const auto& name : names) {
+    const std::vector<std::string_view> values = ValuesOf(headers, name);
+    text += std::to_string(values.size()) + 'x';  // none is not an empty one
+    for (const std::string_view value : values) Append(text, value);
+  }
+  return text;
+}
+
+// The target with its parameters in the order of their names; those of one name keep theirs. Left
+// as it is where the framework may see other names than this does, as in `%61=1&a=2`.
+inline std::string SortedTarget(std::string_view target) {
+  constexpr std::string_view kPlain =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+  const std::size_t query_at = target.find('?');
+  std::string sorted(target.substr(0, query_at));
+  if (query_at == target.npos) return sorted;
+  std::string_view rest = target.substr(query_at + 1);
+  if (rest.find_first_of("?#;") != rest.npos) return std::string(target);
+  std::vector<std::pair<std::string_view, std::string_view>> parameters;  // name, `name=value`
+  for (bool last = false; !last;) {
+    const std::size_t end = std::min(rest.find('&'), rest.size());
+    const std::string_view parameter = rest.substr(0, end);
+    const std::string_view name = parameter.substr(0, parameter.find('='));
+    if (name.empty() || name.find_first_not_of(kPlain) != name.npos) return std::string(target);
+    parameters.emplace_back(name, parameter);
+    last = end == rest.size();
+    if (!last) rest.remove_prefix(end + 1);
+  }
+  std::ranges::stable_sort(parameters, {}, [](const auto& parameter) { return parameter.first; });
+  char separator = '?';
+  for (const auto& [name, parameter] : parameters) {
+    sorted += std::exchange(separator, '&');
+    sorted += parameter;
+  }
+  return sorted;
+}
+
+// Credentials of the same form that say something else: a scheme, or the names of cookies, stay.
+inline std::string OtherCredentials(std::string text) {
+  const std::size_t start = text.find_first_of(" =");
+  bool in_value = true;
+  for (std::size_t i = start == text.npos ? 0 : start; i < text.size(); ++i) {
+    char& c = text[i];
+    if (c == '=' || c == ';') {
+      in_value = c == '=';
+    } else if (in_value && std::isalnum(static_cast<unsigned char>(c))) {
+      c = c == '0' ? '1' : '0';
+    }
+  }
+  return text;
+}
+
+// Whether the user's key function, which said `key`, says something else for other credentials.
+template <class Request>
+bool TellsApart(const SharingOptions<Request>& options, const Request& request,
+                std::string_view credential, const std::string& key) {
+  Request other = request;
+  for (auto& [name, value] : other.headers) {
+    if (SameName(name, credential)) value = OtherCredentials(value);
+  }
+  try {
+    return options.key(other) != key;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+}  // namespace http_sharing
+
+// The key by which a request shares its answer, or nothing if it may not: it is no GET or HEAD, has
+// a body, or has credentials that neither `options.vary` nor `options.key` includes. Equal keys
+// mean the same method, path, query and values of all headers that count.
+template <class Request>
+std::optional<std::string> SharingKey(const Request& request,
+                                      const SharingOptions<Request>& options) {
+  using namespace http_sharing;
+  if (request.method != "GET" && request.method != "HEAD") return std::nullopt;
+  const auto lengths = ValuesOf(request.headers, "Content-Length");
+  const bool empty = std::ranges::all_of(lengths, [](auto length) { return length == "0"; });
+  if (!empty || Has(request.headers, "Transfer-Encoding")) return std::nullopt;
+
+  const std::string of_user = options.key ? options.key(request) : std::string();
+  std::string key;
+  for (const char* const name : kCredentials) {
+    const bool given = Has(request.headers, name);
+    const auto is_it = [name](const std::string& other) { return SameName(name, other); };
+    if (given && std::ranges::none_of(options.vary, is_it) &&
+        !(options.key && TellsApart(options, request, name, of_user))) {
+      return std::nullopt;
+    }
+    key += given ? '+' : '-';  // nobody is taken for one who has none
+  }
+  Append(key, request.method);
+  Append(key, SortedTarget(request.target));
+  Append(key, of_user);
+  key += Selected(request.headers, kSelecting);
+  key += Selected(request.headers, options.vary);
+  return key;
+}
