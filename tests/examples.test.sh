@@ -82,6 +82,13 @@ check 'herd: a rate of 0 is refused' refused 2 '--rate must be' ./herd --rate 0
 check 'herd: a word for a number is refused' refused 2 "not 'many'" ./herd --keys many
 check 'herd: a flag without a value is refused' refused 2 '--zipf needs a value' ./herd --zipf
 
+check 'cache runs' run ./cache --rate 400 --seconds 0.5 --backend-ms 20 --ttl-ms 1000000
+check 'cache: all four runs answer every request' printed 1 'requests +200 +200 +200 +200'
+check 'cache: without protection, an execution a request; with both, one a key' printed 1 \
+  'backend executions +200 +[0-9]+ +[0-9]+ +4'
+check 'cache: a line over time for each run' printed 4 '(no protection|[a-z]+) +[.1-9#]{60}'
+check 'cache: an unknown flag is refused' refused 2 'unknown flag --speed' ./cache --speed 3
+
 if [[ -x asio_server ]]; then
   check 'asio_server runs' run ./asio_server --connections 300 --work-ms 500
   check 'asio_server: all connections are answered' printed 1 'status 200: 300'
@@ -107,11 +114,12 @@ check 'http_client runs' run ./http_client --port "$port" --count 50
 check 'http: 50 requests at once are answered' printed 1 'status 200: 50'
 check 'http: they get one body' printed 1 'distinct bodies: 1'
 check 'http: for one execution' printed 1 \
-  'server: \{"requests": 50, "executions": 1, "shared": 50, "followers": 49, .*\}'
+  'server: \{"answers": \{"executions": 1, "followers": 49, .*\}\}'
 
 check 'http_client runs on /alone' run ./http_client --port "$port" --count 20 --path /alone
 check 'http: without a group they get a body each' printed 1 'distinct bodies: 20'
-check 'http: for an execution each' printed 1 'server: \{"requests": 70, "executions": 21, .*\}'
+check 'http: and its calls are not among them' printed 1 \
+  'server: \{"answers": \{"executions": 1, .*\}\}'
 
 check 'http_server: a port in use is refused' refused 1 "port $port" ./http_server --port "$port"
 check 'http_server: an unknown flag is refused' refused 2 'unknown flag --speed' \
@@ -123,7 +131,7 @@ check 'http_client: an unknown flag is refused' refused 2 'unknown flag --speed'
 
 check 'http_server can be told to end' kill -TERM "$server"
 check 'http_server ends well' wait "$server"
-check 'http_server has served all' grep -qx 'stopped: {"requests": 70, "executions": 21, .*}' <&3
+check 'http_server has served all' grep -qx 'stopped: {"answers": {"executions": 1, .*}}' <&3
 server=''
 check 'http_client: a server that is gone is reported' refused 1 'no answer' \
   ./http_client --port "$port"
