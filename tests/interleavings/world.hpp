@@ -319,19 +319,20 @@ class World {
 };
 
 // A scenario on a world of its own for each run.
-class Scenario {
+template <class World>
+class ScenarioOf {
  public:
-  Scenario(Run& run, singleflight::GroupOptions options = {})
+  ScenarioOf(Run& run, singleflight::GroupOptions options = {})
       : run_(run), world_(std::make_shared<World>(options)) {}
-  ~Scenario() {
+  ~ScenarioOf() {
     run_.AtEnd([world = world_, finish = finish_, check = check_] {
       if (finish) finish();
       world->Check();
       if (check) check(*world);
     });
   }
-  Scenario(const Scenario&) = delete;
-  Scenario& operator=(const Scenario&) = delete;
+  ScenarioOf(const ScenarioOf&) = delete;
+  ScenarioOf& operator=(const ScenarioOf&) = delete;
 
   World* operator->() const { return world_.get(); }
   World& operator*() const { return *world_; }
@@ -350,6 +351,7 @@ class Scenario {
   std::function<void()> finish_;
   std::function<void(World&)> check_;
 };
+using Scenario = ScenarioOf<World>;
 
 // ---- The searches, and the figures they give
 

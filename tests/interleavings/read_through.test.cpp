@@ -1,0 +1,823 @@
+// SPDX-License-Identifier: MIT
+
+// Interleavings of a ReadThrough's callers: they look in the cache, load, put, refresh and
+// invalidate.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <span>
+#include <stdexcept>
+#include <stop_token>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "../catch.hpp"
+#include "../coroutines.hpp"
+#include "world.hpp"
+
+using namespace std::chrono_literals;
+using interleave::ExploreAll;
+using interleave::ExplorePreemptions;
+using interleave::ExploreRandom;
+using interleave::Mode;
+using interleave::OneShard;
+using interleave::Point;
+using interleave::Run;
+using interleave::Unseen;
+using singleflight::GroupOptions;
+
+namespace {
+
+constexpr int kKey = 1;
+
+// What a load brings: the source as it was when the load began. Nothing: the source had nothing.
+struct Loaded {
+  std::size_t load;
+  std::size_t version;
+};
+using Value = std::optional<Loaded>;
+constexpr std::size_t kPrimed = ~std::size_t{0};  // the `load` of what was in the cache before
+
+std::size_t VersionOf(const Value& value) { return value ? value->version : 0; }
+
+// A cache of one key. Where it is not kConcurrent it is nothing but memory, whose races are seen;
+// else each operation is one step, which orders nothing for others.
+template <bool kIsConcurrent>
+class Cache {
+ public:
+  static constexpr bool kConcurrent = kIsConcurrent;
+
+  std::optional<Value> Get(int) {
+    return Access(Mode::kRead, [this] { return value_; });
+  }
+  void Put(int, const Value& value) {
+    Access(Mode::kWrite, [&] { value_ = value; });
+    const Unseen unseen;
+    puts.push_back(value->load);
+  }
+  void Erase(int) {
+    Access(Mode::kWrite, [this] { value_.reset(); });
+  }
+
+  // When the threads have ended.
+  const std::optional<Value>& Peek() const { return value_; }
+  std::vector<std::size_t> puts;  // the loads whose values were put
+
+ private:
+  template <class Use>
+  auto Access(Mode mode, Use&& use) {
+    if constexpr (kIsConcurrent) {
+      Point(this, mode);
+      const Unseen unseen;
+      return use();
+    } else {
+      return use();
+    }
+  }
+
+  std::optional<Value> value_;
+};
+
+template <class Cache>
+using ReadThrough = singleflight::ReadThrough<int, Value, Cache&, singleflight::DefaultHash<int>,
+                                              singleflight::DefaultEqual<int>, OneShard>;
+
+// What a ReadThrough is there to replace.
+template <class Cache>
+class NaivePair {
+ public:
+  NaivePair(Cache& cache, singleflight::ReadThroughOptions options)
+      : cache_(cache), group_(options.group) {}
+
+  template <class Load>
+  std::optional<Value> Get(int key, Load load) {
+    if (const auto hit = cache_.Get(key)) return hit;
+    return *group_.Do(key, [&] {
+      const Value value = load();
+      cache_.Put(key, value);
+      return value;
+    });
+  }
+  void Invalidate(int key) {
+    cache_.Erase(key);
+    group_.Forget(key);
+  }
+
+ private:
+  Cache& cache_;
+  singleflight::Group<int, Value, singleflight::DefaultHash<int>, singleflight::DefaultEqual<int>,
+                      OneShard>
+      group_;
+};
+
+// What came of all schedules of an exploration: whether a scenario came to what it is about.
+struct Seen {
+  std::size_t hits = 0;
+  std::size_t followers = 0;
+  std::size_t outdated = 0;
+  std::size_t loaded_twice = 0;
+  std::size_t old_values = 0;  // that a caller got who had asked before they were invalidated
+  std::size_t unwanted = 0;    // loads that were asked to stop
+};
+Seen seen;
+
+// A cache, the source behind it, callers; and what must be true of every history.
+template <class CacheType, class UsersType>
+class WorldOf {
+ public:
+  using Users = UsersType;
+
+  explicit WorldOf(GroupOptions options)
+      : users(std::make_unique<Users>(cache, singleflight::ReadThroughOptions{.group = options})) {}
+
+  CacheType cache;
+  std::unique_ptr<Users> users;
+  // The source has nothing until it is changed first.
+  bool nothing_at_first = false;
+
+  // Something is in the cache before the threads begin.
+  void Prime() {
+    cache.Put(kKey, Loaded{kPrimed, 0});
+    cache.puts.clear();
+  }
+
+  // ---- For the scenario's threads
+
+  auto Load() {
+    return [this] { return DoLoad(); };
+  }
+  // The same for a load that may be asked to stop.
+  auto StoppableLoad() {
+    return [this](std::stop_token stop) {
+      const Value value = DoLoad();
+      const bool asked = stop.stop_requested();
+      const Unseen unseen;
+      loads_[value->load].unwanted = asked;
+      seen.unwanted += asked;
+      return value;
+    };
+  }
+
+  // A caller: asks by `ask`, which returns a result or what is like one.
+  template <class Ask>
+  void Call(Ask&& ask) {
+    const std::size_t at_least = StartGet();
+    EndAsking(at_least, *ask());
+  }
+  void Get() {
+    Call([this] { return users->Get(kKey, Load()); });
+  }
+  void Refresh() {
+    const std::size_t at_least = StartRefresh();
+    EndAsking(at_least, *users->Refresh(kKey, Load()));
+  }
+
+  // By a task that `executor` is given. Whom another call keeps from it may have joined that.
+  template <class Executor>
+  void RefreshBehind(Executor&& executor) {
+    const auto role = users->Refresh(kKey, Load(), std::forward<Executor>(executor));
+    const Unseen unseen;
+    ++(role == singleflight::Role::kLeader ? refreshes_ : may_have_joined_);
+  }
+
+  // Who starts from now on must not see what is older than is returned here.
+  std::size_t StartGet() { return StartAsking(gets_); }
+  std::size_t StartRefresh() { return StartAsking(refreshes_); }
+  void EndAsking(std::size_t at_least, const Value& value) {
+    const Unseen unseen;
+    Expect(VersionOf(value) >= at_least, "a caller got what was invalidated before it asked");
+    seen.old_values += VersionOf(value) < invalidated_;
+  }
+
+  // Changes the source and invalidates.
+  void Change() {
+    const std::size_t version = Save();
+    users->Invalidate(kKey);
+    Point(&invalidated_, Mode::kWrite);
+    const Unseen unseen;
+    invalidated_ = std::max(invalidated_, version);
+  }
+
+  // ---- After the run
+
+  std::size_t Loads() const { return loads_.size(); }
+  std::size_t ThreadOf(const Value& value) const { return loads_[value->load].thread; }
+  std::size_t LoadsOf(std::size_t thread) const {
+    return static_cast<std::size_t>(std::count_if(
+        loads_.begin(), loads_.end(), [=](const auto& load) { return load.thread == thread; }));
+  }
+  void ExpectCached(std::size_t version) const {
+    Expect(cache.Peek().has_value(), "the cache has nothing");
+    Expect(VersionOf(*cache.Peek()) == version, "the cache has not the value that it should have");
+  }
+
+  // What is true of every history.
+  void Check() const {
+    if (const auto& cached = cache.Peek()) {
+      Expect(VersionOf(*cached) >= invalidated_, "the cache has what was invalidated");
+    }
+    for (const std::size_t load : cache.puts) {
+      Expect(!loads_[load].unwanted, "a value was put of a load that had been asked to stop");
+    }
+    seen.loaded_twice += loads_.size() > 1;
+    if constexpr (requires { users->GetStats(); }) {
+      if (users != nullptr) CheckStats(users->GetStats());
+    }
+  }
+
+  static void Expect(bool holds, const char* what) {
+    if (!holds) interleave::Fail(what);
+  }
+
+ private:
+  struct LoadNote {
+    std::size_t thread;
+    bool unwanted;
+  };
+
+  Value DoLoad() {
+    Point(&saved_, Mode::kRead);
+    const Unseen unseen;
+    loads_.push_back({interleave::ThisThread(), false});
+    if (saved_ == 0 && nothing_at_first) return std::nullopt;
+    return Loaded{loads_.size() - 1, saved_};
+  }
+
+  std::size_t StartAsking(std::size_t& count) {
+    Point(&invalidated_, Mode::kRead);
+    const Unseen unseen;
+    ++count;
+    return invalidated_;
+  }
+
+  std::size_t Save() {
+    Point(&saved_, Mode::kWrite);
+    const Unseen unseen;
+    return ++saved_;
+  }
+
+  void CheckStats(const singleflight::ReadThroughStats& stats) const {
+    Expect(stats.hits + stats.misses == gets_, "a Get is neither a hit nor a miss, or is both");
+    const std::size_t asked = stats.calls.executions + stats.calls.followers;
+    const std::size_t at_least = stats.misses + refreshes_;
+    Expect(at_least <= asked && asked <= at_least + may_have_joined_,
+           "misses and Refreshes are not what the group counted");
+    Expect(stats.loads == loads_.size(), "loads are not what was counted");
+    Expect(nothing_at_first || stats.loads == cache.puts.size() + stats.outdated,
+           "a value was neither put nor counted as outdated");
+    Expect(stats.calls.failures + stats.get_failures + stats.put_failures == 0, "a failure");
+    Expect(stats.calls.in_flight == 0 && users->Callers(kKey) == 0, "a call is still in flight");
+    seen.hits += stats.hits;
+    seen.followers += stats.calls.followers;
+    seen.outdated += stats.outdated;
+  }
+
+  // Only under Unseen, once the threads have begun; the search knows them by their addresses.
+  std::size_t saved_ = 0;        // the source's version
+  std::size_t invalidated_ = 0;  // what was older than this
+  std::size_t gets_ = 0;
+  std::size_t refreshes_ = 0;
+  std::size_t may_have_joined_ = 0;
+  std::vector<LoadNote> loads_;
+};
+
+template <bool kConcurrent>
+using World = WorldOf<Cache<kConcurrent>, ReadThrough<Cache<kConcurrent>>>;
+template <bool kConcurrent>
+using Scenario = interleave::ScenarioOf<World<kConcurrent>>;
+
+// All schedules of `body(scenario)`, with a cache that needs a lock and with one that does not.
+template <class Body>
+void ExploreBoth(const std::string& name, Body&& body, GroupOptions options = {}) {
+  seen = {};
+  ExploreAll(name.c_str(), [&](Run& run) {
+    Scenario<false> scenario(run, options);
+    body(scenario);
+  });
+  ExploreAll((name + "_concurrent").c_str(), [&](Run& run) {
+    Scenario<true> scenario(run, options);
+    body(scenario);
+  });
+}
+// Where there are too many, those with few preemptions.
+template <class Body>
+void ExploreFew(const char* name, Body&& body) {
+  ExplorePreemptions(name, test::Long() ? 3 : 2, [&](Run& run) {
+    Scenario<false> scenario(run);
+    body(scenario);
+  });
+}
+
+// Or some at random.
+template <class Body>
+void ExploreSome(const char* name, std::size_t runs, Body&& body) {
+  ExploreRandom(name, runs, [&](Run& run) {
+    Scenario<false> scenario(run);
+    body(scenario);
+  });
+}
+
+const auto get = [](auto& world) { world.Get(); };
+const auto refresh = [](auto& world) { world.Refresh(); };
+const auto change = [](auto& world) { world.Change(); };
+const auto change_then_get = [](auto& world) {
+  world.Change();
+  world.Get();
+};
+
+const auto loads_once = [](auto& world) { world.Expect(world.Loads() == 1, "not loaded once"); };
+// These callers, who load once.
+const auto load_once = [](auto... callers) {
+  return [=](auto& scenario) {
+    (scenario.Thread(callers), ...);
+    scenario.AtEnd(loads_once);
+  };
+};
+const auto caches_the_change = [](auto& world) { world.ExpectCached(1); };
+
+}  // namespace
+
+TEST_CASE("Interleavings: callers of one key load it once") {
+  ExploreBoth("loads_once", load_once(get, get));
+  CHECK(seen.hits > 0);
+  CHECK(seen.followers > 0);
+  ExploreFew("loads_once_3", load_once(get, get, get));
+}
+
+namespace {
+
+// Callers that do not block in Get.
+const auto get_async = [](auto& world) {
+  const auto here = [](auto task) { task(); };
+  world.Call([&] { return singleflight::DoAsync(*world.users, kKey, world.Load(), here).Get(); });
+};
+const auto get_many = [](auto& world) {
+  world.Call([&] {
+    const auto load = [&](std::span<const int>) { return std::vector{world.Load()()}; };
+    return singleflight::DoMany(*world.users, std::vector{kKey}, load).front().result();
+  });
+};
+
+template <class World>
+test::Task<Value> LoadSlowly(World& world, test::Signal& upstream) {
+  const Value value = world.Load()();
+  co_await upstream;
+  co_return value;
+}
+template <class World>
+test::FireAndForget GetInCoroutine(World& world, test::Signal& upstream) {
+  const std::size_t at_least = world.StartGet();
+  const auto load = [&] { return LoadSlowly(world, upstream); };
+  const auto result = co_await singleflight::CoDo(*world.users, kKey, load);
+  world.EndAsking(at_least, *result);
+}
+template <class World>
+test::FireAndForget RefreshInCoroutine(World& world, test::Signal& upstream) {
+  const std::size_t at_least = world.StartRefresh();
+  const auto load = [&] { return LoadSlowly(world, upstream); };
+  const auto result = co_await singleflight::CoDo(world.users->Refreshing(), kKey, load);
+  world.EndAsking(at_least, *result);
+}
+
+// Answers what was asked before the threads begin.
+auto Firing(std::shared_ptr<test::Signal> upstream) {
+  return [upstream](auto&) { upstream->Fire(); };
+}
+
+// A task that nobody has run yet, and the Future of who asked for it.
+template <class Scenario>
+struct Submitted {
+  explicit Submitted(Scenario& scenario) : world(&*scenario), at_least(world->StartGet()) {
+    const auto store = [this](auto its_task) { task = its_task; };
+    future = std::make_shared<singleflight::Future<Value>>(
+        singleflight::DoAsync(*world->users, kKey, world->StoppableLoad(), store));
+  }
+
+  auto Running() {
+    return [task = std::exchange(task, nullptr)](auto&) mutable {
+      task();
+      task = nullptr;
+    };
+  }
+  auto Getting() const {
+    return [future = future, at_least = at_least](auto& its_world) {
+      its_world.EndAsking(at_least, *future->Get());
+    };
+  }
+
+  decltype(&*std::declval<Scenario&>()) world;
+  std::size_t at_least;
+  std::function<void()> task;
+  std::shared_ptr<singleflight::Future<Value>> future;
+};
+
+}  // namespace
+
+TEST_CASE("Interleavings: whichever way callers ask, the key is loaded once") {
+  ExploreBoth("loads_once_async", load_once(get_async, get));
+  CHECK(seen.hits > 0);
+  CHECK(seen.followers > 0);
+  ExploreBoth("loads_once_many", load_once(get_many, get_async));
+  CHECK(seen.hits > 0);
+  CHECK(seen.followers > 0);
+  ExploreSome("loads_once_each_way", 5000, load_once(get, get_async, get_many));
+  ExploreBoth("loads_once_coroutine", [](auto& scenario) {
+    const auto upstream = std::make_shared<test::Signal>();
+    const auto unused = std::make_shared<test::Signal>();
+    GetInCoroutine(*scenario, *upstream);
+    scenario.Thread(Firing(upstream));
+    scenario.Thread([unused](auto& world) { GetInCoroutine(world, *unused); });
+    scenario.Thread(get);
+    scenario.AtEnd(loads_once);
+  });
+  CHECK(seen.hits > 0);
+  CHECK(seen.followers > 0);
+}
+
+TEST_CASE("Interleavings: a Get is never given what was invalidated before it") {
+  ExploreBoth("invalidate", [](auto& scenario) {
+    scenario.Thread(get);
+    scenario.Thread(change_then_get);
+    scenario.AtEnd(caches_the_change);
+  });
+  CHECK(seen.outdated > 0);
+  CHECK(seen.old_values > 0);
+  ExploreBoth("invalidate_primed", [](auto& scenario) {
+    scenario->Prime();
+    scenario.Thread(get);
+    scenario.Thread(change_then_get);
+    scenario.AtEnd(caches_the_change);
+  });
+  // Who looks again finds what was put since, and is then overtaken.
+  ExploreBoth("invalidate_what_was_put", [](auto& scenario) {
+    scenario.Thread(get);
+    scenario.Thread([](auto& world) {
+      world.Get();
+      world.Change();
+      world.Get();
+    });
+    scenario.AtEnd(caches_the_change);
+  });
+  ExploreFew("invalidate_3", [](auto& scenario) {
+    scenario.Thread(get);
+    scenario.Thread(change_then_get);
+    scenario.Thread(get);
+    scenario.AtEnd(caches_the_change);
+  });
+  ExploreFew("invalidate_twice", [](auto& scenario) {
+    scenario->Prime();
+    scenario.Thread(get);
+    scenario.Thread(change_then_get);
+    scenario.Thread(change_then_get);
+    scenario.AtEnd([](auto& world) { world.ExpectCached(2); });
+  });
+}
+
+TEST_CASE("Interleavings: an asynchronous load that was invalidated is not put") {
+  ExploreBoth("invalidate_async", [](auto& scenario) {
+    Submitted submitted(scenario);
+    scenario.Thread(submitted.Running());
+    scenario.Thread(change_then_get);
+    scenario.Finally([world = submitted.world, getting = submitted.Getting()] { getting(*world); });
+    scenario.AtEnd(caches_the_change);
+  });
+  CHECK(seen.outdated > 0);
+  CHECK(seen.old_values > 0);
+  ExploreSome("invalidate_async_3", 5000, [](auto& scenario) {
+    Submitted submitted(scenario);
+    scenario.Thread(submitted.Running());
+    scenario.Thread(submitted.Getting());
+    scenario.Thread(change_then_get);
+    scenario.AtEnd(caches_the_change);
+  });
+  ExploreBoth("invalidate_coroutine", [](auto& scenario) {
+    const auto upstream = std::make_shared<test::Signal>();
+    GetInCoroutine(*scenario, *upstream);
+    scenario.Thread(Firing(upstream));
+    scenario.Thread(change_then_get);
+    scenario.AtEnd(caches_the_change);
+  });
+  CHECK(seen.outdated > 0);
+  ExploreBoth("invalidate_coroutine_3", [](auto& scenario) {
+    const auto upstream = std::make_shared<test::Signal>();
+    GetInCoroutine(*scenario, *upstream);
+    scenario.Thread(Firing(upstream));
+    scenario.Thread(change);
+    scenario.Thread(get);
+  });
+}
+
+TEST_CASE("Interleavings: of two loads in flight, the value of the later one stays") {
+  // However they end: the first was invalidated before the second began.
+  ExploreBoth("two_loads", [](auto& scenario) {
+    const auto first = std::make_shared<test::Signal>();
+    const auto second = std::make_shared<test::Signal>();
+    GetInCoroutine(*scenario, *first);
+    scenario->Change();
+    GetInCoroutine(*scenario, *second);
+    scenario.Thread(Firing(first));
+    scenario.Thread(Firing(second));
+    scenario.Thread(get);
+    scenario.AtEnd([](auto& world) {
+      world.Expect(world.Loads() == 2, "not two loads");
+      world.ExpectCached(1);
+    });
+  });
+  CHECK(seen.outdated > 0);
+  // The first is forgotten by whoever finds it too old, perhaps while it is being put.
+  const auto too_old = [](auto& scenario) {
+    scenario.Thread(get);
+    scenario.Thread([](auto& world) {
+      interleave::PassTime(20ms);
+      world.Get();
+    });
+    scenario.AtEnd([](auto& world) {
+      const bool both = world.LoadsOf(1) == 1;
+      world.Expect(world.ThreadOf(*world.cache.Peek()) == (both ? 1u : 0u), "the older one stays");
+    });
+  };
+  ExploreBoth("two_loads_max_age", too_old, {.max_age = 10ms});
+  CHECK(seen.loaded_twice > 0);
+  CHECK(seen.outdated > 0);
+}
+
+TEST_CASE("Interleavings: while it is refreshed, a key's value is there for its readers") {
+  const auto readers = [](auto... others) {
+    return [=](auto& scenario) {
+      scenario->Prime();
+      scenario.Thread(refresh);
+      (scenario.Thread(others), ...);
+      scenario.AtEnd([](auto& world) {
+        loads_once(world);
+        world.Expect(world.users->GetStats().misses == 0, "a reader found nothing");
+        world.Expect((*world.cache.Peek())->load == 0, "the old value is still there");
+      });
+    };
+  };
+  ExploreBoth("refresh_reader", readers(get));
+  ExploreBoth("refresh_readers", readers(get, get));
+}
+
+TEST_CASE("Interleavings: Refreshes that meet load once") {
+  const auto refreshes = [](auto... others) {
+    return [=](auto& scenario) {
+      scenario->Prime();
+      scenario.Thread(refresh);
+      (scenario.Thread(others), ...);
+      scenario.AtEnd([](auto& world) {
+        const auto stats = world.users->GetStats();
+        world.Expect(stats.loads == stats.calls.executions, "a Refresh did not load");
+        world.Expect(stats.misses == 0, "a reader found nothing");
+        world.Expect((*world.cache.Peek())->load == world.Loads() - 1, "an older value stays");
+      });
+    };
+  };
+  ExploreBoth("refresh_refresh", refreshes(refresh));
+  CHECK(seen.followers > 0);
+  CHECK(seen.loaded_twice > 0);
+  ExploreBoth("refresh_refresh_reader", refreshes(refresh, get));
+}
+
+TEST_CASE("Interleavings: a Refresh that was overtaken by Invalidate puts nothing") {
+  ExploreBoth("refresh_overtaken", [](auto& scenario) {
+    scenario->Prime();
+    scenario.Thread(refresh);
+    scenario.Thread(change);
+  });
+  CHECK(seen.outdated > 0);
+  ExploreBoth("refresh_overtaken_get", [](auto& scenario) {
+    scenario->Prime();
+    scenario.Thread(refresh);
+    scenario.Thread(change_then_get);
+    scenario.AtEnd(caches_the_change);
+  });
+  // Nor does one that found nothing erase what came since.
+  ExploreBoth("refresh_finds_nothing", [](auto& scenario) {
+    scenario->nothing_at_first = true;
+    scenario.Thread(refresh);
+    scenario.Thread(change_then_get);
+    scenario.AtEnd(caches_the_change);
+  });
+  CHECK(seen.outdated > 0);
+  ExploreBoth("refresh_behind", [](auto& scenario) {
+    scenario->Prime();
+    std::function<void()> task;
+    scenario->RefreshBehind([&task](auto its_task) { task = its_task; });
+    scenario.Thread([task = std::exchange(task, nullptr)](auto&) mutable {
+      task();
+      task = nullptr;
+    });
+    scenario.Thread(change_then_get);
+    scenario.AtEnd(caches_the_change);
+  });
+  CHECK(seen.outdated > 0);
+  ExploreBoth("refresh_coroutine", [](auto& scenario) {
+    scenario->Prime();
+    const auto upstream = std::make_shared<test::Signal>();
+    RefreshInCoroutine(*scenario, *upstream);
+    scenario.Thread(Firing(upstream));
+    scenario.Thread(change_then_get);
+    scenario.AtEnd(caches_the_change);
+  });
+  CHECK(seen.outdated > 0);
+}
+
+TEST_CASE("Interleavings: a load that nobody wants any more is not put") {
+  ExploreBoth("load_left", [](auto& scenario) {
+    Submitted submitted(scenario);
+    scenario.Thread(submitted.Running());
+    scenario.Thread([future = submitted.future](auto& world) {
+      *future = {};
+      world.Get();
+    });
+  });
+  CHECK(seen.unwanted > 0);
+  CHECK(seen.outdated > 0);
+}
+
+TEST_CASE("Interleavings: a ReadThrough ends while a load lands") {
+  ExploreBoth("read_through_ends", [](auto& scenario) {
+    Submitted submitted(scenario);
+    scenario.Thread(submitted.Running());
+    scenario.Thread([](auto& world) { world.users.reset(); });
+    scenario.Finally([world = submitted.world, getting = submitted.Getting()] { getting(*world); });
+  });
+  CHECK(seen.unwanted > 0);
+}
+
+TEST_CASE("Interleavings: four callers of a ReadThrough, each with a wish of its own") {
+  ExploreSome("read_through_callers", 5000, [](auto& scenario) {
+    scenario.Thread(get);
+    scenario.Thread(change_then_get);
+    scenario.Thread(refresh);
+    scenario.Thread([](auto& world) {
+      get_async(world);
+      change_then_get(world);
+    });
+    scenario.AtEnd([](auto& world) { world.ExpectCached(2); });
+  });
+}
+
+namespace {
+
+// Callers who may leave the load to others, or to nobody.
+const auto get_in_time = [](auto& world) {
+  try {
+    world.Call([&] { return world.users->Get(kKey, world.StoppableLoad(), {.timeout = 1ms}); });
+  } catch (const std::system_error& error) {
+    world.Expect(error.code() == std::errc::timed_out, "neither a value nor a timeout");
+  }
+};
+const auto get_and_drop = [](auto& world) {
+  std::function<void()> task;
+  const auto store = [&task](auto its_task) { task = its_task; };
+  world.StartGet();
+  static_cast<void>(singleflight::DoAsync(*world.users, kKey, world.StoppableLoad(), store));
+  if (task) task();
+};
+const auto refresh_behind = [](auto& world) { world.RefreshBehind([](auto task) { task(); }); };
+const auto pass_time = [](auto&) { interleave::PassTime(2ms); };
+
+template <class World>
+void RunDrawn(unsigned drawn, World& world) {
+  switch (drawn % 12) {
+    case 0:
+      return get_async(world);
+    case 1:
+      return get_many(world);
+    case 2:
+      return get_in_time(world);
+    case 3:
+      return get_and_drop(world);
+    case 4:
+      return refresh(world);
+    case 5:
+      return refresh_behind(world);
+    case 6:
+      return pass_time(world);
+    case 7:
+    case 8:
+    case 9:
+      return change(world);
+    default:
+      return get(world);
+  }
+}
+
+template <bool kConcurrent>
+std::size_t ExploreProgram(unsigned seed) {
+  interleave::Pct search = interleave::RandomSearch(seed, 30, 150);
+  return Explore("read_through_program_" + std::to_string(seed), search,
+                 [seed](Run& run) {
+                   std::mt19937 random(seed);
+                   GroupOptions options;
+                   if (random() % 3 == 0) options.max_age = 1ms;
+                   Scenario<kConcurrent> scenario(run, options);
+                   if (random() % 2 == 0) scenario->Prime();
+                   for (int thread = 0; thread < 3; ++thread) {
+                     scenario.Thread([first = random(), second = random()](auto& world) {
+                       RunDrawn(static_cast<unsigned>(first), world);
+                       RunDrawn(static_cast<unsigned>(second), world);
+                     });
+                   }
+                 })
+      .schedules;
+}
+
+}  // namespace
+
+TEST_CASE("Interleavings: programs of all that a ReadThrough can do, drawn by a seed") {
+  const unsigned programs = test::Long() ? 10000 : 300;
+  std::size_t schedules = 0;
+  for (unsigned seed = 1; seed <= programs; ++seed) {
+    schedules += seed % 2 == 0 ? ExploreProgram<false>(seed) : ExploreProgram<true>(seed);
+  }
+  interleave::Report("random", "read_through_programs", schedules);
+}
+
+namespace {
+
+// The failure that the search meets if the naive pair takes the place of the ReadThrough.
+template <class Body>
+std::string FailureOfNaivePair(Body&& body) {
+  try {
+    interleave::Exhaustive search;
+    Explore("naive_pair", search, [&](Run& run) {
+      interleave::ScenarioOf<WorldOf<Cache<true>, NaivePair<Cache<true>>>> scenario(run);
+      body(scenario);
+    });
+    return {};
+  } catch (const std::runtime_error& error) {
+    const std::string text = error.what();
+    return text.substr(0, text.find('\n'));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("Interleavings: a cache and a group without a ReadThrough show what it is there for") {
+  const std::string twice = FailureOfNaivePair(load_once(get, get));
+  CHECK(twice == "interleavings: naive_pair: not loaded once");
+  const std::string brought_back = FailureOfNaivePair([](auto& scenario) {
+    scenario.Thread(get);
+    scenario.Thread(change);
+  });
+  CHECK(brought_back == "interleavings: naive_pair: the cache has what was invalidated");
+}
+
+TEST_CASE("Interleavings: a key's lock holds up those only who want the same") {
+  using singleflight::detail::KeyLock;
+  // Two keys that share a mutex.
+  constexpr std::uint64_t kOne = 1;
+  constexpr std::uint64_t kOther = 22;
+  struct Keys {
+    KeyLock lock;
+    int changed[2] = {};
+    std::atomic<bool> other_changed = false;
+  };
+  ExploreAll("key_lock", [&](Run& run) {
+    const auto keys = std::make_shared<Keys>();
+    for (int i = 0; i < 2; ++i) {
+      run.Thread([keys] {
+        const KeyLock::Holder changing(keys->lock, kOne);
+        ++keys->changed[0];
+      });
+    }
+    run.Thread([keys] {
+      const KeyLock::Holder changing(keys->lock, kOther);
+      ++keys->changed[1];
+    });
+  });
+  // Nobody could go on if the first held up the other key, or its waiter were woken instead.
+  ExploreAll("key_lock_held", [&](Run& run) {
+    const auto keys = std::make_shared<Keys>();
+    run.Thread([keys] {
+      const KeyLock::Holder changing(keys->lock, kOne);
+      while (!keys->other_changed.load()) std::this_thread::yield();
+      ++keys->changed[0];
+    });
+    run.Thread([keys] {
+      const KeyLock::Holder changing(keys->lock, kOne);
+      ++keys->changed[0];
+    });
+    for (int i = 0; i < 2; ++i) {
+      run.Thread([keys] {
+        {
+          const KeyLock::Holder changing(keys->lock, kOther);
+          if (++keys->changed[1] == 1) return;
+        }
+        keys->other_changed.store(true);
+      });
+    }
+  });
+}
