@@ -6,14 +6,18 @@
 #include <chrono>
 #include <coroutine>
 #include <functional>
+#include <optional>
+#include <singleflight/singleflight.hpp>
 #include <span>
 #include <stop_token>
 #include <string>
 #include <system_error>
-#include <variant>
 #include <vector>
 
 using namespace std::chrono_literals;
+using singleflight::CoDo;
+using singleflight::DoAsync;
+using singleflight::DoMany;
 
 struct User {
   std::string name;
@@ -22,16 +26,16 @@ struct Request {
   std::string Key() const;
   int id;
 };
+struct Cache {
+  explicit Cache(int size);
+  std::optional<User> Get(const std::string& key);
+  void Put(const std::string& key, const User& user);
+  void Erase(const std::string& key);
+};
 User Load(int id);
+void Save(const User& user);
 std::vector<User> LoadAll(std::span<const std::string> keys);
 void Send(const User& user);
-
-struct Report {};
-Report Compute();
-Report Compute(int id, std::stop_token stop);
-void Send(const Report& report);
-void Send(const Report& report, const User& user);
-void SendUnavailable();
 
 struct Pool {
   void Post(std::function<void()> task);
@@ -51,17 +55,12 @@ struct UserTask : std::suspend_always {
 };
 UserTask LoadTask(int id);
 
-#if __has_include(<asio.hpp>)
-#if defined(__clang__)
-#define ASIO_HAS_CO_AWAIT
-#define ASIO_HAS_STD_COROUTINE
-#endif
-#include <asio/awaitable.hpp>
-#include <asio/experimental/awaitable_operators.hpp>
-#include <asio/steady_timer.hpp>
-#include <asio/use_awaitable.hpp>
-#include <singleflight/asio.hpp>
+#if __has_include(<httplib.h>)
+#include "../../examples/http_middleware.hpp"
 
-using singleflight::AsyncDo;
-asio::awaitable<User> LoadUser(int id);
+extern httplib::Server server;
+extern ResponseGroup<httplib::Response> pages;
+void ListUsers(const httplib::Request& request, httplib::Response& response);
+void ListPrices(const httplib::Request& request, httplib::Response& response);
+void ShowAccount(const httplib::Request& request, httplib::Response& response);
 #endif
