@@ -27,10 +27,10 @@ struct HttpRequest {
 
   // Of the part up to and including the empty line; nothing if that is no HTTP/1 request.
   static std::optional<HttpRequest> Parse(std::string_view head) {
-    const auto cut = [&head](std::string_view end) {  // what comes before `end`
-      const std::size_t at = std::min(head.find(end), head.size());
-      const std::string_view part = head.substr(0, at);
-      head.remove_prefix(std::min(at + end.size(), head.size()));
+    const auto cut = [](std::string_view& text, std::string_view end) {  // what comes before `end`
+      const std::size_t at = std::min(text.find(end), text.size());
+      const std::string_view part = text.substr(0, at);
+      text.remove_prefix(std::min(at + end.size(), text.size()));
       return part;
     };
     const auto lower = [](std::string_view text) {
@@ -38,17 +38,24 @@ struct HttpRequest {
       for (char& c : lowered) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
       return lowered;
     };
+    // Others might end a line or a name where this does not, and so see another request.
+    const auto has_control = [](std::string_view line) {
+      return std::ranges::any_of(line, [](char c) {
+        return c != '\t' && std::iscntrl(static_cast<unsigned char>(c)) != 0;
+      });
+    };
     HttpRequest request;
-    request.method = cut(" ");
-    request.target = cut(" ");
-    const std::string_view version = cut("\r\n");
+    std::string_view version = cut(head, "\r\n");
+    if (has_control(version)) return std::nullopt;
+    request.method = cut(version, " ");
+    request.target = cut(version, " ");
     if (request.method.empty() || !request.target.starts_with('/')) return std::nullopt;
     if (version != "HTTP/1.1" && version != "HTTP/1.0") return std::nullopt;
     request.keep_alive = version == "HTTP/1.1";
     while (!head.starts_with("\r\n")) {
-      const std::string_view line = cut("\r\n");
+      const std::string_view line = cut(head, "\r\n");
       const std::string_view name = line.substr(0, line.find(':'));
-      if (name.size() == line.size()) return std::nullopt;  // no colon
+      if (name.size() == line.size() || has_control(line)) return std::nullopt;
       // A name that others would read as another one, and so overlook a Cookie.
       if (name.empty() || name.find_first_of(" \t") != name.npos) return std::nullopt;
       std::string_view value = line.substr(name.size() + 1);
@@ -71,10 +78,10 @@ struct HttpResponse {
   HttpHeaders headers;
   std::string body;
 
-  // As it is sent, in answer to a request of this method.
+  // As it is sent, in answer to a request of this method. Headers must hold no line ends.
   std::string Format(std::string_view method, bool keep_alive) const {
     std::ostringstream out;
-    out << "HTTP/1.1 " << status << "\r\nContent-Length: " << body.size()
+    out << "HTTP/1.1 " << status << "\r\nContent-Length: " << std::to_string(body.size())
         << "\r\nConnection: " << (keep_alive ? "keep-alive" : "close") << "\r\n";
     for (const auto& [name, value] : headers) out << name << ": " << value << "\r\n";
     out << "\r\n" << (method == "HEAD" ? "" : body);
@@ -87,7 +94,7 @@ using HttpHandler = std::function<asio::awaitable<HttpResponse>(const HttpReques
 
 class AsioServer {
  public:
-  // The context must outlive the server.
+  // The context must outlive the server, and not run after it.
   AsioServer(asio::io_context& io, HttpHandler handler)
       : acceptor_(io), handler_(std::move(handler)) {}
 

@@ -37,6 +37,7 @@ struct AsioRoute {
   ResponseGroup<HttpResponse>& group;
   HttpHandler handler;
   SharingOptions<HttpRequest> options;
+  const std::string id = NextRoute();
 
   // The work of a call.
   static asio::awaitable<Shareable<HttpResponse>> Run(std::shared_ptr<const AsioRoute> self,
@@ -65,9 +66,10 @@ struct AsioRoute {
   static asio::awaitable<HttpResponse> Answer(std::shared_ptr<const AsioRoute> self,
                                               HttpRequest request) {
     using namespace asio::experimental::awaitable_operators;
-    const std::optional<std::string> key = SharingKey(request, self->options);
+    std::optional<std::string> key = SharingKey(request, self->options);
     if (!key) co_return co_await self->handler(request);
 
+    key->insert(0, self->id);
     asio::steady_timer timer(co_await asio::this_coro::executor,
                              asio::steady_timer::time_point::max());
     if (self->options.timeout) timer.expires_after(*self->options.timeout);
@@ -92,7 +94,9 @@ struct AsioRoute {
 
 // A handler that answers as `handler` does. A request that a limit of the group refuses, or that
 // has waited for options.timeout, its leader's too, is answered with 503 and Retry-After; what
-// `handler` throws reaches all who wait for it. The group must outlive the handler's coroutines.
+// `handler` throws reaches all who wait for it, so it must name no user: return a response that
+// says so instead. Requests that share with nobody are not timed. Where several threads run the
+// context, await it in a strand. The group must outlive the handler's coroutines.
 inline HttpHandler Coalesce(ResponseGroup<HttpResponse>& group, HttpHandler handler,
                             SharingOptions<HttpRequest> options = {}) {
   using Route = http_sharing::AsioRoute;

@@ -9,9 +9,11 @@
 // and shows nobody the answer of somebody else.
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <optional>
@@ -29,8 +31,10 @@ struct SharingOptions {
   // What else the answer depends on, as a text: the user of a session, the client's address, its
   // certificate. Called several times for a request that has credentials, the later times with
   // other credentials in their place: it must be pure. If it then says the same or throws, it does
-  // not tell users apart, and the request is not shared. What it leaves out of a credential, such
-  // as one cookie of two, is not found out: it must be nothing that the answer depends on.
+  // not tell users apart, and the request is not shared. That is no proof: not found out is what
+  // it leaves out of a credential, such as one cookie of two, nor that it says no more than a role
+  // or a tenant that it has looked up. It must say all that the answer depends on. If in doubt, and
+  // where to look up an invented credential has effects, name the header in `vary` instead.
   std::function<std::string(const Request&)> key = {};
   // How long a request waits for another one's handler before it is answered with 503.
   std::optional<std::chrono::nanoseconds> timeout = {};
@@ -48,8 +52,19 @@ inline constexpr const char* kSelecting[] = {
     "Accept", "Accept-Encoding", "Accept-Language", "Cache-Control", "Range",
     // on which condition
     "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range",
+    "Accept-Charset", "Prefer", "X-Requested-With", "X-Original-URL", "X-Rewrite-URL",
+    "X-HTTP-Method-Override",
     // for whom
-    "X-Api-Key", "X-Auth-Token", "X-Forwarded-User"};
+    "X-Api-Key", "X-Auth-Token", "X-Access-Token", "X-Authorization", "X-Session-Id",
+    "X-Csrf-Token", "Private-Token", "DPoP", "X-Remote-User", "X-Forwarded-User",
+    "X-Forwarded-Email", "X-Auth-Request-User", "X-Client-Cert", "Ssl-Client-Cert",
+    "Cf-Access-Jwt-Assertion", "X-Amzn-Oidc-Data"};
+
+// Begins the keys of one coalesced handler: another one's answers are not its own.
+inline std::string NextRoute() {
+  static std::atomic<std::uint64_t> last = 0;
+  return std::to_string(++last) + ' ';
+}
 
 inline char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
@@ -121,7 +136,7 @@ inline std::string SortedTarget(std::string_view target) {
 
 // Credentials of the same form that say something else: a scheme, or the names of cookies, stay.
 inline std::string OtherCredentials(std::string text) {
-  const std::size_t start = text.find_first_of(" =");
+  const std::size_t start = text.find_first_of(" =;");
   bool in_value = true;
   for (std::size_t i = start == text.npos ? 0 : start; i < text.size(); ++i) {
     char& c = text[i];

@@ -24,11 +24,13 @@
 
 #include <httplib.h>
 
+#include <exception>
 #include <functional>
 #include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "http_key.hpp"
 #include "http_sharing.hpp"
@@ -46,51 +48,62 @@ bool IsStreamed(const Response& response) {
 }
 
 // Adds what a handler has made to what the server had put into the response before.
-inline void Fill(httplib::Response& response, httplib::Response made) {
+inline void Fill(httplib::Response& response, httplib::Response&& made) {
   if (made.has_header("Content-Type")) response.headers.erase("Content-Type");
   response.headers.insert(made.headers.begin(), made.headers.end());
   made.headers = std::move(response.headers);
   made.version = response.version;
   response = std::move(made);
+  made.content_provider_resource_releaser_ = nullptr;  // what was moved from may have kept its own
 }
 
 }  // namespace http_sharing
 
 // A handler that answers as `handler` does, which may be called by several threads at once. It is
 // called on the thread of the request that leads; the others wait, and hold their threads. What it
-// throws reaches them all. It gets a response of its own: headers that the server has set before,
-// by default or in a pre-routing handler, are not in it. They stay each request's own, and may say
-// as well that the answer is for one.
+// throws reaches them all, unless it has said that its answer is for one, or said Vary. It gets a
+// response of its own: headers that the server has set before, by default or in a pre-routing
+// handler, are not in it. They stay each request's own, and may say as well that the answer is for
+// one. What a post-routing handler adds comes too late for that.
 //
 // A request that a limit of the group refuses, or that has waited for options.timeout, is answered
 // with 503 and Retry-After. The group must outlive the handler.
 inline httplib::Server::Handler Coalesce(ResponseGroup<httplib::Response>& group,
                                          httplib::Server::Handler handler,
                                          SharingOptions<httplib::Request> options = {}) {
-  return [&group, handler = std::move(handler), options = std::move(options)](
-             const httplib::Request& request, httplib::Response& response) {
+  return [&group, route = http_sharing::NextRoute(), handler = std::move(handler),
+          options = std::move(options)](const httplib::Request& request,
+                                        httplib::Response& response) {
     using namespace http_sharing;
-    const std::optional<std::string> key = SharingKey(request, options);
+    std::optional<std::string> key = SharingKey(request, options);
     if (!key || IsForOne(response.headers)) return handler(request, response);
+    key->insert(0, route);
+    for (const std::string& name : VaryOf(response.headers)) {  // the server's own
+      Append(*key, name);
+      *key += Selected(request.headers, std::vector{name});
+    }
 
-    httplib::Response streamed;
+    httplib::Response made;  // if this request leads
+    std::exception_ptr failure;
     const auto run = [&]() -> Shareable<httplib::Response> {
-      httplib::Response made;
       try {
         handler(request, made);
-      } catch (const std::system_error&) {
-        throw HandlerError{std::current_exception()};
+      } catch (...) {
+        failure = std::current_exception();
+        if (failure == nullptr) throw;  // the thread is cancelled
+        if (IsForOne(made.headers) || !VaryOf(made.headers).empty()) return {};
+        throw HandlerError{failure};
       }
-      if (!IsStreamed(made)) return {request, std::move(made), VaryOf(response.headers)};
-      streamed = std::move(made);
-      return {};
+      if (IsStreamed(made)) return {};
+      return {request, std::move(made)};
     };
     auto result = UnlessRefused([&] { return group.Do(*key, run, {.timeout = options.timeout}); });
+    if (failure != nullptr) std::rethrow_exception(failure);
     if (!result) {
       response.status = 503;
       response.set_header("Retry-After", "1");
-    } else if (IsStreamed(streamed)) {
-      Fill(response, std::move(streamed));
+    } else if (IsStreamed(made)) {
+      Fill(response, std::move(made));
     } else if (result->role() == singleflight::Role::kLeader || (*result)->Answers(request)) {
       Fill(response, std::move(*result).value().response);
     } else {

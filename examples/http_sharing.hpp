@@ -58,17 +58,12 @@ class Shareable {
   // For nobody but the leader, who has the response elsewhere.
   Shareable() = default;
 
-  // `vary` names request headers that it depends on beside those that it names itself.
   template <class Request>
-  Shareable(const Request& leader, Response made, std::vector<std::string> vary = {})
+  Shareable(const Request& leader, Response made)
       : response(std::move(made)),
         for_followers_(!http_sharing::IsForOne(response.headers)),
-        vary_(std::move(vary)) {
-    for (std::string& name : http_sharing::VaryOf(response.headers)) {
-      vary_.push_back(std::move(name));
-    }
-    selected_by_ = http_sharing::Selected(leader.headers, vary_);
-  }
+        vary_(http_sharing::VaryOf(response.headers)),
+        selected_by_(http_sharing::Selected(leader.headers, vary_)) {}
 
   // Whether a follower may have it: it is for more than one, and the follower's request has the
   // leader's values of the headers that the response names in Vary (RFC 9111, section 4.1).

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <iomanip>
+#include <locale>
 #include <map>
 #include <singleflight/options.hpp>
 #include <sstream>
@@ -44,6 +45,7 @@ inline constexpr StatsField kStatsFields[] = {
 
 inline std::string ToJson(const singleflight::Stats& stats) {
   std::ostringstream json;
+  json.imbue(std::locale::classic());
   const char* separator = "{";
   for (const StatsField& field : kStatsFields) {
     json << separator << '"' << field.name << "\": " << stats.*field.value;
@@ -56,6 +58,7 @@ inline std::string ToJson(const singleflight::Stats& stats) {
 // One line; a name may be any text in UTF-8.
 inline std::string ToJson(const StatsByGroup& groups) {
   std::ostringstream json;
+  json.imbue(std::locale::classic());
   json << "{" << std::hex << std::setfill('0');
   const char* separator = "";
   for (const auto& [name, stats] : groups) {
@@ -77,6 +80,7 @@ inline std::string ToJson(const StatsByGroup& groups) {
 // Version 0.0.4 of the text format: each metric once, with a sample for each group.
 inline std::string ToPrometheus(const StatsByGroup& groups) {
   std::ostringstream text;
+  text.imbue(std::locale::classic());
   for (const StatsField& field : kStatsFields) {
     text << "# HELP " << field.metric << " " << field.help << "\n"
          << "# TYPE " << field.metric << " " << field.type << "\n";

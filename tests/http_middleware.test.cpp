@@ -462,10 +462,52 @@ TEST_CASE("What the server puts into each response may name what it varies by") 
   site.server().set_default_headers({{"Vary", "X-Theme"}});
   site.Serve(Numbered());
   const auto pages = site.PageAtOnce({"-H 'X-Theme: dark'", "-H 'X-Theme: dark'", ""});
-  CHECK(Bodies(pages) == Strings{"answer 1", "answer 1", "answer 2"});
+  CHECK(pages[0].body == pages[1].body);
+  CHECK(pages[0].body != pages[2].body);
+  CHECK(site.runs() == 2);
+}
+
+TEST_CASE(
+    "What the server says of who varies is heeded where the leader's response had not said it") {
+  Site site;
+  site.server().set_pre_routing_handler([](const Request& request, Response& response) {
+    if (request.has_header("X-Theme")) response.set_header("Vary", "X-Theme");
+    return httplib::Server::HandlerResponse::Unhandled;
+  });
+  site.Serve(Numbered());
+  const auto pages = site.PageAtOnce({"", "-H 'X-Theme: dark'"});
+  CHECK(pages[0].body != pages[1].body);
+}
+
+TEST_CASE("Two HTTP handlers that share a group do not share answers, whatever they are asked") {
+  Site site;
+  const auto plain = Coalesce(site.pages(), site.Wait(Numbered()));
+  const auto of_admins = Coalesce(site.pages(), site.Wait([](const Request&, Response& response) {
+    response.set_content("for admins", "text/plain");
+  }));
+  site.server().Get("/page", [&](const Request& request, Response& response) {
+    (request.has_header("X-Admin") ? of_admins : plain)(request, response);
+  });
+  site.Start();
+  CHECK(Bodies(site.PageAtOnce({"-H 'X-Admin: yes'", ""})) == Strings{"for admins", "answer 1"});
 }
 
 // ---- Failures
+
+TEST_CASE("What an HTTP handler throws after it has said for whom goes to its leader only") {
+  for (const auto& [name, value] : httplib::Headers{
+           {"Set-Cookie", "sid=1"}, {"Cache-Control", "private"}, {"Vary", "X-Theme"}}) {
+    Site site;
+    site.server().set_exception_handler(
+        [](const Request&, Response& response, std::exception_ptr) { response.status = 500; });
+    site.Serve([&, name = name, value = value](const Request&, Response& response) {
+      response.set_header(name, value);
+      throw std::runtime_error("no such order");
+    });
+    for (const Page& page : site.PageAtOnce({"", ""})) CHECK(page.status == 500);
+    CHECK(site.runs() == 2);
+  }
+}
 
 TEST_CASE("An HTTP handler that throws gives all who wait for it the 500") {
   Site site;

@@ -86,7 +86,7 @@ std::vector<Answer> GetAtOnce(const RunningServer& server, int count, const std:
 // Work that ends when `count` callers are on its call.
 RunningServer::Work WorkFor(std::size_t count) {
   return [count](const HttpService::Responses& group, const httplib::Request& request) {
-    test::AwaitCallers(group, SharingKey(request, {}).value(), count);
+    test::AwaitCallersOfEach(group, count);
     return "answer to " + request.target;
   };
 }
@@ -128,8 +128,8 @@ TEST_CASE("Promise 2: HTTP requests one after the other run the work each") {
 
 TEST_CASE("Promise 5: an HTTP handler that fails gives all its callers the 500, then runs afresh") {
   std::atomic<std::size_t> callers = 200;
-  RunningServer server([&](const HttpService::Responses& group, const httplib::Request& request) {
-    test::AwaitCallers(group, SharingKey(request, {}).value(), callers);
+  RunningServer server([&](const HttpService::Responses& group, const httplib::Request&) {
+    test::AwaitCallersOfEach(group, callers);
     return std::string("never seen");
   });
   const auto answers = GetAtOnce(server, 200, "/fail");

@@ -44,6 +44,17 @@ void AwaitCallers(const Group& group, const Key& key, std::size_t count) {
   Await([&] { return group.Callers(key) == count; });
 }
 
+// Whether the calls so far, and there is one, have had `count` callers each.
+template <class Group>
+bool HadCallersEach(const Group& group, std::size_t count) {
+  const singleflight::Stats stats = group.GetStats();
+  return stats.executions > 0 && stats.followers + stats.executions >= count * stats.executions;
+}
+template <class Group>
+void AwaitCallersOfEach(const Group& group, std::size_t count) {
+  Await([&] { return HadCallersEach(group, count); });
+}
+
 // What a caller came back with.
 template <class Value>
 struct Outcome {
