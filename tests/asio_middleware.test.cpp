@@ -53,16 +53,18 @@ class Site {
   singleflight::Stats GetStats() const { return pages_.GetStats(); }
 
   // What each of them got; the first of them is the leader, if it may be one.
-  std::vector<Page> AtOnce(const std::vector<test::Ask>& asks) { return AtOnce(asks, asks.size()); }
+  std::vector<Page> AtOnce(const std::vector<test::CurlRequest>& asks) {
+    return AtOnce(asks, asks.size());
+  }
   // The same if the handler waits for so many.
-  std::vector<Page> AtOnce(const std::vector<test::Ask>& asks, std::size_t together) {
+  std::vector<Page> AtOnce(const std::vector<test::CurlRequest>& asks, std::size_t together) {
     together_ = together;
     return test::CurlAtOnce(port_, asks, [this] { return runs_ == 1; });
   }
 
   // The same for requests of /page with these arguments.
   std::vector<Page> PageAtOnce(const Strings& arguments) {
-    std::vector<test::Ask> asks;
+    std::vector<test::CurlRequest> asks;
     for (const std::string& of_one : arguments) asks.push_back({"/page", of_one});
     return AtOnce(asks);
   }

@@ -50,7 +50,7 @@ inline Page Curl(int port, const std::string& target, const std::string& argumen
 }
 
 // One request of several.
-struct Ask {
+struct CurlRequest {
   std::string target;
   std::string arguments = {};
 };
@@ -58,7 +58,7 @@ struct Ask {
 // Sends the requests from a process each; all but the first when `first_runs()` has become true.
 // What each got.
 template <class FirstRuns>
-std::vector<Page> CurlAtOnce(int port, const std::vector<Ask>& asks, FirstRuns first_runs) {
+std::vector<Page> CurlAtOnce(int port, const std::vector<CurlRequest>& asks, FirstRuns first_runs) {
   std::vector<Page> pages(asks.size());
   std::vector<std::jthread> threads;
   for (std::size_t i = 0; i < asks.size(); ++i) {

@@ -28,8 +28,8 @@ namespace {
 
 using httplib::Request;
 using httplib::Response;
-using test::Ask;
 using test::Curl;
+using test::CurlRequest;
 using test::Page;
 using Options = SharingOptions<Request>;
 
@@ -71,14 +71,14 @@ class Site {
   }
 
   // What each of them got; the first of them is the leader, if it may be one.
-  std::vector<Page> AtOnce(const std::vector<Ask>& asks) {
+  std::vector<Page> AtOnce(const std::vector<CurlRequest>& asks) {
     together_ = asks.size();
     return test::CurlAtOnce(port_, asks, [this] { return runs_ == 1; });
   }
 
   // The same for requests of /page with these arguments.
   std::vector<Page> PageAtOnce(const std::vector<std::string>& arguments) {
-    std::vector<Ask> asks;
+    std::vector<CurlRequest> asks;
     for (const std::string& of_one : arguments) asks.push_back({"/page", of_one});
     return AtOnce(asks);
   }
