@@ -26,7 +26,8 @@
 class RedisCache {
  public:
   // Takes over `connection`, which may have failed: it is tried again. An entry is there for `ttl`,
-  // at least a millisecond. Who waits longer than `timeout` for an answer gives up.
+  // at least a millisecond. Who waits longer than `timeout` for an answer gives up;
+  // with zero, nobody does.
   RedisCache(redisContext* connection, std::chrono::milliseconds ttl,
              std::chrono::milliseconds timeout)
       : connection_(connection), ttl_(ttl), timeout_(timeout) {

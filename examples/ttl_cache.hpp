@@ -16,13 +16,14 @@
 #include <optional>
 #include <unordered_map>
 
-// Every member may be called from any thread at any time.
+// Every member may be called from any thread at any time. Values are copied and end under its lock:
+// they must not use the cache.
 template <class Key, class Value, class Clock = std::chrono::steady_clock>
 class TtlCache {
  public:
   static constexpr bool kConcurrent = true;
 
-  // An entry is there for as long as this after it was put.
+  // An entry is there for as long as this after it was put, if the clock goes so far.
   explicit TtlCache(typename Clock::duration ttl) : ttl_(ttl) {}
 
   std::optional<Value> Get(const Key& key) {

@@ -199,8 +199,7 @@ class Group {
   friend class ReadThrough;
 
   // Whether a caller for `key` would now be a follower.
-  template <class K>
-  bool WouldFollow(const K& key) const {
+  bool WouldFollow(const auto& key) const {
     return Visit(key, [this](const Shard&, const Call* call) {
       return call != nullptr && !ledger_.TooOld(*call);
     });
@@ -246,9 +245,7 @@ class Group {
       Ledger& ledger;
       Call* call;
     } landing{ledger_, &call};
-    if constexpr (std::derived_from<std::remove_cvref_t<Fn>, detail::CallWatch<Ledger>>) {
-      fn.Watch(ledger_, call);
-    }
+    if constexpr (detail::kWatches<Fn, Ledger>) fn.Watch(ledger_, call);
     detail::Outcome<Value> outcome;
     if (options != nullptr && options->stop.stop_possible()) {
       const std::stop_callback on_stop(options->stop, [&] { ledger_.LeaderLeaves(call); });

@@ -67,29 +67,6 @@
 
 namespace singleflight {
 
-struct ReadThroughOptions {
-  // Whether the cache is given "not found" answers, too: an empty std::optional, a null pointer,
-  // and whatever else tests false (of a std::expected, an error). The cache sees what it is given,
-  // and may keep these for a shorter time. If not, a load that finds nothing is done anew for the
-  // next caller.
-  bool cache_not_found = false;
-  // Of the group that the loads are calls of.
-  GroupOptions group = {};
-};
-
-// Exact counts since the ReadThrough was made.
-struct ReadThroughStats {
-  std::uint64_t hits = 0;          // Gets that the cache answered at once
-  std::uint64_t misses = 0;        // Gets that it did not
-  std::uint64_t loads = 0;         // that calls have gone on to, those of Refresh too
-  std::uint64_t outdated = 0;      // values that were not put, since they were not wanted any more
-  std::uint64_t get_failures = 0;  // of the cache: it threw
-  std::uint64_t put_failures = 0;  // also of the Erase of a Refresh that found nothing
-  Stats calls = {};                // of the group
-
-  bool operator==(const ReadThroughStats&) const = default;
-};
-
 // Every member may be called from any thread at any time, except the destructor. `Cache` may be a
 // reference, `Cache&`, to one that lives elsewhere and for longer.
 template <class Key, class Value, class Cache, class Hash = DefaultHash<Key>,
@@ -132,7 +109,7 @@ class ReadThrough {
   // cannot say so.
   explicit ReadThrough(Cache cache, ReadThroughOptions options = {})
       : options_(options), cache_(std::forward<Cache>(cache)), group_(options.group) {
-    if (options.cache_not_found && !kCanBeNothing<Value>) {
+    if (options.cache_not_found && !detail::kCanBeNothing<Value>) {
       throw std::invalid_argument(
           "singleflight: cache_not_found, but no Value stands for \"not found\": use a "
           "std::optional or a pointer for the Value");
@@ -292,15 +269,6 @@ class ReadThrough {
   RefreshingGroup& Refreshing() noexcept { return refreshing_; }
 
  private:
-  // It can be tested, and read or compared like a pointer.
-  template <class T>
-  static constexpr bool kCanBeNothing = requires(const T& value) {
-    static_cast<bool>(value);
-    requires requires { *value; } || requires {
-      value == nullptr;
-    };
-  };
-
   static constexpr auto kRelaxed = std::memory_order_relaxed;  // what is counted is only a count
 
   struct Looked {
@@ -405,7 +373,7 @@ class ReadThrough {
   template <class CacheKey>
   void Keep(const Watch& watch, const CacheKey& key, std::uint64_t hash, bool looked,
             const Value& value) {
-    const bool put = options_.cache_not_found || !IsNothing(value);
+    const bool put = options_.cache_not_found || !detail::IsNothing(value);
     const bool erase = !put && !looked && GuardedCache::kCanErase;
     if (!put && !erase) return;
     const detail::KeyLock::Holder changing(changing_, hash);
@@ -420,14 +388,6 @@ class ReadThrough {
       static_cast<void>(detail::Caught());
     }
     put_failures_.fetch_add(1, kRelaxed);
-  }
-
-  static bool IsNothing(const Value& value) {
-    if constexpr (kCanBeNothing<Value>) {
-      return !static_cast<bool>(value);
-    } else {
-      return false;
-    }
   }
 
   template <class Adapted>

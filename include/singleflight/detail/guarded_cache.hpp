@@ -23,6 +23,24 @@ concept Erases = requires(Cache& cache, const Key& key) {
   cache.Erase(key);
 };
 
+// "Not found" can be said: such a Value can be tested, and read or compared like a pointer.
+template <class Value>
+inline constexpr bool kCanBeNothing = requires(const Value& value) {
+  static_cast<bool>(value);
+  requires requires { *value; } || requires {
+    value == nullptr;
+  };
+};
+
+template <class Value>
+bool IsNothing(const Value& value) {
+  if constexpr (kCanBeNothing<Value>) {
+    return !static_cast<bool>(value);
+  } else {
+    return false;
+  }
+}
+
 // A user's cache, called as it wants to be: by one thread at a time, unless it says that several
 // may; and with a view of the key, if all of its operations take that. What it returns but for
 // values is nobody's business. `Cache` may be a reference.

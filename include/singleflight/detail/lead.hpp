@@ -63,6 +63,10 @@ class CallWatch {
   const CallBase* call_ = nullptr;
 };
 
+// `fn` is to be told which call it is run for.
+template <class Fn, class Ledger>
+inline constexpr bool kWatches = std::derived_from<std::remove_cvref_t<Fn>, CallWatch<Ledger>>;
+
 struct NothingBefore {};
 
 // The right and duty to land a call made by Join. Copyable, so that it fits a std::function; the
