@@ -12,6 +12,14 @@ using namespace test;
 using singleflight::Group;
 using singleflight::Role;
 
+namespace {
+
+struct SameHash {
+  std::size_t operator()(int) const { return 7; }
+};
+
+}  // namespace
+
 TEST_CASE("Promise 1: a caller alone runs its function and gets its value") {
   Group<std::string, int> group;
   const auto result = group.Do("key", [] { return 42; });
@@ -57,9 +65,6 @@ TEST_CASE("Promise 1: different keys run at the same time") {
 }
 
 TEST_CASE("Promise 1: keys that differ are kept apart even when their hashes are the same") {
-  struct SameHash {
-    std::size_t operator()(int) const { return 7; }
-  };
   Group<int, int, SameHash> group;
   std::latch all(3);
   const auto ask = [&](int key) {
@@ -75,6 +80,15 @@ TEST_CASE("Promise 1: keys that differ are kept apart even when their hashes are
   CHECK(second.Join().value == 2);
   CHECK(third.Join().value == 3);
   CHECK(group.GetStats().followers == 0);
+}
+
+TEST_CASE("Promise 3: a call that lands leaves a newer one with the same hash in flight") {
+  Group<int, int, SameHash> group;
+  HeldCall older(group, 1);
+  HeldCall newer(group, 2);
+  CHECK(older.Finish().value == 1);
+  CHECK(group.Callers(1) == 0);
+  CHECK(group.Callers(2) == 1);
 }
 
 TEST_CASE("Promise 1: a thousand calls in flight at once are each found again") {
