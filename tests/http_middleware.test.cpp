@@ -485,7 +485,7 @@ TEST_CASE("Two HTTP handlers that share a group do not share answers, whatever t
   const auto of_admins = Coalesce(site.pages(), site.Wait([](const Request&, Response& response) {
     response.set_content("for admins", "text/plain");
   }));
-  site.server().Get("/page", [&](const Request& request, Response& response) {
+  site.server().Get("/page", [plain, of_admins](const Request& request, Response& response) {
     (request.has_header("X-Admin") ? of_admins : plain)(request, response);
   });
   site.Start();
