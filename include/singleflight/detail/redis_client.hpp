@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What a redis::Group does with the server, whatever its Value: a process's leader takes the lease,
+// or follows who has it (TakeOrFollow); one that has it gives it back with the outcome (Tenure).
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "../redis_options.hpp"
+#include "gate.hpp"
+#include "outcome.hpp"
+#include "redis_connection.hpp"
+#include "redis_keeper.hpp"
+#include "redis_lease.hpp"
+#include "redis_payload.hpp"
+#include "redis_server.hpp"
+
+namespace singleflight::redis::detail {
+
+// Lands a process's call when its leader leaves while it waits for another process: those who had
+// joined it ask again. Never seen by a user.
+struct HandedOver {};
+
+// A caller of Do, and what becomes of it when it leads its process's call.
+struct Caller {
+  singleflight::detail::Deadline deadline;
+  std::stop_token stop;
+
+  enum class Part : unsigned char {
+    kNone,      // it has led nothing
+    kRan,       // it has run `fn`
+    kFollowed,  // it was given another process's outcome
+    kTimedOut,  // it has left
+    kCanceled,  // likewise
+  } part = Part::kNone;
+  bool others_follow = false;  // in other processes
+};
+
+struct Counters {
+  std::atomic<std::uint64_t> executions, remote, takeovers, unpublished, undecodable, outages;
+  std::atomic<std::uint64_t> handed_over, timed_out;  // of HandedOver; timed_out: of these
+};
+
+inline void CheckOptions(const Options& options) {
+  const auto demand = [](bool condition, const char* what) {
+    if (!condition) throw std::invalid_argument(what);
+  };
+  const auto in_range = [](std::chrono::milliseconds time, int least) {
+    return time >= std::chrono::milliseconds(least) && time <= std::chrono::hours(24 * 365);
+  };
+  demand(options.unix_socket.empty()
+             ? !options.host.empty() && options.port > 0 && options.port < 65536
+             : true,
+         "singleflight::redis: there is no server: host and port, or unix_socket");
+  demand(options.database >= 0, "singleflight::redis: database is negative");
+  demand(options.user.empty() || !options.password.empty(),
+         "singleflight::redis: user needs a password");
+  demand(options.prefix.find_first_of("{}") == std::string::npos,
+         "singleflight::redis: braces in prefix: what is in the first ones must be the key");
+  demand(in_range(options.lease, 10), "singleflight::redis: lease is not within 10 ms and a year");
+  demand(in_range(options.linger, 1), "singleflight::redis: linger is not within 1 ms and a year");
+  demand(in_range(options.connect_timeout, 1) && in_range(options.command_timeout, 1),
+         "singleflight::redis: a timeout is not within 1 ms and a year");
+  demand(in_range(options.retry_after, 0),
+         "singleflight::redis: retry_after is not within 0 and a year");
+#ifdef SINGLEFLIGHT_REDIS_TLS
+  demand(!options.tls || !options.tls->ca_file.empty() || !options.tls->ca_directory.empty(),
+         "singleflight::redis: Tls needs ca_file or ca_directory");
+#else
+  demand(!options.tls,
+         "singleflight::redis: built without TLS: it needs hiredis 1.0 with hiredis_ssl, and "
+         "SINGLEFLIGHT_REDIS_TLS defined, as the CMake target does where it finds that");
+#endif
+}
+
+class Client {
+ public:
+  explicit Client(Options its_options) : options((CheckOptions(its_options), its_options)) {}
+
+  const Options options;
+  Counters count{};
+
+  // After a fork the server cannot tell the two processes' connections apart, and there is no
+  // keeper.
+  void RefuseAfterFork() const {
+    if (IsForked()) {
+      singleflight::detail::Throw(std::errc::operation_not_permitted,
+                                  "singleflight::redis: this Group was made before a fork: make "
+                                  "one in each process");
+    }
+  }
+  bool IsForked() const noexcept { return process_ != ::getpid(); }
+
+  Server& server() noexcept { return server_; }
+  Leases& leases() noexcept { return leases_; }
+
+  // A lease that has been taken, for as long as `fn` runs.
+  class Tenure {
+   public:
+    Tenure(Client& client, std::shared_ptr<HeldLease> lease)
+        : client_(client), lease_(std::move(lease)), keeping_(client.keeper_, lease_) {}
+    ~Tenure() {
+      if (!ended_) End(PayloadKind::kAbandoned, {});  // the thread is cancelled
+    }
+    Tenure(const Tenure&) = delete;
+    Tenure& operator=(const Tenure&) = delete;
+
+    const HeldLease& Lease() const noexcept { return *lease_; }
+
+    // Nobody of this process wants the outcome any longer: others may take over.
+    void GiveUp() noexcept { keeping_.GiveUp(); }
+
+    // Gives the lease back and tells the followers. True if there are some. Throws nothing.
+    bool End(PayloadKind kind, std::string_view body) {
+      ended_ = true;
+      const HeldLease::State state = keeping_.StateNow();
+      if (state == HeldLease::State::kGivenBack) return false;
+      const bool unwanted = state == HeldLease::State::kUnwanted;
+      const Payload payload = unwanted ? Payload{PayloadKind::kAbandoned, {}} : Payload{kind, body};
+      Leases::Published published = Leases::Published::kTooLate;
+      try {
+        published =
+            client_.leases_.Publish(lease_->names, lease_->token, Pack(payload, lease_->token));
+      } catch (const Outage& outage) {
+        client_.server_.NoteOutage(outage);
+      } catch (const std::exception&) {  // no memory for it
+      }
+      if (published == Leases::Published::kTooLate && payload.kind != PayloadKind::kAbandoned) {
+        ++client_.count.unpublished;
+      }
+      return published == Leases::Published::kToOthers;
+    }
+
+   private:
+    Client& client_;
+    const std::shared_ptr<HeldLease> lease_;
+    Keeper::Keeping keeping_;
+    bool ended_ = false;
+  };
+
+  // Takes the lease, and returns it; or follows who has it until `accept(payload)` says that it was
+  // given an outcome, and returns null. Throws Outage, HandedOver if the caller leaves, and what
+  // `accept` throws.
+  template <class Accept>
+  std::shared_ptr<HeldLease> TakeOrFollow(const Names& names, Caller& caller, Accept&& accept) {
+    server_.RefuseAfterOutage();
+    keeper_.Start();
+    const auto lease = std::make_shared<HeldLease>(names, NewToken());
+    const StopFd stop_fd(caller.stop);
+    std::string awaited;  // whose outcome may come
+    std::string heard;    // whom we were told of last,
+    std::string last;     // and what we have read of it
+    for (;;) {
+      const Clock::time_point asked = Clock::now();
+      const auto duration = std::max(keeper_.DurationFor(asked), std::chrono::milliseconds(1));
+      const Leases::Holder holder = leases_.Take(names, lease->token, duration, awaited);
+      if (holder.token == lease->token) {
+        if (!heard.empty()) ++count.takeovers;
+        lease->fence = holder.fence;
+        lease->taken = asked;
+        lease->HoldUntil(asked + duration);
+        return lease;
+      }
+      awaited = holder.token;
+      if (heard != awaited) last = "0";
+      heard = awaited;
+      const std::optional<Leases::Entry> entry =
+          ReadOrLeave(names, awaited, last, holder.left, caller, stop_fd.get());
+      if (!entry) continue;
+      last = entry->id;
+      if (const std::optional<Payload> payload = Unpack(entry->payload, awaited)) {
+        if (payload->kind != PayloadKind::kAbandoned) {
+          if (accept(*payload)) return nullptr;
+          ++count.undecodable;
+        }
+      } else {
+        ++count.undecodable;
+      }
+      awaited.clear();  // nothing will come of it
+    }
+  }
+
+ private:
+  // Waits for the outcome until the lease ends, or until it is time to see whether it still holds.
+  std::optional<Leases::Entry> ReadOrLeave(const Names& names, const std::string& token,
+                                           const std::string& last, std::chrono::milliseconds left,
+                                           Caller& caller, int stop_fd) {
+    LeaveIfDue(caller);
+    auto wait = std::min(left + std::chrono::milliseconds(1), options.linger);
+    Patience patience{Clock::time_point::max(), stop_fd};
+    if (caller.deadline) {
+      patience.until = *caller.deadline;
+      const auto own =
+          std::chrono::ceil<std::chrono::milliseconds>(*caller.deadline - Clock::now());
+      wait = std::min(wait, std::max(own, std::chrono::milliseconds(1)));
+    }
+    std::optional<Leases::Entry> entry = leases_.Read(names, token, last, wait, patience);
+    if (!entry) LeaveIfDue(caller);
+    return entry;
+  }
+
+  static void LeaveIfDue(Caller& caller) {
+    if (caller.stop.stop_requested()) {
+      caller.part = Caller::Part::kCanceled;
+      throw HandedOver();
+    }
+    if (caller.deadline && Clock::now() >= *caller.deadline) {
+      caller.part = Caller::Part::kTimedOut;
+      throw HandedOver();
+    }
+  }
+
+  const ::pid_t process_ = ::getpid();
+  Server server_{options};
+  Leases leases_{server_, options};
+  Keeper keeper_{leases_, options};
+};
+
+}  // namespace singleflight::redis::detail

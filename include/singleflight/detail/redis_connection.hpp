@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// One connection to the server, over hiredis: a command is sent, its reply awaited, each until a
+// deadline. hiredis blocks in the kernel; to be able to give up earlier, we poll first.
+
+#include <fcntl.h>
+#include <hiredis/hiredis.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <initializer_list>
+#include <memory>
+#include <new>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#ifdef SINGLEFLIGHT_REDIS_TLS
+#include <hiredis/hiredis_ssl.h>
+#endif
+
+#include "../redis_options.hpp"
+
+namespace singleflight::redis::detail {
+
+using Clock = std::chrono::steady_clock;
+
+// The server cannot be used. `not_connected`: it cannot be reached, does not answer in time or has
+// ended the connection; `protocol_error`: it answers what we cannot work with.
+class Outage : public std::system_error {
+ public:
+  Outage(std::errc code, const std::string& what)
+      : std::system_error(std::make_error_code(code), "singleflight::redis: " + what) {}
+
+  bool IsOfConnection() const noexcept { return code() == std::errc::not_connected; }
+};
+
+struct FreeReply {
+  void operator()(redisReply* reply) const noexcept { freeReplyObject(reply); }
+};
+using Reply = std::unique_ptr<redisReply, FreeReply>;
+
+inline std::string_view TextOf(const redisReply& reply) noexcept {
+  return reply.str != nullptr ? std::string_view(reply.str, reply.len) : std::string_view();
+}
+
+// Where a thread cancellation would leak what C functions hold, or throw out of a destructor.
+class CancellationOff {
+ public:
+  CancellationOff() noexcept { ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+  ~CancellationOff() { ::pthread_setcancelstate(before_, nullptr); }
+  CancellationOff(const CancellationOff&) = delete;
+  CancellationOff& operator=(const CancellationOff&) = delete;
+
+ private:
+  int before_ = PTHREAD_CANCEL_ENABLE;
+};
+
+// Neither hiredis nor OpenSSL keep a write to a closed connection from raising SIGPIPE, which ends
+// the process. Here it is taken off the thread again, unless it had been pending before.
+class SigPipeOff {
+ public:
+  SigPipeOff() noexcept {
+    ::sigemptyset(&pipe_);
+    ::sigaddset(&pipe_, SIGPIPE);
+    was_pending_ = IsPending();
+    ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+  }
+  ~SigPipeOff() {
+    if (!was_pending_ && IsPending()) {
+      int signal = 0;
+      ::sigwait(&pipe_, &signal);
+    }
+    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  SigPipeOff(const SigPipeOff&) = delete;
+  SigPipeOff& operator=(const SigPipeOff&) = delete;
+
+ private:
+  static bool IsPending() noexcept {
+    sigset_t pending;
+    return ::sigpending(&pending) == 0 && ::sigismember(&pending, SIGPIPE) == 1;
+  }
+
+  sigset_t pipe_;
+  sigset_t before_;
+  bool was_pending_;
+};
+
+// A file descriptor that becomes readable when a stop is requested.
+class StopFd {
+ public:
+  explicit StopFd(const std::stop_token& stop) {
+    if (!stop.stop_possible()) return;
+    if (::pipe(ends_.data()) != 0) {
+      throw Outage(std::errc::not_connected, std::generic_category().message(errno));
+    }
+    for (const int end : ends_) ::fcntl(end, F_SETFD, FD_CLOEXEC);
+    on_stop_.emplace(stop, Write{ends_[1]});
+  }
+  ~StopFd() {
+    const CancellationOff guard;
+    on_stop_.reset();
+    for (const int end : ends_) {
+      if (end >= 0) ::close(end);
+    }
+  }
+  StopFd(const StopFd&) = delete;
+  StopFd& operator=(const StopFd&) = delete;
+
+  int get() const noexcept { return ends_[0]; }  // -1 if no stop is possible
+
+ private:
+  struct Write {
+    void operator()() const noexcept {
+      const CancellationOff guard;
+      while (::write(end, "", 1) < 0 && errno == EINTR) {
+      }
+    }
+    int end;
+  };
+
+  std::array<int, 2> ends_ = {-1, -1};
+  std::optional<std::stop_callback<Write>> on_stop_;
+};
+
+// When a caller gives up on a reply that is to come.
+struct Patience {
+  Clock::time_point until;
+  int stop_fd = -1;  // readable: at once
+};
+
+struct Endpoint {
+  std::string host;
+  int port;
+
+  bool operator==(const Endpoint&) const = default;
+};
+
+// Not for several threads at once. Every member throws Outage; afterwards the connection is of no
+// use any more.
+class Connection {
+ public:
+  Connection(const Options& options, const Endpoint& endpoint)
+      : endpoint_(endpoint), command_timeout_(options.command_timeout) {
+    const CancellationOff guard;
+    const Clock::time_point deadline = Clock::now() + options.connect_timeout;
+    const timeval timeout = ToTimeval(options.connect_timeout);
+    context_.reset(options.unix_socket.empty()
+                       ? ::redisConnectWithTimeout(endpoint.host.c_str(), endpoint.port, timeout)
+                       : ::redisConnectUnixWithTimeout(options.unix_socket.c_str(), timeout));
+    Check(context_ != nullptr && context_->err == 0);
+    ::fcntl(context_->fd, F_SETFD, FD_CLOEXEC);
+    Check(::redisSetTimeout(context_.get(), ToTimeval(command_timeout_)) == REDIS_OK);
+    if (options.tls) StartTls(*options.tls);
+    Introduce(options, deadline);
+  }
+
+  const Endpoint& endpoint() const noexcept { return endpoint_; }
+
+  // Whether it may be used again.
+  bool IsIdle() const noexcept { return awaited_ == 0 && context_->err == 0; }
+
+  // Throws nothing but Outage and std::bad_alloc. Null if patience ended before the reply came;
+  // otherwise this waits for as long as the server may (`server_waits`) and the command timeout.
+  Reply Ask(std::span<const std::string_view> command, std::chrono::milliseconds server_waits,
+            const Patience& patience) {
+    const Clock::time_point deadline = Clock::now() + server_waits + command_timeout_;
+    Send(command, deadline);
+    const bool impatient = patience.until < deadline;
+    Reply reply = Receive(impatient ? patience.until : deadline, patience.stop_fd);
+    if (reply == nullptr && !impatient && Clock::now() >= deadline) FailTimedOut();
+    return reply;
+  }
+
+ private:
+  struct FreeContext {
+    void operator()(redisContext* context) const noexcept {
+      const CancellationOff guard;
+      ::redisFree(context);
+    }
+  };
+
+  static timeval ToTimeval(std::chrono::milliseconds time) noexcept {
+    return {.tv_sec = static_cast<decltype(timeval::tv_sec)>(time.count() / 1000),
+            .tv_usec = static_cast<decltype(timeval::tv_usec)>(time.count() % 1000 * 1000)};
+  }
+
+  void Introduce(const Options& options, Clock::time_point deadline) {
+    if (!options.password.empty()) {
+      if (options.user.empty()) {
+        Demand({"AUTH", options.password}, deadline);
+      } else {
+        Demand({"AUTH", options.user, options.password}, deadline);
+      }
+    }
+    if (options.database != 0) {
+      Demand({"SELECT", std::to_string(options.database)}, deadline);
+    }
+  }
+
+  // For a command that must succeed.
+  void Demand(std::initializer_list<std::string_view> command, Clock::time_point deadline) {
+    Send(command, deadline);
+    const Reply reply = Receive(deadline, -1);
+    if (reply == nullptr) FailTimedOut();
+    if (reply->type == REDIS_REPLY_ERROR) {
+      throw Outage(std::errc::protocol_error, std::string(TextOf(*reply)));
+    }
+  }
+
+  void Send(std::span<const std::string_view> command, Clock::time_point deadline) {
+    std::vector<const char*> words;
+    std::vector<std::size_t> sizes;
+    for (const std::string_view word : command) {
+      words.push_back(word.data());
+      sizes.push_back(word.size());
+    }
+    Check(::redisAppendCommandArgv(context_.get(), static_cast<int>(words.size()), words.data(),
+                                   sizes.data()) == REDIS_OK);
+    ++awaited_;
+    const SigPipeOff guard;
+    for (int done = 0; done == 0;) {
+      if (!AwaitReady(POLLOUT, deadline, -1)) FailTimedOut();
+      Check(::redisBufferWrite(context_.get(), &done) == REDIS_OK);
+    }
+  }
+
+  Reply Receive(Clock::time_point deadline, int stop_fd) {
+    for (;;) {
+      void* reply = nullptr;
+      Check(::redisGetReplyFromReader(context_.get(), &reply) == REDIS_OK);
+      if (reply != nullptr) {
+        --awaited_;
+        return Reply(static_cast<redisReply*>(reply));
+      }
+      if (!AwaitReady(POLLIN, deadline, stop_fd)) return nullptr;
+      Check(::redisBufferRead(context_.get()) == REDIS_OK);
+    }
+  }
+
+  // False if the deadline passed or `stop_fd` became readable before.
+  bool AwaitReady(short events, Clock::time_point deadline, int stop_fd) {
+    std::array<pollfd, 2> fds = {pollfd{context_->fd, events, 0}, pollfd{stop_fd, POLLIN, 0}};
+    for (;;) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+      const auto timeout = std::clamp<std::chrono::milliseconds::rep>(left.count(), 0, 1 << 30);
+      const int ready = ::poll(fds.data(), fds.size(), static_cast<int>(timeout));
+      if (fds[1].revents != 0) return false;
+      if (ready > 0) return true;
+      if (ready == 0 && timeout < 1 << 30) return false;
+      if (ready < 0 && errno != EINTR) {
+        throw Outage(std::errc::not_connected, std::generic_category().message(errno));
+      }
+    }
+  }
+
+  void Check(bool succeeded) const {
+    if (succeeded) return;
+    if (context_ == nullptr || context_->err == REDIS_ERR_OOM) throw std::bad_alloc();
+    throw Outage(std::errc::not_connected, context_->errstr);
+  }
+
+  [[noreturn]] static void FailTimedOut() {
+    throw Outage(std::errc::not_connected, "the server did not answer in time");
+  }
+
+#ifdef SINGLEFLIGHT_REDIS_TLS
+  void StartTls(const Tls& tls) {
+    const auto or_null = [](const std::string& text) {
+      return text.empty() ? nullptr : text.c_str();
+    };
+    redisSSLContextError error = REDIS_SSL_CTX_NONE;
+    tls_.reset(::redisCreateSSLContext(or_null(tls.ca_file), or_null(tls.ca_directory),
+                                       or_null(tls.certificate_file), or_null(tls.key_file),
+                                       or_null(tls.server_name), &error));
+    if (tls_ == nullptr) {
+      throw Outage(std::errc::not_connected, ::redisSSLContextGetError(error));
+    }
+    const SigPipeOff guard;
+    Check(::redisInitiateSSLWithContext(context_.get(), tls_.get()) == REDIS_OK);
+  }
+  struct FreeTls {
+    void operator()(redisSSLContext* context) const noexcept { ::redisFreeSSLContext(context); }
+  };
+  std::unique_ptr<redisSSLContext, FreeTls> tls_;
+#else
+  static void StartTls(const Tls&) {}  // the Group's constructor has refused it
+#endif
+
+  Endpoint endpoint_;
+  std::chrono::milliseconds command_timeout_;
+  std::unique_ptr<redisContext, FreeContext> context_;
+  int awaited_ = 0;  // replies to come
+};
+
+}  // namespace singleflight::redis::detail

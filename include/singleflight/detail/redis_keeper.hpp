@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Keeper: the thread that renews the leases of a process's leaders while their `fn` runs, and gives
+// back those that nobody wants any longer. There is one a group, from its first lease on.
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "../redis_options.hpp"
+#include "redis_connection.hpp"
+#include "redis_lease.hpp"
+#include "redis_payload.hpp"
+
+namespace singleflight::redis::detail {
+
+// A lease that this process has taken.
+struct HeldLease {
+  HeldLease(const Names& its_names, std::string its_token)
+      : names(its_names), token(std::move(its_token)) {}
+
+  bool IsHeld() const noexcept {
+    return Clock::now().time_since_epoch().count() < held_until.load(std::memory_order_relaxed);
+  }
+  void HoldUntil(Clock::time_point time) noexcept {
+    held_until.store(time.time_since_epoch().count(), std::memory_order_relaxed);
+  }
+
+  const Names names;
+  const std::string token;
+  std::uint64_t fence = 0;       // set before others see it
+  Clock::time_point taken = {};  // likewise
+  // The server ends it no sooner; in the past once it is known to be lost. Relaxed: only a time.
+  std::atomic<Clock::rep> held_until = 0;
+  // Guarded by the keeper's mutex.
+  Clock::time_point renewed = {};
+  enum class State : unsigned char {
+    kKept,
+    kLost,       // the server has given it to somebody else, or it was too old
+    kUnwanted,   // nobody of this process wants its outcome any longer
+    kGivenBack,  // by the keeper, for that reason
+  } state = State::kKept;
+};
+
+class Keeper {
+ public:
+  Keeper(Leases& leases, const Options& options)
+      : leases_(leases),
+        lease_(options.lease),
+        max_age_(options.group.max_age),
+        tick_(std::max<Clock::duration>(lease_ / 4, std::chrono::milliseconds(1))) {}
+
+  ~Keeper() {
+    {
+      const std::lock_guard lock(mutex_);
+      ending_ = true;
+    }
+    wake_.notify_one();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  Keeper(const Keeper&) = delete;
+  Keeper& operator=(const Keeper&) = delete;
+
+  // Before a lease is taken, so that none is taken in vain where there can be no more threads.
+  void Start() {
+    const std::lock_guard lock(mutex_);
+    if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+  }
+
+  // How long a lease that was taken then may last from now on.
+  std::chrono::milliseconds DurationFor(Clock::time_point taken) const {
+    if (!max_age_) return lease_;
+    const auto left = *max_age_ - (Clock::now() - taken);
+    return std::min(lease_, std::chrono::floor<std::chrono::milliseconds>(left));
+  }
+
+  // While there is one, its lease is renewed.
+  class Keeping {
+   public:
+    Keeping(Keeper& keeper, std::shared_ptr<HeldLease> lease) : keeper_(keeper) {
+      std::list<std::shared_ptr<HeldLease>> one;
+      one.push_back(std::move(lease));
+      entry_ = one.begin();
+      Lease().renewed = Lease().taken;
+      const std::lock_guard lock(keeper_.mutex_);
+      keeper_.held_.splice(keeper_.held_.end(), one);
+      keeper_.used_ = true;
+      if (keeper_.asleep_) keeper_.wake_.notify_one();
+    }
+    ~Keeping() {
+      const std::lock_guard lock(keeper_.mutex_);
+      if (Lease().state == HeldLease::State::kUnwanted) --keeper_.unwanted_;
+      keeper_.held_.erase(entry_);
+    }
+    Keeping(const Keeping&) = delete;
+    Keeping& operator=(const Keeping&) = delete;
+
+    // Has the keeper give it back, so that others take over. Does not wait for that.
+    void GiveUp() noexcept {
+      const std::lock_guard lock(keeper_.mutex_);
+      if (Lease().state != HeldLease::State::kKept) return;
+      Lease().state = HeldLease::State::kUnwanted;
+      ++keeper_.unwanted_;
+      keeper_.wake_.notify_one();
+    }
+
+    HeldLease::State StateNow() const noexcept {
+      const std::lock_guard lock(keeper_.mutex_);
+      return Lease().state;
+    }
+
+   private:
+    HeldLease& Lease() const noexcept { return **entry_; }
+
+    Keeper& keeper_;
+    std::list<std::shared_ptr<HeldLease>>::iterator entry_;
+  };
+
+ private:
+  // Looks after the leases once a tick, and sleeps only when there were none for a whole one: so
+  // that a leader whose `fn` is quick need not wake it.
+  void Run() {
+    std::unique_lock lock(mutex_);
+    while (!ending_) {
+      if (held_.empty() && !used_) {
+        asleep_ = true;
+        wake_.wait(lock, [this] { return ending_ || used_; });
+        asleep_ = false;
+      }
+      used_ = false;
+      wake_.wait_for(lock, tick_, [this] { return ending_ || unwanted_ > 0; });
+      try {
+        GiveBackUnwanted(lock);
+        RenewDue(lock);
+      } catch (const std::exception&) {  // the server is away, or memory: again at the next tick
+        if (!lock.owns_lock()) lock.lock();
+      }
+    }
+  }
+
+  void GiveBackUnwanted(std::unique_lock<std::mutex>& lock) {
+    while (unwanted_ > 0 && !ending_) {
+      const auto found = std::ranges::find(held_, HeldLease::State::kUnwanted,
+                                           [](const auto& lease) { return lease->state; });
+      const std::shared_ptr<HeldLease> lease = *found;
+      lease->state = HeldLease::State::kGivenBack;
+      --unwanted_;
+      lock.unlock();
+      lease->HoldUntil(Clock::time_point::min());
+      leases_.Publish(lease->names, lease->token,
+                      Pack({PayloadKind::kAbandoned, {}}, lease->token));
+      lock.lock();
+    }
+  }
+
+  // The first in the list was renewed the longest time ago.
+  void RenewDue(std::unique_lock<std::mutex>& lock) {
+    const Clock::time_point now = Clock::now();
+    while (!held_.empty() && held_.front()->renewed + tick_ <= now && !ending_) {
+      const std::shared_ptr<HeldLease> lease = held_.front();
+      held_.splice(held_.end(), held_, held_.begin());
+      lease->renewed = now;
+      if (lease->state != HeldLease::State::kKept) continue;
+      lock.unlock();
+      const bool kept = Renew(*lease);
+      lock.lock();
+      if (!kept && lease->state == HeldLease::State::kKept) lease->state = HeldLease::State::kLost;
+    }
+  }
+
+  bool Renew(HeldLease& lease) {
+    const Clock::time_point before = Clock::now();
+    const std::chrono::milliseconds duration = DurationFor(lease.taken);
+    const bool kept = duration.count() > 0 && leases_.Renew(lease.names, lease.token, duration);
+    lease.HoldUntil(kept ? before + duration : Clock::time_point::min());
+    return kept;
+  }
+
+  Leases& leases_;
+  const std::chrono::milliseconds lease_;
+  const std::optional<std::chrono::nanoseconds> max_age_;
+  const Clock::duration tick_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  // Guarded by mutex_.
+  std::list<std::shared_ptr<HeldLease>> held_;
+  std::size_t unwanted_ = 0;  // in held_, in that state
+  bool used_ = false;         // since the thread last looked
+  bool asleep_ = false;       // the thread, until one is held
+  bool ending_ = false;
+  std::thread thread_;
+};
+
+}  // namespace singleflight::redis::detail

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The lease: who leads the call for a key, of all processes, and how the others learn what came of
+// it. On the server there are, with BASE = `prefix:{key}`:
+//
+//   BASE:lease             the leader's token, and "+" after it once somebody follows; expires
+//   BASE:TOKEN             a stream with one entry: the outcome of the call with that token; is
+//                          there only if somebody followed, and for `linger` only
+//   BASE:forgotten:TOKEN   the lease of a call that was forgotten: nobody new is told of it
+//
+// Each function of Leases is one command or script: the server runs it as one step, and the same
+// command may come twice without harm, since a token is used for one call only.
+// tests/model/lease.pml is a model of these steps.
+
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "redis_connection.hpp"
+#include "redis_server.hpp"
+
+namespace singleflight::redis::detail {
+
+// 128 random bits, as 32 digits.
+inline std::string NewToken() {
+  std::array<unsigned char, 16> bits;
+  if (::getentropy(bits.data(), bits.size()) != 0) {
+    throw std::system_error(errno, std::generic_category(), "singleflight::redis: getentropy");
+  }
+  std::string token;
+  for (const unsigned char byte : bits) {
+    for (const int digit : {byte >> 4, byte & 15}) token += "0123456789abcdef"[digit];
+  }
+  return token;
+}
+
+inline bool IsToken(std::string_view text) noexcept {
+  return text.size() == 32 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+// The names on the server of what belongs to a key. What is in the first braces decides where they
+// are in a Redis Cluster, unless that is empty: so a key that would make it empty stands after
+// them.
+class Names {
+ public:
+  Names(std::string_view prefix, std::string_view key) : base_(prefix) {
+    if (key.empty() || key.front() == '}') {
+      (base_ += ".{.}") += key;
+    } else {
+      ((base_ += ":{") += key) += '}';
+    }
+    lease_ = base_ + ":lease";
+  }
+
+  const std::string& Lease() const noexcept { return lease_; }
+  std::string Outcome(std::string_view token) const { return base_ + ':' + std::string(token); }
+  std::string Forgotten(std::string_view token) const {
+    return base_ + ":forgotten:" + std::string(token);
+  }
+
+ private:
+  std::string base_;
+  std::string lease_;
+};
+
+class Leases {
+ public:
+  Leases(Server& server, const Options& options) : server_(server), options_(options) {}
+
+  // Who leads: `token`, which has just taken the lease for that long, or another.
+  struct Holder {
+    std::string token;
+    std::chrono::milliseconds left;  // until the lease ends, unless it is renewed
+    std::uint64_t fence = 0;         // if it is ours: more than of any lease before
+  };
+  // `awaited`: of a call whose outcome is still waited for, or empty. While that may come or has
+  // come, its holder is told.
+  Holder Take(const Names& names, std::string_view token, std::chrono::milliseconds lease,
+              std::string_view awaited) {
+    const std::string duration = std::to_string(lease.count());
+    const Reply reply = awaited.empty() ? Run(names, kTake, {"1", names.Lease(), token, duration})
+                                        : Run(names, kTake,
+                                              {"3", names.Lease(), names.Outcome(awaited),
+                                               names.Forgotten(awaited), token, duration, awaited});
+    const bool is_holder = reply->type == REDIS_REPLY_ARRAY && reply->elements == 3 &&
+                           reply->element[0]->type == REDIS_REPLY_STRING &&
+                           reply->element[1]->type == REDIS_REPLY_INTEGER &&
+                           reply->element[2]->type == REDIS_REPLY_INTEGER;
+    if (!is_holder || reply->element[1]->integer < 0) {
+      throw Outage(std::errc::protocol_error, "something else is at " + names.Lease());
+    }
+    return {std::string(TextOf(*reply->element[0])),
+            std::chrono::milliseconds(reply->element[1]->integer),
+            static_cast<std::uint64_t>(reply->element[2]->integer)};
+  }
+
+  struct Entry {
+    std::string id;
+    std::string payload;
+  };
+  // The first entry after `last` of the stream with a call's outcome; nothing if none came for that
+  // long, or patience ended.
+  std::optional<Entry> Read(const Names& names, std::string_view token, const std::string& last,
+                            std::chrono::milliseconds wait, const Patience& patience) {
+    const std::string name = names.Outcome(token);
+    const std::string block = std::to_string(wait.count());
+    const std::initializer_list<std::string_view> command = {"XREAD", "COUNT",   "1",  "BLOCK",
+                                                             block,   "STREAMS", name, last};
+    const Reply reply = server_.Ask(name, command, wait, patience);
+    if (reply == nullptr || reply->type == REDIS_REPLY_NIL) return std::nullopt;
+    // [[name, [[id, [field, value, ...]]]]]
+    const auto child = [](const redisReply* parent, std::size_t i) -> const redisReply* {
+      const bool has_it =
+          parent != nullptr && parent->type == REDIS_REPLY_ARRAY && parent->elements > i;
+      return has_it ? parent->element[i] : nullptr;
+    };
+    const redisReply* const entry = child(child(child(reply.get(), 0), 1), 0);
+    const redisReply* const id = child(entry, 0);
+    if (id == nullptr || id->type != REDIS_REPLY_STRING) {
+      throw Outage(std::errc::protocol_error, "no stream at " + name);
+    }
+    const redisReply* const value = child(child(entry, 1), 1);
+    return Entry{std::string(TextOf(*id)),
+                 std::string(value != nullptr ? TextOf(*value) : std::string_view())};
+  }
+
+  // True if the lease is still held, and now for that long.
+  bool Renew(const Names& names, std::string_view token, std::chrono::milliseconds lease) {
+    const std::string duration = std::to_string(lease.count());
+    return Number(Run(names, kRenew,
+                      {"2", names.Lease(), names.Forgotten(token), token, duration})) == 1;
+  }
+
+  enum class Published : signed char {
+    kTooLate = -1,  // the lease was lost, and nothing was done
+    kToNobody = 0,  // it was given back; nobody follows, so there was nobody to tell
+    kToOthers = 1,  // and the outcome is there for them
+  };
+  // Gives the lease back and tells the followers.
+  Published Publish(const Names& names, std::string_view token, std::string_view payload) {
+    const std::string linger = std::to_string(options_.linger.count());
+    return static_cast<Published>(
+        std::clamp(Number(Run(names, kPublish,
+                              {"3", names.Lease(), names.Outcome(token), names.Forgotten(token),
+                               token, payload, linger})),
+                   -1LL, 1LL));
+  }
+
+  // Lets the next who takes the lease start afresh; those who follow the call that holds it now go
+  // on. True if there was one.
+  bool Forget(const Names& names) {
+    const std::initializer_list<std::string_view> command = {"GETRANGE", names.Lease(), "0", "31"};
+    const std::string token(TextOf(*server_.Ask(names.Lease(), command)));
+    if (!IsToken(token)) return false;
+    Run(names, kForget, {"2", names.Lease(), names.Forgotten(token), token});
+    return true;  // if it was too late: that call has ended meanwhile
+  }
+
+ private:
+  // A holder is told as {token, milliseconds left, fence}; -1 milliseconds: what is there is none
+  // of ours, and stays as it is.
+  static constexpr std::string_view kTake = R"lua(
+    local function told(name)
+      local value, left = redis.call('GET', name), redis.call('PTTL', name)
+      if left < 0 or not string.find(value, '^' .. string.rep('[0-9a-f]', 32) .. '%+?$') then
+        return {'', -1, 0}
+      end
+      if #value == 32 then redis.call('APPEND', name, '+') end
+      return {string.sub(value, 1, 32), left, 0}
+    end
+    if KEYS[2] then
+      if redis.call('XLEN', KEYS[2]) > 0 then return {ARGV[3], 0, 0} end
+      if redis.call('EXISTS', KEYS[3]) == 1 then return told(KEYS[3]) end
+    end
+    if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) or
+       redis.call('GETRANGE', KEYS[1], 0, 31) == ARGV[1] then
+      local now = redis.call('TIME')
+      return {ARGV[1], tonumber(ARGV[2]), now[1] * 1000000 + now[2]}
+    end
+    return told(KEYS[1])
+  )lua";
+
+  static constexpr std::string_view kRenew = R"lua(
+    for _, name in ipairs(KEYS) do
+      if redis.call('GETRANGE', name, 0, 31) == ARGV[1] then
+        return redis.call('PEXPIRE', name, ARGV[2])
+      end
+    end
+    return 0
+  )lua";
+
+  // The lease goes first: should the server have no room for the outcome, it is free all the same.
+  static constexpr std::string_view kPublish = R"lua(
+    local name = KEYS[1]
+    if redis.call('GETRANGE', name, 0, 31) ~= ARGV[1] then
+      name = KEYS[3]
+      if redis.call('EXISTS', name) == 0 then return redis.call('XLEN', KEYS[2]) > 0 and 1 or -1 end
+    end
+    local followed = redis.call('STRLEN', name) > 32
+    redis.call('DEL', name)
+    if not followed then return 0 end
+    redis.call('XADD', KEYS[2], '*', 'outcome', ARGV[2])
+    redis.call('PEXPIRE', KEYS[2], ARGV[3])
+    return 1
+  )lua";
+
+  static constexpr std::string_view kForget = R"lua(
+    if redis.call('GETRANGE', KEYS[1], 0, 31) == ARGV[1] and
+       redis.call('STRLEN', KEYS[1]) <= 33 and redis.call('PTTL', KEYS[1]) >= 0 then
+      redis.call('RENAME', KEYS[1], KEYS[2])
+    end
+  )lua";
+
+  Reply Run(const Names& names, std::string_view script,
+            std::initializer_list<std::string_view> arguments) {
+    std::vector<std::string_view> command = {"EVAL", script};
+    command.insert(command.end(), arguments);
+    return server_.Ask(names.Lease(), command);
+  }
+
+  static long long Number(const Reply& reply) noexcept {
+    return reply->type == REDIS_REPLY_INTEGER ? reply->integer : 0;
+  }
+
+  Server& server_;
+  const Options& options_;
+};
+
+}  // namespace singleflight::redis::detail

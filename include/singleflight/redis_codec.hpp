@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Codec: how a value travels between processes. Strings and trivially copyable types need nothing;
+// for others, specialize it or give the Group a class of your own:
+//
+//   template <>
+//   struct singleflight::redis::Codec<User> {
+//     static std::string Encode(const User& user) { return ToJson(user); }
+//     static std::optional<User> Decode(std::string_view json) { return ParseUser(json); }
+//   };
+//
+// Decode gives nothing for what it cannot read, say of a newer version of the program: then this
+// process goes on as if the other had died. Whatever it throws is taken for the same. What Encode
+// throws reaches the callers as if `fn` had thrown it.
+
+#include <array>
+#include <bit>
+#include <concepts>
+#include <cstddef>
+#include <cstring>
+#include <optional>
+#include <ranges>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace singleflight::redis {
+
+namespace detail {
+
+// What is trivially copyable, and still means nothing elsewhere.
+template <class Value>
+inline constexpr bool kPointsHere = std::is_pointer_v<Value> || std::is_member_pointer_v<Value> ||
+                                    std::is_null_pointer_v<Value> || std::ranges::view<Value>;
+
+}  // namespace detail
+
+template <class Value>
+struct Codec {
+  static_assert(std::is_trivially_copyable_v<Value>,
+                "this Value has no Codec: specialize singleflight::redis::Codec<Value> with "
+                "Encode(const Value&) and Decode(std::string_view), or give the Group a codec");
+  static_assert(!detail::kPointsHere<Value>,
+                "a pointer or a view means nothing in another process: use what it points to");
+
+  // The bytes as they are: all processes must be built with one layout of it.
+  static std::string Encode(const Value& value) {
+    return std::string(reinterpret_cast<const char*>(&value), sizeof(Value));
+  }
+  static std::optional<Value> Decode(std::string_view bytes) {
+    std::array<std::byte, sizeof(Value)> copy;
+    if (bytes.size() != copy.size()) return std::nullopt;
+    std::memcpy(copy.data(), bytes.data(), bytes.size());
+    return std::bit_cast<Value>(copy);
+  }
+};
+
+template <>
+struct Codec<std::string> {
+  static const std::string& Encode(const std::string& value) { return value; }
+  static std::optional<std::string> Decode(std::string_view bytes) { return std::string(bytes); }
+};
+
+// Of a Group<void>: that it landed is all there is to tell.
+template <>
+struct Codec<void> {};
+
+// What Group asks of a codec.
+template <class ValueCodec, class Value>
+concept CodecFor = std::is_void_v<Value> || requires(const Value& value, std::string_view bytes) {
+  { ValueCodec::Encode(value) } -> std::convertible_to<std::string_view>;
+  { ValueCodec::Decode(bytes) } -> std::same_as<std::optional<Value>>;
+};
+
+}  // namespace singleflight::redis
