@@ -31,7 +31,7 @@ struct AsyncCall {
       : key(ref.get()), call(KeyRef(key)) {
     call.hash = hash;
     call.state = its_ledger.MakeState(call, nullptr);
-    call.stop = std::stop_source();
+    call.stop = NewStopSource();
   }
   ~AsyncCall() {
     if (ledger != nullptr && phase != Phase::kLanded) ledger->Land(*this, {});

@@ -73,6 +73,9 @@ std::exception_ptr ErrorOf(const Outcome<Value>& outcome) {
   return MakeOwnerDead();
 }
 
+// Where std::stop_source() is inlined, GCC 12 warns falsely that it is not initialized.
+[[gnu::noinline]] inline std::stop_source NewStopSource() { return std::stop_source(); }
+
 // `fn` may take the call's stop token.
 template <class Fn>
 inline constexpr bool kTakesStopToken = std::is_invocable_v<Fn, std::stop_token>;
