@@ -159,7 +159,7 @@ class Client {
     server_.RefuseAfterOutage();
     keeper_.Start();
     const auto lease = std::make_shared<HeldLease>(names, NewToken());
-    const StopFd stop_fd(caller.stop);
+    std::optional<StopFd> stop_fd;
     std::string awaited;  // whose outcome may come
     std::string heard;    // whom we were told of last,
     std::string last;     // and what we have read of it
@@ -177,8 +177,9 @@ class Client {
       awaited = holder.token;
       if (heard != awaited) last = "0";
       heard = awaited;
+      if (!stop_fd) stop_fd.emplace(caller.stop);
       const std::optional<Leases::Entry> entry =
-          ReadOrLeave(names, awaited, last, holder.left, caller, stop_fd.get());
+          ReadOrLeave(names, awaited, last, holder.left, caller, stop_fd->get());
       if (!entry) continue;
       last = entry->id;
       if (const std::optional<Payload> payload = Unpack(entry->payload, awaited)) {
@@ -199,7 +200,7 @@ class Client {
                                            const std::string& last, std::chrono::milliseconds left,
                                            Caller& caller, int stop_fd) {
     LeaveIfDue(caller);
-    auto wait = std::min(left + std::chrono::milliseconds(1), options.linger);
+    auto wait = std::min(left, options.linger) + std::chrono::milliseconds(1);
     Patience patience{Clock::time_point::max(), stop_fd};
     if (caller.deadline) {
       patience.until = *caller.deadline;

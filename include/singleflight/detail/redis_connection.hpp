@@ -76,8 +76,8 @@ class SigPipeOff {
   SigPipeOff() noexcept {
     ::sigemptyset(&pipe_);
     ::sigaddset(&pipe_, SIGPIPE);
-    was_pending_ = IsPending();
     ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+    was_pending_ = ::sigismember(&before_, SIGPIPE) == 1 && IsPending();  // else it had come
   }
   ~SigPipeOff() {
     if (!was_pending_ && IsPending()) {
@@ -233,8 +233,8 @@ class Connection {
                                    sizes.data()) == REDIS_OK);
     ++awaited_;
     const SigPipeOff guard;
-    for (int done = 0; done == 0;) {
-      if (!AwaitReady(POLLOUT, deadline, -1)) FailTimedOut();
+    for (int done = 0; done == 0;) {  // each write blocks for no longer than the command timeout
+      if (Clock::now() >= deadline) FailTimedOut();
       Check(::redisBufferWrite(context_.get(), &done) == REDIS_OK);
     }
   }
@@ -247,14 +247,14 @@ class Connection {
         --awaited_;
         return Reply(static_cast<redisReply*>(reply));
       }
-      if (!AwaitReady(POLLIN, deadline, stop_fd)) return nullptr;
+      if (!AwaitReadable(deadline, stop_fd)) return nullptr;
       Check(::redisBufferRead(context_.get()) == REDIS_OK);
     }
   }
 
   // False if the deadline passed or `stop_fd` became readable before.
-  bool AwaitReady(short events, Clock::time_point deadline, int stop_fd) {
-    std::array<pollfd, 2> fds = {pollfd{context_->fd, events, 0}, pollfd{stop_fd, POLLIN, 0}};
+  bool AwaitReadable(Clock::time_point deadline, int stop_fd) {
+    std::array<pollfd, 2> fds = {pollfd{context_->fd, POLLIN, 0}, pollfd{stop_fd, POLLIN, 0}};
     for (;;) {
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
       const auto timeout = std::clamp<std::chrono::milliseconds::rep>(left.count(), 0, 1 << 30);

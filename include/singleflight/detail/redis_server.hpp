@@ -94,6 +94,7 @@ class Server {
       const Endpoint where = EndpointOf(name);
       Reply reply = AskAt(where, command, server_waits, patience);
       if (reply == nullptr || reply->type != REDIS_REPLY_ERROR) return reply;
+      if (TextOf(*reply).starts_with("READONLY")) Drop(where);  // another is the master now
       std::optional<Move> move = ParseMove(TextOf(*reply), where);
       if (!move || moves == kMaxMoves) {
         throw Outage(std::errc::protocol_error, std::string(TextOf(*reply)));
