@@ -540,6 +540,35 @@ TEST_CASE("redis: a whole outcome is read whoever wrote it") {
   CHECK(follower.Join().value == "v");
 }
 
+TEST_CASE("redis: an outcome that is there before a follower waits for it is not lost") {
+  using redis::detail::Pack, redis::detail::PayloadKind;
+  const RedisServer server;
+  RedisPages pages(OptionsFor(server));
+  TakeLease(server, kToken);
+  server.Ask("XADD", "t:{k}:" + kToken, "*", "outcome", Pack({PayloadKind::kValue, "v"}, kToken));
+  CHECK(*pages.Do("k", NeverRun) == "v");
+}
+
+TEST_CASE("redis: while a call that is waited for may have an outcome, its lease is not taken") {
+  namespace detail = redis::detail;
+  const RedisServer server;
+  const redis::Options options = OptionsFor(server);
+  detail::Server connections(options);
+  detail::Leases leases(connections, options);
+  const detail::Names names("t", "k");
+  const std::string mine = detail::NewToken();
+  const auto holder = [&] { return leases.Take(names, mine, 1h, kToken).token; };
+
+  server.Ask("SET", names.Forgotten(kToken), kToken, "PX", "3600000");
+  CHECK(holder() == kToken);
+  server.Ask("DEL", names.Forgotten(kToken));
+  PutOutcome(server, kToken, "v");
+  CHECK(holder() == kToken);
+  server.Ask("DEL", names.Outcome(kToken));
+  CHECK(holder() == mine);
+  CHECK(holder() == mine);  // once more, as if the first answer had been lost
+}
+
 TEST_CASE("redis: what a stranger adds to the stream does not keep the outcome from followers") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
@@ -574,7 +603,7 @@ TEST_CASE("redis: the limits are those of the process's own group") {
 }
 
 TEST_CASE("redis: options that cannot be meant are refused at once") {
-  std::vector<redis::Options> wrong(13);
+  std::vector<redis::Options> wrong(14);
   wrong[0].host = "";
   wrong[1].port = 0;
   wrong[2].port = 65536;
@@ -588,6 +617,7 @@ TEST_CASE("redis: options that cannot be meant are refused at once") {
   wrong[10].retry_after = -1ms;
   wrong[11].user = "without a password";
   wrong[12].lease = std::chrono::milliseconds::max();
+  wrong[13].tls.emplace();  // hiredis has none, or nobody is to be trusted
   for (const redis::Options& options : wrong) {
     CHECK_THROWS_AS(RedisPages(options), std::invalid_argument);
   }
