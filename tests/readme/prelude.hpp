@@ -55,6 +55,12 @@ struct UserTask : std::suspend_always {
 };
 UserTask LoadTask(int id);
 
+#if __has_include(<hiredis/hiredis.h>)
+#include <singleflight/redis.hpp>
+
+std::string Render(const Request& request);
+#endif
+
 #if __has_include(<httplib.h>)
 #include "../../examples/http_middleware.hpp"
 
