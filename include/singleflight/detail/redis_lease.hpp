@@ -10,7 +10,8 @@
 //   BASE:forgotten:TOKEN   the lease of a call that was forgotten: nobody new is told of it
 //
 // Each function of Leases is one command or script: the server runs it as one step, and the same
-// command may come twice without harm, since a token is used for one call only.
+// command may come twice without harm, since a token is used for one call only. (One that arrives
+// when its sender has given up may leave a lease that nobody holds: as if its leader had died.)
 // tests/model/lease.pml is a model of these steps.
 
 #include <sys/random.h>
@@ -93,10 +94,14 @@ class Leases {
   Holder Take(const Names& names, std::string_view token, std::chrono::milliseconds lease,
               std::string_view awaited) {
     const std::string duration = std::to_string(lease.count());
-    const Reply reply = awaited.empty() ? Run(names, kTake, {"1", names.Lease(), token, duration})
-                                        : Run(names, kTake,
-                                              {"3", names.Lease(), names.Outcome(awaited),
-                                               names.Forgotten(awaited), token, duration, awaited});
+    const Reply reply =
+        awaited.empty()
+            ? Run(names, kTake,
+                  {"3", names.Lease(), names.Outcome(token), names.Forgotten(token), token,
+                   duration})
+            : Run(names, kTake,
+                  {"5", names.Lease(), names.Outcome(token), names.Forgotten(token),
+                   names.Outcome(awaited), names.Forgotten(awaited), token, duration, awaited});
     const bool is_holder = reply->type == REDIS_REPLY_ARRAY && reply->elements == 3 &&
                            reply->element[0]->type == REDIS_REPLY_STRING &&
                            reply->element[1]->type == REDIS_REPLY_INTEGER &&
@@ -173,7 +178,8 @@ class Leases {
 
  private:
   // A holder is told as {token, milliseconds left, fence}; -1 milliseconds: what is there is none
-  // of ours, and stays as it is.
+  // of ours, and stays as it is. The command may come again after its answer was lost, and its call
+  // was forgotten or has ended since: so what has this token comes first.
   static constexpr std::string_view kTake = R"lua(
     local function told(name)
       local value, left = redis.call('GET', name), redis.call('PTTL', name)
@@ -183,15 +189,19 @@ class Leases {
       if #value == 32 then redis.call('APPEND', name, '+') end
       return {string.sub(value, 1, 32), left, 0}
     end
-    if KEYS[2] then
-      if redis.call('XLEN', KEYS[2]) > 0 then return {ARGV[3], 0, 0} end
-      if redis.call('EXISTS', KEYS[3]) == 1 then return told(KEYS[3]) end
-    end
-    if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) or
-       redis.call('GETRANGE', KEYS[1], 0, 31) == ARGV[1] then
+    local function mine()
       local now = redis.call('TIME')
       return {ARGV[1], tonumber(ARGV[2]), now[1] * 1000000 + now[2]}
     end
+    if redis.call('GETRANGE', KEYS[1], 0, 31) == ARGV[1] or
+       redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then
+      return mine()
+    end
+    if KEYS[4] then
+      if redis.call('XLEN', KEYS[4]) > 0 then return {ARGV[3], 0, 0} end
+      if redis.call('EXISTS', KEYS[5]) == 1 then return told(KEYS[5]) end
+    end
+    if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return mine() end
     return told(KEYS[1])
   )lua";
 

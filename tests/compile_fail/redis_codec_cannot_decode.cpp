@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT
+// error: a codec needs static functions
+
+#include <singleflight/redis.hpp>
+#include <string>
+
+struct OneWay {
+  static std::string Encode(int number) { return std::to_string(number); }
+};
+
+int main() { singleflight::redis::Group<int, OneWay> numbers; }

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MIT
+// error: fn must be callable as fn(), fn(std::stop_token) or fn(const redis::Lease&)
+
+#include <singleflight/redis.hpp>
+
+int main() {
+  singleflight::redis::Group<int> group;
+  static_cast<void>(group.Do("k", [](int argument) { return argument; }));
+}
