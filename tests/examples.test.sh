@@ -4,7 +4,7 @@
 # usage: tests/examples.test.sh DIRECTORY
 #
 # Runs the built examples in DIRECTORY as a user would, and checks what they print: a line for each
-# check, and a non-zero exit at the first that fails. The HTTP examples may be missing.
+# check, and a non-zero exit at the first that fails. Those of Asio, Redis and HTTP may be missing.
 set -uo pipefail
 
 cd "${1:?usage: tests/examples.test.sh DIRECTORY}" || exit 2
@@ -12,7 +12,8 @@ server=''
 listening=''
 output=$(mktemp)
 errors=$(mktemp)
-trap '[[ -z $server ]] || kill "$server"; rm -f "$output" "$errors"' EXIT
+directory=$(mktemp -d)  # where redis_fleet has its own
+trap '[[ -z $server ]] || kill "$server"; rm -rf "$output" "$errors" "$directory"' EXIT
 
 # check WHAT COMMAND...: the command must succeed.
 check() {
@@ -98,6 +99,35 @@ if [[ -x asio_server ]]; then
     ./asio_server --speed 3
 else
   echo 'skipped: asio_server, which was not built (Asio was not found)'
+fi
+
+if [[ -x redis_fleet ]] && command -v redis-server > /dev/null; then
+  export TMPDIR=$directory
+  check 'redis_fleet runs' run ./redis_fleet --query-ms 10
+  check 'redis_fleet: 128 callers of a key are one execution' printed 1 \
+    'executions of each key:( 1){10}'
+  check 'redis_fleet: each of 8 processes gets all answers' printed 1 \
+    'right answers to each process:( 160){8}'
+  check 'redis_fleet: all know that they share them' printed 1 'shared: 1280 of 1280'
+  check 'redis_fleet: nothing is left of its server' rmdir "$directory"
+
+  mkdir "$directory"
+  exec 3< <(exec ./redis_fleet --query-ms 3600000)
+  server=$!
+  check 'redis_fleet says what it does' read -r -t 30 listening <&3
+  check 'redis_fleet can be told to end' kill -TERM "$server"
+  wait "$server"
+  check 'redis_fleet ends as one that was told to' test $? -eq $((128 + 15))
+  server=''
+  check 'redis_fleet: nothing is left of its server then, either' rmdir "$directory"
+  unset TMPDIR
+
+  check 'redis_fleet: a server that is not there is reported' refused 1 'No such file' \
+    ./redis_fleet --socket ./no_such_socket
+  check 'redis_fleet: an unknown flag is refused' refused 2 'unknown flag --speed' \
+    ./redis_fleet --speed 3
+else
+  echo 'skipped: redis_fleet (hiredis or redis-server was not found)'
 fi
 
 if [[ ! -x http_server || ! -x http_client ]]; then

@@ -125,9 +125,8 @@ class Group {
 
   // Connects when there is something to ask. Throws std::invalid_argument for options that cannot
   // be meant.
-  explicit Group(Options options = {})
-      : client_(std::make_unique<detail::Client>(std::move(options))),
-        local_(client_->options.group) {}
+  explicit Group(const Options& options = {})
+      : client_(std::make_unique<detail::Client>(options)), local_(client_->options.group) {}
 
   // No thread may be inside another member, or get inside one, meanwhile. Waits for a command that
   // renews a lease.

@@ -88,7 +88,7 @@ inline void CheckOptions(const Options& options) {
 
 class Client {
  public:
-  explicit Client(Options its_options) : options((CheckOptions(its_options), its_options)) {}
+  explicit Client(const Options& its_options) : options((CheckOptions(its_options), its_options)) {}
 
   const Options options;
   Counters count{};
@@ -158,7 +158,7 @@ class Client {
   std::shared_ptr<HeldLease> TakeOrFollow(const Names& names, Caller& caller, Accept&& accept) {
     server_.RefuseAfterOutage();
     keeper_.Start();
-    const auto lease = std::make_shared<HeldLease>(names, NewToken());
+    auto lease = std::make_shared<HeldLease>(names, NewToken());
     std::optional<StopFd> stop_fd;
     std::string awaited;  // whose outcome may come
     std::string heard;    // whom we were told of last,
