@@ -5,30 +5,19 @@
 
 #include "../examples/redis_cache.hpp"
 
-#include <hiredis/hiredis.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
-#include <cstddef>
-#include <filesystem>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "cache_callers.hpp"
 #include "catch.hpp"
+#include "redis_server.hpp"
 #include "support.hpp"
 
 using namespace test;
@@ -38,81 +27,9 @@ namespace {
 
 using Users = singleflight::ReadThrough<std::string, std::string, RedisCache>;
 
-// A server on a Unix socket in a directory of its own, for as long as this lives.
-class RedisServer {
- public:
-  RedisServer() {
-    ::signal(SIGPIPE, SIG_IGN);
-    if (::mkdtemp(directory_.data()) == nullptr) {
-      throw std::system_error(errno, std::generic_category(), directory_);
-    }
-    Start();
-  }
-  ~RedisServer() {
-    if (pid_ > 0) Kill();
-    std::filesystem::remove_all(directory_);
-  }
-  RedisServer(const RedisServer&) = delete;
-  RedisServer& operator=(const RedisServer&) = delete;
-
-  // Returns when it answers.
-  void Start() {
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // it ends with this test, however that ends
-      ::execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", Socket().c_str(),
-               "--save", "", "--appendonly", "no", "--logfile", (directory_ + "/log").c_str(),
-               "--dir", directory_.c_str(), nullptr);
-      ::_exit(127);
-    }
-    Await([&] {
-      if (::waitpid(pid_, nullptr, WNOHANG) != 0) throw std::runtime_error("no redis-server");
-      redisContext* const connection = Connect();
-      const bool answers = connection->err == 0;
-      redisFree(connection);
-      return answers;
-    });
-  }
-
-  void Kill() {
-    ::kill(pid_, SIGKILL);
-    ::waitpid(std::exchange(pid_, 0), nullptr, 0);
-  }
-
-  // From here on until Continue it answers nothing.
-  void Stop() {
-    ::kill(pid_, SIGSTOP);
-    ::waitpid(pid_, nullptr, WUNTRACED);
-  }
-  void Continue() { ::kill(pid_, SIGCONT); }
-
-  redisContext* Connect() const { return redisConnectUnix(Socket().c_str()); }
-
-  RedisCache Cache(std::chrono::milliseconds timeout = 1min) const {
-    return RedisCache(Connect(), 1h, timeout);
-  }
-
-  // What it answers to a command on another connection, as text or as a number.
-  struct Answer {
-    std::string text;
-    long long number;
-  };
-  Answer Ask(const char* command) const {
-    redisContext* const connection = Connect();
-    auto* const reply = static_cast<redisReply*>(redisCommand(connection, command));
-    const Answer answer{reply->str != nullptr ? std::string(reply->str, reply->len) : "",
-                        reply->integer};
-    freeReplyObject(reply);
-    redisFree(connection);
-    return answer;
-  }
-
- private:
-  std::string Socket() const { return directory_ + "/socket"; }
-
-  std::string directory_ = std::filesystem::temp_directory_path() / "singleflight-redis-XXXXXX";
-  pid_t pid_ = 0;
-};
+RedisCache CacheOf(const RedisServer& server, std::chrono::milliseconds timeout = 1min) {
+  return RedisCache(server.Connect(), 1h, timeout);
+}
 
 // What the cache throws when it is asked for `key`.
 std::string ComplaintOf(RedisCache& cache, std::string_view key) {
@@ -128,7 +45,7 @@ std::string ComplaintOf(RedisCache& cache, std::string_view key) {
 
 TEST_CASE("A Redis cache has what was put last") {
   const RedisServer server;
-  RedisCache cache = server.Cache();
+  RedisCache cache = CacheOf(server);
   CHECK(cache.Get("a") == std::nullopt);
   cache.Put("a", "1");
   cache.Put("a", "2");
@@ -137,7 +54,7 @@ TEST_CASE("A Redis cache has what was put last") {
 
 TEST_CASE("A Redis cache does not have what was erased") {
   const RedisServer server;
-  RedisCache cache = server.Cache();
+  RedisCache cache = CacheOf(server);
   cache.Put("a", "1");
   cache.Erase("a");
   CHECK(cache.Get("a") == std::nullopt);
@@ -145,7 +62,7 @@ TEST_CASE("A Redis cache does not have what was erased") {
 
 TEST_CASE("A Redis cache takes keys and values of any bytes, and of none") {
   const RedisServer server;
-  RedisCache cache = server.Cache();
+  RedisCache cache = CacheOf(server);
   const std::string bytes = "\0 %b\r\n\xff\""s;
   cache.Put(bytes, bytes + "value");
   cache.Put("a", "");
@@ -158,14 +75,14 @@ TEST_CASE("A Redis cache takes keys and values of any bytes, and of none") {
 
 TEST_CASE("A Redis cache's entries expire when they should") {
   const RedisServer server;
-  server.Cache().Put("a", "1");  // for an hour
+  CacheOf(server).Put("a", "1");  // for an hour
   const long long left = server.Ask("PTTL a").number;
   CHECK((left > 1'800'000 && left <= 3'600'000));
 }
 
 TEST_CASE("A Redis cache throws what the server complains of, and goes on") {
   const RedisServer server;
-  RedisCache cache = server.Cache();
+  RedisCache cache = CacheOf(server);
   server.Ask("LPUSH a 1");
   CHECK(ComplaintOf(cache, "a").starts_with("WRONGTYPE"));
   cache.Put("a", "2");
@@ -175,7 +92,7 @@ TEST_CASE("A Redis cache throws what the server complains of, and goes on") {
 TEST_CASE("A Redis cache whose server comes late is used from then on") {
   RedisServer server;
   server.Kill();
-  RedisCache cache = server.Cache();
+  RedisCache cache = CacheOf(server);
   CHECK_THROWS_AS(cache.Get("a"), std::runtime_error);
   server.Start();
   CHECK(cache.Get("a") == std::nullopt);
@@ -183,10 +100,10 @@ TEST_CASE("A Redis cache whose server comes late is used from then on") {
 
 TEST_CASE("A Redis cache whose server does not answer gives up, and takes no late answer later") {
   RedisServer server;
-  RedisCache filled = server.Cache();
+  RedisCache filled = CacheOf(server);
   filled.Put("a", "1");
   filled.Put("b", "2");
-  RedisCache cache = server.Cache(50ms);
+  RedisCache cache = CacheOf(server, 50ms);
   server.Stop();
   CHECK_THROWS_AS(cache.Get("a"), std::runtime_error);
   server.Continue();
@@ -204,7 +121,7 @@ TEST_CASE("A Redis cache whose server does not answer gives up, and takes no lat
 
 TEST_CASE("ReadThrough over Redis: what was loaded is there for the next") {
   const RedisServer server;
-  Users users(server.Cache());
+  Users users(CacheOf(server));
   CHECK(GetOr(users, "a", "1"s) == "1");
   CHECK(GetOr(users, "a", "2"s) == "1");
   CHECK(users.GetStats().loads == 1);
@@ -212,7 +129,7 @@ TEST_CASE("ReadThrough over Redis: what was loaded is there for the next") {
 
 TEST_CASE("ReadThrough over Redis: ten callers at once are one load") {
   const RedisServer server;
-  Users users(server.Cache());
+  Users users(CacheOf(server));
   const auto outcomes = GetTogether(users, "a", 10, "1"s);
   CHECK(std::ranges::count(outcomes, std::optional("1"s), &Outcome<std::string>::value) == 10);
   CHECK(users.GetStats().loads == 1);
@@ -220,7 +137,7 @@ TEST_CASE("ReadThrough over Redis: ten callers at once are one load") {
 
 TEST_CASE("ReadThrough over Redis: callers of different keys share the connection") {
   const RedisServer server;
-  Users users(server.Cache());
+  Users users(CacheOf(server));
   std::atomic<int> wrong = 0;
   std::vector<std::jthread> threads;
   for (int t = 0; t < 8; ++t) {
@@ -238,7 +155,7 @@ TEST_CASE("ReadThrough over Redis: callers of different keys share the connectio
 
 TEST_CASE("ReadThrough over Redis: what was invalidated is loaded anew") {
   const RedisServer server;
-  Users users(server.Cache());
+  Users users(CacheOf(server));
   CHECK(GetOr(users, "a", "1"s) == "1");
   users.Invalidate("a");
   CHECK(server.Ask("EXISTS a").number == 0);
@@ -247,7 +164,7 @@ TEST_CASE("ReadThrough over Redis: what was invalidated is loaded anew") {
 
 TEST_CASE("ReadThrough over Redis: a load that was invalidated does not reach the server") {
   const RedisServer server;
-  Users users(server.Cache());
+  Users users(CacheOf(server));
   const auto load = [&] {
     users.Invalidate("a");
     return "old"s;
@@ -259,7 +176,7 @@ TEST_CASE("ReadThrough over Redis: a load that was invalidated does not reach th
 
 TEST_CASE("ReadThrough over Redis: what has expired is loaded anew") {
   const RedisServer server;
-  Users users(server.Cache());
+  Users users(CacheOf(server));
   CHECK(GetOr(users, "a", "1"s) == "1");
   REQUIRE(server.Ask("PEXPIRE a 0").number == 1);
   CHECK(GetOr(users, "a", "2"s) == "2");
@@ -268,7 +185,7 @@ TEST_CASE("ReadThrough over Redis: what has expired is loaded anew") {
 TEST_CASE(
     "ReadThrough over Redis: two of them over one server see what the other puts and erases") {
   const RedisServer server;
-  Users here(server.Cache()), there(server.Cache());
+  Users here(CacheOf(server)), there(CacheOf(server));
   CHECK(GetOr(here, "a", "1"s) == "1");
   CHECK(GetOr(there, "a", "2"s) == "1");
   there.Invalidate("a");
@@ -278,7 +195,7 @@ TEST_CASE(
 
 TEST_CASE("ReadThrough over Redis: a server that has gone costs loads, and no answers") {
   RedisServer server;
-  Users users(server.Cache());
+  Users users(CacheOf(server));
   CHECK(GetOr(users, "a", "1"s) == "1");
   server.Kill();
   CHECK(GetOr(users, "a", "2"s) == "2");
@@ -288,7 +205,7 @@ TEST_CASE("ReadThrough over Redis: a server that has gone costs loads, and no an
 
 TEST_CASE("ReadThrough over Redis: ten callers at once are one load without the server, too") {
   RedisServer server;
-  Users users(server.Cache());
+  Users users(CacheOf(server));
   server.Kill();
   const auto outcomes = GetTogether(users, "a", 10, "1"s);
   CHECK(std::ranges::count(outcomes, std::optional("1"s), &Outcome<std::string>::value) == 10);
@@ -299,7 +216,7 @@ TEST_CASE("ReadThrough over Redis: ten callers at once are one load without the 
 
 TEST_CASE("ReadThrough over Redis: a server that comes back is used again") {
   RedisServer server;
-  Users users(server.Cache());
+  Users users(CacheOf(server));
   server.Kill();
   CHECK(GetOr(users, "a", "1"s) == "1");
   server.Start();
@@ -309,14 +226,14 @@ TEST_CASE("ReadThrough over Redis: a server that comes back is used again") {
 
 TEST_CASE("ReadThrough over Redis: Invalidate says that the server cannot be told") {
   RedisServer server;
-  Users users(server.Cache());
+  Users users(CacheOf(server));
   server.Kill();
   CHECK_THROWS_AS(users.Invalidate("a"), std::runtime_error);
 }
 
 TEST_CASE("ReadThrough over Redis: Invalidate forgets the call even if the server has gone") {
   RedisServer server;
-  Users users(server.Cache());
+  Users users(CacheOf(server));
   server.Kill();
   std::size_t callers = 1;
   const auto load = [&] {

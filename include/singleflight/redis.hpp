@@ -36,9 +36,10 @@
 //   an outcome does not decode       as if its leader had died, without waiting
 //
 // Needs Redis 5, or any Valkey, and hiredis: link the CMake target singleflight::redis, or
-// -lhiredis. All names of a key are in one slot of a Redis Cluster, by its tag `{key}`, and moved
-// slots are followed. For TLS define SINGLEFLIGHT_REDIS_TLS and link hiredis_ssl, too; the target
-// does it where it finds that. For Linux and other systems with getentropy and poll.
+// -lhiredis. All names of a key are in one slot of a Redis Cluster, by its tag `{key}`, and slots
+// that have moved are followed (while one moves, its keys have an outage). For TLS define
+// SINGLEFLIGHT_REDIS_TLS and link hiredis_ssl, too; the target does it where it finds that. For
+// Linux and other systems with getentropy and poll.
 
 #include <cstddef>
 #include <cstdint>

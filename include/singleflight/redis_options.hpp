@@ -61,10 +61,12 @@ struct Options {
 
 // Exact counts since a Group was made, of this process.
 struct Stats {
-  std::uint64_t executions = 0;   // of `fn`
-  std::uint64_t remote = 0;       // the group's calls that another process ran `fn` for
-  std::uint64_t takeovers = 0;    // leases taken after waiting for a leader that gave no outcome
-  std::uint64_t unpublished = 0;  // executions that others could not be told of: the lease was lost
+  std::uint64_t executions = 0;  // of `fn`
+  std::uint64_t remote = 0;      // the group's calls that another process ran `fn` for
+  std::uint64_t takeovers = 0;   // leases taken after waiting for a leader that gave no outcome
+  // Executions that others could not be told of: the lease was lost. (Also one that nobody
+  // followed, if the server's answer was lost when it was given back.)
+  std::uint64_t unpublished = 0;
   std::uint64_t undecodable = 0;  // outcomes of others that did not decode
   std::uint64_t outages = 0;      // the group's calls, and Forgets, that met no working server
   // Of the process's own group. A caller that leaves while it alone asks the server ends that call

@@ -160,13 +160,14 @@ class Client {
     keeper_.Start();
     auto lease = std::make_shared<HeldLease>(names, NewToken());
     std::optional<StopFd> stop_fd;
-    std::string awaited;  // whose outcome may come
-    std::string heard;    // whom we were told of last,
-    std::string last;     // and what we have read of it
+    std::string heard;  // whom we were told of last,
+    std::string last;   // and what we have read of its stream
     for (;;) {
       const Clock::time_point asked = Clock::now();
       const auto duration = std::max(keeper_.DurationFor(asked), std::chrono::milliseconds(1));
-      const Leases::Holder holder = leases_.Take(names, lease->token, duration, awaited);
+      const bool awaits = last == "0";  // an outcome may come yet
+      const Leases::Holder holder =
+          leases_.Take(names, lease->token, duration, awaits ? heard : std::string_view());
       if (holder.token == lease->token) {
         if (!heard.empty()) ++count.takeovers;
         lease->fence = holder.fence;
@@ -174,15 +175,14 @@ class Client {
         lease->HoldUntil(asked + duration);
         return lease;
       }
-      awaited = holder.token;
-      if (heard != awaited) last = "0";
-      heard = awaited;
+      if (heard != holder.token) last = "0";
+      heard = holder.token;
       if (!stop_fd) stop_fd.emplace(caller.stop);
       const std::optional<Leases::Entry> entry =
-          ReadOrLeave(names, awaited, last, holder.left, caller, stop_fd->get());
+          ReadOrLeave(names, heard, last, holder.left, caller, stop_fd->get());
       if (!entry) continue;
       last = entry->id;
-      if (const std::optional<Payload> payload = Unpack(entry->payload, awaited)) {
+      if (const std::optional<Payload> payload = Unpack(entry->payload, heard)) {
         if (payload->kind != PayloadKind::kAbandoned) {
           if (accept(*payload)) return nullptr;
           ++count.undecodable;
@@ -190,7 +190,6 @@ class Client {
       } else {
         ++count.undecodable;
       }
-      awaited.clear();  // nothing will come of it
     }
   }
 

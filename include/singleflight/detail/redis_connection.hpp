@@ -45,7 +45,17 @@ class Outage : public std::system_error {
   Outage(std::errc code, const std::string& what)
       : std::system_error(std::make_error_code(code), "singleflight::redis: " + what) {}
 
+  static Outage OfTime() {
+    Outage outage(std::errc::not_connected, "the server did not answer in time");
+    outage.is_of_time_ = true;
+    return outage;
+  }
+
   bool IsOfConnection() const noexcept { return code() == std::errc::not_connected; }
+  bool IsOfTime() const noexcept { return is_of_time_; }
+
+ private:
+  bool is_of_time_ = false;
 };
 
 struct FreeReply {
@@ -182,7 +192,7 @@ class Connection {
     Send(command, deadline);
     const bool impatient = patience.until < deadline;
     Reply reply = Receive(impatient ? patience.until : deadline, patience.stop_fd);
-    if (reply == nullptr && !impatient && Clock::now() >= deadline) FailTimedOut();
+    if (reply == nullptr && !impatient && Clock::now() >= deadline) throw Outage::OfTime();
     return reply;
   }
 
@@ -216,7 +226,7 @@ class Connection {
   void Demand(std::initializer_list<std::string_view> command, Clock::time_point deadline) {
     Send(command, deadline);
     const Reply reply = Receive(deadline, -1);
-    if (reply == nullptr) FailTimedOut();
+    if (reply == nullptr) throw Outage::OfTime();
     if (reply->type == REDIS_REPLY_ERROR) {
       throw Outage(std::errc::protocol_error, std::string(TextOf(*reply)));
     }
@@ -234,7 +244,7 @@ class Connection {
     ++awaited_;
     const SigPipeOff guard;
     for (int done = 0; done == 0;) {  // each write blocks for no longer than the command timeout
-      if (Clock::now() >= deadline) FailTimedOut();
+      if (Clock::now() >= deadline) throw Outage::OfTime();
       Check(::redisBufferWrite(context_.get(), &done) == REDIS_OK);
     }
   }
@@ -272,10 +282,6 @@ class Connection {
     if (succeeded) return;
     if (context_ == nullptr || context_->err == REDIS_ERR_OOM) throw std::bad_alloc();
     throw Outage(std::errc::not_connected, context_->errstr);
-  }
-
-  [[noreturn]] static void FailTimedOut() {
-    throw Outage(std::errc::not_connected, "the server did not answer in time");
   }
 
 #ifdef SINGLEFLIGHT_REDIS_TLS

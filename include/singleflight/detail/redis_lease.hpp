@@ -172,7 +172,9 @@ class Leases {
     const std::initializer_list<std::string_view> command = {"GETRANGE", names.Lease(), "0", "31"};
     const std::string token(TextOf(*server_.Ask(names.Lease(), command)));
     if (!IsToken(token)) return false;
-    Run(names, kForget, {"2", names.Lease(), names.Forgotten(token), token});
+    if (Number(Run(names, kForget, {"2", names.Lease(), names.Forgotten(token), token})) < 0) {
+      throw Outage(std::errc::protocol_error, "something else is at " + names.Forgotten(token));
+    }
     return true;  // if it was too late: that call has ended meanwhile
   }
 
@@ -229,11 +231,13 @@ class Leases {
     return 1
   )lua";
 
+  // 1: it was forgotten; 0: it is no more, or no lease; -1: something else is in the way.
   static constexpr std::string_view kForget = R"lua(
-    if redis.call('GETRANGE', KEYS[1], 0, 31) == ARGV[1] and
-       redis.call('STRLEN', KEYS[1]) <= 33 and redis.call('PTTL', KEYS[1]) >= 0 then
-      redis.call('RENAME', KEYS[1], KEYS[2])
+    local value = redis.call('GET', KEYS[1])
+    if (value == ARGV[1] or value == ARGV[1] .. '+') and redis.call('PTTL', KEYS[1]) >= 0 then
+      return 2 * redis.call('RENAMENX', KEYS[1], KEYS[2]) - 1
     end
+    return 0
   )lua";
 
   Reply Run(const Names& names, std::string_view script,

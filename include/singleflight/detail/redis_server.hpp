@@ -84,7 +84,8 @@ class Server {
 
   // Sends a command about `name` and returns the reply, which is no error; null only if patience
   // ended before. What failed on one connection is tried once more on a new one: the command must
-  // mean the same when it comes twice. Throws Outage.
+  // mean the same when it comes twice. Throws Outage, of a command that does not block within
+  // 2 * (connect_timeout + command_timeout), else within server_waits + command_timeout, too.
   Reply Ask(std::string_view name, std::span<const std::string_view> command) {
     return Ask(name, command, {}, {Clock::time_point::max()});
   }
@@ -137,7 +138,9 @@ class Server {
         if (connection == nullptr) connection = std::make_unique<Connection>(options_, where);
         return ask(std::move(connection));
       } catch (const Outage& outage) {
-        if (!outage.IsOfConnection()) throw;
+        // What has blocked for its whole time is not to block as long again.
+        const bool has_blocked = outage.IsOfTime() && server_waits.count() > 0;
+        if (!outage.IsOfConnection() || has_blocked) throw;
         Drop(where);  // what is kept open is likely of no use either
       }
       return ask(std::make_unique<Connection>(options_, where));
