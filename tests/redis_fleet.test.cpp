@@ -3,11 +3,12 @@
 // Promise 1 across processes: all that ask at once for a key get the result of one execution.
 
 #include <cstddef>
-#include <cstdint>
 #include <list>
+#include <ostream>
 #include <set>
 #include <singleflight/redis_options.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "catch.hpp"

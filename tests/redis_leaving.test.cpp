@@ -3,6 +3,7 @@
 // redis::Group: callers that give up, threads that are cancelled, and connections that went stale.
 
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -212,6 +213,26 @@ TEST_CASE("redis: a thread that is cancelled while it waits for another process 
   AwaitBlocked(server, 1);
   leader.Finish();
   CHECK(another.Join().value == "v");
+}
+
+TEST_CASE("redis: a child that was forked in a function does not answer for its parent") {
+  const RedisServer server;
+  RedisPages pages(OptionsOf(server));
+  pid_t child = -1;
+  int status = -1;
+  std::optional<std::string> lease;
+  const auto result = pages.Do("k", [&] {
+    child = ::fork();
+    if (child == 0) return "child's"s;
+    ::waitpid(child, &status, 0);
+    lease = server.Get(LeaseName("t", "k"));
+    return "parent's"s;
+  });
+  if (child == 0) ::_exit(*result == "child's" ? 0 : 1);
+  CHECK(status == 0);
+  CHECK(lease.has_value());
+  CHECK(*result == "parent's");
+  CHECK(pages.GetStats().unpublished == 0);
 }
 
 TEST_CASE("redis: a connection that the server has ended costs no caller anything, nor a signal") {

@@ -25,6 +25,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <list>
+#include <ostream>
 #include <singleflight/redis_options.hpp>
 #include <sstream>
 #include <stdexcept>

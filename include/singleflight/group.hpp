@@ -221,7 +221,8 @@ class Group {
       Call* const current = Find(shard, hash, key);
       if (current == nullptr || ledger_.TooOld(*current)) [[likely]] {
         if constexpr (detail::kTakesStopToken<Fn>) {  // who has no stop of its own never leaves
-          if (options != nullptr && options->stop.stop_possible()) call.stop = detail::NewStopSource();
+          if (options != nullptr && options->stop.stop_possible())
+            call.stop = detail::NewStopSource();
         }
         Begin(shard, call, current);
         shard.Unlock();

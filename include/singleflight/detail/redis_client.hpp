@@ -4,8 +4,6 @@
 // What a redis::Group does with the server, whatever its Value: a process's leader takes the lease,
 // or follows who has it (TakeOrFollow); one that has it gives it back with the outcome (Tenure).
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -102,7 +100,7 @@ class Client {
                                   "one in each process");
     }
   }
-  bool IsForked() const noexcept { return process_ != ::getpid(); }
+  bool IsForked() const noexcept { return keeper_.IsForked(); }
 
   Server& server() noexcept { return server_; }
   Leases& leases() noexcept { return leases_; }
@@ -126,6 +124,7 @@ class Client {
     // Gives the lease back and tells the followers. True if there are some. Throws nothing.
     bool End(PayloadKind kind, std::string_view body) {
       ended_ = true;
+      if (client_.IsForked()) return false;  // since `fn` began
       const HeldLease::State state = keeping_.StateNow();
       if (state == HeldLease::State::kGivenBack) return false;
       const bool unwanted = state == HeldLease::State::kUnwanted;
@@ -223,7 +222,6 @@ class Client {
     }
   }
 
-  const ::pid_t process_ = ::getpid();
   Server server_{options};
   Leases leases_{server_, options};
   Keeper keeper_{leases_, options};

@@ -4,6 +4,8 @@
 // Keeper: the thread that renews the leases of a process's leaders while their `fn` runs, and gives
 // back those that nobody wants any longer. There is one a group, from its first lease on.
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -74,6 +76,9 @@ class Keeper {
   Keeper(const Keeper&) = delete;
   Keeper& operator=(const Keeper&) = delete;
 
+  // A child process has no keeper, and is not to speak for its parent.
+  bool IsForked() const noexcept { return process_ != ::getpid(); }
+
   // Before a lease is taken, so that none is taken in vain where there can be no more threads.
   void Start() {
     const std::lock_guard lock(mutex_);
@@ -101,6 +106,7 @@ class Keeper {
       if (keeper_.asleep_) keeper_.wake_.notify_one();
     }
     ~Keeping() {
+      if (keeper_.IsForked()) return;
       const std::lock_guard lock(keeper_.mutex_);
       if (Lease().state == HeldLease::State::kUnwanted) --keeper_.unwanted_;
       keeper_.held_.erase(entry_);
@@ -110,6 +116,7 @@ class Keeper {
 
     // Has the keeper give it back, so that others take over. Does not wait for that.
     void GiveUp() noexcept {
+      if (keeper_.IsForked()) return;
       const std::lock_guard lock(keeper_.mutex_);
       if (Lease().state != HeldLease::State::kKept) return;
       Lease().state = HeldLease::State::kUnwanted;
@@ -189,6 +196,7 @@ class Keeper {
     return kept;
   }
 
+  const ::pid_t process_ = ::getpid();
   Leases& leases_;
   const std::chrono::milliseconds lease_;
   const std::optional<std::chrono::nanoseconds> max_age_;
