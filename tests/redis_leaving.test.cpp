@@ -235,6 +235,79 @@ TEST_CASE("redis: a child that was forked in a function does not answer for its 
   CHECK(pages.GetStats().unpublished == 0);
 }
 
+TEST_CASE("redis: who is stopped while the server hangs leaves when that is known to be away") {
+  RedisServer server;
+  redis::Options options = OptionsOf(server);
+  options.command_timeout = 100ms;
+  RedisPages pages(options);
+  std::stop_source stop;
+  server.Stop();
+  Caller caller([&] { return pages.Do("k", NeverRun, {.stop = stop.get_token()}); });
+  AwaitCallers(pages, "k", 1);
+  stop.request_stop();
+  CHECK(caller.Join().error == std::errc::operation_canceled);
+  server.Continue();
+}
+
+TEST_CASE("redis: a follower whose XREAD the server ends asks again") {
+  const RedisServer server;
+  RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+  RedisLeader leader(here, "k", "v"s);
+  Caller follower([&] { return there.Do("k", NeverRun); });
+  AwaitBlocked(server, 1);
+  const std::string clients = server.Ask("CLIENT", "LIST").text;
+  const std::size_t blocked = clients.rfind("id=", clients.find("cmd=xread"));
+  const std::string id = clients.substr(blocked + 3, clients.find(' ', blocked) - blocked - 3);
+  REQUIRE(server.Ask("CLIENT", "UNBLOCK", id, "ERROR").number == 1);  // as when it is demoted
+  const auto reads = [&] { return server.Ask("INFO", "commandstats").text.find("xread:calls=2"); };
+  Await([&] { return reads() != std::string::npos; });
+  leader.Finish();
+  CHECK(follower.Join().value == "v");
+  CHECK(there.GetStats().outages == 0);
+}
+
+TEST_CASE("redis: leases that cannot be renewed do not keep others from it") {
+  const RedisServer server;
+  redis::Options options = OptionsOf(server);
+  options.lease = 2s;
+  RedisPages pages(options);
+  std::vector<std::unique_ptr<RedisLeader<>>> replaced;
+  for (const char key : {'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'}) {
+    const std::string name(1, key);
+    replaced.push_back(std::make_unique<RedisLeader<>>(pages, name, "v"s));
+    server.Ask("DEL", LeaseName("t", name));
+    server.Ask("LPUSH", LeaseName("t", name), "not a lease");
+  }
+  static_cast<void>(pages.Do("k", [&] {
+    const std::string name = LeaseName("t", "k");
+    for (int renewals = 0; renewals < 2; ++renewals) {
+      long long left = server.Ask("PTTL", name).number;
+      Await([&] {
+        const long long before = std::exchange(left, server.Ask("PTTL", name).number);
+        return left > before || left < 0;  // lost
+      });
+    }
+    return ""s;
+  }));
+  CHECK(pages.GetStats().unpublished == 0);
+}
+
+TEST_CASE("redis: a thread that is cancelled as a connection breaks is unwound") {
+  const redis::detail::CancellationOff off;  // of this thread; the other is cancelled in the guard
+  CancellableThread thread([] {
+    sigset_t pipe;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    {
+      const redis::detail::SigPipeOff guard;
+      ::pthread_kill(::pthread_self(), SIGPIPE);
+      ::pthread_cancel(::pthread_self());
+    }
+    ::pthread_testcancel();
+  });
+  CHECK(thread.JoinWasUnwound());
+}
+
 TEST_CASE("redis: a connection that the server has ended costs no caller anything, nor a signal") {
   RedisServer server;
   RedisPages pages(OptionsOf(server));

@@ -21,18 +21,21 @@
 // server: it leads the call of all processes, or waits for who does. Callers in other processes get
 // a copy of the value, made by a Codec, or the exception's message as a RemoteError.
 //
-// What is as in Group: everything within one process. What is not, between processes:
+// What is as in Group: everything within one redis::Group. What is not, between several:
 //   - Who asks after a call has landed never gets its result, but may join another caller of its
 //     own process who asked before and is just being told.
 //   - A call whose callers have all left in the leader's process is given up; others take it over.
-//   - Processes that wait for each other's keys in a circle wait for ever: give them timeouts.
+//   - Those that wait for each other's keys in a circle wait for ever: give callers timeouts.
 //
 // When something fails (the times are those of Options):
 //   the leader's process dies        after at most `lease`, one of those who wait leads
 //   it stalls for longer than that   the same; the late outcome is not told to others
 //   the server is away, or answers   noticed within linger + 2 * (connect_timeout +
-//   what we cannot work with         command_timeout); then as `on_outage` says
-//   the server forgets everything    at most one more execution for each call in flight
+//   what we cannot work with         command_timeout), and the look-up of its name; then as
+//                                    `on_outage` says. For that long a timeout or a stop may have
+//                                    to wait
+//   the server forgets everything    at most one more execution for each call in flight; while it
+//                                    restarts, it is away
 //   an outcome does not decode       as if its leader had died, without waiting
 //
 // Needs Redis 5, or any Valkey, and hiredis: link the CMake target singleflight::redis, or
@@ -83,12 +86,15 @@ class Lease {
     return held_ != nullptr ? std::string_view(held_->token) : std::string_view();
   }
   // Greater than that of any lease of this key before: the time on the server, in microseconds. So
-  // its clock must not be set back. 0 without a server.
+  // its clock must not be set back, nor that of one which takes its place. 0 without a server.
   std::uint64_t fence() const noexcept { return held_ != nullptr ? held_->fence : 0; }
-  // False if another may be running `fn`, too, as far as this process can tell.
+  // False once the lease may be another's, as far as this process can tell.
   bool Held() const noexcept { return held_ != nullptr && held_->IsHeld(); }
   // As fn(std::stop_token) is given.
   const std::stop_token& stop() const noexcept { return stop_; }
+
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
 
  private:
   template <class, class>
@@ -142,7 +148,7 @@ class Group {
   // The result of the call in flight for `key` in any process; if there is none, leads one: runs
   // `fn()` on this thread, or `fn(std::stop_token)` or `fn(const Lease&)` where it takes that. `fn`
   // is run at most once, and not at all by a follower. The key may be of any bytes. shared() is
-  // true if any other caller was given the result, wherever it is.
+  // true if others have followed, wherever they are.
   //
   // Throws what `fn` threw in this process, RemoteError for another; what Group::Do throws; with
   // OnOutage::kFail also `not_connected` and `protocol_error`.
@@ -244,7 +250,7 @@ class Group {
   Stored LeadOrFollow(std::string_view key, Fn&& fn, std::stop_token unwanted, Caller& caller) {
     const detail::Names names(client_->options.prefix, key);
     std::optional<Stored> received;
-    std::shared_ptr<detail::HeldLease> lease;
+    detail::OneLease lease;
     try {
       lease = client_->TakeOrFollow(names, caller, [&](const detail::Payload& payload) {
         return Accept(payload, received, caller);
@@ -252,11 +258,12 @@ class Group {
     } catch (const detail::Outage& outage) {
       NoteOutage(outage);
       if (client_->options.on_outage == OnOutage::kFail) throw;
+      detail::Client::LeaveIfStopped(caller);  // that may have taken long
     }
     if (received) return std::move(*received);
     caller.part = Part::kRan;
     ++client_->count.executions;
-    if (lease != nullptr) {
+    if (!lease.empty()) {
       return RunAndTell(std::forward<Fn>(fn), std::move(lease), std::move(unwanted), caller);
     }
     return Run(std::forward<Fn>(fn), Lease(nullptr, std::move(unwanted)));
@@ -291,9 +298,8 @@ class Group {
   }
 
   template <class Fn>
-  Stored RunAndTell(Fn&& fn, std::shared_ptr<detail::HeldLease> held, std::stop_token unwanted,
-                    Caller& caller) {
-    const Lease lease(held.get(), unwanted);
+  Stored RunAndTell(Fn&& fn, detail::OneLease held, std::stop_token unwanted, Caller& caller) {
+    const Lease lease(held.front().get(), unwanted);
     detail::Client::Tenure tenure(*client_, std::move(held));
     const std::stop_callback on_unwanted(std::move(unwanted), [&tenure] { tenure.GiveUp(); });
     std::optional<Stored> value;
@@ -328,7 +334,8 @@ class Group {
     try {
       std::rethrow_exception(error);
     } catch (const std::exception& exception) {
-      return exception.what();
+      const char* const what = exception.what();
+      return what != nullptr ? what : "";
     } catch (...) {
       return "an exception that is no std::exception";
     }

@@ -19,6 +19,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <ranges>
 #include <string>
@@ -29,10 +30,16 @@ namespace singleflight::redis {
 
 namespace detail {
 
+template <class Value>
+inline constexpr bool kIsReferenceWrapper = false;
+template <class Referred>
+inline constexpr bool kIsReferenceWrapper<std::reference_wrapper<Referred>> = true;
+
 // What is trivially copyable, and still means nothing elsewhere.
 template <class Value>
-inline constexpr bool kPointsHere = std::is_pointer_v<Value> || std::is_member_pointer_v<Value> ||
-                                    std::is_null_pointer_v<Value> || std::ranges::view<Value>;
+inline constexpr bool kPointsHere =
+    std::is_pointer_v<Value> || std::is_member_pointer_v<Value> || std::is_null_pointer_v<Value> ||
+    std::ranges::view<Value> || kIsReferenceWrapper<Value>;
 
 }  // namespace detail
 

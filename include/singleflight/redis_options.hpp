@@ -42,14 +42,14 @@ struct Options {
   // format of it, a prefix of its own. No braces: those are for the key, see redis.hpp.
   std::string prefix = "singleflight";
   // How long others wait for a leader of whom nothing is heard. Renewed while `fn` runs. A leader
-  // whose process stalls for longer than half of it may be overtaken.
+  // whose process stalls for longer than half of it may be overtaken. Several times the timeouts.
   std::chrono::milliseconds lease = std::chrono::seconds(10);
   // How long the server keeps an outcome that somebody waits for; a follower that stalls for longer
   // asks anew. Also how often a follower makes sure that its leader lives.
   std::chrono::milliseconds linger = std::chrono::seconds(2);
   std::chrono::milliseconds connect_timeout = std::chrono::milliseconds(500);  // for each address
-  std::chrono::milliseconds command_timeout = std::chrono::seconds(1);
-  // After an outage the server is left alone that long, so that not every caller waits for the
+  std::chrono::milliseconds command_timeout = std::chrono::seconds(1);  // with what it carries
+  // For that long after an outage no new call asks the server, so that not each waits for the
   // timeouts. Zero: each tries for itself.
   std::chrono::milliseconds retry_after = std::chrono::seconds(1);
   std::size_t max_idle_connections = 16;  // kept open; there are as many as callers that need one
@@ -63,14 +63,15 @@ struct Options {
 struct Stats {
   std::uint64_t executions = 0;  // of `fn`
   std::uint64_t remote = 0;      // the group's calls that another process ran `fn` for
-  std::uint64_t takeovers = 0;   // leases taken after waiting for a leader that gave no outcome
+  std::uint64_t takeovers = 0;   // leases taken after waiting for one that gave no outcome
   // Executions that others could not be told of: the lease was lost. (Also one that nobody
   // followed, if the server's answer was lost when it was given back.)
   std::uint64_t unpublished = 0;
   std::uint64_t undecodable = 0;  // outcomes of others that did not decode
   std::uint64_t outages = 0;      // the group's calls, and Forgets, that met no working server
   // Of the process's own group. A caller that leaves while it alone asks the server ends that call
-  // for those who joined it: they ask again, and are counted again.
+  // for those who joined it: they ask again, and are counted again. One that is stopped just then
+  // may be missing in `left`.
   singleflight::Stats calls = {};
 
   bool operator==(const Stats&) const = default;

@@ -4,6 +4,8 @@
 // What a redis::Group does with the server, whatever its Value: a process's leader takes the lease,
 // or follows who has it (TakeOrFollow); one that has it gives it back with the outcome (Tenure).
 
+#include <sys/un.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -63,6 +65,8 @@ inline void CheckOptions(const Options& options) {
              ? !options.host.empty() && options.port > 0 && options.port < 65536
              : true,
          "singleflight::redis: there is no server: host and port, or unix_socket");
+  demand(options.unix_socket.size() < sizeof(sockaddr_un::sun_path),
+         "singleflight::redis: unix_socket is longer than such a path may be");
   demand(options.database >= 0, "singleflight::redis: database is negative");
   demand(options.user.empty() || !options.password.empty(),
          "singleflight::redis: user needs a password");
@@ -105,25 +109,30 @@ class Client {
   Server& server() noexcept { return server_; }
   Leases& leases() noexcept { return leases_; }
 
+  static void LeaveIfStopped(Caller& caller) {
+    if (caller.stop.stop_requested()) {
+      caller.part = Caller::Part::kCanceled;
+      throw HandedOver();
+    }
+  }
+
   // A lease that has been taken, for as long as `fn` runs.
   class Tenure {
    public:
-    Tenure(Client& client, std::shared_ptr<HeldLease> lease)
-        : client_(client), lease_(std::move(lease)), keeping_(client.keeper_, lease_) {}
+    Tenure(Client& client, OneLease one) noexcept
+        : client_(client), lease_(one.front()), keeping_(client.keeper_, std::move(one)) {}
     ~Tenure() {
       if (!ended_) End(PayloadKind::kAbandoned, {});  // the thread is cancelled
     }
     Tenure(const Tenure&) = delete;
     Tenure& operator=(const Tenure&) = delete;
 
-    const HeldLease& Lease() const noexcept { return *lease_; }
-
     // Nobody of this process wants the outcome any longer: others may take over.
     void GiveUp() noexcept { keeping_.GiveUp(); }
 
-    // Gives the lease back and tells the followers. True if there are some. Throws nothing.
+    // Gives the lease back and tells the followers, once. True if there are some. Throws nothing.
     bool End(PayloadKind kind, std::string_view body) {
-      ended_ = true;
+      if (std::exchange(ended_, true)) return false;
       if (client_.IsForked()) return false;  // since `fn` began
       const HeldLease::State state = keeping_.StateNow();
       if (state == HeldLease::State::kGivenBack) return false;
@@ -151,13 +160,14 @@ class Client {
   };
 
   // Takes the lease, and returns it; or follows who has it until `accept(payload)` says that it was
-  // given an outcome, and returns null. Throws Outage, HandedOver if the caller leaves, and what
+  // given an outcome, and returns none. Throws Outage, HandedOver if the caller leaves, and what
   // `accept` throws.
   template <class Accept>
-  std::shared_ptr<HeldLease> TakeOrFollow(const Names& names, Caller& caller, Accept&& accept) {
-    server_.RefuseAfterOutage();
-    keeper_.Start();
-    auto lease = std::make_shared<HeldLease>(names, NewToken());
+  OneLease TakeOrFollow(const Names& names, Caller& caller, Accept&& accept) {
+    StartKeeper();
+    OneLease one;
+    one.push_back(std::make_shared<HeldLease>(names, NewToken()));
+    HeldLease* const lease = one.front().get();
     std::optional<StopFd> stop_fd;
     std::string heard;  // whom we were told of last,
     std::string last;   // and what we have read of its stream
@@ -172,7 +182,7 @@ class Client {
         lease->fence = holder.fence;
         lease->taken = asked;
         lease->HoldUntil(asked + duration);
-        return lease;
+        return one;
       }
       if (heard != holder.token) last = "0";
       heard = holder.token;
@@ -183,7 +193,7 @@ class Client {
       last = entry->id;
       if (const std::optional<Payload> payload = Unpack(entry->payload, heard)) {
         if (payload->kind != PayloadKind::kAbandoned) {
-          if (accept(*payload)) return nullptr;
+          if (accept(*payload)) return {};
           ++count.undecodable;
         }
       } else {
@@ -193,6 +203,14 @@ class Client {
   }
 
  private:
+  void StartKeeper() {
+    try {
+      keeper_.Start();
+    } catch (const std::system_error& error) {
+      throw Outage(std::errc::not_connected, std::string("no thread: ") + error.what());
+    }
+  }
+
   // Waits for the outcome until the lease ends, or until it is time to see whether it still holds.
   std::optional<Leases::Entry> ReadOrLeave(const Names& names, const std::string& token,
                                            const std::string& last, std::chrono::milliseconds left,
@@ -212,10 +230,7 @@ class Client {
   }
 
   static void LeaveIfDue(Caller& caller) {
-    if (caller.stop.stop_requested()) {
-      caller.part = Caller::Part::kCanceled;
-      throw HandedOver();
-    }
+    LeaveIfStopped(caller);
     if (caller.deadline && Clock::now() >= *caller.deadline) {
       caller.part = Caller::Part::kTimedOut;
       throw HandedOver();
@@ -224,7 +239,7 @@ class Client {
 
   Server server_{options};
   Leases leases_{server_, options};
-  Keeper keeper_{leases_, options};
+  Keeper keeper_{server_, leases_, options};
 };
 
 }  // namespace singleflight::redis::detail

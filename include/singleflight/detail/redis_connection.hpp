@@ -45,8 +45,8 @@ class Outage : public std::system_error {
   Outage(std::errc code, const std::string& what)
       : std::system_error(std::make_error_code(code), "singleflight::redis: " + what) {}
 
-  static Outage OfTime() {
-    Outage outage(std::errc::not_connected, "the server did not answer in time");
+  static Outage OfTime(const std::string& where) {
+    Outage outage(std::errc::not_connected, where + " did not answer in time");
     outage.is_of_time_ = true;
     return outage;
   }
@@ -90,6 +90,7 @@ class SigPipeOff {
     was_pending_ = ::sigismember(&before_, SIGPIPE) == 1 && IsPending();  // else it had come
   }
   ~SigPipeOff() {
+    const CancellationOff guard;  // sigwait is a cancellation point
     if (!was_pending_ && IsPending()) {
       int signal = 0;
       ::sigwait(&pipe_, &signal);
@@ -108,6 +109,22 @@ class SigPipeOff {
   sigset_t pipe_;
   sigset_t before_;
   bool was_pending_;
+};
+
+// hiredis takes a signal that interrupts its connecting for a failure.
+class SignalsOff {
+ public:
+  SignalsOff() noexcept {
+    sigset_t all;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_BLOCK, &all, &before_);
+  }
+  ~SignalsOff() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsOff(const SignalsOff&) = delete;
+  SignalsOff& operator=(const SignalsOff&) = delete;
+
+ private:
+  sigset_t before_;
 };
 
 // A file descriptor that becomes readable when a stop is requested.
@@ -164,25 +181,23 @@ struct Endpoint {
 // use any more.
 class Connection {
  public:
-  Connection(const Options& options, const Endpoint& endpoint)
-      : endpoint_(endpoint), command_timeout_(options.command_timeout) {
+  Connection(const Options& options, Endpoint endpoint)
+      : endpoint_(std::move(endpoint)), command_timeout_(options.command_timeout) {
     const CancellationOff guard;
-    const Clock::time_point deadline = Clock::now() + options.connect_timeout;
-    const timeval timeout = ToTimeval(options.connect_timeout);
-    context_.reset(options.unix_socket.empty()
-                       ? ::redisConnectWithTimeout(endpoint.host.c_str(), endpoint.port, timeout)
-                       : ::redisConnectUnixWithTimeout(options.unix_socket.c_str(), timeout));
-    Check(context_ != nullptr && context_->err == 0);
+    Connect(options);
     ::fcntl(context_->fd, F_SETFD, FD_CLOEXEC);
     Check(::redisSetTimeout(context_.get(), ToTimeval(command_timeout_)) == REDIS_OK);
     if (options.tls) StartTls(*options.tls);
-    Introduce(options, deadline);
+    Introduce(options, Clock::now() + options.connect_timeout);
   }
 
   const Endpoint& endpoint() const noexcept { return endpoint_; }
 
   // Whether it may be used again.
-  bool IsIdle() const noexcept { return awaited_ == 0 && context_->err == 0; }
+  bool IsIdle() const noexcept {
+    const redisReader& reader = *context_->reader;
+    return awaited_ == 0 && context_->err == 0 && reader.pos == reader.len;  // nothing unasked for
+  }
 
   // Throws nothing but Outage and std::bad_alloc. Null if patience ended before the reply came;
   // otherwise this waits for as long as the server may (`server_waits`) and the command timeout.
@@ -192,7 +207,7 @@ class Connection {
     Send(command, deadline);
     const bool impatient = patience.until < deadline;
     Reply reply = Receive(impatient ? patience.until : deadline, patience.stop_fd);
-    if (reply == nullptr && !impatient && Clock::now() >= deadline) throw Outage::OfTime();
+    if (reply == nullptr && !impatient && Clock::now() >= deadline) throw Outage::OfTime(name_);
     return reply;
   }
 
@@ -207,6 +222,19 @@ class Connection {
   static timeval ToTimeval(std::chrono::milliseconds time) noexcept {
     return {.tv_sec = static_cast<decltype(timeval::tv_sec)>(time.count() / 1000),
             .tv_usec = static_cast<decltype(timeval::tv_usec)>(time.count() % 1000 * 1000)};
+  }
+
+  void Connect(const Options& options) {
+    const SignalsOff guard;
+    const timeval timeout = ToTimeval(options.connect_timeout);
+    if (options.unix_socket.empty()) {
+      name_ = endpoint_.host + ':' + std::to_string(endpoint_.port);
+      context_.reset(::redisConnectWithTimeout(endpoint_.host.c_str(), endpoint_.port, timeout));
+    } else {
+      name_ = options.unix_socket;
+      context_.reset(::redisConnectUnixWithTimeout(name_.c_str(), timeout));
+    }
+    Check(context_ != nullptr && context_->err == 0);
   }
 
   void Introduce(const Options& options, Clock::time_point deadline) {
@@ -226,9 +254,9 @@ class Connection {
   void Demand(std::initializer_list<std::string_view> command, Clock::time_point deadline) {
     Send(command, deadline);
     const Reply reply = Receive(deadline, -1);
-    if (reply == nullptr) throw Outage::OfTime();
+    if (reply == nullptr) throw Outage::OfTime(name_);
     if (reply->type == REDIS_REPLY_ERROR) {
-      throw Outage(std::errc::protocol_error, std::string(TextOf(*reply)));
+      throw Outage(std::errc::protocol_error, name_ + ": " + std::string(TextOf(*reply)));
     }
   }
 
@@ -244,12 +272,14 @@ class Connection {
     ++awaited_;
     const SigPipeOff guard;
     for (int done = 0; done == 0;) {  // each write blocks for no longer than the command timeout
-      if (Clock::now() >= deadline) throw Outage::OfTime();
+      if (Clock::now() >= deadline) throw Outage::OfTime(name_);
       Check(::redisBufferWrite(context_.get(), &done) == REDIS_OK);
     }
   }
 
+  // What is there is read, however late it is; what never ends is not.
   Reply Receive(Clock::time_point deadline, int stop_fd) {
+    std::optional<Clock::time_point> end;
     for (;;) {
       void* reply = nullptr;
       Check(::redisGetReplyFromReader(context_.get(), &reply) == REDIS_OK);
@@ -257,7 +287,9 @@ class Connection {
         --awaited_;
         return Reply(static_cast<redisReply*>(reply));
       }
-      if (!AwaitReadable(deadline, stop_fd)) return nullptr;
+      const Clock::time_point now = Clock::now();
+      if (now >= deadline && !end) end = now + command_timeout_;
+      if ((end && now >= *end) || !AwaitReadable(deadline, stop_fd)) return nullptr;
       Check(::redisBufferRead(context_.get()) == REDIS_OK);
     }
   }
@@ -281,7 +313,7 @@ class Connection {
   void Check(bool succeeded) const {
     if (succeeded) return;
     if (context_ == nullptr || context_->err == REDIS_ERR_OOM) throw std::bad_alloc();
-    throw Outage(std::errc::not_connected, context_->errstr);
+    throw Outage(std::errc::not_connected, name_ + ": " + context_->errstr);
   }
 
 #ifdef SINGLEFLIGHT_REDIS_TLS
@@ -307,8 +339,9 @@ class Connection {
   static void StartTls(const Tls&) {}  // the Group's constructor has refused it
 #endif
 
-  Endpoint endpoint_;
-  std::chrono::milliseconds command_timeout_;
+  const Endpoint endpoint_;
+  std::string name_;  // of what it is connected to
+  const std::chrono::milliseconds command_timeout_;
   std::unique_ptr<redisContext, FreeContext> context_;
   int awaited_ = 0;  // replies to come
 };

@@ -25,6 +25,7 @@
 #include "redis_connection.hpp"
 #include "redis_lease.hpp"
 #include "redis_payload.hpp"
+#include "redis_server.hpp"
 
 namespace singleflight::redis::detail {
 
@@ -56,10 +57,15 @@ struct HeldLease {
   } state = State::kKept;
 };
 
+// One, or none, with what it takes to keep it: a lease that was taken is not to be lost for want of
+// memory.
+using OneLease = std::list<std::shared_ptr<HeldLease>>;
+
 class Keeper {
  public:
-  Keeper(Leases& leases, const Options& options)
-      : leases_(leases),
+  Keeper(Server& server, Leases& leases, const Options& options)
+      : server_(server),
+        leases_(leases),
         lease_(options.lease),
         max_age_(options.group.max_age),
         tick_(std::max<Clock::duration>(lease_ / 4, std::chrono::milliseconds(1))) {}
@@ -95,10 +101,7 @@ class Keeper {
   // While there is one, its lease is renewed.
   class Keeping {
    public:
-    Keeping(Keeper& keeper, std::shared_ptr<HeldLease> lease) : keeper_(keeper) {
-      std::list<std::shared_ptr<HeldLease>> one;
-      one.push_back(std::move(lease));
-      entry_ = one.begin();
+    Keeping(Keeper& keeper, OneLease one) noexcept : keeper_(keeper), entry_(one.begin()) {
       Lease().renewed = Lease().taken;
       const std::lock_guard lock(keeper_.mutex_);
       keeper_.held_.splice(keeper_.held_.end(), one);
@@ -133,7 +136,7 @@ class Keeper {
     HeldLease& Lease() const noexcept { return **entry_; }
 
     Keeper& keeper_;
-    std::list<std::shared_ptr<HeldLease>>::iterator entry_;
+    OneLease::iterator entry_;
   };
 
  private:
@@ -149,12 +152,8 @@ class Keeper {
       }
       used_ = false;
       wake_.wait_for(lock, tick_, [this] { return ending_ || unwanted_ > 0; });
-      try {
-        GiveBackUnwanted(lock);
-        RenewDue(lock);
-      } catch (const std::exception&) {  // the server is away, or memory: again at the next tick
-        if (!lock.owns_lock()) lock.lock();
-      }
+      GiveBackUnwanted(lock);
+      RenewDue(lock);
     }
   }
 
@@ -167,36 +166,56 @@ class Keeper {
       --unwanted_;
       lock.unlock();
       lease->HoldUntil(Clock::time_point::min());
-      leases_.Publish(lease->names, lease->token,
-                      Pack({PayloadKind::kAbandoned, {}}, lease->token));
+      try {
+        leases_.Publish(lease->names, lease->token,
+                        Pack({PayloadKind::kAbandoned, {}}, lease->token));
+      } catch (const std::exception&) {  // the server is away, or memory: then it expires
+      }
       lock.lock();
     }
   }
 
-  // The first in the list was renewed the longest time ago.
+  // The first in the list was renewed the longest time ago. A lease that cannot be renewed does not
+  // keep others from it: an endpoint that does not answer is waited for once only.
   void RenewDue(std::unique_lock<std::mutex>& lock) {
     const Clock::time_point now = Clock::now();
+    std::optional<Endpoint> away;
     while (!held_.empty() && held_.front()->renewed + tick_ <= now && !ending_) {
       const std::shared_ptr<HeldLease> lease = held_.front();
       held_.splice(held_.end(), held_, held_.begin());
       lease->renewed = now;
       if (lease->state != HeldLease::State::kKept) continue;
       lock.unlock();
-      const bool kept = Renew(*lease);
+      const bool is_lost = !Renew(*lease, away);
       lock.lock();
-      if (!kept && lease->state == HeldLease::State::kKept) lease->state = HeldLease::State::kLost;
+      if (is_lost && lease->state == HeldLease::State::kKept) {
+        lease->state = HeldLease::State::kLost;
+      }
     }
   }
 
-  bool Renew(HeldLease& lease) {
-    const Clock::time_point before = Clock::now();
-    const std::chrono::milliseconds duration = DurationFor(lease.taken);
-    const bool kept = duration.count() > 0 && leases_.Renew(lease.names, lease.token, duration);
-    lease.HoldUntil(kept ? before + duration : Clock::time_point::min());
-    return kept;
+  // False if it is lost; if nobody knows, it is tried again at the next tick.
+  bool Renew(HeldLease& lease, std::optional<Endpoint>& away) {
+    try {
+      Endpoint where = server_.EndpointOf(lease.names.Lease());
+      if (where == away) return true;
+      const Clock::time_point before = Clock::now();
+      const std::chrono::milliseconds duration = DurationFor(lease.taken);
+      try {
+        const bool kept =
+            duration.count() > 0 && leases_.Renew(lease.names, lease.token, duration);
+        lease.HoldUntil(kept ? before + duration : Clock::time_point::min());
+        return kept;
+      } catch (const Outage& outage) {
+        if (outage.IsOfConnection()) away = std::move(where);
+      }
+    } catch (const std::exception&) {  // no memory
+    }
+    return true;
   }
 
   const ::pid_t process_ = ::getpid();
+  Server& server_;
   Leases& leases_;
   const std::chrono::milliseconds lease_;
   const std::optional<std::chrono::nanoseconds> max_age_;
@@ -205,7 +224,7 @@ class Keeper {
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   // Guarded by mutex_.
-  std::list<std::shared_ptr<HeldLease>> held_;
+  OneLease held_;             // of any number
   std::size_t unwanted_ = 0;  // in held_, in that state
   bool used_ = false;         // since the thread last looked
   bool asleep_ = false;       // the thread, until one is held

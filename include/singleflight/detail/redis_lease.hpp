@@ -97,8 +97,7 @@ class Leases {
     const Reply reply =
         awaited.empty()
             ? Run(names, kTake,
-                  {"3", names.Lease(), names.Outcome(token), names.Forgotten(token), token,
-                   duration})
+                  {"3", names.Lease(), names.Outcome(token), names.Forgotten(token), token, duration}, Effort::kIfWell)
             : Run(names, kTake,
                   {"5", names.Lease(), names.Outcome(token), names.Forgotten(token),
                    names.Outcome(awaited), names.Forgotten(awaited), token, duration, awaited});
@@ -126,7 +125,7 @@ class Leases {
     const std::string block = std::to_string(wait.count());
     const std::initializer_list<std::string_view> command = {"XREAD", "COUNT",   "1",  "BLOCK",
                                                              block,   "STREAMS", name, last};
-    const Reply reply = server_.Ask(name, command, wait, patience);
+    const Reply reply = server_.Ask(name, command, Effort::kAnyway, wait, patience);
     if (reply == nullptr || reply->type == REDIS_REPLY_NIL) return std::nullopt;
     // [[name, [[id, [field, value, ...]]]]]
     const auto child = [](const redisReply* parent, std::size_t i) -> const redisReply* {
@@ -170,7 +169,7 @@ class Leases {
   // on. True if there was one.
   bool Forget(const Names& names) {
     const std::initializer_list<std::string_view> command = {"GETRANGE", names.Lease(), "0", "31"};
-    const std::string token(TextOf(*server_.Ask(names.Lease(), command)));
+    const std::string token(TextOf(*server_.Ask(names.Lease(), command, Effort::kIfWell)));
     if (!IsToken(token)) return false;
     if (Number(Run(names, kForget, {"2", names.Lease(), names.Forgotten(token), token})) < 0) {
       throw Outage(std::errc::protocol_error, "something else is at " + names.Forgotten(token));
@@ -241,10 +240,10 @@ class Leases {
   )lua";
 
   Reply Run(const Names& names, std::string_view script,
-            std::initializer_list<std::string_view> arguments) {
+            std::initializer_list<std::string_view> arguments, Effort effort = Effort::kAnyway) {
     std::vector<std::string_view> command = {"EVAL", script};
     command.insert(command.end(), arguments);
-    return server_.Ask(names.Lease(), command);
+    return server_.Ask(names.Lease(), command, effort);
   }
 
   static long long Number(const Reply& reply) noexcept {

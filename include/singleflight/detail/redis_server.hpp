@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <charconv>
 #include <chrono>
 #include <cstddef>
+#include <exception>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -77,6 +77,10 @@ inline std::optional<Move> ParseMove(std::string_view error, const Endpoint& fro
   return move;
 }
 
+// Whether to ask a server that has not answered within `retry_after`: who begins something does
+// not; who is in the middle of it does.
+enum class Effort : bool { kIfWell, kAnyway };
+
 // Every member may be called from any thread.
 class Server {
  public:
@@ -86,36 +90,47 @@ class Server {
   // ended before. What failed on one connection is tried once more on a new one: the command must
   // mean the same when it comes twice. Throws Outage, of a command that does not block within
   // 2 * (connect_timeout + command_timeout), else within server_waits + command_timeout, too.
-  Reply Ask(std::string_view name, std::span<const std::string_view> command) {
-    return Ask(name, command, {}, {Clock::time_point::max()});
+  Reply Ask(std::string_view name, std::span<const std::string_view> command, Effort effort) {
+    return Ask(name, command, effort, {}, {Clock::time_point::max()});
   }
-  Reply Ask(std::string_view name, std::span<const std::string_view> command,
+  Reply Ask(std::string_view name, std::span<const std::string_view> command, Effort effort,
             std::chrono::milliseconds server_waits, const Patience& patience) {
     for (int moves = 0;; ++moves) {
       const Endpoint where = EndpointOf(name);
+      if (effort == Effort::kIfWell) RefuseIfAway(where);
       Reply reply = AskAt(where, command, server_waits, patience);
       if (reply == nullptr || reply->type != REDIS_REPLY_ERROR) return reply;
-      if (TextOf(*reply).starts_with("READONLY")) Drop(where);  // another is the master now
-      std::optional<Move> move = ParseMove(TextOf(*reply), where);
+      const std::string_view error = TextOf(*reply);
+      const bool is_demoted = error.find("READONLY") != std::string_view::npos ||
+                              error.starts_with("UNBLOCKED");
+      if (is_demoted) Drop(where);  // another is the master now
+      if (error.starts_with("UNBLOCKED")) return nullptr;
+      std::optional<Move> move = ParseMove(error, where);
       if (!move || moves == kMaxMoves) {
-        throw Outage(std::errc::protocol_error, std::string(TextOf(*reply)));
+        throw Outage(std::errc::protocol_error, std::string(error));
       }
       const std::lock_guard lock(mutex_);
       moved_[move->slot] = std::move(move->to);
     }
   }
 
-  // Throws Outage if there was one within `retry_after`.
-  void RefuseAfterOutage() const {
-    if (Clock::now().time_since_epoch().count() < away_until_.load(std::memory_order_relaxed)) {
-      throw Outage(std::errc::not_connected, "the server was away a moment ago");
+  Endpoint EndpointOf(std::string_view name) const {
+    const std::lock_guard lock(mutex_);
+    if (!moved_.empty()) {
+      if (const auto found = moved_.find(SlotOf(name)); found != moved_.end()) {
+        return found->second;
+      }
     }
+    return {options_.host, options_.port};
   }
 
   // Of an outage that a caller has met.
-  void NoteOutage(const Outage& outage) {
-    const std::lock_guard lock(mutex_);
-    last_outage_ = outage.what();
+  void NoteOutage(const Outage& outage) noexcept {
+    try {
+      const std::lock_guard lock(mutex_);
+      last_outage_ = outage.what();
+    } catch (const std::exception&) {  // no memory for it
+    }
   }
   std::string LastOutage() const {
     const std::lock_guard lock(mutex_);
@@ -145,19 +160,18 @@ class Server {
       }
       return ask(std::make_unique<Connection>(options_, where));
     } catch (const Outage& outage) {
-      if (outage.IsOfConnection()) LeaveAlone(where);
+      if (outage.IsOfConnection()) LeaveAlone(where, outage.what());
       throw;
     }
   }
 
-  Endpoint EndpointOf(std::string_view name) const {
+  // So that not every caller waits for the timeouts.
+  void RefuseIfAway(const Endpoint& where) const {
     const std::lock_guard lock(mutex_);
-    if (!moved_.empty()) {
-      if (const auto found = moved_.find(SlotOf(name)); found != moved_.end()) {
-        return found->second;
-      }
+    const auto found = std::ranges::find(away_, where, &Away::where);
+    if (found != away_.end() && Clock::now() < found->until) {
+      throw Outage(std::errc::not_connected, "left alone for `retry_after`, since: " + found->why);
     }
-    return {options_.host, options_.port};
   }
 
   std::unique_ptr<Connection> TakeIdle(const Endpoint& where) {
@@ -191,19 +205,25 @@ class Server {
   }
 
   // After a failure of the connection itself.
-  void LeaveAlone(const Endpoint& where) {
-    const auto until = Clock::now() + options_.retry_after;
-    away_until_.store(until.time_since_epoch().count(), std::memory_order_relaxed);
+  void LeaveAlone(const Endpoint& where, const char* why) {
     const std::lock_guard lock(mutex_);
+    std::erase_if(away_, [&](const Away& away) { return away.where == where; });
+    away_.push_back({where, Clock::now() + options_.retry_after, why});
     std::erase_if(moved_, [&](const auto& entry) { return entry.second == where; });
   }
 
+  struct Away {
+    Endpoint where;
+    Clock::time_point until;
+    std::string why;
+  };
+
   const Options& options_;
-  std::atomic<Clock::rep> away_until_ = Clock::time_point::min().time_since_epoch().count();
   mutable std::mutex mutex_;
   // Guarded by mutex_.
   std::vector<std::unique_ptr<Connection>> idle_;  // used last: last
   std::map<unsigned, Endpoint> moved_;             // by slot; the others are where we start
+  std::vector<Away> away_;  // one for each endpoint that failed last
   std::string last_outage_;
 };
 
