@@ -202,8 +202,7 @@ class Keeper {
       const Clock::time_point before = Clock::now();
       const std::chrono::milliseconds duration = DurationFor(lease.taken);
       try {
-        const bool kept =
-            duration.count() > 0 && leases_.Renew(lease.names, lease.token, duration);
+        const bool kept = duration.count() > 0 && leases_.Renew(lease.names, lease.token, duration);
         lease.HoldUntil(kept ? before + duration : Clock::time_point::min());
         return kept;
       } catch (const Outage& outage) {

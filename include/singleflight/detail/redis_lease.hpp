@@ -97,7 +97,9 @@ class Leases {
     const Reply reply =
         awaited.empty()
             ? Run(names, kTake,
-                  {"3", names.Lease(), names.Outcome(token), names.Forgotten(token), token, duration}, Effort::kIfWell)
+                  {"3", names.Lease(), names.Outcome(token), names.Forgotten(token), token,
+                   duration},
+                  Effort::kIfWell)
             : Run(names, kTake,
                   {"5", names.Lease(), names.Outcome(token), names.Forgotten(token),
                    names.Outcome(awaited), names.Forgotten(awaited), token, duration, awaited});

@@ -101,8 +101,8 @@ class Server {
       Reply reply = AskAt(where, command, server_waits, patience);
       if (reply == nullptr || reply->type != REDIS_REPLY_ERROR) return reply;
       const std::string_view error = TextOf(*reply);
-      const bool is_demoted = error.find("READONLY") != std::string_view::npos ||
-                              error.starts_with("UNBLOCKED");
+      const bool is_demoted =
+          error.find("READONLY") != std::string_view::npos || error.starts_with("UNBLOCKED");
       if (is_demoted) Drop(where);  // another is the master now
       if (error.starts_with("UNBLOCKED")) return nullptr;
       std::optional<Move> move = ParseMove(error, where);
@@ -223,7 +223,7 @@ class Server {
   // Guarded by mutex_.
   std::vector<std::unique_ptr<Connection>> idle_;  // used last: last
   std::map<unsigned, Endpoint> moved_;             // by slot; the others are where we start
-  std::vector<Away> away_;  // one for each endpoint that failed last
+  std::vector<Away> away_;                         // one for each endpoint that failed last
   std::string last_outage_;
 };
 
