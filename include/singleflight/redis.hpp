@@ -203,6 +203,8 @@ class Group {
     } catch (const detail::Outage& outage) {
       NoteOutage(outage);
       if (client_->options.on_outage == OnOutage::kFail) error = std::current_exception();
+    } catch (const std::exception&) {  // no memory
+      error = std::current_exception();
     }
     forgotten = local_.Forget(key) || forgotten;
     if (error != nullptr) std::rethrow_exception(error);

@@ -42,7 +42,8 @@ struct Options {
   // format of it, a prefix of its own. No braces: those are for the key, see redis.hpp.
   std::string prefix = "singleflight";
   // How long others wait for a leader of whom nothing is heard. Renewed while `fn` runs. A leader
-  // whose process stalls for longer than half of it may be overtaken. Several times the timeouts.
+  // whose process stalls for longer than half of it may be overtaken. Let it be several times the
+  // timeouts below.
   std::chrono::milliseconds lease = std::chrono::seconds(10);
   // How long the server keeps an outcome that somebody waits for; a follower that stalls for longer
   // asks anew. Also how often a follower makes sure that its leader lives.
