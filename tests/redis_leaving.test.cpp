@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <singleflight/redis.hpp>
@@ -75,6 +76,28 @@ TEST_CASE("redis: who waits for another process leaves when it is stopped") {
   CHECK(follower.Join().error == std::errc::operation_canceled);
   CHECK(there.GetStats().calls == singleflight::Stats{.executions = 1, .left = 1});
   AwaitBlocked(server, 0);
+}
+
+TEST_CASE("redis: whoever leaves is counted, and once") {
+  constexpr int kRounds = 300;
+  const RedisServer server;
+  RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+  RedisLeader leader(here, "k", "v"s);
+  int left = 0;
+  for (int i = 0; i < kRounds; ++i) {
+    std::stop_source stop;
+    CallOptions options{.stop = stop.get_token()};
+    if (i % 2 == 0) options.timeout = 1ms;  // the two race
+    Caller follower([&] { return there.Do("k", NeverRun, options); });
+    Await([&] { return there.GetStats().calls.executions == static_cast<std::uint64_t>(i + 1); });
+    if (!options.timeout) AwaitBlocked(server, 1);
+    stop.request_stop();
+    if (follower.Join().error.has_value()) ++left;
+    AwaitBlocked(server, 0);
+  }
+  CHECK(left == kRounds);
+  CHECK(there.GetStats().calls.left == kRounds);
+  CHECK(there.GetStats().calls.failures == 0);
 }
 
 TEST_CASE("redis: a caller that was stopped before it asks does not") {

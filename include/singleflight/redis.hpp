@@ -162,8 +162,14 @@ class Group {
   Result<Value> Do(std::string_view key, Fn&& fn, CallOptions options) {
     CheckFn<Fn>();
     client_->RefuseAfterFork();
-    Caller caller{.deadline = {}, .stop = options.stop};
+    Caller caller;
     if (options.timeout) caller.deadline = singleflight::detail::DeadlineAfter(*options.timeout);
+    if (options.stop.stop_possible()) {
+      caller.stop = singleflight::detail::NewStopSource();
+      caller.stop_passed = singleflight::detail::NewStopSource();
+    }
+    const std::stop_callback on_stop(std::exchange(options.stop, caller.stop.get_token()),
+                                     Caller::PassStop{caller});
     const auto lead = [&](std::stop_token unwanted) -> Value {
       return static_cast<Value>(
           LeadOrFollow(key, std::forward<Fn>(fn), std::move(unwanted), caller));

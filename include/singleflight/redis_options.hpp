@@ -71,8 +71,7 @@ struct Stats {
   std::uint64_t undecodable = 0;  // outcomes of others that did not decode
   std::uint64_t outages = 0;      // the group's calls, and Forgets, that met no working server
   // Of the process's own group. A caller that leaves while it alone asks the server ends that call
-  // for those who joined it: they ask again, and are counted again. One that is stopped just then
-  // may be missing in `left`.
+  // for those who joined it: they ask again, and are counted again.
   singleflight::Stats calls = {};
 
   bool operator==(const Stats&) const = default;

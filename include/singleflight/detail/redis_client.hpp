@@ -36,8 +36,20 @@ struct HandedOver {};
 
 // A caller of Do, and what becomes of it when it leads its process's call.
 struct Caller {
-  singleflight::detail::Deadline deadline;
-  std::stop_token stop;
+  // Passes its stop on: to the process's group, which counts that the caller leaves, and then to
+  // who waits for the server on its behalf. So nobody leaves who was not counted, nor twice.
+  struct PassStop {
+    void operator()() const noexcept {
+      if (!caller.leaves.exchange(true)) caller.stop.request_stop();
+      caller.stop_passed.request_stop();
+    }
+    Caller& caller;
+  };
+
+  singleflight::detail::Deadline deadline = {};
+  std::stop_source stop{std::nostopstate};
+  std::stop_source stop_passed{std::nostopstate};
+  std::atomic<bool> leaves = false;  // by a stop or its timeout, whichever came first
 
   enum class Part : unsigned char {
     kNone,      // it has led nothing
@@ -110,7 +122,7 @@ class Client {
   Leases& leases() noexcept { return leases_; }
 
   static void LeaveIfStopped(Caller& caller) {
-    if (caller.stop.stop_requested()) {
+    if (caller.stop_passed.stop_requested()) {
       caller.part = Caller::Part::kCanceled;
       throw HandedOver();
     }
@@ -186,7 +198,7 @@ class Client {
       }
       if (heard != holder.token) last = "0";
       heard = holder.token;
-      if (!stop_fd) stop_fd.emplace(caller.stop);
+      if (!stop_fd) stop_fd.emplace(caller.stop_passed.get_token());
       const std::optional<Leases::Entry> entry =
           ReadOrLeave(names, heard, last, holder.left, caller, stop_fd->get());
       if (!entry) continue;
@@ -231,7 +243,7 @@ class Client {
 
   static void LeaveIfDue(Caller& caller) {
     LeaveIfStopped(caller);
-    if (caller.deadline && Clock::now() >= *caller.deadline) {
+    if (caller.deadline && Clock::now() >= *caller.deadline && !caller.leaves.exchange(true)) {
       caller.part = Caller::Part::kTimedOut;
       throw HandedOver();
     }
