@@ -6,7 +6,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -115,7 +114,6 @@ TEST_CASE("redis: who leaves while it waits for another process disturbs nobody 
     RedisPages here(OptionsOf(server)), there(OptionsOf(server));
     RedisLeader leader(here, "k", "v"s);
     std::stop_source stop;
-    std::atomic<bool> joined = false;
     Caller first([&] {
       const CallOptions options =
           by_stop ? CallOptions{.stop = stop.get_token()} : CallOptions{.timeout = 100ms};
