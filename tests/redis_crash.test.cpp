@@ -58,12 +58,14 @@ long long LeftOf(const RedisServer& server, std::string_view key) {
 }
 
 // Returns when another process waits for that run's outcome; throws if the lease is lost before.
-void AwaitFollowed(const RedisServer& server, std::string_view key, const MemberRun& run) {
-  AwaitInTime([&] {
+void AwaitFollowed(const RedisServer& server, std::string_view key, const MemberRun& run,
+                   std::chrono::seconds watch = kRedisMemberWatch) {
+  const auto is_followed = [&] {
     const std::optional<std::string> lease = server.Get(LeaseOf(key));
     if (!lease || !lease->starts_with(run.token)) throw std::runtime_error("the lease is lost");
     return *lease != run.token;
-  });
+  };
+  AwaitInTime(is_followed, watch);
 }
 
 MemberOutcome Led(std::string value, bool shared = false) {
@@ -84,7 +86,7 @@ struct Conversation {
   Size take, publish, renew;
 };
 
-Conversation Listen(const RedisServer& server) {
+Conversation ListenOnce(const RedisServer& server) {
   constexpr auto kRequests = RedisProxy::kRequests;
   constexpr auto kReplies = RedisProxy::kReplies;
   Conversation sizes{};
@@ -97,7 +99,7 @@ Conversation Listen(const RedisServer& server) {
     const MemberRun run = leader.AwaitRun(key);
     const Conversation::Size take{proxy.Bytes(0, kRequests), proxy.Bytes(0, kReplies)};
     follower.Ask(key);
-    AwaitFollowed(server, key, run);
+    AwaitFollowed(server, key, run, 10s);
     leader.Order(key, "return");
     static_cast<void>(leader.AwaitOutcome(key));
     sizes.publish = {proxy.Bytes(0, kRequests) - take.request,
@@ -122,9 +124,21 @@ Conversation Listen(const RedisServer& server) {
   });
   proxy.HoldAt({kReplies, sizes.take.reply + 1});
   proxy.Release();
-  AwaitInTime([&] { return renewed.load(); });
+  AwaitInTime([&] { return renewed.load(); }, 10s);
   sizes.renew.reply = sizes.publish.reply;  // a digit each
   return sizes;
+}
+
+// Again if it did not come to the renewal, as happens once in a while on a busy machine.
+Conversation Listen(const RedisServer& server) {
+  for (int tries = 1;; ++tries) {
+    try {
+      return ListenOnce(server);
+    } catch (const std::runtime_error&) {
+      if (tries == 5) throw;
+      server.Ask("FLUSHALL");
+    }
+  }
 }
 
 // A leader's death at a place of its connection, and what became of a follower then.
