@@ -58,14 +58,12 @@ long long LeftOf(const RedisServer& server, std::string_view key) {
 }
 
 // Returns when another process waits for that run's outcome; throws if the lease is lost before.
-void AwaitFollowed(const RedisServer& server, std::string_view key, const MemberRun& run,
-                   std::chrono::seconds watch = kRedisMemberWatch) {
-  const auto is_followed = [&] {
+void AwaitFollowed(const RedisServer& server, std::string_view key, const MemberRun& run) {
+  AwaitInTime([&] {
     const std::optional<std::string> lease = server.Get(LeaseOf(key));
     if (!lease || !lease->starts_with(run.token)) throw std::runtime_error("the lease is lost");
     return *lease != run.token;
-  };
-  AwaitInTime(is_followed, watch);
+  });
 }
 
 MemberOutcome Led(std::string value, bool shared = false) {
@@ -86,7 +84,7 @@ struct Conversation {
   Size take, publish, renew;
 };
 
-Conversation ListenOnce(const RedisServer& server) {
+Conversation Listen(const RedisServer& server) {
   constexpr auto kRequests = RedisProxy::kRequests;
   constexpr auto kReplies = RedisProxy::kReplies;
   Conversation sizes{};
@@ -99,7 +97,7 @@ Conversation ListenOnce(const RedisServer& server) {
     const MemberRun run = leader.AwaitRun(key);
     const Conversation::Size take{proxy.Bytes(0, kRequests), proxy.Bytes(0, kReplies)};
     follower.Ask(key);
-    AwaitFollowed(server, key, run, 10s);
+    AwaitFollowed(server, key, run);
     leader.Order(key, "return");
     static_cast<void>(leader.AwaitOutcome(key));
     sizes.publish = {proxy.Bytes(0, kRequests) - take.request,
@@ -115,6 +113,7 @@ Conversation ListenOnce(const RedisServer& server) {
   });
   leader.Ask(key);
   leader.AwaitRun(key);
+  AwaitInTime([&] { return proxy.Deeds() == 2; });  // called, and held: else Release is too early
   sizes.take.reply = proxy.Bytes(0, kReplies);
   // And nothing after the first renewal.
   std::atomic<bool> renewed = false;
@@ -124,21 +123,9 @@ Conversation ListenOnce(const RedisServer& server) {
   });
   proxy.HoldAt({kReplies, sizes.take.reply + 1});
   proxy.Release();
-  AwaitInTime([&] { return renewed.load(); }, 10s);
+  AwaitInTime([&] { return renewed.load(); });
   sizes.renew.reply = sizes.publish.reply;  // a digit each
   return sizes;
-}
-
-// Again if it did not come to the renewal, as happens once in a while on a busy machine.
-Conversation Listen(const RedisServer& server) {
-  for (int tries = 1;; ++tries) {
-    try {
-      return ListenOnce(server);
-    } catch (const std::runtime_error&) {
-      if (tries == 5) throw;
-      server.Ask("FLUSHALL");
-    }
-  }
 }
 
 // A leader's death at a place of its connection, and what became of a follower then.

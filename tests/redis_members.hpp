@@ -45,8 +45,8 @@ inline constexpr std::chrono::seconds kRedisMemberWatch{60};
 
 // As Await; throws std::runtime_error for a hang.
 template <class Condition>
-void AwaitInTime(Condition&& condition, std::chrono::seconds watch = kRedisMemberWatch) {
-  const auto deadline = std::chrono::steady_clock::now() + watch;
+void AwaitInTime(Condition&& condition) {
+  const auto deadline = std::chrono::steady_clock::now() + kRedisMemberWatch;
   Await([&] {
     if (condition()) return true;
     if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("it hangs");
