@@ -106,6 +106,13 @@ TEST_CASE("Odd server: one that answers what is no lease is an outage, on one co
   CHECK(server.Connections() == 1);
 }
 
+TEST_CASE("Odd server: a command that does not block cannot be unblocked") {
+  const OddServer server("-UNBLOCKED really\r\n");
+  RedisPages pages(OptionsFor(server));
+  CHECK(ErrorOf([&] { return pages.Do("k", NeverRun); }) == std::errc::protocol_error);
+  CHECK(ErrorOf([&] { return pages.Forget("k"); }) == std::errc::protocol_error);
+}
+
 TEST_CASE("Odd server: what is no reply at all is an outage") {
   const OddServer server("HTTP/1.1 400 Bad Request\r\n\r\n");
   RedisPages pages(OptionsFor(server));

@@ -15,12 +15,10 @@
 // tests/model/lease.pml is a model of these steps.
 
 #include <sys/random.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>

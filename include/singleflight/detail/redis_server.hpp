@@ -5,8 +5,6 @@
 // connections, made when they are needed, and for a Redis Cluster what has been learned of where
 // its keys are.
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <charconv>
 #include <chrono>
@@ -86,10 +84,11 @@ class Server {
  public:
   explicit Server(const Options& options) : options_(options) {}
 
-  // Sends a command about `name` and returns the reply, which is no error; null only if patience
-  // ended before. What failed on one connection is tried once more on a new one: the command must
-  // mean the same when it comes twice. Throws Outage, of a command that does not block within
-  // 2 * (connect_timeout + command_timeout), else within server_waits + command_timeout, too.
+  // Sends a command about `name` and returns the reply, which is no error; null only for one that
+  // blocks, if patience or the server ended that. What failed on one connection is tried once more
+  // on a new one: the command must mean the same when it comes twice. Throws Outage, of a command
+  // that does not block within 2 * (connect_timeout + command_timeout), else within server_waits +
+  // command_timeout, too.
   Reply Ask(std::string_view name, std::span<const std::string_view> command, Effort effort) {
     return Ask(name, command, effort, {}, {Clock::time_point::max()});
   }
@@ -104,7 +103,7 @@ class Server {
       const bool is_demoted =
           error.find("READONLY") != std::string_view::npos || error.starts_with("UNBLOCKED");
       if (is_demoted) Drop(where);  // another is the master now
-      if (error.starts_with("UNBLOCKED")) return nullptr;
+      if (error.starts_with("UNBLOCKED") && server_waits.count() > 0) return nullptr;
       std::optional<Move> move = ParseMove(error, where);
       if (!move || moves == kMaxMoves) {
         throw Outage(std::errc::protocol_error, std::string(error));
