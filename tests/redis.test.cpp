@@ -26,10 +26,6 @@ using namespace std::string_literals;
 
 namespace {
 
-redis::Options OptionsFor(const RedisServer& server) {
-  return {.unix_socket = server.Socket(), .prefix = "t", .command_timeout = 1min};
-}
-
 // In another process's place: gives the lease of "k" to `token`, which is still to be led.
 void TakeLease(const RedisServer& server, const std::string& token) {
   server.Ask("SET", LeaseName("t", "k"), token, "PX", "3600000");

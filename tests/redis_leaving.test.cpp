@@ -30,10 +30,6 @@ using namespace std::string_literals;
 
 namespace {
 
-redis::Options OptionsOf(const RedisServer& server) {
-  return {.unix_socket = server.Socket(), .prefix = "t", .command_timeout = 1min};
-}
-
 void AwaitBlocked(const RedisServer& server, long long count) {
   Await([&] { return server.BlockedClients() == count; });
 }
@@ -42,7 +38,7 @@ void AwaitBlocked(const RedisServer& server, long long count) {
 
 TEST_CASE("redis: who waits for another process gives up after its timeout") {
   const RedisServer server;
-  RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+  RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
   CHECK(ErrorOf([&] { return there.Do("k", NeverRun, {.timeout = 20ms}); }) ==
         std::errc::timed_out);
@@ -53,20 +49,20 @@ TEST_CASE("redis: who waits for another process gives up after its timeout") {
 
 TEST_CASE("redis: who will not wait at all is told that another process executes") {
   const RedisServer server;
-  RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+  RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
   CHECK(ErrorOf([&] { return there.Do("k", NeverRun, {.timeout = 0ms}); }) == std::errc::timed_out);
 }
 
 TEST_CASE("redis: a timeout does not cut the caller's own function short") {
   const RedisServer server;
-  RedisPages pages(OptionsOf(server));
+  RedisPages pages(OptionsFor(server));
   CHECK(*pages.Do("k", [] { return "v"s; }, {.timeout = 0ms}) == "v");
 }
 
 TEST_CASE("redis: who waits for another process leaves when it is stopped") {
   const RedisServer server;
-  RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+  RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
   std::stop_source stop;
   Caller follower([&] { return there.Do("k", NeverRun, {.stop = stop.get_token()}); });
@@ -80,7 +76,7 @@ TEST_CASE("redis: who waits for another process leaves when it is stopped") {
 TEST_CASE("redis: whoever leaves is counted, and once") {
   constexpr int kRounds = 300;
   const RedisServer server;
-  RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+  RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
   int left = 0;
   for (int i = 0; i < kRounds; ++i) {
@@ -101,7 +97,7 @@ TEST_CASE("redis: whoever leaves is counted, and once") {
 
 TEST_CASE("redis: a caller that was stopped before it asks does not") {
   const RedisServer server;
-  RedisPages pages(OptionsOf(server));
+  RedisPages pages(OptionsFor(server));
   std::stop_source stop;
   stop.request_stop();
   CHECK(ErrorOf([&] { return pages.Do("k", NeverRun, {.stop = stop.get_token()}); }) ==
@@ -111,7 +107,7 @@ TEST_CASE("redis: a caller that was stopped before it asks does not") {
 TEST_CASE("redis: who leaves while it waits for another process disturbs nobody else") {
   const RedisServer server;
   for (const bool by_stop : {false, true}) {
-    RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+    RedisPages here(OptionsFor(server)), there(OptionsFor(server));
     RedisLeader leader(here, "k", "v"s);
     std::stop_source stop;
     Caller first([&] {
@@ -147,7 +143,7 @@ TEST_CASE("redis: who leaves while it waits for another process disturbs nobody 
 
 TEST_CASE("redis: followers that ask again keep the time they have left") {
   const RedisServer server;
-  RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+  RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
   std::stop_source stop;
   Caller first([&] { return there.Do("k", NeverRun, {.stop = stop.get_token()}); });
@@ -164,7 +160,7 @@ TEST_CASE("redis: followers that ask again keep the time they have left") {
 
 TEST_CASE("redis: a call that nobody of the leader's process wants is left to the others") {
   const RedisServer server;
-  RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+  RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   std::stop_source stop;
   RedisLeader leader(
       here, "k",
@@ -183,7 +179,7 @@ TEST_CASE("redis: a call that nobody of the leader's process wants is left to th
 
 TEST_CASE("redis: a leader that leaves does not end the call while its process wants it") {
   const RedisServer server;
-  RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+  RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   std::stop_source stop;
   bool stopped = true;
   RedisLeader leader(here, "k",
@@ -205,7 +201,7 @@ TEST_CASE("redis: a leader that leaves does not end the call while its process w
 
 TEST_CASE("redis: of a leader whose thread is cancelled the others take over at once") {
   const RedisServer server;
-  redis::Options options = OptionsOf(server);
+  redis::Options options = OptionsFor(server);
   options.lease = 1h;
   RedisPages here(options), there(options);
   CancellableThread leader([&] {
@@ -223,7 +219,7 @@ TEST_CASE("redis: of a leader whose thread is cancelled the others take over at 
 
 TEST_CASE("redis: a thread that is cancelled while it waits for another process is unwound") {
   const RedisServer server;
-  RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+  RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
   CancellableThread follower([&] { static_cast<void>(there.Do("k", NeverRun)); });
   AwaitBlocked(server, 1);
@@ -238,7 +234,7 @@ TEST_CASE("redis: a thread that is cancelled while it waits for another process 
 
 TEST_CASE("redis: a child that was forked in a function does not answer for its parent") {
   const RedisServer server;
-  RedisPages pages(OptionsOf(server));
+  RedisPages pages(OptionsFor(server));
   pid_t child = -1;
   int status = -1;
   std::optional<std::string> lease;
@@ -258,7 +254,7 @@ TEST_CASE("redis: a child that was forked in a function does not answer for its 
 
 TEST_CASE("redis: who is stopped while the server hangs leaves when that is known to be away") {
   RedisServer server;
-  redis::Options options = OptionsOf(server);
+  redis::Options options = OptionsFor(server);
   options.command_timeout = 100ms;
   RedisPages pages(options);
   std::stop_source stop;
@@ -272,7 +268,7 @@ TEST_CASE("redis: who is stopped while the server hangs leaves when that is know
 
 TEST_CASE("redis: a follower whose XREAD the server ends asks again") {
   const RedisServer server;
-  RedisPages here(OptionsOf(server)), there(OptionsOf(server));
+  RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
   Caller follower([&] { return there.Do("k", NeverRun); });
   AwaitBlocked(server, 1);
@@ -289,7 +285,7 @@ TEST_CASE("redis: a follower whose XREAD the server ends asks again") {
 
 TEST_CASE("redis: leases that cannot be renewed do not keep others from it") {
   const RedisServer server;
-  redis::Options options = OptionsOf(server);
+  redis::Options options = OptionsFor(server);
   options.lease = 2s;
   RedisPages pages(options);
   std::vector<std::unique_ptr<RedisLeader<>>> replaced;
@@ -331,7 +327,7 @@ TEST_CASE("redis: a thread that is cancelled as a connection breaks is unwound")
 
 TEST_CASE("redis: a connection that the server has ended costs no caller anything, nor a signal") {
   RedisServer server;
-  RedisPages pages(OptionsOf(server));
+  RedisPages pages(OptionsFor(server));
   static_cast<void>(pages.Do("k", [] { return ""s; }));
   server.Restart();
   const auto before = ::signal(SIGPIPE, SIG_DFL);
@@ -368,7 +364,7 @@ TEST_CASE("redis: a SIGPIPE that was pending before stays") {
 
 TEST_CASE("redis: connections are kept open, and no more than was asked for") {
   const RedisServer server;
-  redis::Options keeps_two = OptionsOf(server), keeps_none = OptionsOf(server);
+  redis::Options keeps_two = OptionsFor(server), keeps_none = OptionsFor(server);
   keeps_two.max_idle_connections = 2;
   keeps_none.max_idle_connections = 0;
   RedisPages here(keeps_two), there(keeps_none);

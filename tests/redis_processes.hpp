@@ -20,6 +20,10 @@ namespace test {
 
 using RedisPages = singleflight::redis::Group<std::string>;
 
+inline singleflight::redis::Options OptionsFor(const RedisServer& server) {
+  return {.unix_socket = server.Socket(), .prefix = "t", .command_timeout = 1min};
+}
+
 // A leader, on a thread of its own, that is inside its `fn` until Finish, or until the object ends.
 template <class Group = RedisPages>
 class RedisLeader {
