@@ -46,8 +46,8 @@
 #include <utility>
 
 #include "detail/any_group.hpp"
-#include "detail/asio_context.hpp"
-#include "detail/asio_work.hpp"
+#include "detail/asio/context.hpp"
+#include "detail/asio/work.hpp"
 #include "detail/call.hpp"
 #include "group.hpp"
 #include "result.hpp"

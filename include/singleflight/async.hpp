@@ -12,67 +12,17 @@
 
 #include <concepts>
 #include <functional>
-#include <memory>
-#include <optional>
-#include <stop_token>
 #include <thread>
 #include <type_traits>
 #include <utility>
 
 #include "detail/any_group.hpp"
-#include "detail/call.hpp"
+#include "detail/invoke.hpp"
+#include "detail/task.hpp"
 #include "future.hpp"
 #include "group.hpp"
 
 namespace singleflight {
-
-namespace detail {
-
-// The work of one call, as an executor takes it: copyable, and copies are one and the same work. It
-// runs once, whichever copy is called first; if the last copy goes without, the call lands with
-// `owner_dead`.
-template <class G, class Fn>
-class Task {
-  using Value = typename G::ValueType;
-
- public:
-  template <class F>
-  Task(typename G::Lead lead, F&& fn)
-      : work_(std::make_shared<Work>(std::move(lead), std::forward<F>(fn))) {}
-
-  void operator()() const {
-    const std::shared_ptr<Work> work = work_;  // whom the landing wakes may destroy this task
-    if constexpr (kTakesStopToken<Fn>) {
-      work->lead.Run([&work](std::stop_token stop) { return work->Once(std::move(stop)); });
-    } else {
-      work->lead.Run([&work] { return work->Once(); });
-    }
-  }
-
- private:
-  struct Work {
-    template <class F>
-    Work(typename G::Lead its_lead, F&& its_fn)
-        : lead(std::move(its_lead)), fn(std::in_place, std::forward<F>(its_fn)) {}
-
-    // What `fn` has captured ends before the call lands.
-    template <class... Args>
-    Stored<Value> Once(Args&&... args) {
-      struct EndOfFn {
-        ~EndOfFn() { fn.reset(); }
-        std::optional<Fn>& fn;
-      } const end{fn};
-      return detail::Invoke<Value>(std::move(*fn), std::forward<Args>(args)...);
-    }
-
-    typename G::Lead lead;
-    std::optional<Fn> fn;  // touched by the one run
-  };
-
-  std::shared_ptr<Work> work_;
-};
-
-}  // namespace detail
 
 // The executor of DoAsync that starts a thread for each call. The thread is detached; ~Group waits
 // until it has landed its call. Nothing of the user's runs on it afterwards but the OnLanded of

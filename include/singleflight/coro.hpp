@@ -33,6 +33,7 @@
 
 #include "detail/any_group.hpp"
 #include "detail/call.hpp"
+#include "detail/invoke.hpp"
 #include "group.hpp"
 #include "result.hpp"
 

@@ -37,8 +37,11 @@
 
 #include "detail/call.hpp"
 #include "detail/gate.hpp"
+#include "detail/invoke.hpp"
+#include "detail/key_ref.hpp"
 #include "detail/lead.hpp"
 #include "detail/ledger.hpp"
+#include "detail/thread_waiter.hpp"
 #include "detail/wait_graph.hpp"
 #include "future.hpp"
 #include "hash.hpp"
@@ -205,9 +208,11 @@ class Group {
     });
   }
 
-  // Null options: none were given, which spares the fastest path from looking at them.
-  template <class Fn>
-  Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options) {
+  // `options` is null when the caller gave none: the fast path then skips every check of them.
+  // `before_landing` is as for a Lead.
+  template <class Fn, class Before = detail::NothingBefore>
+  Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options,
+                       const Before& before_landing = {}) {
     detail::CheckFn<Value, Fn>();
     Call call(key);
     detail::Deadline deadline;
@@ -226,7 +231,7 @@ class Group {
         }
         Begin(shard, call, current);
         shard.Unlock();
-        return RunAndLand(call, std::forward<Fn>(fn), options);
+        return RunAndLand(call, std::forward<Fn>(fn), options, before_landing);
       }
       std::shared_ptr<State> state = Follow(std::move(shard), *current, options, deadline);
       const bool retry = options != nullptr && options->on_failure == OnFailure::kRetry;
@@ -235,8 +240,9 @@ class Group {
   }
 
   // A blocking leader's part. The call is on its stack: nobody refers to it once it has landed.
-  template <class Fn>
-  Result<Value> RunAndLand(Call& call, Fn&& fn, const CallOptions* options) {
+  template <class Fn, class Before>
+  Result<Value> RunAndLand(Call& call, Fn&& fn, const CallOptions* options,
+                           const Before& before_landing) {
     struct LandIfUnwound {  // a thread that is cancelled inside `fn`
       ~LandIfUnwound() {
         if (call != nullptr) [[unlikely]] {
@@ -246,13 +252,19 @@ class Group {
       Ledger& ledger;
       Call* call;
     } landing{ledger_, &call};
-    if constexpr (detail::kWatches<Fn, Ledger>) fn.Watch(ledger_, call);
     detail::Outcome<Value> outcome;
+    const auto run = [&] {
+      detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
+      if constexpr (!std::same_as<Before, detail::NothingBefore>) {
+        before_landing(ledger_, call, call.key.get(), outcome);
+      }
+    };
     if (options != nullptr && options->stop.stop_possible()) {
+      // The callback's destructor waits for a LeaderLeaves in progress, so `call` outlives it.
       const std::stop_callback on_stop(options->stop, [&] { ledger_.LeaderLeaves(call); });
-      detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
-    } else {  // above, the callback's destructor has waited for a LeaderLeaves that had begun
-      detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
+      run();
+    } else {
+      run();
     }
     landing.call = nullptr;
     if (ledger_.LandAlone(call, detail::Failed<Value>(outcome))) [[likely]] {
@@ -277,8 +289,10 @@ class Group {
     std::shared_ptr<State> state = ledger_.StateOf(call);
     const bool may_leave = options != nullptr && (deadline || options->stop.stop_possible());
     if (!may_leave) state->PrepareToBlock();
-    // The edge is recorded as the last that can fail, so that none is ever seen of a thread that
-    // does not wait. While the shard is locked, the call cannot land.
+    // Recorded as the last step that can fail: no thread ever sees an edge of one that does not
+    // wait. While the shard is locked, the call cannot land. (A deadlock is reported even if the
+    // call is full: to try again would never help.)
+    detail::ThreadWaiter<Value> waiter;  // before the edge, which must go before it leaves
     detail::WaitEdge edge;
     if (ledger_.Full(call) ? edge.WouldClose(*state) : !edge.Record(*state)) {
       shard.Unlock();
@@ -286,51 +300,17 @@ class Group {
     }
     RefuseIfFull(shard, call);
     Ledger::Enter(shard, call, state);
-    if (may_leave) {
-      FollowOrLeave(std::move(shard), state, edge, options->stop, deadline);
-    } else {
+    if (!may_leave) {
       shard.Unlock();
       state->Block();
+      return state;
     }
-    return state;
-  }
-
-  // The same for a follower that may leave: it waits as a Waiter does, at a gate that a stop
-  // nudges.
-  void FollowOrLeave(Shard shard, const std::shared_ptr<State>& state, detail::WaitEdge& edge,
-                     const std::stop_token& stop, const detail::Deadline& deadline) {
-    struct GateWaiter final : Waiter {
-      void OnLanded() noexcept override { gate.Open(); }
-      detail::Gate gate;
-    };
-    struct Membership {
-      ~Membership() { End(); }  // a thread that is cancelled is unwound out of its wait
-      // True: this caller left. False: the call has landed.
-      bool End() {
-        if (ended) return false;
-        edge.Remove();  // nobody shall think any longer that this thread waits
-        const bool left = waiter.Leave();
-        if (!left) waiter.gate.Await();  // OnLanded is on its way
-        ended = true;
-        return left;
-      }
-      GateWaiter& waiter;
-      detail::WaitEdge& edge;
-      bool ended = false;
-    };
-
-    GateWaiter waiter;
     State::Link(state, waiter, Role::kFollower);
     shard.Unlock();
-    Membership membership{waiter, edge};
-    {
-      const std::stop_callback on_stop(stop, [&waiter] { waiter.gate.Nudge(); });
-      membership.ended = waiter.gate.AwaitOrNudge(deadline);
-    }
-    if (membership.End()) {
-      if (stop.stop_requested()) std::rethrow_exception(detail::MakeCanceled());
-      std::rethrow_exception(detail::MakeTimedOut());
-    }
+    const std::stop_callback on_stop(options->stop, [&waiter] { waiter.Interrupt(); });
+    if (waiter.AwaitOrLeave(edge, deadline)) return state;
+    if (options->stop.stop_requested()) std::rethrow_exception(detail::MakeCanceled());
+    std::rethrow_exception(detail::MakeTimedOut());
   }
 
   struct Joined {

@@ -38,6 +38,8 @@
 #include "detail/any_group.hpp"
 #include "detail/call.hpp"
 #include "detail/gate.hpp"
+#include "detail/invoke.hpp"
+#include "detail/thread_waiter.hpp"
 #include "detail/wait_graph.hpp"
 #include "group.hpp"
 #include "options.hpp"
@@ -188,20 +190,11 @@ class Batch {
   }
 
  private:
-  struct Member final : G::Waiter {
-    ~Member() {  // where the batch is unwound, this is still on its call
-      if (joined && !this->Detach()) gate->Await();
-    }
-    void OnLanded() noexcept override { gate->Open(); }
-    void Ask() {  // again, if it is on a call that has failed
-      this->DropResult();
-      joined = false;
-      gate.emplace();
-    }
+  struct Member final : ThreadWaiter<Value> {
+    ~Member() { this->End(); }  // leaves before `lead` lands the call as vanished
 
     const Key* key = nullptr;
-    std::size_t times = 0;  // how often the batch asks for it
-    std::optional<Gate> gate;
+    std::size_t times = 0;                 // how often the batch asks for it
     std::optional<typename G::Lead> lead;  // of a call that the batch leads
     bool led = false;
     bool joined = false;       // a call; the one that it last asked for
@@ -214,7 +207,8 @@ class Batch {
       member.error = MakeCanceled();
       return;
     }
-    member.Ask();
+    member.Reuse();  // it may be on a call that has failed
+    member.joined = false;
     try {
       group_.Join(*member.key, member, [&](typename G::Lead lead) {
         member.joined = member.led = true;
@@ -316,7 +310,7 @@ class Batch {
   void Follow() {
     const std::stop_callback on_stop(options_.stop, [this] {
       for (Member* member : asking_) {
-        if (member->gate) member->gate->Nudge();
+        if (member->joined) member->Interrupt();
       }
     });
     for (Member* member : asking_) {
@@ -327,9 +321,7 @@ class Batch {
   void Await(Member& member) {
     WaitEdge edge;
     const bool deadlock = !edge.Record(*State::Of(member));
-    if (!deadlock && member.gate->AwaitOrNudge(deadline_)) return;
-    edge.Remove();
-    if (!member.Leave()) return member.gate->Await();  // it has landed: OnLanded is on its way
+    if (deadlock ? member.AwaitUnlessLeft() : member.AwaitOrLeave(edge, deadline_)) return;
     const bool canceled = options_.stop.stop_requested();
     member.error = deadlock ? MakeDeadlock() : canceled ? MakeCanceled() : MakeTimedOut();
   }

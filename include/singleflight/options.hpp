@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a user can set for a group, a ReadThrough or a single caller, and read of their work.
+// What a user can set for a group or a single caller, and read of their work.
 
 #include <chrono>
 #include <cstddef>
@@ -56,30 +56,6 @@ struct Stats {
   std::uint64_t in_flight = 0;   // calls that have not landed yet, forgotten ones included
 
   bool operator==(const Stats&) const = default;
-};
-
-// What a ReadThrough may do.
-struct ReadThroughOptions {
-  // Whether the cache is given "not found" answers, too: an empty std::optional, a null pointer,
-  // and whatever else tests false (of a std::expected, an error). The cache sees what it is given,
-  // and may keep these for a shorter time. If not, a load that finds nothing is done anew for the
-  // next caller.
-  bool cache_not_found = false;
-  // Of the group that the loads are calls of.
-  GroupOptions group = {};
-};
-
-// Exact counts since a ReadThrough was made.
-struct ReadThroughStats {
-  std::uint64_t hits = 0;          // Gets that the cache answered at once
-  std::uint64_t misses = 0;        // Gets that it did not
-  std::uint64_t loads = 0;         // that calls have gone on to, those of Refresh too
-  std::uint64_t outdated = 0;      // values that were not put, since they were not wanted any more
-  std::uint64_t get_failures = 0;  // of the cache: it threw
-  std::uint64_t put_failures = 0;  // also of the Erase of a Refresh that found nothing
-  Stats calls = {};                // of the group
-
-  bool operator==(const ReadThroughStats&) const = default;
 };
 
 // Compile-time settings. Derive from this and change what you need.

@@ -52,13 +52,14 @@
 #include <utility>
 #include <variant>
 
-#include "async.hpp"
 #include "detail/call.hpp"
-#include "detail/guarded_cache.hpp"
-#include "detail/key_lock.hpp"
-#include "detail/landed.hpp"
+#include "detail/key_ref.hpp"
 #include "detail/lead.hpp"
-#include "detail/striped_counter.hpp"
+#include "detail/read_through/guarded_cache.hpp"
+#include "detail/read_through/key_lock.hpp"
+#include "detail/read_through/landed.hpp"
+#include "detail/read_through/striped_counter.hpp"
+#include "detail/task.hpp"
 #include "future.hpp"
 #include "group.hpp"
 #include "hash.hpp"
@@ -66,6 +67,30 @@
 #include "result.hpp"
 
 namespace singleflight {
+
+// What a ReadThrough may do.
+struct ReadThroughOptions {
+  // Whether the cache is given "not found" answers, too: an empty std::optional, a null pointer,
+  // and whatever else tests false (of a std::expected, an error). The cache sees what it is given,
+  // and may keep these for a shorter time. If not, a load that finds nothing is done anew for the
+  // next caller.
+  bool cache_not_found = false;
+  // Of the group that the loads are calls of.
+  GroupOptions group = {};
+};
+
+// Exact counts since a ReadThrough was made.
+struct ReadThroughStats {
+  std::uint64_t hits = 0;          // Gets that the cache answered at once
+  std::uint64_t misses = 0;        // Gets that it did not
+  std::uint64_t loads = 0;         // that calls have gone on to, those of Refresh too
+  std::uint64_t outdated = 0;      // values that were not put, since they were not wanted any more
+  std::uint64_t get_failures = 0;  // of the cache: it threw
+  std::uint64_t put_failures = 0;  // also of the Erase of a Refresh that found nothing
+  Stats calls = {};                // of the group
+
+  bool operator==(const ReadThroughStats&) const = default;
+};
 
 // Every member may be called from any thread at any time, except the destructor. `Cache` may be a
 // reference, `Cache&`, to one that lives elsewhere and for longer.
@@ -75,7 +100,7 @@ class ReadThrough {
   using GuardedCache = detail::GuardedCache<Cache, Key, Value, typename Traits::Mutex>;
   using Group = singleflight::Group<Key, Value, Hash, KeyEqual, Traits>;
   using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
-  using Watch = detail::CallWatch<typename Group::Lead::Books>;
+  using Ledger = typename Group::Lead::Books;
 
   static_assert(!std::is_void_v<Value>, "Value is void: there is nothing to cache; use a Group");
   static_assert(CacheFor<std::remove_reference_t<Cache>, Key, Value>,
@@ -87,13 +112,16 @@ class ReadThrough {
       std::is_reference_v<Cache> || std::move_constructible<Cache>,
       "Cache cannot be moved, as if it had a mutex: make it elsewhere, and take `Cache&`");
 
-  // Puts a value that comes from a Lead.
-  struct Keeper {
+  // Before a load's call lands: puts its value into the cache.
+  struct PutValue {
     ReadThrough* self;
     std::uint64_t hash;
     bool looked;
-    void operator()(const Watch& watch, const Key& key, detail::Outcome<Value>& outcome) const {
-      if (auto* value = std::get_if<1>(&outcome)) self->Keep(watch, key, hash, looked, *value);
+    void operator()(Ledger& ledger, const detail::CallBase& call, const auto& key,
+                    const detail::Outcome<Value>& outcome) const {
+      if (auto* value = std::get_if<1>(&outcome)) {
+        self->Put(ledger, call, key, hash, looked, *value);
+      }
     }
   };
 
@@ -103,7 +131,7 @@ class ReadThrough {
   using HashType = Hash;
   using KeyEqualType = KeyEqual;
   using Waiter = typename Group::Waiter;
-  using Lead = detail::Lead<typename Group::Lead::Books, Keeper>;
+  using Lead = detail::Lead<Ledger, PutValue>;
 
   // Throws std::invalid_argument as Group does, and if "not found" is to be cached of a Value that
   // cannot say so.
@@ -134,11 +162,11 @@ class ReadThrough {
   // executor.
   template <class K = Key, class Fn>
   Result<Value> Get(const K& key, Fn&& load) {
-    return GetWith(key, std::forward<Fn>(load));
+    return GetWith(key, std::forward<Fn>(load), nullptr);
   }
   template <class K = Key, class Fn>
   Result<Value> Get(const K& key, Fn&& load, CallOptions options) {
-    return GetWith(key, std::forward<Fn>(load), std::move(options));
+    return GetWith(key, std::forward<Fn>(load), &options);
   }
 
   // Erases the cache's entry and forgets the call in flight: a Get, or any other asking, that
@@ -169,11 +197,11 @@ class ReadThrough {
   // and that is not cached, the old value is erased, where the cache can.
   template <class K = Key, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load) {
-    return Call(/*look=*/false, KeyRef::Adapt(key), std::forward<Fn>(load));
+    return LoadOnce(/*look=*/false, KeyRef::Adapt(key), std::forward<Fn>(load), nullptr);
   }
   template <class K = Key, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load, CallOptions options) {
-    return Call(/*look=*/false, KeyRef::Adapt(key), std::forward<Fn>(load), std::move(options));
+    return LoadOnce(/*look=*/false, KeyRef::Adapt(key), std::forward<Fn>(load), &options);
   }
 
   // The same behind its caller's back: returns at once, and `executor(task)` runs the load, as in
@@ -192,11 +220,12 @@ class ReadThrough {
     auto&& adapted = KeyRef::Adapt(key);
     if (group_.WouldFollow(adapted)) return Role::kFollower;
     auto waiter = std::make_unique<Unattended>();
-    const Role role = refreshing_.Join(adapted, *waiter, [&](Lead lead) {
+    const auto launch = [&](Lead lead) {
       static_cast<void>(waiter.release());  // it has joined: it is OnLanded's
       std::invoke(std::forward<Executor>(executor), detail::Task<ReadThrough, std::decay_t<Fn>>(
                                                         std::move(lead), std::forward<Fn>(load)));
-    });
+    };
+    const Role role = group_.Join(adapted, *waiter, Launching(/*look=*/false, adapted, launch));
     static_cast<void>(waiter.release());  // where another call has begun meanwhile
     return role;
   }
@@ -230,7 +259,10 @@ class ReadThrough {
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
     Looked looked = LookFirst(adapted);
-    if (looked.hit) return detail::LandedState<Value>::MakeFuture(std::move(*looked.hit));
+    if (looked.hit) {
+      return Future<Value>(detail::LandedState<Value>::Landed(std::move(*looked.hit)),
+                           Role::kLeader);
+    }
     return group_.Join(adapted, Launching(looked.worked, adapted, std::forward<Launch>(launch)));
   }
   bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
@@ -276,55 +308,36 @@ class ReadThrough {
     bool worked;  // false: the cache threw
   };
 
-  // The work of a call in Get or Refresh.
-  template <class Adapted, class Fn>
-  struct Work : Watch {
-    ReadThrough& self;
-    const bool look;
-    const Adapted& key;
-    const std::uint64_t hash;
-    Fn&& load;
-
-    Work(ReadThrough& its_self, bool looks, const Adapted& its_key, Fn&& fn)
-        : self(its_self),
-          look(looks),
-          key(its_key),
-          hash(self.HashOf(its_key)),
-          load(std::forward<Fn>(fn)) {}
-
-    Value operator()() requires(!detail::kTakesStopToken<Fn>) { return Run(); }
-    Value operator()(std::stop_token stop) requires detail::kTakesStopToken<Fn> {
-      return Run(std::move(stop));
-    }
-
-    template <class... Stop>
-    Value Run(Stop&&... stop) {
-      if (look) {
-        if (std::optional<Value> hit = self.Look(key).hit) return std::move(*hit);
-      }
-      self.loads_.fetch_add(1, kRelaxed);
-      Value value = std::invoke(std::forward<Fn>(load), std::forward<Stop>(stop)...);
-      self.Keep(*this, key, hash, look, value);
-      return value;
-    }
-  };
-
-  template <class K, class Fn, class... Options>
-  Result<Value> GetWith(const K& key, Fn&& load, Options&&... options) {
+  template <class K, class Fn>
+  Result<Value> GetWith(const K& key, Fn&& load, const CallOptions* options) {
     auto&& adapted = KeyRef::Adapt(key);
     Looked looked = LookFirst(adapted);
     if (looked.hit) {
       return detail::ResultFactory::Alone<Value>(std::move(*looked.hit), Role::kLeader);
     }
-    return Call(looked.worked, adapted, std::forward<Fn>(load), std::forward<Options>(options)...);
+    return LoadOnce(looked.worked, adapted, std::forward<Fn>(load), options);
   }
 
-  // `look`: whether the leader looks in the cache again. If it does not, there may be something.
-  template <class Adapted, class Fn, class... Options>
-  Result<Value> Call(bool look, const Adapted& key, Fn&& load, Options&&... options) {
+  // Leads or follows the call that loads `key`. Its leader looks in the cache again first, unless
+  // `look` is false; then the cache may still hold an old value.
+  template <class Adapted, class Fn>
+  Result<Value> LoadOnce(bool look, const Adapted& key, Fn&& load, const CallOptions* options) {
     detail::CheckFn<Value, Fn>();
-    return group_.Do(key, Work<Adapted, Fn>(*this, look, key, std::forward<Fn>(load)),
-                     std::forward<Options>(options)...);
+    bool loaded = false;
+    const auto work = [&](auto... stop) -> Value requires std::invocable<Fn, decltype(stop)...> {
+      if (look) {
+        if (std::optional<Value> hit = Look(key).hit) return std::move(*hit);
+      }
+      loads_.fetch_add(1, kRelaxed);
+      loaded = true;
+      return std::invoke(std::forward<Fn>(load), std::move(stop)...);
+    };
+    const PutValue put{this, HashOf(key), look};
+    const auto before_landing = [&](Ledger& ledger, const detail::CallBase& call, const auto&,
+                                    const detail::Outcome<Value>& outcome) {
+      if (loaded) put(ledger, call, key, outcome);
+    };
+    return group_.DoWith(KeyRef(key), work, options, before_landing);
   }
 
   // The same for a call that is led by a Lead.
@@ -332,8 +345,8 @@ class ReadThrough {
   auto Launching(bool look, const Adapted& key, Launch&& launch) {
     static_assert(std::is_invocable_v<Launch, Lead>,
                   "launch must be callable as launch(ReadThrough::Lead)");
-    const Keeper keeper{this, HashOf(key), look};
-    return [this, look, keeper, &key, &launch](typename Group::Lead lead) {
+    const PutValue put{this, HashOf(key), look};
+    return [this, look, put, &key, &launch](typename Group::Lead lead) {
       if (look) {
         if (std::optional<Value> hit = Look(key).hit) {
           lead.Succeed(std::move(*hit));
@@ -341,7 +354,7 @@ class ReadThrough {
         }
       }
       loads_.fetch_add(1, kRelaxed);
-      std::invoke(std::forward<Launch>(launch), Lead(lead, keeper));
+      std::invoke(std::forward<Launch>(launch), Lead(lead, put));
     };
   }
 
@@ -371,13 +384,13 @@ class ReadThrough {
   // Puts what a load returned, if its call is wanted still. The key's lock keeps Invalidate from
   // coming between these two, and loads of one key from putting in the wrong order.
   template <class CacheKey>
-  void Keep(const Watch& watch, const CacheKey& key, std::uint64_t hash, bool looked,
-            const Value& value) {
+  void Put(Ledger& ledger, const detail::CallBase& call, const CacheKey& key, std::uint64_t hash,
+           bool looked, const Value& value) {
     const bool put = options_.cache_not_found || !detail::IsNothing(value);
     const bool erase = !put && !looked && GuardedCache::kCanErase;
     if (!put && !erase) return;
     const detail::KeyLock::Holder changing(changing_, hash);
-    if (!watch.IsWanted()) {
+    if (!ledger.IsWanted(call)) {
       outdated_.fetch_add(1, kRelaxed);
       return;
     }

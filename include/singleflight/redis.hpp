@@ -58,12 +58,13 @@
 #include <utility>
 
 #include "detail/gate.hpp"
+#include "detail/invoke.hpp"
 #include "detail/outcome.hpp"
-#include "detail/redis_client.hpp"
-#include "detail/redis_connection.hpp"
-#include "detail/redis_keeper.hpp"
-#include "detail/redis_lease.hpp"
-#include "detail/redis_payload.hpp"
+#include "detail/redis/client.hpp"
+#include "detail/redis/connection.hpp"
+#include "detail/redis/keeper.hpp"
+#include "detail/redis/lease.hpp"
+#include "detail/redis/payload.hpp"
 #include "group.hpp"
 #include "redis_codec.hpp"
 #include "redis_options.hpp"

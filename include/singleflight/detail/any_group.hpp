@@ -6,7 +6,7 @@
 #include <concepts>
 #include <type_traits>
 
-#include "../hash.hpp"
+#include "key_ref.hpp"
 
 namespace singleflight {
 

@@ -9,24 +9,20 @@
 // left it; while nobody joins, that is all there is. The first follower makes the SharedState, so
 // that landing has nothing left to allocate.
 
-#include <atomic>
 #include <chrono>
 #include <exception>
-#include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <stop_token>
-#include <system_error>
-#include <thread>
-#include <type_traits>
 #include <utility>
 #include <variant>
 
 #include "../result.hpp"
 #include "call_table.hpp"
 #include "outcome.hpp"
+#include "spin_mutex.hpp"
 #include "wait_graph.hpp"
 
 namespace singleflight::detail {
@@ -83,24 +79,6 @@ class Waiter {
   Waiter* next_ = nullptr;
   bool told_ = false;  // OnLanded has come or is coming
   Role role_ = Role::kFollower;
-};
-
-// A mutex for a few instructions that hardly ever meet others: half the price of a std::mutex.
-class BriefMutex {
- public:
-  void lock() noexcept {
-    for (int tries = 1; locked_.test_and_set(std::memory_order_acquire); ++tries) {
-      if (tries % 100 != 0) {
-        std::this_thread::yield();
-      } else {  // the owner may have a lower priority, and no processor
-        std::this_thread::sleep_for(std::chrono::microseconds(100));
-      }
-    }
-  }
-  void unlock() noexcept { locked_.clear(std::memory_order_release); }
-
- private:
-  std::atomic_flag locked_;
 };
 
 // What the callers of a shared call have in common.
@@ -220,7 +198,7 @@ class SharedState : public WaitTarget {
   }
 
   // Guarded by the shard's mutex until closed, by telling_ afterwards.
-  BriefMutex telling_;
+  SpinMutex telling_;
   Waiter<Value>* first_ = nullptr;
   Waiter<Value>* last_ = nullptr;
 

@@ -20,6 +20,7 @@
 
 #include "../options.hpp"
 #include "gate.hpp"
+#include "intrusive_list.hpp"
 
 namespace singleflight::detail {
 
@@ -44,25 +45,7 @@ struct CallBase {
 };
 
 // A call that is led asynchronously is also on its shard's list of such, for ~Group to wait for.
-// Guarded by the shard's mutex.
-struct AsyncLink {
-  AsyncLink* prev = this;
-  AsyncLink* next = this;
-
-  bool Alone() const noexcept { return next == this; }
-  void InsertBefore(AsyncLink& other) noexcept {
-    prev = other.prev;
-    next = &other;
-    prev->next = next->prev = this;
-  }
-  void Unlink() noexcept {
-    prev->next = next;
-    next->prev = prev;
-    prev = next = this;
-  }
-};
-
-struct AsyncEntry : AsyncLink {
+struct AsyncEntry : ListLink {
   explicit AsyncEntry(CallBase& its_call) noexcept : call(its_call) {}
   CallBase& call;
   bool asked_to_stop = false;  // by ~Group
@@ -177,7 +160,7 @@ class alignas(64) Shard {
   std::size_t forgotten_ = 0;  // calls in flight that are in no bucket any more
 
  public:
-  AsyncLink async_calls;    // a list of AsyncEntry: calls led asynchronously that have not landed
+  ListLink async_calls;     // a list of AsyncEntry: calls led asynchronously that have not landed
   Gate* drained = nullptr;  // opened when there is none left; null but in ~Group
 };
 

@@ -13,6 +13,7 @@
 
 #include "call.hpp"
 #include "call_table.hpp"
+#include "invoke.hpp"
 #include "wait_graph.hpp"
 
 namespace singleflight::detail {
@@ -44,37 +45,14 @@ struct AsyncCall {
   Ledger* ledger = nullptr;  // set when the call is put into the table; null: it never was
 };
 
-// Lets who runs a call's work see whether its value is still wanted. While the call is in flight.
-template <class Ledger>
-class CallWatch {
- public:
-  CallWatch() noexcept = default;
-  CallWatch(Ledger& ledger, const CallBase& call) noexcept { Watch(ledger, call); }
-  void Watch(Ledger& ledger, const CallBase& call) noexcept {
-    ledger_ = &ledger;
-    call_ = &call;
-  }
-
-  // False once the call was forgotten or asked to stop.
-  bool IsWanted() const { return ledger_->IsWanted(*call_); }
-
- private:
-  Ledger* ledger_ = nullptr;
-  const CallBase* call_ = nullptr;
-};
-
-// `fn` is to be told which call it is run for.
-template <class Fn, class Ledger>
-inline constexpr bool kWatches = std::derived_from<std::remove_cvref_t<Fn>, CallWatch<Ledger>>;
-
 struct NothingBefore {};
 
 // The right and duty to land a call made by Join. Copyable, so that it fits a std::function; the
 // first to land the call wins, and if the last copy goes before, the call lands with `owner_dead`.
 // May land the call on any thread; once the call has landed, a Lead may outlive the group.
 //
-// `Before`: what is to be done, on the thread that lands the call and just before it does, as
-// `before(watch, key, outcome)`. The call lands whatever comes of that.
+// `Before` is a hook that runs on the landing thread just before the call lands, as
+// `before(ledger, call, key, outcome)`. The call lands even if the hook throws.
 template <class Ledger, class Before = NothingBefore>
 class Lead {
   using Value = typename Ledger::Value;
@@ -166,7 +144,7 @@ class Lead {
     if (async.phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
     const Landing landing{async, outcome};
     if constexpr (!std::same_as<Todo, NothingBefore>) {
-      before(CallWatch<Ledger>(*async.ledger, async.call), async.key, outcome);
+      before(*async.ledger, async.call, async.key, outcome);
     }
     return true;
   }

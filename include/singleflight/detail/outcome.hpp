@@ -1,54 +1,18 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// How a call's `fn` is run, how the call ends, and what a caller makes of that.
+// How a call ended, and the Result that a caller makes of that.
 
 #include <exception>
-#include <functional>
 #include <memory>
-#include <stop_token>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <variant>
 
 #include "../result.hpp"
-#include "wait_graph.hpp"
+#include "errors.hpp"
 
 namespace singleflight::detail {
-
-// The library's own errors. Where there is no memory for the text, a std::bad_alloc instead.
-inline std::exception_ptr MakeError(std::errc code, const char* what) noexcept {
-  try {
-    return std::make_exception_ptr(std::system_error(std::make_error_code(code), what));
-  } catch (...) {
-    return std::current_exception();
-  }
-}
-inline std::exception_ptr MakeCanceled() {
-  return MakeError(std::errc::operation_canceled, "singleflight: this caller was asked to stop");
-}
-inline std::exception_ptr MakeTimedOut() {
-  return MakeError(std::errc::timed_out,
-                   "singleflight: the call took longer than this caller would wait");
-}
-inline std::exception_ptr MakeDeadlock() {
-  return MakeError(std::errc::resource_deadlock_would_occur,
-                   "singleflight: the call for this key waits for this thread");
-}
-inline std::exception_ptr MakeOwnerDead() {
-  return MakeError(std::errc::owner_dead, "singleflight: the leader vanished without a result");
-}
-// In a catch (...): what was thrown. A forced unwind (the thread is cancelled) cannot be kept: it
-// goes on.
-inline std::exception_ptr Caught() {
-  std::exception_ptr error = std::current_exception();
-  if (error == nullptr) throw;
-  return error;
-}
-[[noreturn]] inline void Throw(std::errc code, const char* what) {
-  throw std::system_error(std::make_error_code(code), what);
-}
 
 // What is kept of a Value: std::monostate for void.
 template <class Value>
@@ -71,60 +35,6 @@ std::exception_ptr ErrorOf(const Outcome<Value>& outcome) {
     return *error;
   }
   return MakeOwnerDead();
-}
-
-// Where std::stop_source() is inlined, GCC 12 warns falsely that it is not initialized.
-[[gnu::noinline]] inline std::stop_source NewStopSource() { return std::stop_source(); }
-
-// `fn` may take the call's stop token.
-template <class Fn>
-inline constexpr bool kTakesStopToken = std::is_invocable_v<Fn, std::stop_token>;
-
-template <class Fn>
-decltype(auto) CallWithStop(Fn&& fn, std::stop_token stop) {
-  if constexpr (kTakesStopToken<Fn>) {
-    return std::invoke(std::forward<Fn>(fn), std::move(stop));
-  } else {
-    return std::invoke(std::forward<Fn>(fn));
-  }
-}
-
-template <class Value, class Fn>
-constexpr void CheckFn() {
-  constexpr bool kCallable = std::is_invocable_v<Fn> || kTakesStopToken<Fn>;
-  static_assert(kCallable, "fn must be callable as fn() or fn(std::stop_token)");
-  static_assert(!kCallable || std::is_invocable_r_v<Value, Fn> ||
-                    std::is_invocable_r_v<Value, Fn, std::stop_token>,
-                "fn must return the group's Value or something that converts to it");
-}
-
-template <class Value, class Fn, class... Args>
-Stored<Value> Invoke(Fn&& fn, Args&&... args) {
-  if constexpr (std::is_void_v<Value>) {
-    std::invoke(std::forward<Fn>(fn), std::forward<Args>(args)...);
-    return {};
-  } else {
-    return std::invoke(std::forward<Fn>(fn), std::forward<Args>(args)...);
-  }
-}
-
-// Runs `fn` on this thread as the work of a call; what it throws becomes the outcome. A forced
-// unwind (the thread is cancelled) cannot be kept: it passes through, and leaves the outcome
-// "vanished". (Where the thread is inside a handler already, libstdc++ terminates instead, as it
-// does at any catch (...).)
-template <class Value, class Fn>
-void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop) {
-  const LeadingScope leading;
-  try {
-    if constexpr (kTakesStopToken<Fn>) {
-      outcome.template emplace<1>(detail::Invoke<Value>(std::forward<Fn>(fn), stop.get_token()));
-    } else {
-      outcome.template emplace<1>(detail::Invoke<Value>(std::forward<Fn>(fn)));
-    }
-  } catch (...) {
-    outcome.template emplace<0>(std::current_exception());
-    if (*std::get_if<0>(&outcome) == nullptr) throw;  // not a C++ exception
-  }
 }
 
 struct ResultFactory {

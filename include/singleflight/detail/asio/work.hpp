@@ -11,9 +11,10 @@
 #include <type_traits>
 #include <utility>
 
-#include "../async.hpp"
-#include "asio_context.hpp"
-#include "call.hpp"
+#include "../invoke.hpp"
+#include "../outcome.hpp"
+#include "../task.hpp"
+#include "context.hpp"
 
 namespace singleflight::detail {
 inline namespace SINGLEFLIGHT_ASIO_FLAVOR {

@@ -7,9 +7,8 @@
 #include <utility>
 #include <variant>
 
-#include "../future.hpp"
-#include "../result.hpp"
-#include "call.hpp"
+#include "../../result.hpp"
+#include "../call.hpp"
 
 namespace singleflight::detail {
 
@@ -29,11 +28,12 @@ class LandedState final : public SharedState<Value> {
     state->Publish();
   }
 
-  static Future<Value> MakeFuture(Value&& value) {
+  // For a caller that will block, if at all.
+  static std::shared_ptr<State> Landed(Value&& value) {
     std::shared_ptr<State> state = Make(std::move(value));
     state->PrepareToBlock();
     state->Publish();
-    return Future<Value>(std::move(state), Role::kLeader);
+    return state;
   }
 
  private:

@@ -19,14 +19,14 @@
 #include <system_error>
 #include <utility>
 
-#include "../redis_options.hpp"
-#include "gate.hpp"
-#include "outcome.hpp"
-#include "redis_connection.hpp"
-#include "redis_keeper.hpp"
-#include "redis_lease.hpp"
-#include "redis_payload.hpp"
-#include "redis_server.hpp"
+#include "../../redis_options.hpp"
+#include "../gate.hpp"
+#include "../outcome.hpp"
+#include "connection.hpp"
+#include "keeper.hpp"
+#include "lease.hpp"
+#include "payload.hpp"
+#include "server.hpp"
 
 namespace singleflight::redis::detail {
 

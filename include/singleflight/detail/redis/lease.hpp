@@ -30,8 +30,8 @@
 #include <utility>
 #include <vector>
 
-#include "redis_connection.hpp"
-#include "redis_server.hpp"
+#include "connection.hpp"
+#include "server.hpp"
 
 namespace singleflight::redis::detail {
 

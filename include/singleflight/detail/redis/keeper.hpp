@@ -21,11 +21,11 @@
 #include <thread>
 #include <utility>
 
-#include "../redis_options.hpp"
-#include "redis_connection.hpp"
-#include "redis_lease.hpp"
-#include "redis_payload.hpp"
-#include "redis_server.hpp"
+#include "../../redis_options.hpp"
+#include "connection.hpp"
+#include "lease.hpp"
+#include "payload.hpp"
+#include "server.hpp"
 
 namespace singleflight::redis::detail {
 

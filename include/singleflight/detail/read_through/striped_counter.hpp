@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "wait_graph.hpp"
+#include "../thread_mark.hpp"
 
 namespace singleflight::detail {
 

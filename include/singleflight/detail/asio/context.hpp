@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "call_table.hpp"
+#include "../intrusive_list.hpp"
 
 #if !defined(SINGLEFLIGHT_BOOST_ASIO) && __has_include(<asio/version.hpp>)
 #include <asio/version.hpp>
@@ -121,7 +121,7 @@ inline constexpr bool kCanPost =
 class ContextService final : public net::execution_context::service {
  public:
   // Whoever will use the context once more. Guarded by the service's mutex.
-  class User : private AsyncLink {
+  class User : private ListLink {
    public:
     // The context ends, and the user must not use it any more. Called with no lock held, by a
     // thread that may destroy the user in here.
@@ -228,7 +228,7 @@ class ContextService final : public net::execution_context::service {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  AsyncLink users_;         // guarded by mutex_, as are the links in the users
+  ListLink users_;          // guarded by mutex_, as are the links in the users
   std::size_t in_use_ = 0;  // guarded by mutex_: how many are inside of UseLast
   bool ended_ = false;      // guarded by mutex_
 };

@@ -32,7 +32,7 @@
 #include <hiredis/hiredis_ssl.h>
 #endif
 
-#include "../redis_options.hpp"
+#include "../../redis_options.hpp"
 
 namespace singleflight::redis::detail {
 

@@ -23,8 +23,8 @@
 #include <utility>
 #include <vector>
 
-#include "../redis_options.hpp"
-#include "redis_connection.hpp"
+#include "../../redis_options.hpp"
+#include "connection.hpp"
 
 namespace singleflight::redis::detail {
 

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// How a call's `fn` is checked and run.
+
+#include <exception>
+#include <functional>
+#include <stop_token>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include "outcome.hpp"
+#include "thread_mark.hpp"
+
+namespace singleflight::detail {
+
+// Where std::stop_source() is inlined, GCC 12 warns falsely that it is not initialized.
+[[gnu::noinline]] inline std::stop_source NewStopSource() { return std::stop_source(); }
+
+// `fn` may take the call's stop token.
+template <class Fn>
+inline constexpr bool kTakesStopToken = std::is_invocable_v<Fn, std::stop_token>;
+
+template <class Fn>
+decltype(auto) CallWithStop(Fn&& fn, std::stop_token stop) {
+  if constexpr (kTakesStopToken<Fn>) {
+    return std::invoke(std::forward<Fn>(fn), std::move(stop));
+  } else {
+    return std::invoke(std::forward<Fn>(fn));
+  }
+}
+
+template <class Value, class Fn>
+constexpr void CheckFn() {
+  constexpr bool kCallable = std::is_invocable_v<Fn> || kTakesStopToken<Fn>;
+  static_assert(kCallable, "fn must be callable as fn() or fn(std::stop_token)");
+  static_assert(!kCallable || std::is_invocable_r_v<Value, Fn> ||
+                    std::is_invocable_r_v<Value, Fn, std::stop_token>,
+                "fn must return the group's Value or something that converts to it");
+}
+
+template <class Value, class Fn, class... Args>
+Stored<Value> Invoke(Fn&& fn, Args&&... args) {
+  if constexpr (std::is_void_v<Value>) {
+    std::invoke(std::forward<Fn>(fn), std::forward<Args>(args)...);
+    return {};
+  } else {
+    return std::invoke(std::forward<Fn>(fn), std::forward<Args>(args)...);
+  }
+}
+
+// Runs `fn` on this thread as the work of a call; what it throws becomes the outcome. A forced
+// unwind (the thread is cancelled) cannot be kept: it passes through, and leaves the outcome
+// "vanished". (Where the thread is inside a handler already, libstdc++ terminates instead, as it
+// does at any catch (...).)
+template <class Value, class Fn>
+void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop) {
+  const LeadingScope leading;
+  try {
+    if constexpr (kTakesStopToken<Fn>) {
+      outcome.template emplace<1>(detail::Invoke<Value>(std::forward<Fn>(fn), stop.get_token()));
+    } else {
+      outcome.template emplace<1>(detail::Invoke<Value>(std::forward<Fn>(fn)));
+    }
+  } catch (...) {
+    outcome.template emplace<0>(std::current_exception());
+    if (*std::get_if<0>(&outcome) == nullptr) throw;  // not a C++ exception
+  }
+}
+
+}  // namespace singleflight::detail
