@@ -34,7 +34,7 @@
 #include <thread>
 #include <vector>
 
-#include "redis_own_server.hpp"
+#include "support/redis_own_server.hpp"
 
 namespace {
 

@@ -34,8 +34,8 @@
 #include <string>
 #include <system_error>
 
-#include "asio_service.hpp"
-#include "flags.hpp"
+#include "support/asio_service.hpp"
+#include "support/flags.hpp"
 
 namespace {
 

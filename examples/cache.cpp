@@ -35,10 +35,10 @@
 #include <singleflight/read_through.hpp>
 #include <vector>
 
-#include "comparison.hpp"
-#include "flags.hpp"
-#include "load.hpp"
-#include "ttl_cache.hpp"
+#include "adapters/ttl_cache.hpp"
+#include "support/comparison.hpp"
+#include "support/flags.hpp"
+#include "support/load.hpp"
 
 int main(int argc, char** argv) {
   Flags flags(argc, argv);

@@ -23,7 +23,7 @@
 #include <tuple>
 #include <vector>
 
-#include "event_loop.hpp"
+#include "support/event_loop.hpp"
 
 namespace {
 

@@ -37,8 +37,8 @@
 #include <utility>
 #include <vector>
 
-#include "flags.hpp"
-#include "report.hpp"
+#include "support/flags.hpp"
+#include "support/report.hpp"
 
 namespace {
 

@@ -30,7 +30,7 @@
 #include <thread>
 #include <vector>
 
-#include "flags.hpp"
+#include "support/flags.hpp"
 
 namespace {
 

@@ -27,8 +27,8 @@
 #include <string>
 #include <thread>
 
-#include "flags.hpp"
-#include "http_service.hpp"
+#include "support/flags.hpp"
+#include "support/http_service.hpp"
 
 int main(int argc, char** argv) {
   Flags flags(argc, argv);

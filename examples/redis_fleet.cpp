@@ -30,9 +30,9 @@
 #include <thread>
 #include <vector>
 
-#include "flags.hpp"
-#include "processes.hpp"
-#include "redis_own_server.hpp"
+#include "support/flags.hpp"
+#include "support/processes.hpp"
+#include "support/redis_own_server.hpp"
 
 namespace {
 

@@ -18,7 +18,7 @@
 #include <iterator>
 #include <vector>
 
-#include "../evidence.hpp"
+#include "support/evidence.hpp"
 #include "world.hpp"
 
 namespace {

@@ -25,8 +25,8 @@
 #include <utility>
 #include <vector>
 
-#include "../coroutines.hpp"
 #include "model.hpp"
+#include "support/coroutines.hpp"
 
 namespace fuzz {
 

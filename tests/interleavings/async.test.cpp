@@ -8,8 +8,8 @@
 #include <stop_token>
 #include <thread>
 
-#include "../catch.hpp"
 #include "callers.hpp"
+#include "support/catch.hpp"
 #include "world.hpp"
 
 using namespace std::chrono_literals;

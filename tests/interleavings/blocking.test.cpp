@@ -7,7 +7,7 @@
 #include <stop_token>
 #include <string>
 
-#include "../catch.hpp"
+#include "support/catch.hpp"
 #include "world.hpp"
 
 using namespace std::chrono_literals;

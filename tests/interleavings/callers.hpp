@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "../coroutines.hpp"
+#include "support/coroutines.hpp"
 #include "world.hpp"
 
 namespace interleave {

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "../catch.hpp"
 #include "callers.hpp"
+#include "support/catch.hpp"
 #include "world.hpp"
 
 using namespace std::chrono_literals;

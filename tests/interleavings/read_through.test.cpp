@@ -21,8 +21,8 @@
 #include <utility>
 #include <vector>
 
-#include "../catch.hpp"
-#include "../coroutines.hpp"
+#include "support/catch.hpp"
+#include "support/coroutines.hpp"
 #include "world.hpp"
 
 using namespace std::chrono_literals;

@@ -19,8 +19,8 @@
 #include <thread>
 #include <vector>
 
-#include "../catch.hpp"
 #include "search.hpp"
+#include "support/catch.hpp"
 
 using interleave::Exhaustive;
 using interleave::Explore;

@@ -19,9 +19,9 @@
 #include <utility>
 #include <vector>
 
-#include "../evidence.hpp"
 #include "scheduler.hpp"
 #include "search.hpp"
+#include "support/evidence.hpp"
 
 namespace interleave {
 

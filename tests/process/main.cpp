@@ -14,8 +14,8 @@
 #include <string>
 #include <string_view>
 
-#include "evidence.hpp"
 #include "process.hpp"
+#include "support/evidence.hpp"
 
 namespace {
 

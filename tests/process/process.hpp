@@ -17,8 +17,8 @@
 #include <utility>
 #include <vector>
 
-#include "sanitizers.hpp"
-#include "support.hpp"
+#include "sanitizers/sanitizers.hpp"
+#include "support/support.hpp"
 
 namespace process {
 

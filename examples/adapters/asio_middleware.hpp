@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Makes a coroutine that answers HTTP requests run once for all equal requests that wait for it.
+//
+//   ResponseGroup<HttpResponse> items;
+//   const HttpHandler handler = Coalesce(items, [](const HttpRequest& request) {
+//     return LoadItem(request.target);  // an asio::awaitable<HttpResponse>
+//   });
+//   HttpResponse response = co_await handler(request);
+//
+// The rules are those of http_middleware.hpp: two users never see each other's answer. The run of a
+// handler belongs to no request: it goes on when the one that it began for has timed out, as long
+// as another waits for it, and else is cancelled.
+
+#include <asio.hpp>
+#include <asio/experimental/awaitable_operators.hpp>
+#include <chrono>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <singleflight/asio.hpp>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "../support/asio_http.hpp"
+#include "http_key.hpp"
+#include "http_sharing.hpp"
+
+namespace http_sharing {
+
+// One handler that is coalesced. Its coroutines refer to it, and whoever runs one keeps it.
+struct AsioRoute {
+  using Shared = singleflight::Result<Shareable<HttpResponse>>;
+
+  ResponseGroup<HttpResponse>& group;
+  HttpHandler handler;
+  SharingOptions<HttpRequest> options;
+  const std::string id = NextRoute();
+
+  // The work of a call.
+  static asio::awaitable<Shareable<HttpResponse>> Run(std::shared_ptr<const AsioRoute> self,
+                                                      HttpRequest request) {
+    try {
+      HttpResponse made = co_await self->handler(request);
+      co_return Shareable<HttpResponse>(request, std::move(made));
+    } catch (const std::system_error&) {
+      throw HandlerError{std::current_exception()};
+    }
+  }
+
+  // Sets `error` instead of throwing, since `||` waits for the timer if the other side throws.
+  static asio::awaitable<std::optional<Shared>> Ask(std::shared_ptr<const AsioRoute> self,
+                                                    std::string key, HttpRequest request,
+                                                    std::exception_ptr& error) {
+    const auto run = [self, request] { return Run(self, request); };
+    try {
+      co_return co_await singleflight::AsyncDo(self->group, key, run, asio::use_awaitable);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    co_return std::nullopt;
+  }
+
+  static asio::awaitable<HttpResponse> Answer(std::shared_ptr<const AsioRoute> self,
+                                              HttpRequest request) {
+    using namespace asio::experimental::awaitable_operators;
+    std::optional<std::string> key = SharingKey(request, self->options);
+    if (!key) co_return co_await self->handler(request);
+
+    key->insert(0, self->id);
+    asio::steady_timer timer(co_await asio::this_coro::executor,
+                             asio::steady_timer::time_point::max());
+    if (self->options.timeout) timer.expires_after(*self->options.timeout);
+    std::exception_ptr error;
+    auto ask = Ask(self, *key, request, error);
+    auto first = co_await (std::move(ask) || timer.async_wait(asio::use_awaitable));
+    std::optional<Shared> result;
+    if (first.index() == 0) {
+      result = UnlessRefused([&]() -> Shared {
+        if (error != nullptr) std::rethrow_exception(error);
+        return *std::move(std::get<0>(first));
+      });
+    }
+    if (!result) co_return HttpResponse{"503 Service Unavailable", {{"Retry-After", "1"}}, ""};
+    const bool leads = result->role() == singleflight::Role::kLeader;
+    if (!leads && !(*result)->Answers(request)) co_return co_await self->handler(request);
+    co_return std::move(*result).value().response;
+  }
+};
+
+}  // namespace http_sharing
+
+// A handler that answers as `handler` does. A request that a limit of the group refuses, or that
+// has waited for options.timeout, its leader's too, is answered with 503 and Retry-After; what
+// `handler` throws reaches all who wait for it, so it must name no user: return a response that
+// says so instead. Requests that share with nobody are not timed. Where several threads run the
+// context, await it in a strand. The group must outlive the handler's coroutines.
+inline HttpHandler Coalesce(ResponseGroup<HttpResponse>& group, HttpHandler handler,
+                            SharingOptions<HttpRequest> options = {}) {
+  using Route = http_sharing::AsioRoute;
+  Route route{group, std::move(handler), std::move(options)};
+  return [kept = std::make_shared<const Route>(std::move(route))](const HttpRequest& request) {
+    return Route::Answer(kept, request);
+  };
+}

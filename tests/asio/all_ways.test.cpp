@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT
+
+// A blocked thread, a Future, a coroutine, an Asio operation and a batch are callers of one call.
+
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/bind_executor.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/io_context.hpp>
+#include <singleflight/asio.hpp>
+#include <span>
+
+#include "support/catch.hpp"
+#include "support/coroutines.hpp"
+#include "support/support.hpp"
+
+using namespace test;
+using singleflight::AsyncDo;
+using singleflight::CoDo;
+using singleflight::DoAsync;
+using singleflight::DoMany;
+using singleflight::Future;
+using singleflight::Group;
+using singleflight::Result;
+using singleflight::Stats;
+
+namespace {
+
+using IntGroup = Group<int, int>;
+
+constexpr auto kMustNotRun = []() -> int { throw std::logic_error("run"); };
+constexpr auto kMustNotSubmit = [](auto) { FAIL("submitted"); };
+
+// One caller of each kind, all on the call for key 1, each with its own way to give up.
+class Callers {
+ public:
+  explicit Callers(IntGroup& group)
+      : thread_([this, &group] {
+          return group.Do(1, kMustNotRun, {.stop = thread_stop_.get_token()});
+        }),
+        batch_([this, &group] {
+          auto results = DoMany(
+              group, {1},
+              [](std::span<const int>) -> std::vector<int> { throw std::logic_error("run"); },
+              {.stop = batch_stop_.get_token()});
+          return std::move(results[0]).result();
+        }),
+        future_(DoAsync(group, 1, kMustNotRun, kMustNotSubmit)),
+        coroutine_(Ask(group)) {
+    AsyncDo(group, 1, kMustNotRun,
+            asio::bind_cancellation_slot(
+                operation_stop_.slot(),
+                asio::bind_executor(io_, [this](std::exception_ptr error, Result<int> result) {
+                  operation_ = Keep([&]() -> Result<int> {
+                    if (error != nullptr) std::rethrow_exception(error);
+                    return std::move(result);
+                  });
+                })));
+    AwaitCallers(group, 1, 6);  // with the one who led it here
+  }
+
+  void StopThread() { thread_stop_.request_stop(); }
+  void StopBatch() { batch_stop_.request_stop(); }
+  void StopFuture() { future_ = {}; }
+  void StopCoroutine() { coroutine_stop_.request_stop(); }
+  void StopOperation() { operation_stop_.emit(asio::cancellation_type::terminal); }
+
+  // Of all in the order above, but for a Future that was dropped.
+  std::vector<Outcome<int>> Join() {
+    io_.run();
+    std::vector<Outcome<int>> outcomes{thread_.Join(), batch_.Join(), coroutine_outcome_,
+                                       operation_};
+    if (future_.valid()) outcomes.push_back(Keep([this] { return future_.Get(); }));
+    return outcomes;
+  }
+
+ private:
+  Routine Ask(IntGroup& group) {
+    std::optional<Result<int>> result;
+    std::exception_ptr error;
+    try {
+      result = co_await CoDo(group, 1, kMustNotRun, coroutine_stop_.get_token());
+    } catch (...) {
+      error = std::current_exception();
+    }
+    coroutine_outcome_ = Keep([&]() -> Result<int> {
+      if (error != nullptr) std::rethrow_exception(error);
+      return std::move(*result);
+    });
+  }
+
+  asio::io_context io_;
+  std::stop_source thread_stop_;
+  std::stop_source batch_stop_;
+  std::stop_source coroutine_stop_;
+  asio::cancellation_signal operation_stop_;
+  Outcome<int> coroutine_outcome_;
+  Outcome<int> operation_;
+  Caller<int> thread_;
+  Caller<int> batch_;
+  Future<int> future_;
+  Routine coroutine_;
+};
+
+}  // namespace
+
+TEST_CASE("Promise 1: callers of every kind share one execution") {
+  IntGroup group;
+  int runs = 0;
+  std::function<void()> task;
+  auto leader = DoAsync(
+      group, 1, [&] { return ++runs; }, [&](auto submitted) { task = submitted; });
+  Callers callers(group);
+  task();
+  const auto outcomes = callers.Join();
+  CHECK(outcomes.size() == 5);
+  for (const auto& outcome : outcomes) {
+    CHECK(outcome.value == 1);
+    CHECK(outcome.shared);
+  }
+  CHECK(*leader.Get() == 1);
+  CHECK(runs == 1);
+  CHECK(group.GetStats() == Stats{.executions = 1, .followers = 5});
+}
+
+TEST_CASE("Promise 5: a failure reaches callers of every kind") {
+  IntGroup group;
+  std::function<void()> task;
+  auto leader = DoAsync(
+      group, 1, []() -> int { throw std::runtime_error("down"); },
+      [&](auto submitted) { task = submitted; });
+  Callers callers(group);
+  task();
+  for (const auto& outcome : callers.Join()) {
+    CHECK(outcome.message == "down");
+  }
+  CHECK_THROWS_WITH(static_cast<void>(leader.Get()), "down");
+}
+
+TEST_CASE("Promises 10 and 11: callers of every kind leave alone, and the last stops the work") {
+  IntGroup group;
+  std::stop_token stop;
+  std::function<void()> task;
+  auto leader = DoAsync(
+      group, 1,
+      [&](std::stop_token token) {
+        stop = std::move(token);
+        return stop.stop_requested() ? 2 : 1;
+      },
+      [&](auto submitted) { task = submitted; });
+  Callers callers(group);
+  leader = {};
+  AwaitCallers(group, 1, 5);
+  callers.StopThread();
+  AwaitCallers(group, 1, 4);
+  callers.StopFuture();
+  AwaitCallers(group, 1, 3);
+  callers.StopCoroutine();
+  AwaitCallers(group, 1, 2);
+  callers.StopOperation();
+  AwaitCallers(group, 1, 1);
+  callers.StopBatch();
+  AwaitCallers(group, 1, 0);
+  for (const auto& outcome : callers.Join()) {
+    CHECK(outcome.error == std::errc::operation_canceled);  // also Asio's operation_aborted
+  }
+  CHECK(*group.Do(1, [] { return 3; }) == 3);  // a newcomer starts afresh
+  task();
+  CHECK(stop.stop_requested());
+  CHECK(group.GetStats() == Stats{.executions = 2, .followers = 5, .left = 6});
+}

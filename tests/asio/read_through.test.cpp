@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+
+// ReadThrough, by Asio operations.
+
+#include "asio_support.hpp"
+#include "cache/fake_cache.hpp"
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+namespace {
+
+using IntCache = FakeCache<int>;
+using Users = singleflight::ReadThrough<std::string, int, IntCache&>;
+
+}  // namespace
+
+ASIO_TEST_CASE("ReadThrough: AsyncDo loads once, with an awaitable, and then the cache answers") {
+  IntCache cache;
+  Users users(cache);
+  asio::io_context io;
+  AsyncGate gate(io);
+  int loads = 0;
+  int sum = 0;
+  const auto load = [&]() -> asio::awaitable<int> {
+    ++loads;
+    co_await gate.Wait();
+    co_return 7;
+  };
+  const auto caller = [&]() -> asio::awaitable<void> {
+    sum += *co_await AsyncDo(users, "key", load, use_awaitable);
+  };
+  for (int i = 0; i < 100; ++i) Spawn(io, caller());
+  io.poll();
+  CHECK(users.Callers("key") == 100);
+  gate.Open();
+  io.restart();
+  io.run();
+  CHECK(sum == 700);
+  CHECK(cache.puts == 1);
+  Spawn(io, caller());
+  io.restart();
+  io.run();
+  CHECK(sum == 707);
+  CHECK(loads == 1);
+  CHECK(users.GetStats().hits == 1);
+}
+
+ASIO_TEST_CASE("ReadThrough: an operation is not completed inside AsyncDo by what the cache has") {
+  IntCache cache;
+  cache.Fill("key", 1);
+  Users users(cache);
+  asio::io_context io;
+  Answer answer;
+  AsyncDo(users, "key", MustNotRun, Into(answer, io));
+  CHECK_FALSE(answer.outcome.value.has_value());
+  io.run();
+  CHECK(answer.outcome.value == 1);
+}
+
+ASIO_TEST_CASE(
+    "ReadThrough: a load in AsyncDo that began before Invalidate does not put its value") {
+  IntCache cache;
+  Users users(cache);
+  asio::io_context io;
+  Answer answer;
+  AsyncDo(
+      users, "key", [] { return 1; }, Into(answer, io));
+  users.Invalidate("key");
+  CHECK(*users.Get("key", [] { return 2; }) == 2);
+  io.run();
+  CHECK(answer.outcome.value == 1);
+  CHECK(cache.Peek("key") == 2);
+}

@@ -1,0 +1,684 @@
+// SPDX-License-Identifier: MIT
+
+// Join, Leave, Lead and Waiter: how callers that do not block join a call. And promise 14
+// (lifetime).
+
+#include <atomic>
+#include <latch>
+#include <mutex>
+
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+using namespace test;
+using singleflight::Group;
+using singleflight::Role;
+using singleflight::Stats;
+
+namespace {
+
+using IntGroup = Group<std::string, int>;
+using Lead = IntGroup::Lead;
+
+// A caller that counts how often it is told.
+struct TestWaiter final : IntGroup::Waiter {
+  void OnLanded() noexcept override {
+    landed_on = std::this_thread::get_id();
+    in_catch_block = std::current_exception() != nullptr;
+    ++landed;
+  }
+  Outcome<int> Take() {
+    return Keep([this] { return TakeResult(); });
+  }
+  std::atomic<int> landed = 0;
+  std::thread::id landed_on;
+  bool in_catch_block = false;
+};
+
+// A launch that keeps the lead for the test to use.
+auto KeepIn(std::optional<Lead>& kept) {
+  return [&kept](Lead lead) { kept = std::move(lead); };
+}
+
+void MustNotLaunch(Lead) { FAIL("launched"); }
+
+// A lock that counts how often this thread has taken it.
+struct CountedMutex {
+  void lock() {
+    mutex.lock();
+    ++taken;
+  }
+  void unlock() { mutex.unlock(); }
+  std::mutex mutex;
+  static inline thread_local int taken = 0;
+};
+struct CountedLocks : singleflight::GroupTraits {
+  using Mutex = CountedMutex;
+};
+using CountedGroup = Group<std::string, int, singleflight::DefaultHash<std::string>,
+                           singleflight::DefaultEqual<std::string>, CountedLocks>;
+
+template <class Act>
+int LocksTakenBy(Act&& act) {
+  const int before = CountedMutex::taken;
+  act();
+  return CountedMutex::taken - before;
+}
+
+}  // namespace
+
+TEST_CASE("Join: the first waiter leads, and gets the value moved when it is the only caller") {
+  Group<int, std::unique_ptr<int>> group;
+  struct Silent final : Group<int, std::unique_ptr<int>>::Waiter {
+    void OnLanded() noexcept override { ++landed; }
+    int landed = 0;
+  } waiter;
+  const Role role = group.Join(1, waiter, [](auto lead) {
+    CHECK(lead.Succeed(std::make_unique<int>(7)));
+    CHECK_FALSE(lead.Succeed(nullptr));  // it has landed
+  });
+  CHECK(role == Role::kLeader);
+  CHECK(waiter.landed == 1);
+  const auto result = waiter.TakeResult();
+  CHECK(**result == 7);
+  CHECK_FALSE(result.shared());
+  CHECK(result.role() == Role::kLeader);
+  CHECK(group.GetStats() == Stats{.executions = 1});
+}
+
+TEST_CASE("Join: the next waiters follow, and all are told, in the order in which they joined") {
+  static std::vector<int> order;
+  order.clear();
+  struct Ordered final : IntGroup::Waiter {
+    void OnLanded() noexcept override { order.push_back(number); }
+    int number = 0;
+  };
+  IntGroup group;
+  Ordered waiters[4];
+  std::optional<Lead> lead;
+  for (int i = 0; i < 4; ++i) {
+    waiters[i].number = i;
+    const Role role = i == 0 ? group.Join("key", waiters[i], KeepIn(lead))
+                             : group.Join("key", waiters[i], MustNotLaunch);
+    CHECK(role == (i == 0 ? Role::kLeader : Role::kFollower));
+  }
+  CHECK(group.Callers("key") == 4);
+  CHECK(lead->Succeed(7));
+  CHECK(order == std::vector<int>{0, 1, 2, 3});
+  CHECK(group.Callers("key") == 0);
+  const int* first = nullptr;
+  for (auto& waiter : waiters) {
+    const auto result = waiter.TakeResult();
+    CHECK(*result == 7);
+    CHECK(result.shared());
+    if (first == nullptr) first = &*result;
+    if (waiter.number == 1) CHECK(first != nullptr);
+  }
+  CHECK(group.GetStats() == Stats{.executions = 1, .followers = 3});
+}
+
+TEST_CASE("Join: waiters and blocked threads are callers of one and the same call") {
+  IntGroup group;
+  TestWaiter waiter;
+  std::optional<Lead> lead;
+  group.Join("key", waiter, KeepIn(lead));
+  Caller blocked([&] { return group.Do("key", [] { return -1; }); });
+  Caller patient([&] { return group.Do("key", [] { return -1; }, {.timeout = 1h}); });
+  AwaitCallers(group, "key", 3);
+  std::jthread([&] { lead->Succeed(7); }).join();
+  CHECK(blocked.Join().value == 7);
+  CHECK(patient.Join().value == 7);
+  CHECK(blocked.Join().shared);
+  CHECK(waiter.landed == 1);
+  CHECK(waiter.landed_on != std::this_thread::get_id());
+  CHECK(waiter.Take().value == 7);
+}
+
+TEST_CASE("To join, to leave and to land is one critical section each") {
+  // What is found under the lock is used under it: in between, the call might land.
+  CountedGroup group;
+  TestWaiter leader;
+  TestWaiter follower;
+  std::optional<CountedGroup::Lead> lead;
+  CHECK(LocksTakenBy([&] {
+          group.Join("key", leader, [&](CountedGroup::Lead made) { lead = std::move(made); });
+        }) == 1);
+  CHECK(LocksTakenBy([&] { group.Join("key", follower, [](CountedGroup::Lead) {}); }) == 1);
+  int by_blocked = 0;
+  Caller blocked([&] {
+    auto result = group.Do("key", [] { return -1; });
+    by_blocked = CountedMutex::taken;
+    return result;
+  });
+  AwaitCallers(group, "key", 3);
+  CHECK(LocksTakenBy([&] { CHECK(follower.Leave()); }) == 1);
+  CHECK(LocksTakenBy([&] { lead->Succeed(7); }) == 1);
+  CHECK(blocked.Join().value == 7);
+  CHECK(by_blocked == 1);
+  CHECK(LocksTakenBy([&] { static_cast<void>(group.Do("key", [] { return 1; })); }) == 2);
+}
+
+TEST_CASE("Leave: once the call has landed, the group is not touched") {
+  CountedGroup group;
+  TestWaiter waiter;
+  group.Join("key", waiter, [](CountedGroup::Lead lead) { lead.Succeed(7); });
+  CHECK(LocksTakenBy([&] { CHECK_FALSE(waiter.Leave()); }) == 0);
+}
+
+TEST_CASE("Join: a waiter may follow a leader that blocks") {
+  IntGroup group;
+  TestWaiter waiters[3];
+  const auto result = group.Do("key", [&] {
+    for (auto& waiter : waiters) {
+      if (group.Join("key", waiter, MustNotLaunch) != Role::kFollower) return -1;
+    }
+    return 5;
+  });
+  CHECK(*result == 5);
+  CHECK(result.shared());
+  for (auto& waiter : waiters) {
+    CHECK(waiter.landed == 1);
+    const auto outcome = waiter.Take();
+    CHECK(outcome.value == 5);
+    CHECK(outcome.shared);
+    CHECK(outcome.role == Role::kFollower);
+  }
+}
+
+TEST_CASE("Join: a failure reaches waiters outside any catch block") {
+  IntGroup group;
+  TestWaiter follower;
+  CHECK_THROWS_AS(static_cast<void>(group.Do("key",
+                                             [&]() -> int {
+                                               group.Join("key", follower, MustNotLaunch);
+                                               throw std::runtime_error("down");
+                                             })),
+                  std::runtime_error);
+  CHECK(follower.landed == 1);
+  CHECK_FALSE(follower.in_catch_block);
+  CHECK(follower.Take().message == "down");
+
+  TestWaiter leader;
+  group.Join("key", leader, [](Lead) { throw std::runtime_error("no executor"); });
+  CHECK(leader.landed == 1);
+  CHECK_FALSE(leader.in_catch_block);
+  CHECK(leader.Take().message == "no executor");
+  CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .failures = 2});
+}
+
+TEST_CASE("Join: a launch that throws once the call has landed changes nothing") {
+  IntGroup group;
+  TestWaiter waiter;
+  group.Join("key", waiter, [](Lead lead) {
+    lead.Succeed(1);
+    throw std::runtime_error("too late");
+  });
+  CHECK(waiter.landed == 1);
+  CHECK(waiter.Take().value == 1);
+}
+
+TEST_CASE("Join: a waiter can be used again after it has taken its result or left") {
+  IntGroup group;
+  TestWaiter waiter;
+  for (int i = 0; i < 3; ++i) {
+    group.Join("key", waiter, [i](Lead lead) { lead.Succeed(i); });
+    CHECK(waiter.Take().value == i);
+    std::optional<Lead> lead;
+    group.Join("key", waiter, KeepIn(lead));
+    CHECK(group.Leave(waiter));
+  }
+  CHECK(waiter.landed == 3);
+}
+
+TEST_CASE("Join: what is woken may ask for the same key again, which is a call of its own") {
+  static IntGroup* group_of_waiter;
+  struct Asks final : IntGroup::Waiter {
+    void OnLanded() noexcept override {
+      const int first = *TakeResult();
+      again = *group_of_waiter->Do("key", [&] { return first + 1; });
+    }
+    int again = 0;
+  } waiter;
+  IntGroup group;
+  group_of_waiter = &group;
+  group.Join("key", waiter, [](Lead lead) { lead.Succeed(1); });
+  CHECK(waiter.again == 2);
+}
+
+TEST_CASE("Join: OnLanded may destroy the waiter and the lead that landed it") {
+  struct OwnsLead final : IntGroup::Waiter {
+    explicit OwnsLead(int& its_count) : count(its_count) {}
+    void OnLanded() noexcept override {
+      ++count;
+      delete this;
+    }
+    int& count;
+    std::optional<Lead> lead;
+  };
+  int landed = 0;
+  IntGroup group;
+  auto* first = new OwnsLead(landed);
+  auto* second = new OwnsLead(landed);
+  group.Join("key", *first, [&](Lead lead) { first->lead = std::move(lead); });
+  group.Join("key", *second, MustNotLaunch);
+  CHECK(first->lead->Succeed(1));
+  CHECK(landed == 2);
+}
+
+TEST_CASE("Lead: when the last copy is dropped the call lands with owner_dead") {
+  IntGroup group;
+  TestWaiter waiter;
+  {
+    std::optional<Lead> lead;
+    group.Join("key", waiter, KeepIn(lead));
+    const Lead copy = *lead;
+    lead.reset();
+    CHECK(waiter.landed == 0);
+    CHECK(group.Callers("key") == 1);
+  }
+  CHECK(waiter.landed == 1);
+  CHECK(waiter.Take().error == std::errc::owner_dead);
+  CHECK(group.Callers("key") == 0);
+
+  TestWaiter ignored;
+  group.Join("key", ignored, [](Lead) {});  // an executor that drops its task
+  CHECK(ignored.landed == 1);
+  CHECK(ignored.Take().error == std::errc::owner_dead);
+  CHECK(group.GetStats() == Stats{.executions = 2, .failures = 2});
+}
+
+TEST_CASE("Lead: fits a std::function, and lands on whichever thread runs that") {
+  IntGroup group;
+  TestWaiter waiter;
+  std::function<void()> task;
+  group.Join("key", waiter,
+             [&](Lead lead) { task = [lead]() mutable { lead.Run([] { return 3; }); }; });
+  std::jthread worker(task);
+  worker.join();
+  task = nullptr;
+  CHECK(waiter.landed == 1);
+  CHECK(waiter.Take().value == 3);
+}
+
+TEST_CASE("Lead: Run lands with what the function returns or throws, and runs it once") {
+  IntGroup group;
+  TestWaiter waiter;
+  std::optional<Lead> lead;
+  group.Join("key", waiter, KeepIn(lead));
+  int runs = 0;
+  CHECK(lead->Run([&](std::stop_token token) {
+    ++runs;
+    return token.stop_possible() ? 1 : 0;
+  }));
+  CHECK_FALSE(lead->Run([&] { return ++runs; }));
+  CHECK(runs == 1);
+  CHECK(waiter.Take().value == 1);
+
+  group.Join("key", waiter, KeepIn(lead));
+  CHECK(lead->Run([]() -> int { throw std::runtime_error("down"); }));
+  CHECK(waiter.Take().message == "down");
+}
+
+TEST_CASE("Lead: Run does nothing while another Run has begun") {
+  IntGroup group;
+  TestWaiter waiter;
+  std::optional<Lead> lead;
+  group.Join("key", waiter, KeepIn(lead));
+  int runs = 0;
+  bool landed_inside = false;
+  CHECK(lead->Run([&] {
+    ++runs;
+    landed_inside = Lead(*lead).Run([&] { return ++runs; });
+    return 7;
+  }));
+  CHECK_FALSE(landed_inside);
+  CHECK(runs == 1);
+  CHECK(waiter.Take().value == 7);
+}
+
+TEST_CASE("Lead: of many threads that land one call one wins") {
+  for (int round = 0; round < 200; ++round) {
+    IntGroup group;
+    TestWaiter waiter;
+    std::optional<Lead> lead;
+    group.Join("key", waiter, KeepIn(lead));
+    std::atomic<int> won = 0;
+    std::atomic<int> winner = 0;
+    std::vector<std::jthread> threads;
+    for (int t = 1; t <= 4; ++t) {
+      threads.emplace_back([&, t, copy = *lead]() mutable {
+        const bool mine = t == 4 ? copy.Fail(nullptr) : copy.Succeed(t);
+        if (mine) {
+          ++won;
+          winner = t;
+        }
+      });
+    }
+    threads.clear();
+    CHECK(won == 1);
+    CHECK(waiter.landed == 1);
+    const auto outcome = waiter.Take();
+    if (winner == 4) {
+      CHECK(outcome.error == std::errc::owner_dead);
+    } else {
+      CHECK(outcome.value == winner);
+    }
+  }
+}
+
+TEST_CASE("Lead: a value for void is none") {
+  Group<int, void> group;
+  struct Silent final : Group<int, void>::Waiter {
+    void OnLanded() noexcept override { ++landed; }
+    int landed = 0;
+  } waiter;
+  group.Join(1, waiter, [](auto lead) { CHECK(lead.Succeed()); });
+  CHECK(waiter.landed == 1);
+  CHECK_FALSE(waiter.TakeResult().shared());
+}
+
+TEST_CASE("Leave: a follower leaves, the call goes on, and OnLanded does not come") {
+  IntGroup group;
+  TestWaiter stays;
+  TestWaiter leaves[3];
+  std::optional<Lead> lead;
+  group.Join("key", stays, KeepIn(lead));
+  for (auto& waiter : leaves) group.Join("key", waiter, MustNotLaunch);
+  for (const int i : {1, 0, 2}) CHECK(group.Leave(leaves[i]));
+  for (auto& waiter : leaves) CHECK_FALSE(group.Leave(waiter));  // once is enough
+  CHECK(group.Callers("key") == 1);
+  CHECK_FALSE(lead->GetStopToken().stop_requested());
+  lead->Succeed(1);
+  CHECK(stays.Take().value == 1);
+  for (auto& waiter : leaves) CHECK(waiter.landed == 0);
+  CHECK(group.GetStats() == Stats{.executions = 1, .followers = 3, .left = 3});
+}
+
+TEST_CASE("Leave: the first waiter may leave its followers, and the last to leave stops the call") {
+  IntGroup group;
+  TestWaiter leader;
+  TestWaiter follower;
+  std::optional<Lead> lead;
+  group.Join("key", leader, KeepIn(lead));
+  group.Join("key", follower, MustNotLaunch);
+  CHECK(group.Leave(leader));
+  CHECK_FALSE(lead->GetStopToken().stop_requested());
+  CHECK(group.Leave(follower));
+  CHECK(lead->GetStopToken().stop_requested());
+  CHECK(group.Callers("key") == 0);
+  CHECK(*group.Do("key", [] { return 2; }) == 2);
+  CHECK(lead->Succeed(1));  // to nobody
+  CHECK(leader.landed + follower.landed == 0);
+}
+
+TEST_CASE("Leave: a follower that is left alone gets the value unshared") {
+  IntGroup group;
+  TestWaiter leader;
+  TestWaiter follower;
+  std::optional<Lead> lead;
+  group.Join("key", leader, KeepIn(lead));
+  group.Join("key", follower, MustNotLaunch);
+  CHECK(group.Leave(leader));
+  lead->Succeed(1);
+  const auto outcome = follower.Take();
+  CHECK(outcome.value == 1);
+  CHECK_FALSE(outcome.shared);
+  CHECK(outcome.role == Role::kFollower);
+}
+
+TEST_CASE("Leave: after landing it is too late") {
+  IntGroup group;
+  TestWaiter waiter;
+  group.Join("key", waiter, [](Lead lead) { lead.Succeed(1); });
+  CHECK_FALSE(group.Leave(waiter));
+  CHECK(waiter.Take().value == 1);
+  CHECK_FALSE(group.Leave(waiter));
+}
+
+TEST_CASE("Leave: when it races with landing, either it left or OnLanded comes, never both") {
+  constexpr int kRounds = 3000;
+  int left = 0;
+  int landed = 0;
+  IntGroup group;
+  for (int round = 0; round < kRounds; ++round) {
+    TestWaiter leader;
+    TestWaiter follower;
+    std::optional<Lead> lead;
+    group.Join("key", leader, KeepIn(lead));
+    group.Join("key", follower, MustNotLaunch);
+    std::atomic<int> ready = 0;
+    std::jthread lands([&] {
+      ++ready;
+      Await([&] { return ready == 2; });
+      lead->Succeed(1);
+    });
+    ++ready;
+    Await([&] { return ready == 2; });
+    const bool has_left = group.Leave(follower);
+    if (!has_left) Await([&] { return follower.landed == 1; });
+    lands.join();
+    left += has_left;
+    landed += follower.landed;
+    CHECK(follower.landed == (has_left ? 0 : 1));
+    CHECK(leader.Take().shared == !has_left);
+  }
+  CHECK(left + landed == kRounds);
+}
+
+TEST_CASE("Leave: the last leaver and a newcomer race, and the newcomer is never stopped") {
+  constexpr int kRounds = 3000;
+  IntGroup group;
+  int joined_stopped = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    TestWaiter leader;
+    TestWaiter newcomer;
+    std::optional<Lead> first;
+    std::optional<Lead> second;
+    group.Join("key", leader, KeepIn(first));
+    std::atomic<int> ready = 0;
+    std::jthread leaves([&] {
+      ++ready;
+      Await([&] { return ready == 2; });
+      group.Leave(leader);
+    });
+    ++ready;
+    Await([&] { return ready == 2; });
+    const Role role = group.Join("key", newcomer, KeepIn(second));
+    leaves.join();
+    joined_stopped += role == Role::kFollower && first->GetStopToken().stop_requested();
+    CHECK(second.has_value() == (role == Role::kLeader));
+    first->Succeed(1);
+    if (second) second->Succeed(2);
+    CHECK(newcomer.Take().value == (second ? 2 : 1));
+  }
+  CHECK(joined_stopped == 0);
+}
+
+TEST_CASE("Promise 14: the destructor asks asynchronous calls to stop and waits for them to land") {
+  TestWaiter waiters[3];
+  std::vector<std::jthread> workers;
+  std::atomic<int> stopped = 0;
+  {
+    IntGroup group;
+    for (int i = 0; i < 3; ++i) {
+      group.Join(std::to_string(i), waiters[i], [&](Lead lead) {
+        workers.emplace_back([&stopped, lead]() mutable {
+          lead.Run([&](std::stop_token token) {
+            Await([&] { return token.stop_requested(); });
+            return ++stopped;
+          });
+        });
+      });
+    }
+    group.Forget("1");  // forgotten ones are waited for as well
+  }
+  CHECK(stopped == 3);
+  workers.clear();
+  for (auto& waiter : waiters) {
+    CHECK(waiter.landed == 1);
+    CHECK(waiter.Take().value.has_value());
+  }
+}
+
+TEST_CASE("Promise 14: a call may be landed by the very request to stop") {
+  TestWaiter waiter;
+  std::optional<Lead> lead;
+  std::optional<std::stop_callback<std::function<void()>>> on_stop;
+  {
+    IntGroup group;
+    group.Join("key", waiter, KeepIn(lead));
+    on_stop.emplace(lead->GetStopToken(), [&] { lead->Fail(nullptr); });
+  }
+  CHECK(waiter.landed == 1);
+  CHECK(waiter.Take().error == std::errc::owner_dead);
+}
+
+TEST_CASE("Promise 14: a lead whose call has landed may outlive the group") {
+  TestWaiter waiter;
+  std::optional<Lead> lead;
+  {
+    IntGroup group;
+    group.Join("key", waiter, KeepIn(lead));
+    lead->Succeed(1);
+  }
+  CHECK_FALSE(lead->Succeed(2));
+  CHECK_FALSE(lead->Fail(nullptr));
+  CHECK_FALSE(lead->Run([] { return 3; }));
+  lead.reset();
+  CHECK(waiter.Take().value == 1);
+}
+
+TEST_CASE("Promise 14: whoever is woken may destroy the group") {
+  struct OwnsGroup final : IntGroup::Waiter {
+    void OnLanded() noexcept override { group.reset(); }
+    std::unique_ptr<IntGroup> group = std::make_unique<IntGroup>();
+  } waiter;
+  TestWaiter follower;
+  std::optional<Lead> lead;
+  waiter.group->Join("key", waiter, KeepIn(lead));
+  waiter.group->Join("key", follower, MustNotLaunch);
+  CHECK(lead->Succeed(1));
+  CHECK(waiter.group == nullptr);
+  CHECK(follower.landed == 1);
+  CHECK(*waiter.TakeResult() == 1);
+}
+
+TEST_CASE("Lead: OnLanded may destroy the lead whose Run is still running") {
+  struct OwnsLead final : IntGroup::Waiter {
+    void OnLanded() noexcept override { delete this; }
+    std::optional<Lead> lead;
+  };
+  IntGroup group;
+  auto* waiter = new OwnsLead;
+  std::optional<Lead> copy;
+  group.Join("key", *waiter, [&](Lead lead) { waiter->lead = copy = std::move(lead); });
+  const bool landed_by_run = waiter->lead->Run([&] {
+    copy->Fail(nullptr);
+    return 1;
+  });
+  CHECK_FALSE(landed_by_run);
+  CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
+}
+
+TEST_CASE("Leave: a waiter can leave without its group, also after the group's end") {
+  TestWaiter waiter;
+  TestWaiter leader;
+  {
+    IntGroup group;
+    std::optional<Lead> lead;
+    group.Join("key", leader, KeepIn(lead));
+    group.Join("key", waiter, MustNotLaunch);
+    CHECK(waiter.Leave());
+    CHECK_FALSE(waiter.Leave());
+    CHECK(group.Callers("key") == 1);
+    group.Join("key", waiter, MustNotLaunch);
+    lead->Succeed(1);
+  }
+  CHECK_FALSE(waiter.Leave());
+  CHECK_FALSE(waiter.Detach());
+  CHECK(waiter.Take().value == 1);
+  CHECK(waiter.Detach());  // it is on no call any more
+}
+
+TEST_CASE("Detach: while a call is in flight, that is to leave it") {
+  IntGroup group;
+  TestWaiter leader;
+  TestWaiter follower;
+  std::optional<Lead> lead;
+  CHECK(follower.Detach());
+  group.Join("key", leader, KeepIn(lead));
+  group.Join("key", follower, MustNotLaunch);
+  CHECK(follower.Detach());
+  CHECK(group.GetStats() == Stats{.executions = 1, .followers = 1, .left = 1, .in_flight = 1});
+  lead->Succeed(1);
+  CHECK(follower.landed == 0);
+}
+
+TEST_CASE("Detach: who is told may end any of those that are to be told next") {
+  struct Ending final : IntGroup::Waiter {
+    void OnLanded() noexcept override {
+      for (TestWaiter* waiter : to_end) ended += waiter->Detach() ? 1 : 0;
+    }
+    std::vector<TestWaiter*> to_end;
+    int ended = 0;
+  } ending;
+  IntGroup group;
+  TestWaiter waiters[5];
+  std::optional<Lead> lead;
+  group.Join("key", waiters[0], KeepIn(lead));
+  group.Join("key", ending, MustNotLaunch);
+  for (int i = 1; i < 5; ++i) group.Join("key", waiters[i], MustNotLaunch);
+  ending.to_end = {&waiters[0], &waiters[1], &waiters[2], &waiters[4]};
+  lead->Succeed(1);
+  CHECK(ending.ended == 3);  // the first had been told
+  CHECK(waiters[0].landed == 1);
+  CHECK(waiters[1].landed + waiters[2].landed + waiters[4].landed == 0);
+  CHECK(waiters[3].Take().value == 1);
+  CHECK(group.GetStats() == Stats{.executions = 1, .followers = 5});
+}
+
+TEST_CASE("Detach: a waiter that is used again counts as told only when it is told again") {
+  struct Ending final : IntGroup::Waiter {
+    void OnLanded() noexcept override { ended = to_end != nullptr && to_end->Detach(); }
+    TestWaiter* to_end = nullptr;
+    bool ended = false;
+  } ending;
+  IntGroup group;
+  TestWaiter waiter;
+  group.Join("key", waiter, [](Lead lead) { lead.Succeed(1); });
+  CHECK(waiter.Take().value == 1);
+  std::optional<Lead> lead;
+  group.Join("key", ending, KeepIn(lead));
+  group.Join("key", waiter, MustNotLaunch);
+  ending.to_end = &waiter;
+  lead->Succeed(2);
+  CHECK(ending.ended);
+  CHECK(waiter.landed == 1);
+}
+
+TEST_CASE("Detach: when it races with landing, either OnLanded comes or it does not") {
+  constexpr int kRounds = 3000;
+  IntGroup group;
+  int wrong = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    TestWaiter leader;
+    auto follower = std::make_unique<TestWaiter>();
+    std::optional<Lead> lead;
+    group.Join("key", leader, KeepIn(lead));
+    group.Join("key", *follower, MustNotLaunch);
+    std::latch together(2);
+    std::jthread lands([&] {
+      together.arrive_and_wait();
+      lead->Succeed(1);
+    });
+    together.arrive_and_wait();
+    if (follower->Detach()) {
+      if (follower->landed != 0) ++wrong;
+      follower.reset();  // nobody must touch it
+    } else {
+      Await([&] { return follower->landed == 1; });
+    }
+    lands.join();
+  }
+  CHECK(wrong == 0);
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+
+// Promise 8: no user code under a lock, KeyEqual and the key's copy for an asynchronous call
+// excepted.
+
+#include <latch>
+
+#include "support/catch.hpp"
+#include "support/support.hpp"
+#include "support/watched_mutex.hpp"
+
+using namespace test;
+using singleflight::Group;
+
+namespace {
+
+std::atomic<int> runs = 0;
+std::atomic<int> runs_under_lock = 0;
+
+void UserCode() {
+  ++runs;
+  if (locks_held > 0) ++runs_under_lock;
+}
+
+struct WatchedValue {
+  explicit WatchedValue(int) { UserCode(); }
+  WatchedValue(const WatchedValue&) { UserCode(); }
+  WatchedValue(WatchedValue&&) noexcept { UserCode(); }
+  WatchedValue& operator=(const WatchedValue&) {
+    UserCode();
+    return *this;
+  }
+  ~WatchedValue() { UserCode(); }
+};
+
+struct WatchedError {
+  WatchedError() = default;
+  WatchedError(const WatchedError&) noexcept { UserCode(); }
+  ~WatchedError() { UserCode(); }
+};
+
+struct WatchedHash {
+  std::size_t operator()(int key) const {
+    UserCode();
+    return static_cast<std::size_t>(key);
+  }
+};
+
+using WatchedGroup = Group<int, WatchedValue, WatchedHash, std::equal_to<int>, OneWatchedShard>;
+
+struct WatchedWaiter final : WatchedGroup::Waiter {
+  void OnLanded() noexcept override {
+    UserCode();
+    landed.count_down();
+  }
+  std::latch landed{1};
+};
+
+// Runs `scenario` and checks that user code did run, and never with a lock held.
+template <class Scenario>
+void CheckNeverUnderLock(Scenario&& scenario) {
+  runs = runs_under_lock = 0;
+  scenario();
+  CHECK(runs > 0);
+  CHECK(runs_under_lock == 0);
+}
+
+template <class Fn>
+void AskTwice(WatchedGroup& group, Fn fn, singleflight::CallOptions options) {
+  std::vector<std::jthread> threads;
+  for (int i = 0; i < 2; ++i) {
+    threads.emplace_back([&] {
+      try {
+        auto result = group.Do(
+            1,
+            [&] {
+              UserCode();
+              AwaitCallers(group, 1, 2);
+              return fn();
+            },
+            options);
+        const WatchedValue mine = std::move(result).value();
+      } catch (const WatchedError&) {
+      }
+    });
+  }
+}
+
+}  // namespace
+
+TEST_CASE("Promise 8: a value is made, moved, copied and destroyed with no lock held") {
+  CheckNeverUnderLock([] {
+    WatchedGroup group;
+    static_cast<void>(group.Do(1, [] { return WatchedValue(1); }));
+    AskTwice(group, [] { return WatchedValue(1); }, {});
+    AskTwice(group, [] { return WatchedValue(1); }, {.timeout = 1h});
+  });
+}
+
+TEST_CASE("Promise 8: an exception is copied and destroyed with no lock held") {
+  CheckNeverUnderLock([] {
+    WatchedGroup group;
+    AskTwice(group, []() -> WatchedValue { throw WatchedError(); }, {});
+    AskTwice(group, []() -> WatchedValue { throw WatchedError(); },
+             {.on_failure = singleflight::OnFailure::kShare});
+  });
+}
+
+TEST_CASE("Promise 8: launch, OnLanded and a lead's value run with no lock held") {
+  CheckNeverUnderLock([] {
+    WatchedGroup group;
+    WatchedWaiter leader;
+    WatchedWaiter follower;
+    std::optional<WatchedGroup::Lead> lead;
+    group.Join(1, leader, [&](WatchedGroup::Lead made) {
+      UserCode();
+      lead = made;
+    });
+    group.Join(1, follower, [](WatchedGroup::Lead) { FAIL("launched twice"); });
+    lead->Succeed(WatchedValue(1));
+    static_cast<void>(leader.TakeResult());
+    static_cast<void>(follower.TakeResult());
+
+    WatchedWaiter alone;
+    group.Join(2, alone, [](WatchedGroup::Lead) { UserCode(); });
+    CHECK_THROWS_AS(static_cast<void>(alone.TakeResult()), std::system_error);
+  });
+}
+
+TEST_CASE("Promise 8: a call is asked to stop with no lock held") {
+  CheckNeverUnderLock([] {
+    WatchedGroup group;
+    std::stop_source stop;
+    static_cast<void>(group.Do(1,
+                               [&](std::stop_token token) {
+                                 const std::stop_callback on_stop(token, [&] {
+                                   UserCode();
+                                   // What a callback may well do: ask the group, and even for the
+                                   // same key.
+                                   static_cast<void>(group.Do(1, [] { return WatchedValue(2); }));
+                                   static_cast<void>(group.GetStats());
+                                 });
+                                 stop.request_stop();
+                                 return WatchedValue(1);
+                               },
+                               {.stop = stop.get_token()}));
+
+    WatchedWaiter waiter;
+    std::optional<WatchedGroup::Lead> lead;
+    group.Join(3, waiter, [&](WatchedGroup::Lead made) { lead = made; });
+    const std::stop_callback on_stop(lead->GetStopToken(), [&] {
+      UserCode();
+      CHECK(group.Callers(3) == 0);
+    });
+    CHECK(group.Leave(waiter));
+    CHECK(lead->GetStopToken().stop_requested());
+  });
+}
+
+TEST_CASE("Promise 8: a callback may land the call that it is told to stop") {
+  Group<int, int> group;
+  struct Silent final : Group<int, int>::Waiter {
+    void OnLanded() noexcept override { ++landed; }
+    int landed = 0;
+  } waiter;
+  std::optional<Group<int, int>::Lead> lead;
+  group.Join(1, waiter, [&](Group<int, int>::Lead made) { lead = made; });
+  const std::stop_callback on_stop(lead->GetStopToken(), [&] { CHECK(lead->Fail(nullptr)); });
+  CHECK(group.Leave(waiter));
+  CHECK(waiter.landed == 0);
+  CHECK(group.GetStats().in_flight == 0);
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+
+// Promise 4 (`shared` is decided once).
+
+#include <latch>
+
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+using namespace test;
+using singleflight::Group;
+
+TEST_CASE("Promise 4: a result that only its leader gets is not shared") {
+  Group<int, int> group;
+  CHECK_FALSE(group.Do(1, [] { return 1; }).shared());
+}
+
+TEST_CASE("Promise 4: a result is not shared when all followers have left before it landed") {
+  Group<int, int> group;
+  HeldCall leader(group, 1);
+  const auto left = Keep([&] { return group.Do(1, [] { return 2; }, {.timeout = 1ns}); });
+  CHECK(left.error == std::errc::timed_out);
+  CHECK(leader.Finish().value == 1);
+  CHECK_FALSE(leader.Finish().shared);
+}
+
+TEST_CASE("Promise 4: every caller of a call reads the same answer") {
+  constexpr int kThreads = 4;
+  constexpr int kRounds = 3000;
+  Group<int, int> group;
+  std::atomic<int> runs = 0;
+  // [run] how many callers it had, and how many of those were told that it was shared
+  std::vector<std::atomic<int>> callers(kThreads * kRounds + 1);
+  std::vector<std::atomic<int>> told_shared(kThreads * kRounds + 1);
+  std::vector<std::jthread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < kRounds; ++i) {
+        const auto result = group.Do(1, [&] { return ++runs; });
+        const auto run = static_cast<std::size_t>(*result);
+        ++callers[run];
+        told_shared[run] += result.shared();
+      }
+    });
+  }
+  threads.clear();
+  int wrong = 0;
+  for (std::size_t run = 1; run <= static_cast<std::size_t>(runs); ++run) {
+    wrong += told_shared[run] != (callers[run] > 1 ? callers[run].load() : 0);
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("Promise 4: a stopped leader that returns with a follower shares the result with it") {
+  Group<int, int> group;
+  std::stop_source stop;
+  std::latch finish(1);
+  Caller leader([&] {
+    return group.Do(1,
+                    [&] {
+                      finish.wait();
+                      return 5;
+                    },
+                    {.stop = stop.get_token()});
+  });
+  AwaitCallers(group, 1, 1);
+  Caller follower([&] { return group.Do(1, [] { return -1; }); });
+  AwaitCallers(group, 1, 2);
+  stop.request_stop();
+  CHECK(group.Callers(1) == 1);
+  CHECK_FALSE(group.ForgetUnshared(1));  // two will get the result
+  finish.count_down();
+  CHECK(leader.Join().value == 5);
+  CHECK(leader.Join().shared);
+  CHECK(follower.Join().value == 5);
+  CHECK(follower.Join().shared);
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What the tests of ReadThrough over real caches have in common.
+
+#include <cstddef>
+#include <singleflight/read_through.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/support.hpp"
+
+namespace test {
+
+// What `count` callers got who asked for `key` at once, and were all on one call before its load
+// ended, which returned `value`.
+template <class Users, class Value>
+auto GetTogether(Users& users, const std::string& key, std::size_t count, const Value& value) {
+  return AskAtOnce(count, [&] {
+    return users.Get(key, [&] {
+      AwaitCallers(users, key, count);
+      return value;
+    });
+  });
+}
+
+// The value for `key`, which `load` returns if the cache has none.
+template <class Users, class Value>
+Value GetOr(Users& users, const std::string& key, const Value& load) {
+  return users.Get(key, [&] { return load; }).value();
+}
+
+// Uses a cache from four threads at once, a few keys again and again. True: they found nothing but
+// what was put for the key, which is value_of(i).
+template <class Cache, class KeyOf, class ValueOf>
+bool SurvivesThreads(Cache& cache, KeyOf key_of, ValueOf value_of) {
+  constexpr std::size_t kThreads = 4, kRounds = 500, kKeys = 10;
+  std::vector<char> right(kThreads, true);
+  std::vector<std::jthread> threads;
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (std::size_t round = 0; round < kRounds; ++round) {
+        const std::size_t i = (round * (t + 1)) % kKeys;
+        if (round % 7 == t) cache.Erase(key_of(i));
+        if (const auto found = cache.Get(key_of(i)); found && *found != value_of(i)) {
+          right[t] = false;
+        }
+        cache.Put(key_of(i), value_of(i));
+      }
+    });
+  }
+  threads.clear();
+  return right == std::vector<char>(kThreads, true);
+}
+
+}  // namespace test

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT
+
+// The HTTP example, over real sockets.
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <latch>
+#include <ostream>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/http_service.hpp"
+#include "support/support.hpp"
+
+namespace {
+
+// A server with the example's routes on a free port, for as long as it lives.
+class RunningServer {
+ public:
+  using Work =
+      std::function<std::string(const HttpService::Responses&, const httplib::Request& request)>;
+
+  explicit RunningServer(Work work)
+      : service_(group_, [this, work = std::move(work)](const httplib::Request& request) {
+          ++executions_;
+          return work(group_, request);
+        }) {
+    service_.Install(server_);
+    REQUIRE(port_ > 0);
+    thread_ = std::jthread([this] { server_.listen_after_bind(); });
+    test::Await([this] { return server_.is_running(); });
+  }
+  ~RunningServer() { server_.stop(); }
+
+  int port() const { return port_; }
+  int executions() const { return executions_; }
+
+ private:
+  HttpService::Responses group_;
+  std::atomic<int> executions_ = 0;
+  HttpService service_;
+  HerdServer server_{256};
+  const int port_ = server_.Bind(0);
+  std::jthread thread_;
+};
+
+struct Answer {
+  int status = 0;  // 0: none came
+  std::string body;
+
+  bool operator==(const Answer&) const = default;
+};
+
+// So that Catch2 prints it.
+std::ostream& operator<<(std::ostream& out, const Answer& answer) {
+  return out << answer.status << " " << answer.body;
+}
+
+Answer Get(const RunningServer& server, const std::string& path) {
+  httplib::Client client("127.0.0.1", server.port());
+  client.set_read_timeout(300);  // seconds
+  const httplib::Result answer = client.Get(path);
+  return answer ? Answer{answer->status, answer->body} : Answer{};
+}
+
+// One request for each path, all at once.
+std::vector<Answer> GetAtOnce(const RunningServer& server, const std::vector<std::string>& paths) {
+  std::vector<Answer> answers(paths.size());
+  std::vector<std::jthread> threads;
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    threads.emplace_back([&, i] { answers[i] = Get(server, paths[i]); });
+  }
+  threads.clear();
+  return answers;
+}
+
+std::vector<Answer> GetAtOnce(const RunningServer& server, int count, const std::string& path) {
+  return GetAtOnce(server, std::vector<std::string>(static_cast<std::size_t>(count), path));
+}
+
+// Work that ends when `count` callers are on its call.
+RunningServer::Work WorkFor(std::size_t count) {
+  return [count](const HttpService::Responses& group, const httplib::Request& request) {
+    test::AwaitCallersOfEach(group, count);
+    return "answer to " + request.target;
+  };
+}
+
+}  // namespace
+
+TEST_CASE("Promise 1: five HTTP requests at once run the work once and get the same body") {
+  RunningServer server(WorkFor(5));
+  const auto answers = GetAtOnce(server, 5, "/");
+  CHECK(std::ranges::count(answers, Answer{200, "answer to /"}) == 5);
+  CHECK(server.executions() == 1);
+}
+
+TEST_CASE("Promise 1: two hundred HTTP requests at once run the work once and get the same body") {
+  RunningServer server(WorkFor(200));
+  const auto answers = GetAtOnce(server, 200, "/");
+  CHECK(std::ranges::count(answers, Answer{200, "answer to /"}) == 200);
+  CHECK(server.executions() == 1);
+}
+
+TEST_CASE("Promise 1: HTTP requests that differ in the query run the work each") {
+  std::latch both_at_work(2);
+  RunningServer server([&](const HttpService::Responses&, const httplib::Request& request) {
+    both_at_work.arrive_and_wait();
+    return "answer to " + request.target;
+  });
+  const auto answers = GetAtOnce(server, {"/?user=1", "/?user=2"});
+  CHECK(answers[0] == Answer{200, "answer to /?user=1"});
+  CHECK(answers[1] == Answer{200, "answer to /?user=2"});
+  CHECK(server.executions() == 2);
+}
+
+TEST_CASE("Promise 2: HTTP requests one after the other run the work each") {
+  RunningServer server(WorkFor(1));
+  CHECK(Get(server, "/") == Answer{200, "answer to /"});
+  CHECK(Get(server, "/") == Answer{200, "answer to /"});
+  CHECK(server.executions() == 2);
+}
+
+TEST_CASE("Promise 5: an HTTP handler that fails gives all its callers the 500, then runs afresh") {
+  std::atomic<std::size_t> callers = 200;
+  RunningServer server([&](const HttpService::Responses& group, const httplib::Request&) {
+    test::AwaitCallersOfEach(group, callers);
+    return std::string("never seen");
+  });
+  const auto answers = GetAtOnce(server, 200, "/fail");
+  CHECK(std::ranges::count(answers, Answer{500, "the backend is down\n"}) == 200);
+  CHECK(server.executions() == 1);
+
+  callers = 1;
+  CHECK(Get(server, "/fail") == Answer{500, "the backend is down\n"});
+  CHECK(server.executions() == 2);
+}
+
+TEST_CASE("An HTTP route without a group runs the work for each request") {
+  std::latch all_at_work(5);
+  RunningServer server([&](const HttpService::Responses&, const httplib::Request& request) {
+    all_at_work.arrive_and_wait();
+    return "answer to " + request.target;
+  });
+  const auto answers = GetAtOnce(server, 5, "/alone");
+  CHECK(std::ranges::count(answers, Answer{200, "answer to /alone"}) == 5);
+  CHECK(server.executions() == 5);
+}
+
+TEST_CASE("The HTTP service counts the calls of its group, and serves them in two formats") {
+  RunningServer server(WorkFor(5));
+  GetAtOnce(server, 5, "/");
+  GetAtOnce(server, 5, "/fail");
+  CHECK(Get(server, "/stats") ==
+        Answer{200,
+               "{\"answers\": {\"executions\": 2, \"followers\": 8, \"failures\": 1, \"left\": 0, "
+               "\"refused\": 0, \"in_flight\": 0}}\n"});
+  CHECK(
+      Get(server, "/metrics").body.find("\nsingleflight_followers_total{group=\"answers\"} 8\n") !=
+      std::string::npos);
+}
+
+TEST_CASE("A port in use is refused, not shared") {
+  RunningServer server(WorkFor(1));
+  CHECK(HerdServer(1).Bind(server.port()) == -1);
+}

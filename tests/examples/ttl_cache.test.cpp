@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT
+
+// The examples' cache of entries that expire, and a ReadThrough over it.
+
+#include "adapters/ttl_cache.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "cache_callers.hpp"
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+using namespace test;
+
+namespace {
+
+// Stands still unless the test moves it.
+struct TestClock {
+  using duration = std::chrono::milliseconds;
+  using rep = duration::rep;
+  using period = duration::period;
+  using time_point = std::chrono::time_point<TestClock>;
+  [[maybe_unused]] static constexpr bool is_steady = true;
+
+  static time_point now() { return time_point(duration(time.load())); }
+  static void Pass(duration passed) { time += passed.count(); }
+
+  static inline std::atomic<rep> time = 0;
+};
+
+using Cache = TtlCache<std::string, int, TestClock>;
+using Users = singleflight::ReadThrough<std::string, int, Cache&>;
+
+}  // namespace
+
+TEST_CASE("A TTL cache has an entry until its time has passed") {
+  Cache cache(10ms);
+  cache.Put("a", 1);
+  TestClock::Pass(9ms);
+  CHECK(cache.Get("a") == 1);
+  TestClock::Pass(1ms);
+  CHECK(cache.Get("a") == std::nullopt);
+}
+
+TEST_CASE("A TTL cache has what was put last") {
+  Cache cache(10ms);
+  cache.Put("a", 1);
+  cache.Put("a", 2);
+  CHECK(cache.Get("a") == 2);
+}
+
+TEST_CASE("A TTL cache counts the time of an entry that is put anew from then") {
+  Cache cache(10ms);
+  cache.Put("a", 1);
+  TestClock::Pass(6ms);
+  cache.Put("a", 2);
+  TestClock::Pass(6ms);
+  CHECK(cache.Get("a") == 2);
+  TestClock::Pass(4ms);
+  CHECK(cache.Get("a") == std::nullopt);
+}
+
+TEST_CASE("A TTL cache does not have what was erased, and has it anew when it is put again") {
+  Cache cache(10ms);
+  cache.Put("a", 1);
+  TestClock::Pass(6ms);
+  cache.Erase("a");
+  CHECK(cache.Get("a") == std::nullopt);
+  cache.Put("a", 2);
+  TestClock::Pass(6ms);
+  CHECK(cache.Get("a") == 2);
+}
+
+TEST_CASE("A TTL cache removes what has expired when anything is looked for") {
+  Cache cache(10ms);
+  for (int i = 0; i < 100; ++i) cache.Put(std::to_string(i), i);
+  TestClock::Pass(10ms);
+  CHECK(cache.Get("other") == std::nullopt);
+  CHECK(cache.Size() == 0);
+}
+
+TEST_CASE("A TTL cache removes what has expired when anything is put") {
+  Cache cache(10ms);
+  for (int i = 0; i < 100; ++i) cache.Put(std::to_string(i), i);
+  TestClock::Pass(10ms);
+  cache.Put("other", 1);
+  CHECK(cache.Size() == 1);
+}
+
+TEST_CASE("A TTL cache may be used from several threads") {
+  TtlCache<std::string, int> cache(1ms);
+  CHECK(SurvivesThreads(
+      cache, [](std::size_t i) { return std::to_string(i); },
+      [](std::size_t i) { return int(i); }));
+}
+
+TEST_CASE("ReadThrough over a TTL cache: one load until the entry expires, then another") {
+  Cache cache(10ms);
+  Users users(cache);
+  CHECK(GetOr(users, "a", 1) == 1);
+  TestClock::Pass(9ms);
+  CHECK(GetOr(users, "a", 2) == 1);
+  TestClock::Pass(1ms);
+  CHECK(GetOr(users, "a", 3) == 3);
+  CHECK(users.GetStats().loads == 2);
+}
+
+TEST_CASE("ReadThrough over a TTL cache: ten callers for an expired entry are one load") {
+  Cache cache(10ms);
+  Users users(cache);
+  cache.Put("a", 1);
+  TestClock::Pass(10ms);
+  const auto outcomes = GetTogether(users, "a", 10, 2);
+  CHECK(std::ranges::count(outcomes, std::optional(2), &Outcome<int>::value) == 10);
+  CHECK(users.GetStats().loads == 1);
+}
+
+TEST_CASE("ReadThrough over a TTL cache: what was invalidated is loaded anew") {
+  Cache cache(10ms);
+  Users users(cache);
+  CHECK(GetOr(users, "a", 1) == 1);
+  users.Invalidate("a");
+  CHECK(GetOr(users, "a", 2) == 2);
+}

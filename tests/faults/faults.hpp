@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Fault injection: whatever can fail on a caller's thread fails in turn.
+//
+// Each operation that can fail (an allocation; a hash, an equality, a copy or move of a key, value
+// or function; the function; an executor; a thread's start) passes a point. A plan says which point
+// of one caller fails, counted from 0: that one alone, or that one and all after it.
+// faults.test.cpp runs each scenario (fault_scenarios.hpp) with plan after plan until a run ends
+// before it comes to the point that is to fail; so no point is left out, whoever added it.
+
+#include <atomic>
+#include <cstddef>
+#include <exception>
+#include <new>
+#include <ostream>
+#include <stop_token>
+#include <system_error>
+#include <utility>
+
+#include "support/allocations.hpp"
+#include "support/support.hpp"
+
+namespace test {
+
+// ---- Points
+
+enum class Fault : unsigned char {
+  kNone,
+  kAllocation,
+  kNothrowAllocation,  // somebody goes on without
+  kHash,
+  kEqual,
+  kKey,    // its copy or move
+  kValue,  // its copy or move
+  kFn,
+  kFnCopy,  // or move
+  kExecutor,
+  kExecutorAfterwards,  // it has run the task, and throws then
+  kThread,
+  kCache,  // an operation of the cache that callers can do without
+};
+
+inline const char* Name(Fault fault) {
+  constexpr const char* kNames[] = {"nothing",
+                                    "an allocation",
+                                    "a nothrow allocation",
+                                    "a hash",
+                                    "an equality",
+                                    "a key's copy or move",
+                                    "a value's copy or move",
+                                    "fn",
+                                    "the copy or move of fn",
+                                    "an executor",
+                                    "an executor, afterwards",
+                                    "a thread's start",
+                                    "the cache"};
+  return kNames[static_cast<std::size_t>(fault)];
+}
+
+// Whether a caller is none the worse for it.
+inline bool Harmless(Fault fault) {
+  return fault == Fault::kNone || fault == Fault::kNothrowAllocation ||
+         fault == Fault::kExecutorAfterwards || fault == Fault::kCache;
+}
+
+// The faults of one caller. Its fields are the business of the thread on which the plan is armed,
+// and of the test before and afterwards.
+struct Plan {
+  std::size_t fails_at;
+  bool and_all_later;
+
+  std::size_t passed = 0;  // points so far
+  bool fired = false;
+  Fault first = Fault::kNone;        // that was not harmless
+  bool first_came_late = false;      // after the call had landed: nobody else's concern
+  std::atomic<bool> landed = false;  // set by a follower that is told; also on other threads
+};
+
+inline thread_local Plan* armed_plan = nullptr;  // null: on this thread nothing fails
+
+inline bool Fails(Fault fault) noexcept {
+  Plan* const plan = armed_plan;
+  if (plan == nullptr) return false;
+  const std::size_t point = plan->passed++;
+  if (plan->and_all_later ? point < plan->fails_at : point != plan->fails_at) return false;
+  plan->fired = true;
+  if (plan->first == Fault::kNone && !Harmless(fault)) {
+    plan->first = fault;
+    plan->first_came_late = plan->landed;
+  }
+  return true;
+}
+
+// What an operation of the user's throws here.
+struct Injected {
+  Injected() noexcept { ++live; }
+  Injected(const Injected&) noexcept { ++live; }
+  ~Injected() { --live; }
+  static inline std::atomic<int> live = 0;
+};
+
+inline void Pass(Fault fault) {
+  if (Fails(fault)) throw Injected();
+}
+
+inline bool AllocationFails(bool throws) noexcept {
+  return Fails(throws ? Fault::kAllocation : Fault::kNothrowAllocation);
+}
+
+// While it lives, this thread's points are those of `plan`; of none, if that is null.
+class Arm {
+ public:
+  explicit Arm(Plan* plan) noexcept : outer_(std::exchange(armed_plan, plan)) {
+    allocation_fails = plan != nullptr ? AllocationFails : nullptr;
+  }
+  ~Arm() {
+    armed_plan = outer_;
+    allocation_fails = outer_ != nullptr ? AllocationFails : nullptr;
+  }
+  Arm(const Arm&) = delete;
+  Arm& operator=(const Arm&) = delete;
+
+ private:
+  Plan* const outer_;
+};
+
+// ---- A user's types, each of whose operations is a point
+
+struct FaultyKey {
+  explicit FaultyKey(int its_id) noexcept : id(its_id) { ++live; }
+  FaultyKey(const FaultyKey& other) : id(other.id) {
+    Pass(Fault::kKey);
+    ++live;
+  }
+  FaultyKey(FaultyKey&& other) : id(other.id) {
+    Pass(Fault::kKey);
+    ++live;
+  }
+  FaultyKey& operator=(const FaultyKey&) = delete;
+  ~FaultyKey() { --live; }
+
+  const int id;
+  static inline std::atomic<int> live = 0;
+};
+
+// All keys meet in one bucket, so that equality is asked for.
+struct FaultyHash {
+  std::size_t operator()(const FaultyKey&) const {
+    Pass(Fault::kHash);
+    return 1;
+  }
+};
+
+struct FaultyEqual {
+  bool operator()(const FaultyKey& a, const FaultyKey& b) const {
+    Pass(Fault::kEqual);
+    return a.id == b.id;
+  }
+};
+
+struct FaultyValue {
+  explicit FaultyValue(int its_number) noexcept : number(its_number) { ++live; }
+  FaultyValue(const FaultyValue& other) : number(other.number) {
+    Pass(Fault::kValue);
+    ++live;
+  }
+  FaultyValue(FaultyValue&& other) : number(other.number) {
+    Pass(Fault::kValue);
+    ++live;
+  }
+  FaultyValue& operator=(const FaultyValue& other) {
+    Pass(Fault::kValue);
+    number = other.number;
+    return *this;
+  }
+  FaultyValue& operator=(FaultyValue&& other) { return *this = std::as_const(other); }
+  ~FaultyValue() { --live; }
+
+  int number;
+  static inline std::atomic<int> live = 0;
+};
+
+using FaultyGroup = singleflight::Group<FaultyKey, FaultyValue, FaultyHash, FaultyEqual>;
+
+// ---- What came of a caller
+
+struct Heard {
+  enum class What : unsigned char { kNothing, kValue, kInjected, kNoMemory, kErrc, kOther };
+
+  What what = What::kNothing;
+  int number = 0;  // the value or the errc
+  singleflight::Role role = singleflight::Role::kLeader;
+  bool shared = false;
+
+  static Heard Value(int number) { return {.what = What::kValue, .number = number}; }
+  static Heard Error(std::errc code) {
+    return {.what = What::kErrc, .number = static_cast<int>(code)};
+  }
+  // The failure that a fault is.
+  static Heard Of(Fault fault) {
+    if (fault == Fault::kAllocation) return {.what = What::kNoMemory};
+    if (fault == Fault::kThread) return Error(std::errc::resource_unavailable_try_again);
+    return {.what = What::kInjected};
+  }
+
+  bool Failed() const { return what != What::kValue; }
+  // Of what came, not of how.
+  bool operator==(const Heard& other) const { return what == other.what && number == other.number; }
+};
+
+inline std::ostream& operator<<(std::ostream& out, const Heard& heard) {
+  constexpr const char* kNames[] = {"nothing",   "the value",    "what was injected",
+                                    "bad_alloc", "system_error", "something else"};
+  return out << kNames[static_cast<std::size_t>(heard.what)] << ' ' << heard.number;
+}
+
+inline Heard HeardOf(const singleflight::Result<FaultyValue>& result) {
+  return {.what = Heard::What::kValue,
+          .number = result->number,
+          .role = result.role(),
+          .shared = result.shared()};
+}
+
+// `ask` returns what was heard, or throws; its points are those of `plan`.
+template <class Ask>
+Heard Hear(Plan* plan, Ask&& ask) {
+  try {
+    const Arm arm(plan);
+    return ask();
+  } catch (const Injected&) {
+    return {.what = Heard::What::kInjected};
+  } catch (const std::bad_alloc&) {
+    return {.what = Heard::What::kNoMemory};
+  } catch (const std::system_error& error) {
+    return Heard::Error(static_cast<std::errc>(error.code().value()));
+  } catch (...) {
+    return {.what = Heard::What::kOther};
+  }
+}
+
+inline Heard HeardOf(const std::exception_ptr& error) {
+  return Hear(nullptr, [&]() -> Heard { std::rethrow_exception(error); });
+}
+
+// ---- A caller's function
+
+// Between a caller's `fn` and the test.
+struct FnControl {
+  explicit FnControl(int its_number) noexcept : number(its_number) {}
+
+  // Where a caller's `fn` runs: says so, waits until it may go on, and may fail.
+  void Run() {
+    {
+      const Arm none(nullptr);
+      ++runs;
+      Await([&] { return released.load(); });
+    }
+    Pass(Fault::kFn);
+  }
+
+  const int number;  // what it returns
+  std::atomic<int> runs = 0;
+  std::atomic<bool> released = false;
+};
+
+// The function itself: a user's closure, whose copy may throw.
+class FaultyFn {
+ public:
+  explicit FaultyFn(FnControl& control) noexcept : control_(&control) { ++live; }
+  FaultyFn(const FaultyFn& other) : control_(other.control_) {
+    Pass(Fault::kFnCopy);
+    ++live;
+  }
+  FaultyFn(FaultyFn&& other) : control_(other.control_) {
+    Pass(Fault::kFnCopy);
+    ++live;
+  }
+  FaultyFn& operator=(const FaultyFn&) = delete;
+  ~FaultyFn() { --live; }
+
+  FaultyValue operator()() const {
+    control_->Run();
+    return FaultyValue(control_->number);
+  }
+
+  FnControl& control() const { return *control_; }
+  static inline std::atomic<int> live = 0;
+
+ private:
+  FnControl* control_;
+};
+
+// The same with a stop token.
+class FaultyStoppableFn : public FaultyFn {
+ public:
+  using FaultyFn::FaultyFn;
+  FaultyValue operator()(std::stop_token) const { return FaultyFn::operator()(); }
+};
+
+}  // namespace test

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: MIT
+
+// A Redis server as the cache: the examples' adapter, and a ReadThrough over it, against a server
+// of the test's own.
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "adapters/redis_cache.hpp"
+#include "examples/cache_callers.hpp"
+#include "server.hpp"
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+using namespace test;
+using namespace std::string_literals;
+
+namespace {
+
+using Users = singleflight::ReadThrough<std::string, std::string, RedisCache>;
+
+RedisCache CacheOf(const RedisServer& server, std::chrono::milliseconds timeout = 1min) {
+  return RedisCache(server.Connect(), 1h, timeout);
+}
+
+// What the cache throws when it is asked for `key`.
+std::string ComplaintOf(RedisCache& cache, std::string_view key) {
+  try {
+    static_cast<void>(cache.Get(key));
+    return "";
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+}
+
+}  // namespace
+
+TEST_CASE("A Redis cache has what was put last") {
+  const RedisServer server;
+  RedisCache cache = CacheOf(server);
+  CHECK(cache.Get("a") == std::nullopt);
+  cache.Put("a", "1");
+  cache.Put("a", "2");
+  CHECK(cache.Get("a") == "2");
+}
+
+TEST_CASE("A Redis cache does not have what was erased") {
+  const RedisServer server;
+  RedisCache cache = CacheOf(server);
+  cache.Put("a", "1");
+  cache.Erase("a");
+  CHECK(cache.Get("a") == std::nullopt);
+}
+
+TEST_CASE("A Redis cache takes keys and values of any bytes, and of none") {
+  const RedisServer server;
+  RedisCache cache = CacheOf(server);
+  const std::string bytes = "\0 %b\r\n\xff\""s;
+  cache.Put(bytes, bytes + "value");
+  cache.Put("a", "");
+  CHECK(cache.Get(bytes) == bytes + "value");
+  CHECK(cache.Get("\0"s) == std::nullopt);
+  CHECK(cache.Get("a") == "");
+  cache.Erase(bytes);
+  CHECK(cache.Get(bytes) == std::nullopt);
+}
+
+TEST_CASE("A Redis cache's entries expire when they should") {
+  const RedisServer server;
+  CacheOf(server).Put("a", "1");  // for an hour
+  const long long left = server.Ask("PTTL a").number;
+  CHECK((left > 1'800'000 && left <= 3'600'000));
+}
+
+TEST_CASE("A Redis cache throws what the server complains of, and goes on") {
+  const RedisServer server;
+  RedisCache cache = CacheOf(server);
+  server.Ask("LPUSH a 1");
+  CHECK(ComplaintOf(cache, "a").starts_with("WRONGTYPE"));
+  cache.Put("a", "2");
+  CHECK(cache.Get("a") == "2");
+}
+
+TEST_CASE("A Redis cache whose server comes late is used from then on") {
+  RedisServer server;
+  server.Kill();
+  RedisCache cache = CacheOf(server);
+  CHECK_THROWS_AS(cache.Get("a"), std::runtime_error);
+  server.Start();
+  CHECK(cache.Get("a") == std::nullopt);
+}
+
+TEST_CASE("A Redis cache whose server does not answer gives up, and takes no late answer later") {
+  RedisServer server;
+  RedisCache filled = CacheOf(server);
+  filled.Put("a", "1");
+  filled.Put("b", "2");
+  RedisCache cache = CacheOf(server, 50ms);
+  server.Stop();
+  CHECK_THROWS_AS(cache.Get("a"), std::runtime_error);
+  server.Continue();
+  CHECK(filled.Get("b") == "2");  // it has answered all that came before
+  std::optional<std::string> found;
+  Await([&] {
+    try {
+      found = cache.Get("b");
+    } catch (const std::runtime_error&) {  // this machine is busy
+    }
+    return found.has_value();
+  });
+  CHECK(found == "2");
+}
+
+TEST_CASE("ReadThrough over Redis: what was loaded is there for the next") {
+  const RedisServer server;
+  Users users(CacheOf(server));
+  CHECK(GetOr(users, "a", "1"s) == "1");
+  CHECK(GetOr(users, "a", "2"s) == "1");
+  CHECK(users.GetStats().loads == 1);
+}
+
+TEST_CASE("ReadThrough over Redis: ten callers at once are one load") {
+  const RedisServer server;
+  Users users(CacheOf(server));
+  const auto outcomes = GetTogether(users, "a", 10, "1"s);
+  CHECK(std::ranges::count(outcomes, std::optional("1"s), &Outcome<std::string>::value) == 10);
+  CHECK(users.GetStats().loads == 1);
+}
+
+TEST_CASE("ReadThrough over Redis: callers of different keys share the connection") {
+  const RedisServer server;
+  Users users(CacheOf(server));
+  std::atomic<int> wrong = 0;
+  std::vector<std::jthread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 100; ++i) {
+        const std::string key = std::to_string(t) + ":" + std::to_string(i);
+        if (GetOr(users, key, key) != key || GetOr(users, key, ""s) != key) ++wrong;
+      }
+    });
+  }
+  threads.clear();
+  CHECK(wrong == 0);
+  CHECK(users.GetStats().loads == 800);
+}
+
+TEST_CASE("ReadThrough over Redis: what was invalidated is loaded anew") {
+  const RedisServer server;
+  Users users(CacheOf(server));
+  CHECK(GetOr(users, "a", "1"s) == "1");
+  users.Invalidate("a");
+  CHECK(server.Ask("EXISTS a").number == 0);
+  CHECK(GetOr(users, "a", "2"s) == "2");
+}
+
+TEST_CASE("ReadThrough over Redis: a load that was invalidated does not reach the server") {
+  const RedisServer server;
+  Users users(CacheOf(server));
+  const auto load = [&] {
+    users.Invalidate("a");
+    return "old"s;
+  };
+  CHECK(*users.Get("a", load) == "old");
+  CHECK(server.Ask("EXISTS a").number == 0);
+  CHECK(users.GetStats().outdated == 1);
+}
+
+TEST_CASE("ReadThrough over Redis: what has expired is loaded anew") {
+  const RedisServer server;
+  Users users(CacheOf(server));
+  CHECK(GetOr(users, "a", "1"s) == "1");
+  REQUIRE(server.Ask("PEXPIRE a 0").number == 1);
+  CHECK(GetOr(users, "a", "2"s) == "2");
+}
+
+TEST_CASE(
+    "ReadThrough over Redis: two of them over one server see what the other puts and erases") {
+  const RedisServer server;
+  Users here(CacheOf(server)), there(CacheOf(server));
+  CHECK(GetOr(here, "a", "1"s) == "1");
+  CHECK(GetOr(there, "a", "2"s) == "1");
+  there.Invalidate("a");
+  CHECK(GetOr(here, "a", "3"s) == "3");
+  CHECK(there.GetStats().loads == 0);
+}
+
+TEST_CASE("ReadThrough over Redis: a server that has gone costs loads, and no answers") {
+  RedisServer server;
+  Users users(CacheOf(server));
+  CHECK(GetOr(users, "a", "1"s) == "1");
+  server.Kill();
+  CHECK(GetOr(users, "a", "2"s) == "2");
+  CHECK(users.GetStats().get_failures == 1);
+  CHECK(users.GetStats().put_failures == 1);
+}
+
+TEST_CASE("ReadThrough over Redis: ten callers at once are one load without the server, too") {
+  RedisServer server;
+  Users users(CacheOf(server));
+  server.Kill();
+  const auto outcomes = GetTogether(users, "a", 10, "1"s);
+  CHECK(std::ranges::count(outcomes, std::optional("1"s), &Outcome<std::string>::value) == 10);
+  CHECK(users.GetStats().loads == 1);
+  CHECK(users.GetStats().get_failures == 10);
+  CHECK(users.GetStats().put_failures == 1);
+}
+
+TEST_CASE("ReadThrough over Redis: a server that comes back is used again") {
+  RedisServer server;
+  Users users(CacheOf(server));
+  server.Kill();
+  CHECK(GetOr(users, "a", "1"s) == "1");
+  server.Start();
+  CHECK(GetOr(users, "a", "2"s) == "2");
+  CHECK(GetOr(users, "a", "3"s) == "2");
+}
+
+TEST_CASE("ReadThrough over Redis: Invalidate says that the server cannot be told") {
+  RedisServer server;
+  Users users(CacheOf(server));
+  server.Kill();
+  CHECK_THROWS_AS(users.Invalidate("a"), std::runtime_error);
+}
+
+TEST_CASE("ReadThrough over Redis: Invalidate forgets the call even if the server has gone") {
+  RedisServer server;
+  Users users(CacheOf(server));
+  server.Kill();
+  std::size_t callers = 1;
+  const auto load = [&] {
+    try {
+      users.Invalidate("a");
+    } catch (const std::runtime_error&) {
+      callers = users.Callers("a");
+    }
+    return "1"s;
+  };
+  CHECK(*users.Get("a", load) == "1");
+  CHECK(callers == 0);
+}

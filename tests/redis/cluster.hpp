@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// A real Redis Cluster for the tests: three servers that share the keys out among them.
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+#include "server.hpp"
+#include "support/support.hpp"
+
+namespace test {
+
+class RedisCluster {
+ public:
+  static constexpr std::size_t kNodes = 3;
+
+  // Returns when each node knows all others, and who has which keys.
+  RedisCluster() {
+    for (std::size_t i = 0; i < kNodes; ++i) {
+      const auto slot = [](std::size_t node) { return kSlots * node / kNodes; };
+      nodes_[i].Ask("CLUSTER", "SET-CONFIG-EPOCH", std::to_string(i + 1));
+      nodes_[i].Ask("CLUSTER", "ADDSLOTSRANGE", std::to_string(slot(i)),
+                    std::to_string(slot(i + 1) - 1));
+    }
+    // All of them all others: else it takes seconds until word of the third one has gone round.
+    for (const RedisServer& node : nodes_) {
+      for (const RedisServer& other : nodes_) {
+        if (&node == &other) continue;
+        node.Ask("CLUSTER", "MEET", "127.0.0.1", std::to_string(other.Port()),
+                 std::to_string(other.ClusterPort()));
+      }
+    }
+    for (const RedisServer& node : nodes_) Await([&] { return IsReady(node); });
+  }
+
+  RedisServer& Node(std::size_t number) { return nodes_.at(number); }
+  const RedisServer& Node(std::size_t number) const { return nodes_.at(number); }
+
+  // The number of the node that has `key`, if anybody sets it.
+  std::size_t NodeOf(std::string_view key) const {
+    const auto slot = static_cast<std::size_t>(nodes_[0].Ask("CLUSTER", "KEYSLOT", key).number);
+    std::size_t node = kNodes - 1;
+    while (slot < kSlots * node / kNodes) --node;
+    return node;
+  }
+
+ private:
+  static constexpr std::size_t kSlots = 16384;
+
+  static RedisServerOptions Options() {
+    // Long after which a node that does not answer counts as failed: this machine may be busy.
+    return {.tcp = true, .cluster_enabled = true, .arguments = {"--cluster-node-timeout", "60000"}};
+  }
+
+  static bool IsReady(const RedisServer& node) {
+    const std::string info = node.Ask("CLUSTER", "INFO").text;
+    const auto says = [&](std::string_view line) { return info.find(line) != std::string::npos; };
+    return says("cluster_state:ok\r\n") && says("cluster_size:3\r\n") &&
+           says("cluster_slots_ok:16384\r\n");
+  }
+
+  std::array<RedisServer, kNodes> nodes_{RedisServer(Options()), RedisServer(Options()),
+                                         RedisServer(Options())};
+};
+
+}  // namespace test

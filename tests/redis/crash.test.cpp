@@ -1,0 +1,578 @@
+// SPDX-License-Identifier: MIT
+
+// A leader's process ends or stalls, anywhere: others take over, and the call ends well for them.
+// Its process is killed after every byte of what it says to the server, and is told.
+
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <singleflight/redis_options.hpp>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "members.hpp"
+#include "proxy.hpp"
+#include "sanitizers/sanitizers.hpp"
+#include "server.hpp"
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+using namespace test;
+using singleflight::Role;
+using singleflight::redis::Stats;
+
+namespace {
+
+constexpr std::chrono::milliseconds kLease = 300ms;
+// For tests in which a leader is to keep its lease although the machine may stall.
+constexpr std::chrono::milliseconds kStableLease = 1s;
+
+// All of one length, so that the conversations about them have one, too.
+std::string KeyOf(std::size_t number) {
+  char key[] = "key-00000";
+  std::snprintf(key, sizeof(key), "key-%05zu", number % 100'000);
+  return key;
+}
+
+std::string LeaseOf(std::string_view key) {
+  return "singleflight:{" + std::string(key) + "}:lease";
+}
+std::string OutcomeOf(std::string_view key, const MemberRun& run) {
+  return "singleflight:{" + std::string(key) + "}:" + run.token;
+}
+long long LeftOf(const RedisServer& server, std::string_view key) {
+  return server.Ask("PTTL", LeaseOf(key)).number;
+}
+
+// Returns when another process waits for that run's outcome; throws if the lease is lost before.
+void AwaitFollowed(const RedisServer& server, std::string_view key, const MemberRun& run) {
+  AwaitInTime([&] {
+    const std::optional<std::string> lease = server.Get(LeaseOf(key));
+    if (!lease || !lease->starts_with(run.token)) throw std::runtime_error("the lease is lost");
+    return *lease != run.token;
+  });
+}
+
+MemberOutcome Led(std::string value, bool shared = false) {
+  return {.value = std::move(value), .role = Role::kLeader, .shared = shared, .error = {}};
+}
+MemberOutcome Followed(std::string value) {
+  return {.value = std::move(value), .role = Role::kFollower, .shared = true, .error = {}};
+}
+MemberOutcome Failed(std::string error) { return {.value = {}, .error = std::move(error)}; }
+
+// ---- Killed after a byte of its conversation with the server
+
+// How long a leader's commands and their replies are, about keys of KeyOf.
+struct Conversation {
+  struct Size {
+    std::uint64_t request, reply;
+  };
+  Size take, publish, renew;
+};
+
+Conversation Listen(const RedisServer& server) {
+  constexpr auto kRequests = RedisProxy::kRequests;
+  constexpr auto kReplies = RedisProxy::kReplies;
+  Conversation sizes{};
+  {
+    // Of these only the duration of the lease in the first request is longer than with kLease.
+    RedisProxy proxy(server.Socket());
+    RedisMember leader("leader", proxy.Socket()), follower("follower", server.Socket());
+    const std::string key = KeyOf(99'998);
+    leader.Ask(key);
+    const MemberRun run = leader.AwaitRun(key);
+    const Conversation::Size take{proxy.Bytes(0, kRequests), proxy.Bytes(0, kReplies)};
+    follower.Ask(key);
+    AwaitFollowed(server, key, run);
+    leader.Order(key, "return");
+    static_cast<void>(leader.AwaitOutcome(key));
+    sizes.publish = {proxy.Bytes(0, kRequests) - take.request,
+                     proxy.Bytes(0, kReplies) - take.reply};
+  }
+  RedisProxy proxy(server.Socket());
+  RedisMember leader("leader", proxy.Socket(), {.lease = kLease});
+  const std::string key = KeyOf(99'999);
+  // Nothing comes after the first command until we say so.
+  proxy.CallAt({kReplies, 1}, [&] {
+    sizes.take.request = proxy.Bytes(0, kRequests);
+    proxy.HoldAt({kRequests, sizes.take.request});
+  });
+  leader.Ask(key);
+  leader.AwaitRun(key);
+  AwaitInTime([&] { return proxy.Deeds() == 2; });  // called, and held: else Release is too early
+  sizes.take.reply = proxy.Bytes(0, kReplies);
+  // And nothing after the first renewal.
+  std::atomic<bool> renewed = false;
+  proxy.CallAt({kReplies, sizes.take.reply + 1}, [&] {
+    sizes.renew.request = proxy.Bytes(0, kRequests) - sizes.take.request;
+    renewed = true;
+  });
+  proxy.HoldAt({kReplies, sizes.take.reply + 1});
+  proxy.Release();
+  AwaitInTime([&] { return renewed.load(); });
+  sizes.renew.reply = sizes.publish.reply;  // a digit each
+  return sizes;
+}
+
+// A leader's death at a place of its connection, and what became of a follower then.
+struct Death {
+  explicit Death(RedisProxy::Place its_place) : place(its_place) {}
+
+  const RedisProxy::Place place;
+  std::string end;         // of the leader
+  std::size_t runs = 0;    // the leader's
+  bool published = false;  // the leader's outcome, before it died
+  long long left = 0;      // of the lease, when it had died
+  std::string key;
+  MemberOutcome outcome = {};  // the follower's
+};
+
+// When the leader's `fn` is to end, and when the follower asks.
+enum class Plot : unsigned char {
+  kAlone,     // never; when the leader is dead
+  kHeld,      // never; when `fn` runs
+  kFollowed,  // when there is a follower; when `fn` runs
+};
+
+// One thread's: a leader at a time, and a follower for all of them.
+class Lane {
+ public:
+  explicit Lane(const RedisServer& server) : server_(server) { follower_.Order("*", "return"); }
+
+  // Does it again if the leader lives on: it did not come to this place, as what it had to say was
+  // said on another connection, beside a renewal.
+  void Play(Plot plot, Death& death, std::atomic<std::size_t>& next_key) {
+    for (int tries = 0; tries < 100; ++tries) {
+      death.key = KeyOf(next_key++);
+      if (Kills(plot, death)) return;
+    }
+    throw std::runtime_error("the leader never comes to this place");
+  }
+
+  // Throws unless the follower was given a value for each execution of its own.
+  void End() {
+    if (follower_.GetStats().executions != led_) throw std::runtime_error("it executed in vain");
+    if (follower_.End() != "exit 0") throw std::runtime_error("the follower has not ended well");
+  }
+
+ private:
+  bool Kills(Plot plot, Death& death) {
+    const std::size_t connection = proxy_.Connections();
+    RedisProxy::Place place = death.place;
+    place.connection = connection;
+    RedisMember leader("leader", proxy_.Socket(), {.lease = kLease});
+    proxy_.ForgetRules();
+    proxy_.CallAt(place, [pid = leader.Pid()] {
+      ::kill(pid, SIGKILL);
+      siginfo_t ended;
+      ::waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED | WNOWAIT);
+    });
+    proxy_.CutAt(place);  // what it had sent beyond is lost with it
+
+    leader.Ask(death.key);
+    MemberRun run;
+    if (plot != Plot::kAlone) {
+      run = leader.AwaitRun(death.key);
+      follower_.Ask(death.key);
+    }
+    if (plot == Plot::kFollowed) {
+      AwaitInTime([&] { return server_.Get(LeaseOf(death.key)) != run.token; });
+      leader.Order(death.key, "return");
+      if (leader.AwaitOutcomeOrEnd() && proxy_.Bytes(connection, place.way) < place.bytes) {
+        proxy_.ForgetRules();
+        AwaitFollower(death);
+        return false;
+      }
+    }
+    death.end = leader.AwaitEnd();
+    death.left = LeftOf(server_, death.key);
+    if (plot == Plot::kAlone) follower_.Ask(death.key);
+    AwaitFollower(death);
+    death.runs = leader.Unread("running") + (plot != Plot::kAlone ? 1 : 0);
+    death.published = server_.Ask("EXISTS", OutcomeOf(death.key, run)).number == 1;
+    return true;
+  }
+
+  void AwaitFollower(Death& death) {
+    death.outcome = follower_.AwaitOutcome(death.key);
+    led_ += death.outcome.role == Role::kLeader ? 1 : 0;
+  }
+
+  const RedisServer& server_;
+  RedisProxy proxy_{server_.Socket()};
+  RedisMember follower_{"follower", server_.Socket(), {.lease = kLease}};
+  std::uint64_t led_ = 0;  // outcomes of the follower's own executions
+};
+
+// Every place in a leader's conversation from byte `first` to `last`; with a sanitizer some of
+// them, since it takes long.
+void AddPlaces(std::vector<Death>& deaths, RedisProxy::Way way, std::uint64_t first,
+               std::uint64_t last) {
+#ifdef UNDER_SANITIZER
+  constexpr std::uint64_t kStep = 11;
+#else
+  constexpr std::uint64_t kStep = 1;
+#endif
+  for (std::uint64_t bytes = first; bytes < last; bytes += kStep) {
+    deaths.emplace_back(RedisProxy::Place{way, bytes});
+  }
+  deaths.emplace_back(RedisProxy::Place{way, last});
+}
+
+// All deaths, some at a time, since the followers mostly wait for a lease to end.
+void Play(const RedisServer& server, Plot plot, std::vector<Death>& deaths) {
+  std::atomic<std::size_t> next = 0, next_key = 0;
+  std::mutex mutex;
+  std::string error;
+  std::vector<std::jthread> threads;
+  for (int i = 0; i < 32; ++i) {
+    threads.emplace_back([&] {
+      try {
+        Lane lane(server);
+        for (std::size_t mine; (mine = next++) < deaths.size();) {
+          lane.Play(plot, deaths[mine], next_key);
+        }
+        lane.End();
+      } catch (const std::exception& exception) {
+        const std::lock_guard lock(mutex);
+        error = exception.what();
+      }
+    });
+  }
+  threads.clear();
+  if (!error.empty()) throw std::runtime_error(error);
+}
+
+// That the lease, if it is there, ends soon enough; and that the follower got the leader's value
+// just if it had been published, or else its own.
+void CheckTakeover(const Death& death) {
+  CAPTURE(death.place.way == RedisProxy::kRequests, death.place.bytes);
+  CHECK(death.end == "signal 9");
+  CHECK((death.left == -2 || (death.left >= 0 && death.left <= kLease.count())));
+  CHECK(death.outcome ==
+        (death.published ? Followed("leader:" + death.key) : Led("follower:" + death.key)));
+}
+
+// ---- Killed or stopped when a test says so
+
+// The sum of what the members' groups counted.
+template <class... Members>
+Stats SumOfStats(Members&... members) {
+  Stats sum;
+  for (const Stats& stats : {members.GetStats()...}) {
+    sum.executions += stats.executions;
+    sum.remote += stats.remote;
+    sum.takeovers += stats.takeovers;
+    sum.unpublished += stats.unpublished;
+  }
+  return sum;
+}
+
+}  // namespace
+
+// ---- Killed at every byte
+
+TEST_CASE("redis: a leader killed at any byte of taking its lease is overtaken within that lease") {
+  const RedisServer server;
+  const Conversation::Size take = Listen(server).take;
+  std::vector<Death> deaths;
+  AddPlaces(deaths, RedisProxy::kRequests, 0, take.request);
+  AddPlaces(deaths, RedisProxy::kReplies, 1, take.reply);
+  Play(server, Plot::kAlone, deaths);
+  for (const Death& death : deaths) {
+    CheckTakeover(death);
+    const bool in_request = death.place.way == RedisProxy::kRequests;
+    if (in_request && death.place.bytes < take.request) CHECK(death.left == -2);  // no lease
+    if (in_request || death.place.bytes < take.reply) CHECK(death.runs == 0);
+    CHECK(!death.published);
+  }
+}
+
+TEST_CASE("redis: a leader killed at any byte of renewing its lease is overtaken within it") {
+  const RedisServer server;
+  const auto [take, publish, renew] = Listen(server);
+  std::vector<Death> deaths;
+  AddPlaces(deaths, RedisProxy::kRequests, take.request + 1, take.request + renew.request);
+  AddPlaces(deaths, RedisProxy::kReplies, take.reply + 1, take.reply + renew.reply);
+  Play(server, Plot::kHeld, deaths);
+  for (const Death& death : deaths) {
+    CheckTakeover(death);
+    CHECK(death.runs == 1);
+    CHECK(!death.published);
+  }
+}
+
+TEST_CASE("redis: a leader killed at any byte of publishing: it is published whole, or overtaken") {
+  const RedisServer server;
+  const auto [take, publish, renew] = Listen(server);
+  std::vector<Death> deaths;
+  AddPlaces(deaths, RedisProxy::kRequests, take.request + 1, take.request + publish.request);
+  AddPlaces(deaths, RedisProxy::kReplies, take.reply + 1, take.reply + publish.reply);
+  Play(server, Plot::kFollowed, deaths);
+  for (const Death& death : deaths) {
+    CheckTakeover(death);
+    CHECK(death.runs == 1);
+  }
+  CHECK(std::ranges::any_of(deaths, &Death::published));
+}
+
+// ---- Killed inside its function
+
+TEST_CASE("redis: a leader killed in its function: one who waits takes over, the others follow") {
+  const RedisServer server;
+  RedisMember leader("leader", server.Socket(), {.lease = kStableLease});
+  RedisMember one("one", server.Socket()), other("other", server.Socket());
+  leader.Ask("key");
+  const MemberRun run = leader.AwaitRun("key");
+  one.Ask("key");
+  other.Ask("key");
+  AwaitInTime([&] { return server.BlockedClients() == 2; });
+  leader.Kill();
+  CHECK(LeftOf(server, "key") <= kStableLease.count());
+  AwaitInTime([&] {
+    const auto lease = server.Get(LeaseOf("key"));
+    return lease && !lease->starts_with(run.token) && lease->ends_with("+");
+  });
+  for (RedisMember* member : {&one, &other}) member->Order("key", "return");
+  MemberOutcome led = one.AwaitOutcome("key"), followed = other.AwaitOutcome("key");
+  if (led.role != Role::kLeader) std::swap(led, followed);
+  CHECK((led.value == "one:key" || led.value == "other:key"));
+  CHECK(led == Led(led.value, true));
+  CHECK(followed == Followed(led.value));
+  CHECK((SumOfStats(one, other) == Stats{.executions = 1, .remote = 1, .takeovers = 1}));
+  CHECK(one.End() == "exit 0");
+  CHECK(other.End() == "exit 0");
+}
+
+TEST_CASE("redis: a leader killed after renewals has a lease no longer than at first") {
+  const RedisServer server;
+  RedisMember leader("leader", server.Socket(), {.lease = kStableLease});
+  RedisMember follower("follower", server.Socket());
+  leader.Ask("key");
+  const MemberRun run = leader.AwaitRun("key");
+  long long before = kStableLease.count(), longest = before;
+  int renewals = 0;
+  AwaitInTime([&] {
+    const long long left = LeftOf(server, "key");
+    if (left < 0) throw std::runtime_error("the lease is lost");
+    if (left > before) ++renewals;
+    longest = std::max(longest, before = left);
+    return renewals == 3;
+  });
+  follower.Ask("key");
+  AwaitFollowed(server, "key", run);
+  leader.Kill();
+  CHECK(longest <= kStableLease.count());
+  CHECK(LeftOf(server, "key") <= kStableLease.count());
+  const MemberRun next = follower.AwaitRun("key");
+  CHECK(next.fence > run.fence);
+  follower.Order("key", "return");
+  CHECK(follower.AwaitOutcome("key") == Led("follower:key"));
+  CHECK((SumOfStats(follower) == Stats{.executions = 1, .takeovers = 1}));
+  CHECK(follower.End() == "exit 0");
+}
+
+TEST_CASE("redis: a leader that ends its process in its function is overtaken") {
+  const RedisServer server;
+  const auto [order, end] = GENERATE(table<std::string, std::string>(
+      {{"exit", "exit 3"}, {"quick_exit", "exit 4"}, {"abort", "signal 6"}}));
+  RedisMember leader("leader", server.Socket(), {.lease = kStableLease});
+  RedisMember follower("follower", server.Socket());
+  follower.Order("key", "return");
+  leader.Ask("key");
+  const MemberRun run = leader.AwaitRun("key");
+  follower.Ask("key");
+  AwaitFollowed(server, "key", run);
+  leader.Order("key", order);
+  CHECK(leader.AwaitEnd() == end);
+  CHECK(follower.AwaitOutcome("key") == Led("follower:key"));
+  CHECK((SumOfStats(follower) == Stats{.executions = 1, .takeovers = 1}));
+  CHECK(follower.End() == "exit 0");
+}
+
+// ---- Stopped
+
+TEST_CASE("redis: a leader stopped past its lease is overtaken, and tells its outcome to nobody") {
+  const RedisServer server;
+  RedisMember stopped("stopped", server.Socket(), {.lease = kStableLease});
+  RedisMember next("next", server.Socket()), follower("follower", server.Socket());
+  stopped.Ask("key", 2);
+  const MemberRun run = stopped.AwaitRun("key");
+  AwaitInTime([&] { return stopped.Callers("key") == 2; });
+  next.Ask("key");
+  AwaitFollowed(server, "key", run);
+  stopped.Stop();
+  const MemberRun next_run = next.AwaitRun("key");
+  CHECK(next_run.fence > run.fence);
+  follower.Ask("key");
+  AwaitFollowed(server, "key", next_run);
+
+  stopped.Order("key", "return");
+  stopped.Continue();
+  for (int i = 0; i < 2; ++i) CHECK(stopped.AwaitOutcome("key").value == "stopped:key");
+  CHECK((SumOfStats(stopped) == Stats{.executions = 1, .unpublished = 1}));
+  CHECK(server.Keys() == std::vector{LeaseOf("key")});
+  CHECK(server.Get(LeaseOf("key")) == next_run.token + "+");
+
+  next.Order("key", "return");
+  CHECK(next.AwaitOutcome("key") == Led("next:key", true));
+  CHECK(follower.AwaitOutcome("key") == Followed("next:key"));
+  CHECK((SumOfStats(next, follower) == Stats{.executions = 1, .remote = 1, .takeovers = 1}));
+  for (RedisMember* member : {&stopped, &next, &follower}) CHECK(member->End() == "exit 0");
+}
+
+TEST_CASE("redis: a leader stopped for longer than all others' calls lands its own call only") {
+  const RedisServer server;
+  RedisMember stopped("stopped", server.Socket(), {.lease = kLease});
+  RedisMember next("next", server.Socket());
+  next.Order("key", "return");
+  stopped.Ask("key");
+  stopped.AwaitRun("key");
+  stopped.Stop();
+  next.Ask("key");
+  CHECK(next.AwaitOutcome("key") == Led("next:key"));
+  stopped.Order("key", "return");
+  stopped.Continue();
+  CHECK(stopped.AwaitOutcome("key") == Led("stopped:key"));
+  CHECK((SumOfStats(stopped) == Stats{.executions = 1, .unpublished = 1}));
+  CHECK(server.Keys().empty());
+  CHECK(stopped.End() == "exit 0");
+  CHECK(next.End() == "exit 0");
+}
+
+TEST_CASE("redis: a follower stopped before it waits is told within linger, or executes anew") {
+  const RedisServer server;
+  const Conversation::Size take = Listen(server).take;
+  const bool in_time = GENERATE(true, false);
+  RedisProxy proxy(server.Socket());
+  RedisMember leader("leader", server.Socket(),
+                     {.linger = in_time ? std::chrono::milliseconds(1h) : 1ms});
+  RedisMember stopped("stopped", proxy.Socket(), {.lease = kLease, .linger = 10ms});
+  const std::string key = KeyOf(0);
+  leader.Ask(key);
+  const MemberRun run = leader.AwaitRun(key);
+  // Stopped when it knows whom it is to follow, and has not got round to it.
+  std::atomic<bool> told = false;
+  proxy.HoldAt({RedisProxy::kRequests, take.request});
+  proxy.CallAt({RedisProxy::kReplies, 1}, [&] { told = true; });
+  stopped.Ask(key);
+  AwaitInTime([&] { return told.load(); });
+  AwaitFollowed(server, key, run);
+  stopped.Stop();
+  leader.Order(key, "return");
+  CHECK(leader.AwaitOutcome(key) == Led("leader:" + key, true));
+  if (!in_time) AwaitInTime([&] { return server.Keys("*" + key + "*").empty(); });
+  stopped.Order(key, "return");
+  stopped.Continue();
+  proxy.Release();
+  if (in_time) {
+    CHECK(stopped.AwaitOutcome(key) == Followed("leader:" + key));
+    CHECK((SumOfStats(leader, stopped) == Stats{.executions = 1, .remote = 1}));
+  } else {
+    CHECK(stopped.AwaitRun(key).fence > run.fence);
+    CHECK(stopped.AwaitOutcome(key) == Led("stopped:" + key));
+    CHECK((SumOfStats(leader, stopped) == Stats{.executions = 2, .takeovers = 1}));
+  }
+  CHECK(leader.End() == "exit 0");
+  CHECK(stopped.End() == "exit 0");
+}
+
+TEST_CASE("redis: a follower that is stopped while it waits is told all the same") {
+  const RedisServer server;
+  RedisMember leader("leader", server.Socket(), {.linger = 1ms});
+  RedisMember stopped("stopped", server.Socket());
+  leader.Ask("key");
+  leader.AwaitRun("key");
+  stopped.Ask("key");
+  AwaitInTime([&] { return server.BlockedClients() == 1; });
+  stopped.Stop();
+  leader.Order("key", "return");
+  CHECK(leader.AwaitOutcome("key") == Led("leader:key", true));
+  AwaitInTime([&] { return server.Keys().empty(); });
+  stopped.Continue();
+  CHECK(stopped.AwaitOutcome("key") == Followed("leader:key"));
+  CHECK((SumOfStats(leader, stopped) == Stats{.executions = 1, .remote = 1}));
+  CHECK(leader.End() == "exit 0");
+  CHECK(stopped.End() == "exit 0");
+}
+
+// ---- Ends otherwise
+
+TEST_CASE("redis: an exception reaches other processes as its message, and its own as it is") {
+  const RedisServer server;
+  const auto [order, own, remote] = GENERATE(table<std::string, std::string, std::string>(
+      {{"throw no more  paper", "std::logic_error: no more  paper", "RemoteError: no more  paper"},
+       {"throw_int", "int: 7", "RemoteError: an exception that is no std::exception"}}));
+  RedisMember leader("leader", server.Socket()), follower("follower", server.Socket());
+  leader.Ask("key", 2);
+  const MemberRun run = leader.AwaitRun("key");
+  follower.Ask("key", 2);
+  AwaitFollowed(server, "key", run);
+  for (RedisMember* member : {&leader, &follower}) {
+    AwaitInTime([&] { return member->Callers("key") == 2; });
+  }
+  leader.Order("key", order);
+  for (int i = 0; i < 2; ++i) CHECK(leader.AwaitOutcome("key") == Failed(own));
+  for (int i = 0; i < 2; ++i) CHECK(follower.AwaitOutcome("key") == Failed(remote));
+  CHECK((SumOfStats(leader, follower) == Stats{.executions = 1, .remote = 1}));
+  CHECK(leader.End() == "exit 0");
+  CHECK(follower.End() == "exit 0");
+}
+
+TEST_CASE("redis: fences grow from lease to lease, whoever takes them") {
+  const RedisServer server;
+  RedisMember first("first", server.Socket()), second("second", server.Socket());
+  std::vector<std::uint64_t> fences;
+  for (int i = 0; i < 10; ++i) {
+    for (RedisMember* member : {&first, &second}) {
+      member->Order("key", "return");
+      member->Ask("key");
+      fences.push_back(member->AwaitRun("key").fence);
+      static_cast<void>(member->AwaitOutcome("key"));
+    }
+  }
+  CHECK(std::ranges::adjacent_find(fences, std::ranges::greater_equal()) == fences.end());
+  CHECK(first.End() == "exit 0");
+  CHECK(second.End() == "exit 0");
+}
+
+// ---- Forked
+
+TEST_CASE("redis: a group made before a fork refuses in the child, which may end it and exit") {
+  const RedisServer server;
+  RedisMember leader("leader", server.Socket()), follower("follower", server.Socket());
+  const std::string refused =
+      "errc:" + std::to_string(static_cast<int>(std::errc::operation_not_permitted));
+  const std::string refused_both = refused + ' ' + refused + ", status 0";
+  CHECK(leader.AwaitFork("key") == refused_both);  // not connected yet
+  leader.Ask("key");
+  const MemberRun run = leader.AwaitRun("key");
+  follower.Ask("key");
+  AwaitFollowed(server, "key", run);
+  CHECK(leader.AwaitFork("key") == refused_both);    // leading
+  CHECK(follower.AwaitFork("key") == refused_both);  // following
+  CHECK(server.Get(LeaseOf("key")) == run.token + "+");
+  leader.Order("key", "return");
+  CHECK(leader.AwaitOutcome("key") == Led("leader:key", true));
+  CHECK(follower.AwaitOutcome("key") == Followed("leader:key"));
+  CHECK(leader.AwaitFork("key") == refused_both);  // with an idle connection
+  leader.Ask("key");
+  CHECK(leader.AwaitOutcome("key") == Led("leader:key"));
+  CHECK((SumOfStats(leader, follower) == Stats{.executions = 2, .remote = 1}));
+  CHECK(leader.End() == "exit 0");
+  CHECK(follower.End() == "exit 0");
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: MIT
+
+// usage: redis_member NAME SOCKET LEASE_MS LINGER_MS
+//
+// A process of its own with a redis::Group<std::string>, for the tests of several processes
+// (redis_members.hpp starts it). It does what the lines of its standard input say:
+//
+//   ask THREADS KEY...    so many threads ask for these keys, one after the other
+//   order KEY WHAT TEXT   what `fn` is to do for KEY, or "*": any key; it waits until it is told:
+//                         return (NAME:KEY), throw (a std::logic_error with TEXT), throw_int,
+//                         exit, quick_exit, abort
+//   callers KEY           reports how many of this process are on the call
+//   stats                 reports the group's
+//   fork KEY              a forked child asks for KEY, ends the group, and exits
+//   end                   when all have got what they asked for: ends the group, and exits
+//
+// and reports on its standard output:
+//
+//   running KEY TOKEN FENCE          `fn` has begun; "-" for no token
+//   landed KEY ROLE SHARED VALUE     what a caller got; SHARED: shared or alone
+//   failed KEY ERROR                 what it got instead
+//   callers KEY COUNT, stats - NUMBER..., child KEY ERROR ERROR, forked KEY STATUS
+//
+// It ends at once if its parent does, or closes the input.
+
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <singleflight/redis.hpp>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "sanitizers/sanitizers.hpp"
+
+#if defined(UNDER_SANITIZER)
+namespace {
+bool forked = false;
+}  // namespace
+// In a forked child what the other threads had has leaked: that is not ours to mend.
+extern "C" int __lsan_is_turned_off() { return forked ? 1 : 0; }
+#endif
+
+namespace {
+
+using namespace std::chrono_literals;
+using Group = singleflight::redis::Group<std::string>;
+using singleflight::Role;
+using singleflight::redis::Lease;
+
+struct Order {
+  std::string what;
+  std::string text;
+};
+
+class Member {
+ public:
+  Member(std::string name, singleflight::redis::Options options)
+      : name_(std::move(name)), group_(new Group(std::move(options))) {}
+
+  void Obey(const std::string& line) {
+    std::istringstream words(line);
+    std::string command, key;
+    words >> command;
+    if (command == "ask") {
+      std::size_t threads = 0;
+      std::vector<std::string> keys;
+      words >> threads;
+      while (words >> key) keys.push_back(key);
+      for (; threads > 0; --threads) {
+        threads_.emplace_back([this, keys] {
+          for (const std::string& each : keys) Ask(each);
+        });
+      }
+    } else if (command == "order") {
+      Order order;
+      words >> key >> order.what >> std::ws;
+      std::getline(words, order.text);
+      const std::lock_guard lock(mutex_);
+      orders_[key] = order;
+      ordered_.notify_all();
+    } else if (command == "callers") {
+      words >> key;
+      Report("callers " + key + ' ' + std::to_string(group_->Callers(key)));
+    } else if (command == "stats") {
+      ReportStats();
+    } else if (command == "fork") {
+      words >> key;
+      Fork(key);
+    } else if (command == "end") {
+      for (std::thread& thread : threads_) thread.join();
+      delete group_;
+      std::exit(0);
+    }
+  }
+
+ private:
+  void Ask(const std::string& key) {
+    const auto fn = [&](const Lease& lease) { return Run(key, lease); };
+    try {
+      const auto result = group_->Do(key, fn);
+      Report("landed " + key + (result.role() == Role::kLeader ? " leader" : " follower") +
+             (result.shared() ? " shared " : " alone ") + *result);
+      return;
+    } catch (...) {
+      Report("failed " + key + ' ' + NameOf(std::current_exception()));
+    }
+  }
+
+  std::string Run(const std::string& key, const Lease& lease) {
+    const std::string token(lease.token().empty() ? "-" : lease.token());
+    Report("running " + key + ' ' + token + ' ' + std::to_string(lease.fence()));
+    const Order order = AwaitOrder(key);
+    if (order.what == "throw") throw std::logic_error(order.text);
+    if (order.what == "throw_int") throw 7;
+    if (order.what == "exit") std::exit(3);
+    if (order.what == "quick_exit") std::quick_exit(4);
+    if (order.what == "abort") std::abort();
+    return name_ + ':' + key;
+  }
+
+  Order AwaitOrder(const std::string& key) {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      for (const std::string& name : {key, std::string("*")}) {
+        if (const auto found = orders_.find(name); found != orders_.end()) return found->second;
+      }
+      ordered_.wait(lock);
+    }
+  }
+
+  void ReportStats() {
+    const singleflight::redis::Stats stats = group_->GetStats();
+    std::string line = "stats -";
+    for (const std::uint64_t count :
+         {stats.executions, stats.remote, stats.takeovers, stats.unpublished, stats.undecodable,
+          stats.outages, stats.calls.executions, stats.calls.followers, stats.calls.failures,
+          stats.calls.left, stats.calls.refused, stats.calls.in_flight}) {
+      line += ' ' + std::to_string(count);
+    }
+    Report(line);
+  }
+
+  void Fork(const std::string& key) {
+    std::unique_lock lock(reporting_);  // so that the child can report
+    const pid_t child = ::fork();
+    lock.unlock();
+    if (child == 0) {
+#if defined(UNDER_SANITIZER)
+      forked = true;
+#endif
+      const auto ask = [&] { static_cast<void>(group_->Do(key, [] { return "child"; })); };
+      const auto forget = [&] { group_->Forget(key); };
+      Report("child " + key + ' ' + ErrorOf(ask) + ' ' + ErrorOf(forget));
+      delete group_;
+      std::exit(0);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    Report("forked " + key + ' ' + std::to_string(status));
+  }
+
+  template <class Body>
+  static std::string ErrorOf(Body body) {
+    try {
+      body();
+      return "none";
+    } catch (...) {
+      return NameOf(std::current_exception());
+    }
+  }
+
+  static std::string NameOf(const std::exception_ptr& error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const singleflight::redis::RemoteError& remote) {
+      return std::string("RemoteError: ") + remote.what();
+    } catch (const std::system_error& system) {
+      return "errc:" + std::to_string(system.code().value());
+    } catch (const std::logic_error& logic) {
+      return std::string("std::logic_error: ") + logic.what();
+    } catch (const std::exception& other) {
+      return std::string("std::exception: ") + other.what();
+    } catch (const int number) {
+      return "int: " + std::to_string(number);
+    } catch (...) {
+      return "something else";
+    }
+  }
+
+  void Report(std::string line) {
+    line += '\n';
+    const std::lock_guard lock(reporting_);
+    for (std::string_view rest = line; !rest.empty();) {
+      const ssize_t written = ::write(STDOUT_FILENO, rest.data(), rest.size());
+      if (written <= 0) ::_exit(1);
+      rest.remove_prefix(static_cast<std::size_t>(written));
+    }
+  }
+
+  const std::string name_;
+  Group* const group_;  // ends by "end" only: std::exit comes while threads are inside of it
+  std::mutex reporting_;
+  std::mutex mutex_;
+  std::condition_variable ordered_;
+  std::map<std::string, Order> orders_;  // guarded by mutex_
+  std::vector<std::thread> threads_;     // of the main thread
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (argc != 5) return 2;
+  // Timeouts that never pass: what is late here is no outage.
+  auto& member = *new Member(
+      argv[1],
+      {.unix_socket = argv[2],
+       .lease = std::chrono::milliseconds(std::stoll(argv[3])),
+       .linger = std::chrono::milliseconds(std::stoll(argv[4])),
+       .connect_timeout = 1h,
+       .command_timeout = 1h,
+       .retry_after = 0ms,
+       .on_outage = singleflight::redis::OnOutage::kFail});  // lives as long as its threads
+  // Not by stdio: std::exit on another thread would have to wait for its lock.
+  std::string input;
+  char buffer[4096];
+  for (ssize_t size; (size = ::read(STDIN_FILENO, buffer, sizeof(buffer))) > 0;) {
+    input.append(buffer, static_cast<std::size_t>(size));
+    for (std::size_t end; (end = input.find('\n')) != std::string::npos; input.erase(0, end + 1)) {
+      member.Obey(input.substr(0, end));
+    }
+  }
+  ::_exit(0);
+}

@@ -1,0 +1,448 @@
+// SPDX-License-Identifier: MIT
+
+// A redis::Group whose server is not there, goes away, hangs or refuses. Never a hang, never a
+// wrong value; Options::on_outage decides what a caller gets.
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <optional>
+#include <singleflight/redis.hpp>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+#include "outages.hpp"
+#include "proxy.hpp"
+#include "server.hpp"
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+using namespace test;
+using namespace std::string_literals;
+using singleflight::redis::OnOutage;
+using singleflight::redis::Options;
+
+namespace {
+
+// Timeouts that pass soon, for tests in which they are to pass.
+Options HastyOptions(const std::string& socket, OnOutage policy = OnOutage::kRunLocally) {
+  Options options = PatientOptions(socket, policy);
+  options.linger = options.connect_timeout = options.command_timeout = 100ms;
+  return options;
+}
+
+}  // namespace
+
+// ---- The server is not there
+
+TEST_CASE("Redis outage: without a server each call gets what the policy says, and is counted") {
+  const TemporaryDirectory directory;
+  for (const OnOutage policy : kOutagePolicies) {
+    RedisPages group(PatientOptions(directory.Path() + "/nobody", policy));
+    for (int i = 0; i < 3; ++i) CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
+    CHECK(group.GetStats().outages == 3);
+    CHECK(group.GetStats().executions == (policy == OnOutage::kRunLocally ? 3 : 0));
+    CHECK_FALSE(group.LastOutage().empty());
+  }
+}
+
+TEST_CASE("Redis outage: a TCP port where nobody listens is a server that is not there") {
+  const ReservedPort port;
+  for (const OnOutage policy : kOutagePolicies) {
+    Options options = PatientOptions("", policy);
+    options.port = port.Number();
+    RedisPages group(options);
+    CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
+  }
+}
+
+TEST_CASE("Redis outage: without a server callers of one process share their call all the same") {
+  const TemporaryDirectory directory;
+  RedisPages group(PatientOptions(directory.Path() + "/nobody"));
+  const auto outcomes = AskAtOnce(8, [&] {
+    return group.Do("a", [&] {
+      AwaitCallers(group, "a", 8);
+      return "own"s;
+    });
+  });
+  CHECK(std::ranges::count(outcomes, std::optional("own"s), &Outcome<std::string>::value) == 8);
+  CHECK(group.GetStats().executions == 1);
+  CHECK(group.GetStats().outages == 1);
+}
+
+TEST_CASE("Redis outage: without a server every caller of one process fails, if it is to") {
+  const TemporaryDirectory directory;
+  RedisPages group(PatientOptions(directory.Path() + "/nobody", OnOutage::kFail));
+  const auto outcomes = AskAtOnce(8, [&] { return group.Do("a", [] { return "own"s; }); });
+  CHECK(std::ranges::count(outcomes, std::optional(std::errc::not_connected),
+                           &Outcome<std::string>::error) == 8);
+  CHECK(group.GetStats().executions == 0);
+}
+
+TEST_CASE("Redis outage: without a server a caller gets the exception of its own function") {
+  const TemporaryDirectory directory;
+  RedisPages group(PatientOptions(directory.Path() + "/nobody"));
+  CHECK_THROWS_AS(group.Do("a", []() -> std::string { throw std::out_of_range("a"); }),
+                  std::out_of_range);
+}
+
+TEST_CASE("Redis outage: a server that has failed is left alone for retry_after") {
+  RedisServer server;
+  Options options = PatientOptions(server.Socket());
+  options.retry_after = 1h;
+  RedisPages group(options);
+  server.Kill();
+  CHECK(AskFor(group, "a").value == "own");
+  server.Start();
+  const long long connections = server.Info("total_connections_received");
+  CHECK(AskFor(group, "a").value == "own");
+  CHECK(server.Info("total_connections_received") == connections + 1);  // this one
+  CHECK(group.GetStats().outages == 2);
+}
+
+// ---- The server goes away, and comes back
+
+TEST_CASE("Redis outage: the server dies before the call, with connections idle") {
+  for (const OnOutage policy : kOutagePolicies) {
+    RedisServer server;
+    RedisPages group(PatientOptions(server.Socket(), policy));
+    CHECK(AskFor(group, "a").value == "own");
+    server.Kill();
+    CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
+    CHECK(group.GetStats().outages == 1);
+  }
+}
+
+TEST_CASE("Redis outage: the server dies while a leader runs, whose callers get its result") {
+  for (const OnOutage policy : kOutagePolicies) {
+    RedisServer server;
+    RedisPages group(PatientOptions(server.Socket(), policy));
+    const auto outcome = Keep([&] {
+      return group.Do("a", [&] {
+        server.Kill();
+        return "own"s;
+      });
+    });
+    CHECK(outcome.value == "own");
+    CHECK(group.GetStats().executions == 1);
+    CHECK(group.GetStats().unpublished == 1);
+  }
+}
+
+TEST_CASE("Redis outage: the server dies while a leader runs, whose exception its callers get") {
+  RedisServer server;
+  RedisPages group(PatientOptions(server.Socket()));
+  const auto load = [&]() -> std::string {
+    server.Kill();
+    throw std::out_of_range("a");
+  };
+  CHECK_THROWS_AS(group.Do("a", load), std::out_of_range);
+  CHECK(group.GetStats().unpublished == 1);
+}
+
+TEST_CASE("Redis outage: the server dies while a follower waits") {
+  for (const OnOutage policy : kOutagePolicies) {
+    RedisServer server;
+    RedisPages elsewhere(PatientOptions(server.Socket()));
+    RedisLeader leader(elsewhere, "a", "theirs"s);
+    RedisPages group(PatientOptions(server.Socket(), policy));
+    Caller follower([&] { return group.Do("a", [] { return "own"s; }); });
+    Await([&] { return server.BlockedClients() == 1; });
+    server.Kill();
+    CheckOutage(follower.Join(), policy, std::errc::not_connected);
+    CHECK(group.GetStats().outages == 1);
+    CHECK(leader.Finish().value == "theirs");
+  }
+}
+
+TEST_CASE("Redis outage: a server that comes back is used again") {
+  RedisServer server;
+  RedisPages group(PatientOptions(server.Socket()));
+  CHECK(AskFor(group, "a").value == "own");
+  server.Kill();
+  CHECK(AskFor(group, "a").value == "own");
+  server.Start();
+  RedisPages elsewhere(PatientOptions(server.Socket()));
+  RedisLeader leader(elsewhere, "a", "theirs"s);
+  Caller follower([&] { return group.Do("a", [] { return "own"s; }); });
+  Await([&] { return server.BlockedClients() == 1; });
+  leader.Finish();
+  CHECK(follower.Join().value == "theirs");
+  CHECK(group.GetStats().remote == 1);
+  CHECK(group.GetStats().outages == 1);
+}
+
+TEST_CASE("Redis outage: a server that was restarted between two calls was never away") {
+  RedisServer server;
+  RedisPages group(PatientOptions(server.Socket(), OnOutage::kFail));
+  CHECK(AskFor(group, "a").value == "own");
+  server.Restart();  // all connections are gone, and all scripts
+  CHECK(AskFor(group, "a").value == "own");
+  CHECK(group.GetStats().outages == 0);
+  CHECK(group.GetStats().unpublished == 0);
+}
+
+TEST_CASE("Redis outage: a leader whose server lost its lease in a restart tells nobody") {
+  RedisServer server;
+  RedisPages group(PatientOptions(server.Socket()));
+  const auto outcome = Keep([&] {
+    return group.Do("a", [&] {
+      server.Restart();
+      return "own"s;
+    });
+  });
+  CHECK(outcome.value == "own");
+  CHECK(group.GetStats().unpublished == 1);
+  CHECK(server.Keys().empty());
+}
+
+// ---- The server hangs
+
+TEST_CASE("Redis outage: a stopped server is given up by a caller") {
+  for (const OnOutage policy : kOutagePolicies) {
+    RedisServer server;
+    RedisPages group(HastyOptions(server.Socket(), policy));
+    server.Stop();
+    HangWatch watch([&] { server.Continue(); });
+    CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
+    CHECK_FALSE(watch.Hung());
+    CHECK(group.GetStats().outages == 1);
+    server.Continue();
+  }
+}
+
+TEST_CASE("Redis outage: a stopped server is given up by a follower that waits, within the bound") {
+  RedisServer server;
+  RedisPages elsewhere(PatientOptions(server.Socket()));
+  RedisLeader leader(elsewhere, "a", "theirs"s);
+  Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+  options.linger = 5s;
+  options.connect_timeout = options.command_timeout = 1s;  // enough to begin
+  RedisPages group(options);
+  Caller follower([&] { return group.Do("a", NeverRun); });
+  Await([&] { return server.BlockedClients() == 1; });
+  server.Stop();
+  HangWatch watch([&] { server.Continue(); });
+  const auto stopped = std::chrono::steady_clock::now();
+  CheckOutage(follower.Join(), OnOutage::kFail, std::errc::not_connected);
+  const auto noticed = std::chrono::steady_clock::now();
+  CHECK_FALSE(watch.Hung());
+  const auto bound = options.linger + 2 * (options.connect_timeout + options.command_timeout);
+  CHECK(noticed - stopped < bound + 2s);  // which the machine may need
+  server.Continue();
+  CHECK(leader.Finish().value == "theirs");
+}
+
+TEST_CASE("Redis outage: a stopped server is given up by a leader that has its result") {
+  for (const std::size_t size :
+       {1UL, 16UL << 20}) {  // also one that no socket's buffer has room for
+    RedisServer server;
+    Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+    options.command_timeout = 1s;  // enough to take the lease
+    RedisPages group(options);
+    std::optional<HangWatch> watch;
+    const auto outcome = Keep([&] {
+      return group.Do("a", [&] {
+        server.Stop();
+        watch.emplace([&] { server.Continue(); });
+        return std::string(size, 'x');
+      });
+    });
+    CHECK((outcome.value == std::string(size, 'x')));
+    CHECK_FALSE(watch->Hung());
+    CHECK(group.GetStats().unpublished == 1);
+    server.Continue();
+  }
+}
+
+TEST_CASE("Redis outage: a paused server is given up by a caller") {
+  for (const OnOutage policy : kOutagePolicies) {
+    RedisServer server;
+    RedisPages group(HastyOptions(server.Socket(), policy));
+    server.PauseFor(1h);
+    HangWatch watch([&] { server.Kill(); });
+    CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
+    CHECK_FALSE(watch.Hung());
+  }
+}
+
+TEST_CASE("Redis outage: a paused server is given up by a leader that has its result") {
+  RedisServer server;
+  Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+  options.command_timeout = 1s;  // enough to take the lease
+  RedisPages group(options);
+  std::optional<HangWatch> watch;
+  const auto outcome = Keep([&] {
+    return group.Do("a", [&] {
+      server.PauseFor(1h);
+      watch.emplace([&] { server.Kill(); });
+      return "own"s;
+    });
+  });
+  CHECK(outcome.value == "own");
+  CHECK_FALSE(watch->Hung());
+  CHECK(group.GetStats().unpublished == 1);
+}
+
+TEST_CASE("Redis outage: a pause that is shorter than the timeouts is no outage") {
+  RedisServer server;
+  RedisPages group(PatientOptions(server.Socket(), OnOutage::kFail));
+  server.PauseFor(100ms);
+  CHECK(AskFor(group, "a").value == "own");
+  CHECK(group.GetStats().outages == 0);
+}
+
+TEST_CASE("Redis outage: a server that went on in time costs its followers nothing") {
+  RedisServer server;
+  RedisPages elsewhere(PatientOptions(server.Socket()));
+  RedisLeader leader(elsewhere, "a", "theirs"s);
+  RedisPages group(PatientOptions(server.Socket(), OnOutage::kFail));
+  Caller follower([&] { return group.Do("a", [] { return "own"s; }); });
+  Await([&] { return server.BlockedClients() == 1; });
+  server.Stop();
+  server.Continue();
+  leader.Finish();
+  CHECK(follower.Join().value == "theirs");
+}
+
+TEST_CASE("Redis outage: no late answer of a server that hung is taken for another's") {
+  RedisServer server;
+  RedisPages group(HastyOptions(server.Socket()));
+  CHECK(AskFor(group, "a").value == "own");
+  server.Stop();
+  HangWatch watch([&] { server.Continue(); });
+  CHECK(AskFor(group, "a").value == "own");
+  CHECK_FALSE(watch.Hung());
+  server.Continue();
+  for (int i = 0; i < 20; ++i)
+    CHECK(AskFor(group, "b", std::to_string(i)).value == std::to_string(i));
+}
+
+TEST_CASE("Redis outage: a reply of which only a part comes is given up") {
+  const RedisServer server;
+  for (const OnOutage policy : kOutagePolicies) {
+    RedisProxy proxy(server.Socket());
+    proxy.HoldAt({RedisProxy::kReplies, 3});
+    RedisPages group(HastyOptions(proxy.Socket(), policy));
+    HangWatch watch([&] { proxy.Release(); });
+    CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
+    CHECK_FALSE(watch.Hung());
+  }
+}
+
+// ---- The server refuses
+
+TEST_CASE("Redis outage: a server that wants a password gets it") {
+  const RedisServer server({.password = "s p\"'\\"});
+  Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+  options.password = "s p\"'\\";
+  RedisPages group(options);
+  CHECK(AskFor(group, "a").value == "own");
+  CHECK(group.GetStats().outages == 0);
+}
+
+TEST_CASE("Redis outage: a server that wants a user and a password gets them") {
+  const RedisServer server({.user = "alice", .password = "secret"});
+  Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+  options.user = "alice";
+  options.password = "secret";
+  RedisPages group(options);
+  CHECK(AskFor(group, "a").value == "own");
+  CHECK(group.GetStats().outages == 0);
+}
+
+TEST_CASE("Redis outage: a password that is wrong, missing or not wanted is an outage") {
+  struct Case {
+    std::string servers, groups;
+  };
+  for (const auto& [servers, groups] :
+       {Case{"secret", "wrong"}, Case{"secret", ""}, Case{"", "secret"}}) {
+    const RedisServer server({.password = servers});
+    for (const OnOutage policy : kOutagePolicies) {
+      Options options = PatientOptions(server.Socket(), policy);
+      options.password = groups;
+      RedisPages group(options);
+      for (int i = 0; i < 2; ++i)
+        CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
+      CHECK(group.GetStats().outages == 2);
+    }
+  }
+}
+
+TEST_CASE("Redis outage: the database is the one that was asked for") {
+  const RedisServer server;
+  Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+  options.database = 3;
+  RedisPages group(options);
+  std::string databases;
+  const auto load = [&] {
+    databases = server.Ask("INFO keyspace").text;
+    return "own"s;
+  };
+  CHECK(*group.Do("a", load) == "own");
+  CHECK(databases.find("db3:keys=1,") != std::string::npos);
+}
+
+TEST_CASE("Redis outage: a database that the server does not have is an outage") {
+  const RedisServer server;
+  for (const OnOutage policy : kOutagePolicies) {
+    Options options = PatientOptions(server.Socket(), policy);
+    options.database = 16;
+    RedisPages group(options);
+    for (int i = 0; i < 2; ++i) CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
+  }
+  CHECK(server.Keys().empty());
+}
+
+TEST_CASE("Redis outage: a user who may not do what the group needs is an outage") {
+  const RedisServer server;
+  server.Ask("ACL", "SETUSER", "bob", "on", ">secret", "~other*", "+@all");
+  for (const OnOutage policy : kOutagePolicies) {
+    Options options = PatientOptions(server.Socket(), policy);
+    options.user = "bob";
+    options.password = "secret";
+    RedisPages group(options);
+    CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
+  }
+}
+
+TEST_CASE("Redis outage: a server without memory is an outage, until it has some") {
+  const RedisServer server;
+  for (const OnOutage policy : kOutagePolicies) {
+    RedisPages group(PatientOptions(server.Socket(), policy));
+    server.Ask("CONFIG SET maxmemory 1");
+    CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
+    CHECK(group.LastOutage().find("OOM") != std::string::npos);
+    server.Ask("CONFIG SET maxmemory 0");
+    CHECK(AskFor(group, "a").value == "own");
+    CHECK(group.GetStats().outages == 1);
+  }
+}
+
+TEST_CASE("Redis outage: a server that runs out of memory while a leader runs") {
+  for (const OnOutage policy : kOutagePolicies) {
+    const RedisServer server;
+    RedisPages group(PatientOptions(server.Socket(), policy));
+    const auto outcome = Keep([&] {
+      return group.Do("a", [&] {
+        server.Ask("APPEND", LeaseOf("a"), "+");  // so that it has something to tell
+        server.Ask("CONFIG SET maxmemory 1");
+        return "own"s;
+      });
+    });
+    CHECK(outcome.value == "own");
+    CHECK(server.Get(LeaseOf("a")) == std::nullopt);
+  }
+}
+
+TEST_CASE("Redis outage: a replica, which is only to be read from, is an outage") {
+  const ReservedPort nobody;
+  const RedisServer server;
+  server.Ask("REPLICAOF", "127.0.0.1", std::to_string(nobody.Number()));
+  for (const OnOutage policy : kOutagePolicies) {
+    RedisPages group(PatientOptions(server.Socket(), policy));
+    CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
+    CHECK(group.LastOutage().find("READONLY") != std::string::npos);
+  }
+}

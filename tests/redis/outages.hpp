@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What the tests have in common in which something is wrong between a redis::Group and its server.
+
+#include <array>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <singleflight/redis.hpp>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "processes.hpp"
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+namespace test {
+
+inline constexpr std::array kOutagePolicies = {singleflight::redis::OnOutage::kRunLocally,
+                                               singleflight::redis::OnOutage::kFail};
+
+// Timeouts that never pass, for tests in which none is to pass; each caller tries the server.
+inline singleflight::redis::Options PatientOptions(
+    const std::string& socket,
+    singleflight::redis::OnOutage policy = singleflight::redis::OnOutage::kRunLocally) {
+  return {.unix_socket = socket,
+          .lease = 1h,
+          .linger = 1h,
+          .connect_timeout = 1h,
+          .command_timeout = 1h,
+          .retry_after = 0ms,
+          .on_outage = policy};
+}
+
+// What comes of asking `pages` for `key`, by a function that returns `value`.
+inline Outcome<std::string> AskFor(RedisPages& pages, std::string_view key,
+                                   const std::string& value = "own") {
+  return Keep([&] { return pages.Do(key, [&] { return value; }); });
+}
+
+// That a caller whose function returns "own" met an outage, and got what `policy` says.
+inline void CheckOutage(const Outcome<std::string>& outcome, singleflight::redis::OnOutage policy,
+                        std::errc error) {
+  if (policy == singleflight::redis::OnOutage::kRunLocally) {
+    CHECK(outcome.value == "own");
+    CHECK((outcome.error == std::nullopt));
+    CHECK(outcome.role == singleflight::Role::kLeader);
+  } else {
+    CHECK(outcome.value == std::nullopt);
+    CHECK((outcome.error == error));
+  }
+}
+
+// The name of a key's lease, with the prefix that all these tests use.
+inline std::string LeaseOf(std::string_view key) {
+  return LeaseName("singleflight", std::string(key));
+}
+
+// Ends what the test would wait for forever, after far more time than the library may take.
+class HangWatch {
+ public:
+  explicit HangWatch(std::function<void()> end_it)
+      : thread_([this, end_it = std::move(end_it)](std::stop_token stop) {
+          std::unique_lock lock(mutex_);
+          stopped_.wait_for(lock, stop, 30s, [] { return false; });
+          if (stop.stop_requested()) return;
+          hung_ = true;
+          end_it();
+        }) {}
+
+  // Whether it had to. From here on it watches no longer.
+  bool Hung() {
+    thread_.request_stop();
+    if (thread_.joinable()) thread_.join();
+    return hung_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable_any stopped_;
+  bool hung_ = false;  // read when the thread has been joined
+  std::jthread thread_;
+};
+
+}  // namespace test

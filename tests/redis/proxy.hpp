@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Stands between the clients and a server on a Unix socket, passes on what they say, and does harm
+// where a test tells it to: after exactly so many bytes of a connection's requests or replies.
+//
+//   RedisProxy proxy(server.Socket());
+//   proxy.CutAt({RedisProxy::kReplies, 5});  // each connection, in the middle of its first reply
+//
+// It knows no Redis: any server that listens on a Unix socket will do. One thread, no timers.
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <list>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "support/temporary_directory.hpp"
+
+namespace test {
+
+// A socket, or another file, that is closed at the end.
+class OpenFile {
+ public:
+  explicit OpenFile(int file) : file_(file) {}
+  OpenFile(OpenFile&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
+  ~OpenFile() {
+    if (file_ >= 0) ::close(file_);
+  }
+  OpenFile& operator=(OpenFile other) noexcept {
+    std::swap(file_, other.file_);
+    return *this;
+  }
+
+  int operator*() const { return file_; }
+
+ private:
+  int file_;
+};
+
+inline sockaddr_un UnixAddress(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof(address.sun_path)) {
+    throw std::system_error(ENAMETOOLONG, std::generic_category(), path);
+  }
+  std::memcpy(address.sun_path, path.c_str(), path.size());
+  return address;
+}
+
+// A socket that listens at `path`; none of its operations waits.
+inline OpenFile ListenAt(const std::string& path) {
+  OpenFile listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const sockaddr_un address = UnixAddress(path);
+  if (::bind(*listener, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
+      ::listen(*listener, SOMAXCONN) != 0) {
+    throw std::system_error(errno, std::generic_category(), path);
+  }
+  return listener;
+}
+
+// A connection to whoever listens at `path`, or -1. `flags`: SOCK_NONBLOCK or none.
+inline OpenFile ConnectTo(const std::string& path, int flags = 0) {
+  OpenFile socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
+  const sockaddr_un address = UnixAddress(path);
+  if (::connect(*socket, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    return OpenFile(-1);
+  }
+  return socket;
+}
+
+// Its members may be used by any thread, and by what it calls itself.
+class RedisProxy {
+ public:
+  enum Way : unsigned char { kRequests, kReplies };  // to the server, and back
+
+  // Between two bytes of a connection: so many of this way have been passed on, and no more.
+  struct Place {
+    Way way;
+    std::uint64_t bytes;
+    std::optional<std::size_t> connection = {};  // in order of coming, from 0 on; none: every one
+  };
+
+  explicit RedisProxy(std::string server) : server_(std::move(server)) {}
+  ~RedisProxy() {
+    stopped_ = true;
+    Wake();
+  }
+
+  std::string Socket() const { return directory_.Path() + "/socket"; }
+
+  // What happens at a place, once for each connection, as soon as one is there: a new connection is
+  // at 0 both ways before anything else. A connection that has passed the place is left alone.
+  // Several rules for one place: in the order in which they were made.
+
+  // Both sides see the connection closed, the one after the bytes that it was passed on.
+  void CutAt(Place place) { AddRule(place, kCut, {}); }
+  // Nothing more is passed on this way, until Release.
+  void HoldAt(Place place) { AddRule(place, kHold, {}); }
+  // The next byte is passed on with these bits inverted.
+  void CorruptAt(Place place, unsigned char bits = 0xff) { AddRule(place, kCorrupt, {}, bits); }
+  // Calls `hook` on the proxy's thread; nothing at all is passed on before it returns.
+  void CallAt(Place place, std::function<void()> hook) { AddRule(place, kCall, std::move(hook)); }
+
+  // What is held goes on.
+  void Release() {
+    {
+      const std::lock_guard lock(mutex_);
+      for (Connection& connection : connections_) {
+        for (Flow& flow : connection.flows) flow.held = false;
+      }
+    }
+    Wake();
+  }
+  // From here on nothing happens anywhere; what is held stays so.
+  void ForgetRules() {
+    const std::lock_guard lock(mutex_);
+    rules_.clear();
+  }
+
+  // That have come so far.
+  std::size_t Connections() const {
+    const std::lock_guard lock(mutex_);
+    return passed_.size();
+  }
+  // That have come and are still there.
+  std::size_t OpenConnections() const {
+    const std::lock_guard lock(mutex_);
+    return connections_.size();
+  }
+  // Passed on so far: what has arrived at the other side, or will even if the connection is cut.
+  std::uint64_t Bytes(std::size_t connection, Way way) const {
+    const std::lock_guard lock(mutex_);
+    return passed_.at(connection)[way];
+  }
+  // How often a rule has been followed.
+  std::size_t Deeds() const {
+    const std::lock_guard lock(mutex_);
+    return deeds_;
+  }
+
+ private:
+  enum Deed : unsigned char { kCut, kHold, kCorrupt, kCall };
+
+  struct Rule {
+    std::uint64_t id;
+    Place place;
+    Deed deed;
+    std::function<void()> hook;
+    unsigned char bits;
+  };
+
+  // One way of a connection.
+  struct Flow {
+    std::string pending = {};  // read, and not passed on
+    std::uint64_t passed = 0;
+    bool held = false;
+    bool ended = false;                        // nothing more will be read
+    unsigned char invert = 0;                  // in the next byte
+    std::vector<std::uint64_t> followed = {};  // rules
+  };
+
+  struct Connection {
+    std::size_t number;
+    OpenFile client, server;
+    std::array<Flow, 2> flows = {};
+
+    int Source(Way way) const { return way == kRequests ? *client : *server; }
+    int Target(Way way) const { return way == kRequests ? *server : *client; }
+  };
+
+  void AddRule(Place place, Deed deed, std::function<void()> hook, unsigned char bits = 0) {
+    {
+      const std::lock_guard lock(mutex_);
+      rules_.push_back({next_rule_++, place, deed, std::move(hook), bits});
+    }
+    Wake();
+  }
+
+  void Wake() const {
+    const std::uint64_t one = 1;
+    static_cast<void>(::write(*wake_, &one, sizeof(one)));
+  }
+
+  void Run() {
+    std::vector<pollfd> files;
+    while (!stopped_) {
+      files = Files();
+      ::poll(files.data(), files.size(), -1);
+      std::uint64_t wakes;
+      static_cast<void>(::read(*wake_, &wakes, sizeof(wakes)));
+      std::unique_lock lock(mutex_);
+      Accept();
+      for (auto connection = connections_.begin(); connection != connections_.end();) {
+        if (Serve(*connection, lock)) {
+          ++connection;
+        } else {
+          // Even if a forked child has it open, too.
+          ::shutdown(*connection->client, SHUT_RDWR);
+          ::shutdown(*connection->server, SHUT_RDWR);
+          connection = connections_.erase(connection);
+        }
+      }
+    }
+  }
+
+  // Those whose next event there is something to do about.
+  std::vector<pollfd> Files() const {
+    const std::lock_guard lock(mutex_);
+    std::vector<pollfd> files = {{*wake_, POLLIN, 0}, {*listener_, POLLIN, 0}};
+    for (const Connection& connection : connections_) {
+      for (const Way way : {kRequests, kReplies}) {
+        const Flow& flow = connection.flows[way];
+        if (flow.held) continue;
+        if (!flow.pending.empty()) {
+          files.push_back({connection.Target(way), POLLOUT, 0});
+        } else if (!flow.ended) {
+          files.push_back({connection.Source(way), POLLIN, 0});
+        }
+      }
+    }
+    return files;
+  }
+
+  void Accept() {
+    for (;;) {
+      OpenFile client(::accept4(*listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+      if (*client < 0) return;
+      passed_.push_back({});
+      OpenFile server = ConnectTo(server_, SOCK_NONBLOCK);
+      if (*server < 0) continue;  // the client sees the connection closed
+      connections_.push_back({passed_.size() - 1, std::move(client), std::move(server)});
+    }
+  }
+
+  // False if the connection is to be closed.
+  bool Serve(Connection& connection, std::unique_lock<std::mutex>& lock) {
+    for (const Way way : {kRequests, kReplies}) {
+      Flow& flow = connection.flows[way];
+      do {
+        if (!PassOn(connection, way, lock)) return false;
+      } while (!flow.held && flow.pending.empty() && Read(connection.Source(way), flow));
+    }
+    const auto has_ended = [](const Flow& flow) { return flow.ended && flow.pending.empty(); };
+    return !has_ended(connection.flows[kRequests]) && !has_ended(connection.flows[kReplies]);
+  }
+
+  // True if there was something to read.
+  static bool Read(int source, Flow& flow) {
+    if (flow.ended) return false;
+    char buffer[65536];
+    const ssize_t size = ::read(source, buffer, sizeof(buffer));
+    if (size > 0) flow.pending.assign(buffer, static_cast<std::size_t>(size));
+    flow.ended = size == 0 || (size < 0 && errno != EAGAIN);
+    return size > 0;
+  }
+
+  // Follows the rules for the places to which it comes. False if one of them is to cut.
+  bool PassOn(Connection& connection, Way way, std::unique_lock<std::mutex>& lock) {
+    Flow& flow = connection.flows[way];
+    for (;;) {
+      while (const std::optional<Rule> rule = NextRule(connection, way)) {
+        ++deeds_;
+        if (rule->deed == kCut) return false;
+        if (rule->deed == kHold) flow.held = true;
+        if (rule->deed == kCorrupt) flow.invert ^= rule->bits;
+        if (rule->deed == kCall) {
+          lock.unlock();
+          rule->hook();
+          lock.lock();
+        }
+      }
+      if (flow.held || flow.pending.empty()) return true;
+      const auto inverted = static_cast<unsigned char>(flow.pending[0]) ^ flow.invert;
+      flow.pending[0] = static_cast<char>(inverted);
+      flow.invert = 0;
+      const ssize_t sent = ::send(connection.Target(way), flow.pending.data(),
+                                  UntilNextRule(connection, way), MSG_NOSIGNAL);
+      if (sent < 0 && errno == EAGAIN) return true;
+      if (sent < 0) {  // The target has gone; what it has said before is passed on all the same.
+        flow.pending.clear();
+        return true;
+      }
+      flow.pending.erase(0, static_cast<std::size_t>(sent));
+      flow.passed += static_cast<std::uint64_t>(sent);
+      passed_[connection.number][way] = flow.passed;
+    }
+  }
+
+  static bool IsFor(const Rule& rule, const Connection& connection, Way way) {
+    return rule.place.way == way &&
+           rule.place.connection.value_or(connection.number) == connection.number;
+  }
+
+  // The first one for the place where this connection is, if there is one: now followed.
+  std::optional<Rule> NextRule(Connection& connection, Way way) const {
+    Flow& flow = connection.flows[way];
+    for (const Rule& rule : rules_) {
+      if (!IsFor(rule, connection, way) || rule.place.bytes != flow.passed) continue;
+      if (std::ranges::find(flow.followed, rule.id) != flow.followed.end()) continue;
+      flow.followed.push_back(rule.id);
+      return rule;
+    }
+    return std::nullopt;
+  }
+
+  // How much of what is pending may be passed on before there is another rule to be followed.
+  std::size_t UntilNextRule(const Connection& connection, Way way) const {
+    const Flow& flow = connection.flows[way];
+    std::uint64_t size = flow.pending.size();
+    for (const Rule& rule : rules_) {
+      if (IsFor(rule, connection, way) && rule.place.bytes > flow.passed) {
+        size = std::min(size, rule.place.bytes - flow.passed);
+      }
+    }
+    return size;
+  }
+
+  const std::string server_;
+  const TemporaryDirectory directory_;
+  const OpenFile listener_ = ListenAt(Socket());
+  const OpenFile wake_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  std::atomic<bool> stopped_ = false;
+  mutable std::mutex mutex_;  // guards all below but the thread; not held in a hook
+  std::vector<Rule> rules_;
+  std::uint64_t next_rule_ = 0;
+  std::list<Connection> connections_;                 // only its own thread adds and erases
+  std::vector<std::array<std::uint64_t, 2>> passed_;  // of all connections that have come
+  std::size_t deeds_ = 0;
+  std::jthread thread_{[this] { Run(); }};
+};
+
+}  // namespace test

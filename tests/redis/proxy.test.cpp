@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: MIT
+
+// The proxy that does harm to the other tests' connections does it where it says, and nowhere else;
+// the servers that they use are as they ask for.
+
+#include "proxy.hpp"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstddef>
+#include <latch>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "cluster.hpp"
+#include "server.hpp"
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+using namespace test;
+using namespace std::string_literals;
+
+namespace {
+
+// One end of a connection; its operations wait.
+class Peer {
+ public:
+  explicit Peer(OpenFile socket) : socket_(std::move(socket)) { REQUIRE(*socket_ >= 0); }
+
+  void Say(const std::string& text) {
+    REQUIRE(::send(*socket_, text.data(), text.size(), MSG_NOSIGNAL) ==
+            static_cast<ssize_t>(text.size()));
+  }
+  // What the other side says next: so many bytes, or less if it ends before.
+  std::string Hear(std::size_t size) {
+    std::string heard(size, '\0');
+    std::size_t so_far = 0;
+    while (so_far < size) {
+      const ssize_t more = ::read(*socket_, heard.data() + so_far, size - so_far);
+      if (more <= 0) break;
+      so_far += static_cast<std::size_t>(more);
+    }
+    heard.resize(so_far);
+    return heard;
+  }
+  // All that the other side says until it ends.
+  std::string HearAll() { return Hear(1'000'000); }
+  // Whether the other side has said something that was not heard yet, or has ended.
+  bool CanHear() {
+    char byte;
+    return ::recv(*socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+  }
+
+ private:
+  OpenFile socket_;
+};
+
+// A server that says what the test says, behind a proxy.
+class Scene {
+ public:
+  Peer Connect() { return Peer(ConnectTo(proxy.Socket())); }
+  // The server's end of the connection that was made first, of those not yet accepted.
+  Peer Accept() {
+    Await([&] {
+      accepted_.emplace(::accept4(*listener_, nullptr, nullptr, SOCK_CLOEXEC));
+      return **accepted_ >= 0;
+    });
+    return Peer(std::move(*accepted_));
+  }
+
+ private:
+  TemporaryDirectory directory_;
+  OpenFile listener_ = ListenAt(directory_.Path() + "/server");
+  std::optional<OpenFile> accepted_;
+
+ public:
+  RedisProxy proxy{directory_.Path() + "/server"};
+};
+
+}  // namespace
+
+TEST_CASE("The tests' proxy passes on both ways, and counts the bytes of each connection") {
+  Scene scene;
+  Peer client = scene.Connect();
+  Peer server = scene.Accept();
+  client.Say("a\0\n"s);
+  CHECK(server.Hear(3) == "a\0\n"s);
+  server.Say("reply");
+  CHECK(client.Hear(5) == "reply");
+  Peer other = scene.Connect();
+  other.Say("x");
+  CHECK(scene.Accept().Hear(1) == "x");
+  CHECK(scene.proxy.Connections() == 2);
+  CHECK(scene.proxy.Bytes(0, RedisProxy::kRequests) == 3);
+  CHECK(scene.proxy.Bytes(0, RedisProxy::kReplies) == 5);
+  CHECK(scene.proxy.Bytes(1, RedisProxy::kRequests) == 1);
+  CHECK(scene.proxy.Bytes(1, RedisProxy::kReplies) == 0);
+  CHECK(scene.proxy.Deeds() == 0);
+}
+
+TEST_CASE("The tests' proxy closes each side when the other has, and passes on what came before") {
+  Scene scene;
+  {
+    Peer client = scene.Connect();
+    client.Say("bye");
+  }
+  CHECK(scene.Accept().HearAll() == "bye");
+  Peer client = scene.Connect();
+  {
+    Peer server = scene.Accept();
+    server.Say("bye");
+  }
+  CHECK(client.HearAll() == "bye");
+  Await([&] { return scene.proxy.OpenConnections() == 0; });
+}
+
+TEST_CASE("The tests' proxy closes a connection whose server is not there") {
+  TemporaryDirectory directory;
+  RedisProxy proxy(directory.Path() + "/nobody");
+  CHECK(Peer(ConnectTo(proxy.Socket())).HearAll().empty());
+  CHECK(proxy.Connections() == 1);
+}
+
+TEST_CASE("The tests' proxy cuts after each byte of the replies, exactly there") {
+  for (std::size_t bytes = 0; bytes <= 5; ++bytes) {
+    Scene scene;
+    scene.proxy.CutAt({RedisProxy::kReplies, bytes});
+    Peer client = scene.Connect();
+    Peer server = scene.Accept();
+    if (bytes > 0) server.Say("reply");
+    CHECK(client.HearAll() == "reply"s.substr(0, bytes));
+    CHECK(server.HearAll().empty());
+    CHECK(scene.proxy.Bytes(0, RedisProxy::kReplies) == bytes);
+    CHECK(scene.proxy.Deeds() == 1);
+  }
+}
+
+TEST_CASE("The tests' proxy cuts after each byte of the requests, exactly there") {
+  for (std::size_t bytes = 0; bytes <= 5; ++bytes) {
+    Scene scene;
+    scene.proxy.CutAt({RedisProxy::kRequests, bytes});
+    Peer client = scene.Connect();
+    if (bytes > 0) client.Say("query");
+    CHECK(scene.Accept().HearAll() == "query"s.substr(0, bytes));
+    CHECK(client.HearAll().empty());
+    CHECK(scene.proxy.Bytes(0, RedisProxy::kRequests) == bytes);
+    CHECK(scene.proxy.Deeds() == 1);
+  }
+}
+
+TEST_CASE("The tests' proxy cuts the connection it was told to, and no other") {
+  Scene scene;
+  scene.proxy.CutAt({RedisProxy::kRequests, 2, 1});
+  for (const std::string expected : {"query", "qu", "query"}) {
+    Peer client = scene.Connect();
+    Peer server = scene.Accept();
+    client.Say("query");
+    CHECK(server.Hear(5) == expected);
+  }
+  CHECK(scene.proxy.Deeds() == 1);
+}
+
+TEST_CASE("The tests' proxy cuts every connection, if it was not told which") {
+  Scene scene;
+  scene.proxy.CutAt({RedisProxy::kRequests, 2});
+  for (int i = 0; i < 3; ++i) {
+    Peer client = scene.Connect();
+    Peer server = scene.Accept();
+    client.Say("query");
+    CHECK(server.HearAll() == "qu");
+  }
+  CHECK(scene.proxy.Deeds() == 3);
+}
+
+TEST_CASE("The tests' proxy leaves alone a connection that has passed the place") {
+  Scene scene;
+  Peer client = scene.Connect();
+  Peer server = scene.Accept();
+  client.Say("query");
+  CHECK(server.Hear(5) == "query");
+  scene.proxy.CutAt({RedisProxy::kRequests, 4});
+  client.Say("more");
+  CHECK(server.Hear(4) == "more");
+  CHECK(scene.proxy.Deeds() == 0);
+}
+
+TEST_CASE("The tests' proxy cuts a connection that is at the place already") {
+  Scene scene;
+  Peer client = scene.Connect();
+  Peer server = scene.Accept();
+  client.Say("query");
+  CHECK(server.Hear(5) == "query");
+  scene.proxy.CutAt({RedisProxy::kRequests, 5});
+  CHECK(server.HearAll().empty());
+  CHECK(client.HearAll().empty());
+}
+
+TEST_CASE("The tests' proxy holds replies from the byte that it was told, and requests go on") {
+  Scene scene;
+  scene.proxy.HoldAt({RedisProxy::kReplies, 2});
+  Peer client = scene.Connect();
+  Peer server = scene.Accept();
+  server.Say("reply");
+  CHECK(client.Hear(2) == "re");
+  client.Say("query");
+  CHECK(server.Hear(5) == "query");
+  CHECK_FALSE(client.CanHear());
+  CHECK(scene.proxy.Bytes(0, RedisProxy::kReplies) == 2);
+  scene.proxy.Release();
+  CHECK(client.Hear(3) == "ply");
+}
+
+TEST_CASE("The tests' proxy ends while it holds something") {
+  Scene scene;
+  scene.proxy.HoldAt({RedisProxy::kRequests, 0});
+  Peer client = scene.Connect();
+  client.Say("query");
+  Await([&] { return scene.proxy.Deeds() == 1; });
+}
+
+TEST_CASE("The tests' proxy corrupts the byte that it was told, and no other") {
+  for (std::size_t bytes = 0; bytes < 5; ++bytes) {
+    Scene scene;
+    scene.proxy.CorruptAt({RedisProxy::kReplies, bytes}, 0x20);
+    Peer client = scene.Connect();
+    Peer server = scene.Accept();
+    server.Say("reply");
+    std::string expected = "reply";
+    expected[bytes] = static_cast<char>(expected[bytes] ^ 0x20);
+    CHECK(client.Hear(5) == expected);
+    CHECK(scene.proxy.Deeds() == 1);
+  }
+}
+
+TEST_CASE("The tests' proxy calls between two bytes: the one is passed on, the other is not") {
+  Scene scene;
+  std::latch called{1}, go_on{1};
+  scene.proxy.CallAt({RedisProxy::kRequests, 2}, [&] {
+    called.count_down();
+    go_on.wait();
+  });
+  Peer client = scene.Connect();
+  Peer server = scene.Accept();
+  client.Say("query");
+  called.wait();
+  CHECK(server.Hear(2) == "qu");
+  CHECK_FALSE(server.CanHear());
+  go_on.count_down();
+  CHECK(server.Hear(3) == "ery");
+}
+
+TEST_CASE("The tests' proxy does nothing any more when its rules are forgotten") {
+  Scene scene;
+  scene.proxy.CutAt({RedisProxy::kRequests, 2});
+  scene.proxy.ForgetRules();
+  Peer client = scene.Connect();
+  Peer server = scene.Accept();
+  client.Say("query");
+  CHECK(server.Hear(5) == "query");
+}
+
+TEST_CASE("The tests' proxy passes on what is larger than any buffer") {
+  const RedisServer server;
+  const RedisProxy proxy(server.Socket());
+  const std::string value(3'000'000, 'x');
+  redisContext* const connection = redisConnectUnix(proxy.Socket().c_str());
+  const auto ask = [&](const char* format, auto... args) {
+    auto* const reply = static_cast<redisReply*>(redisCommand(connection, format, args...));
+    REQUIRE(reply != nullptr);
+    std::string text(reply->str, reply->len);
+    freeReplyObject(reply);
+    return text;
+  };
+  CHECK(ask("SET a %b", value.data(), value.size()) == "OK");
+  CHECK((ask("GET a") == value));
+  redisFree(connection);
+}
+
+TEST_CASE("The tests' Redis server answers what it was asked, whatever the bytes") {
+  const RedisServer server;
+  const std::string bytes = "\0 %b\r\n\xff\""s;
+  CHECK(server.Get(bytes) == std::nullopt);
+  CHECK(server.Ask("SET", bytes, bytes + "value").text == "OK");
+  CHECK(server.Get(bytes) == bytes + "value");
+  CHECK(server.Keys() == std::vector{bytes});
+  CHECK(server.Keys("a*").empty());
+  CHECK_THROWS_WITH(server.Ask("LPUSH", bytes, "1"), Catch::Matchers::StartsWith("WRONGTYPE"));
+}
+
+TEST_CASE("The tests' Redis server comes back on its TCP port, with nothing in memory") {
+  RedisServer server({.tcp = true});
+  server.Ask("SET a 1");
+  const auto connects = [&] {
+    redisContext* const connection = redisConnect("127.0.0.1", server.Port());
+    const bool connected = connection->err == 0;
+    redisFree(connection);
+    return connected;
+  };
+  CHECK(connects());
+  server.Kill();
+  CHECK_FALSE(connects());
+  server.Start();
+  CHECK(connects());
+  CHECK(server.Keys().empty());
+}
+
+TEST_CASE("The tests' Redis server lets in its user only, if it has one") {
+  const RedisServer server({.user = "alice", .password = "s p"});
+  CHECK(server.Ask("ACL WHOAMI").text == "alice");
+  redisContext* const connection = server.Connect();
+  auto* const reply = static_cast<redisReply*>(redisCommand(connection, "PING"));
+  CHECK(std::string(reply->str).starts_with("NOAUTH"));
+  freeReplyObject(reply);
+  redisFree(connection);
+}
+
+TEST_CASE("The tests' Redis server counts the clients that are blocked") {
+  RedisServer server;
+  CHECK(server.BlockedClients() == 0);
+  std::jthread blocked([&] { server.Ask("BLPOP list 0"); });
+  Await([&] { return server.BlockedClients() == 1; });
+  server.Ask("RPUSH list 1");
+  blocked.join();
+  CHECK(server.BlockedClients() == 0);
+}
+
+TEST_CASE("The tests' Redis cluster has each key on the node that it says, and only there") {
+  const RedisCluster cluster;
+  std::array<int, RedisCluster::kNodes> keys = {};
+  for (int i = 0; i < 30; ++i) {
+    const std::string key = std::to_string(i);
+    const std::size_t owner = cluster.NodeOf(key);
+    ++keys[owner];
+    for (std::size_t node = 0; node < RedisCluster::kNodes; ++node) {
+      if (node == owner) {
+        CHECK(cluster.Node(node).Ask("SET", key, key).text == "OK");
+      } else {
+        CHECK_THROWS_WITH(
+            cluster.Node(node).Ask("SET", key, key),
+            Catch::Matchers::StartsWith("MOVED") &&
+                Catch::Matchers::EndsWith(std::to_string(cluster.Node(owner).Port())));
+      }
+    }
+  }
+  CHECK(std::ranges::count(keys, 0) == 0);
+}

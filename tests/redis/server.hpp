@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// A real redis-server for the tests, as a child process: on a Unix socket in a directory of its
+// own, and on a loopback TCP port if the test asks for one.
+
+#include <arpa/inet.h>
+#include <hiredis/hiredis.h>
+#include <netinet/in.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "support/support.hpp"
+#include "support/temporary_directory.hpp"
+
+namespace test {
+
+// A loopback TCP port that the system gives to nobody else as long as this lives: it is bound. But
+// whoever asks for this very port with SO_REUSEADDR, as Redis does, may listen there. So a server
+// can end and come back on its port.
+class ReservedPort {
+ public:
+  ReservedPort() : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    const int yes = 1;
+    ::setsockopt(socket_, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    auto* const any = reinterpret_cast<sockaddr*>(&address);
+    if (::bind(socket_, any, size) != 0 || ::getsockname(socket_, any, &size) != 0) {
+      const int error = errno;
+      ::close(socket_);
+      throw std::system_error(error, std::generic_category(), "no free port");
+    }
+    number_ = ntohs(address.sin_port);
+  }
+  ~ReservedPort() { ::close(socket_); }
+  ReservedPort(const ReservedPort&) = delete;
+  ReservedPort& operator=(const ReservedPort&) = delete;
+
+  int Number() const { return number_; }
+
+ private:
+  int socket_;
+  int number_ = 0;
+};
+
+// What a server answers. An error is thrown instead.
+struct RedisAnswer {
+  std::string text;      // of a string or a status
+  long long number = 0;  // of a number
+  std::vector<RedisAnswer> elements;
+  bool nil = false;
+};
+
+struct RedisServerOptions {
+  bool tcp = false;           // on a port of its own, too
+  std::string user = {};      // the only one who may do anything; else the default user
+  std::string password = {};  // of that user
+  bool cluster_enabled = false;
+  std::vector<std::string> arguments = {};  // more, as redis-server takes them
+};
+
+// Runs for as long as this lives, except after Kill. Only the thread that makes it may start it
+// again, and must live as long: the server ends with the thread that started it, so that no test
+// leaves one behind. The other members may be used by any thread, but not beside Kill and Start.
+class RedisServer {
+ public:
+  explicit RedisServer(RedisServerOptions options = {}) : options_(std::move(options)) {
+    ::signal(SIGPIPE, SIG_IGN);
+    if (options_.tcp) port_.emplace();
+    if (options_.cluster_enabled) cluster_port_.emplace();
+    Start();
+  }
+  ~RedisServer() {
+    if (pid_ > 0) Kill();
+  }
+
+  // Returns when it answers. What it had in memory before is gone.
+  void Start() {
+    // All of it is made before the fork: the child of a process with threads may not allocate.
+    std::vector<std::string> words = CommandLine();
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      ::close_range(3, ~0U, 0);  // else it would keep connections open that the test has closed
+      ::execvp(argv[0], argv.data());
+      ::_exit(127);
+    }
+    if (pid_ < 0) throw std::system_error(errno, std::generic_category(), "fork");
+    Await([&] {
+      if (::waitpid(pid_, nullptr, WNOHANG) != 0) {
+        pid_ = 0;
+        throw std::runtime_error("no redis-server: " + Log());
+      }
+      return Answers();
+    });
+  }
+
+  void Kill() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(std::exchange(pid_, 0), nullptr, 0);
+  }
+
+  void Restart() {
+    Kill();
+    Start();
+  }
+
+  // From here on until Continue it answers nothing; who asks it waits.
+  void Stop() {
+    ::kill(pid_, SIGSTOP);
+    ::waitpid(pid_, nullptr, WUNTRACED);
+  }
+  void Continue() { ::kill(pid_, SIGCONT); }
+
+  std::string Socket() const { return directory_.Path() + "/socket"; }
+  int Port() const { return port_.value().Number(); }
+  int ClusterPort() const { return cluster_port_.value().Number(); }
+
+  // A connection that has not authenticated itself. The caller frees it.
+  redisContext* Connect() const { return redisConnectUnix(Socket().c_str()); }
+
+  // What it answers to a command of these words, on a connection of its own. Throws
+  // std::runtime_error if it answers with an error, or not at all.
+  template <class... Words>
+  requires(sizeof...(Words) > 0) RedisAnswer Ask(std::string_view name, const Words&... words)
+  const { return AskWords({name, std::string_view(words)...}); }
+  // The same for a command whose words have no spaces in them, and one between each other.
+  RedisAnswer Ask(const char* command) const {
+    std::istringstream text(command);
+    const std::vector<std::string> words(std::istream_iterator<std::string>(text), {});
+    return AskWords({words.begin(), words.end()});
+  }
+
+  // The string there, if there is any.
+  std::optional<std::string> Get(std::string_view key) const {
+    RedisAnswer answer = Ask("GET", key);
+    if (answer.nil) return std::nullopt;
+    return std::move(answer.text);
+  }
+
+  // All keys that match a pattern, in order.
+  std::vector<std::string> Keys(std::string_view pattern = "*") const {
+    std::vector<std::string> keys;
+    for (RedisAnswer& key : Ask("KEYS", pattern).elements) keys.push_back(std::move(key.text));
+    std::ranges::sort(keys);
+    return keys;
+  }
+
+  // A number of its INFO, by its name.
+  long long Info(std::string_view name) const {
+    const std::string info = Ask("INFO").text;
+    const std::string line = "\r\n" + std::string(name) + ":";
+    const std::size_t begin = info.find(line);
+    if (begin == std::string::npos) throw std::runtime_error("no such INFO: " + line);
+    return std::stoll(info.substr(begin + line.size()));
+  }
+
+  // Connections that wait in a command that blocks, as a follower's XREAD does.
+  long long BlockedClients() const { return Info("blocked_clients"); }
+
+  // It answers nothing for so long; who asks it waits.
+  void PauseFor(std::chrono::milliseconds time) const {
+    Ask("CLIENT", "PAUSE", std::to_string(time.count()), "ALL");
+  }
+
+ private:
+  struct Free {
+    void operator()(redisContext* connection) const { redisFree(connection); }
+    void operator()(redisReply* reply) const { freeReplyObject(reply); }
+  };
+  using Connection = std::unique_ptr<redisContext, Free>;
+
+  std::vector<std::string> CommandLine() const {
+    const auto port = [](const auto& of) { return std::to_string(of ? of->Number() : 0); };
+    const std::string& directory = directory_.Path();
+    std::vector<std::string> words = {
+        "redis-server", "--port",    port(port_),        "--bind", "127.0.0.1",
+        "--unixsocket", Socket(),    "--save",           "",       "--appendonly",
+        "no",           "--logfile", directory + "/log", "--dir",  directory};
+    const auto add = [&](std::initializer_list<std::string> more) {
+      words.insert(words.end(), more);
+    };
+    if (!options_.user.empty()) {
+      add({"--user", "default", "off"});
+      add({"--user", options_.user, "on", ">" + options_.password, "~*", "&*", "+@all"});
+    } else if (!options_.password.empty()) {
+      add({"--requirepass", options_.password});
+    }
+    if (options_.cluster_enabled) {
+      add({"--cluster-enabled", "yes", "--cluster-port", port(cluster_port_)});
+    }
+    words.insert(words.end(), options_.arguments.begin(), options_.arguments.end());
+    return words;
+  }
+
+  std::string Log() const {
+    std::ifstream log(directory_.Path() + "/log");
+    return {std::istreambuf_iterator<char>(log), {}};
+  }
+
+  bool Answers() const {
+    try {
+      return Ask("PING").text == "PONG";
+    } catch (const std::runtime_error&) {
+      return false;
+    }
+  }
+
+  RedisAnswer AskWords(const std::vector<std::string_view>& words) const {
+    const Connection connection(Connect());
+    if (connection == nullptr) throw std::bad_alloc();
+    if (!options_.user.empty()) {
+      Ask(*connection, {"AUTH", options_.user, options_.password});
+    } else if (!options_.password.empty()) {
+      Ask(*connection, {"AUTH", options_.password});
+    }
+    return Ask(*connection, words);
+  }
+
+  static RedisAnswer Ask(redisContext& connection, const std::vector<std::string_view>& words) {
+    std::vector<const char*> data;
+    std::vector<std::size_t> sizes;
+    for (const std::string_view word : words) {
+      data.push_back(word.data());
+      sizes.push_back(word.size());
+    }
+    const std::unique_ptr<redisReply, Free> reply(static_cast<redisReply*>(
+        redisCommandArgv(&connection, static_cast<int>(words.size()), data.data(), sizes.data())));
+    if (reply == nullptr) throw std::runtime_error(connection.errstr);
+    if (reply->type == REDIS_REPLY_ERROR) throw std::runtime_error(reply->str);
+    return AnswerOf(*reply);
+  }
+
+  static RedisAnswer AnswerOf(const redisReply& reply) {
+    RedisAnswer answer;
+    if (reply.str != nullptr) answer.text.assign(reply.str, reply.len);
+    answer.number = reply.type == REDIS_REPLY_INTEGER ? reply.integer : 0;
+    for (std::size_t i = 0; i < reply.elements; ++i) {
+      answer.elements.push_back(AnswerOf(*reply.element[i]));
+    }
+    answer.nil = reply.type == REDIS_REPLY_NIL;
+    return answer;
+  }
+
+  const RedisServerOptions options_;
+  const TemporaryDirectory directory_;
+  std::optional<ReservedPort> port_;
+  std::optional<ReservedPort> cluster_port_;
+  pid_t pid_ = 0;
+};
+
+}  // namespace test
