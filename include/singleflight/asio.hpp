@@ -45,10 +45,10 @@
 #include <type_traits>
 #include <utility>
 
-#include "detail/any_group.hpp"
 #include "detail/asio/context.hpp"
 #include "detail/asio/work.hpp"
 #include "detail/call.hpp"
+#include "detail/group_like.hpp"
 #include "group.hpp"
 #include "result.hpp"
 
@@ -263,7 +263,7 @@ inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
 // where there is no memory even to tell the handler. Asio terminates where there is none to post a
 // handler, or where what begins an operation in a coroutine throws: an allocation, or the key or
 // `fn` as it is copied.
-template <detail::AnyGroup G, class K = typename G::KeyType, class Fn, class Token>
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
   using Value = typename G::ValueType;
   using Kept = std::decay_t<Fn>;

@@ -16,7 +16,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "detail/any_group.hpp"
+#include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
 #include "detail/task.hpp"
 #include "future.hpp"
@@ -48,7 +48,7 @@ struct NewThread {
 // ~Group waits for the tasks: declare a pool before the groups that it works for. In a pool whose
 // every thread waits for a task that is queued behind it, nothing moves: that is no cycle of calls,
 // and is not found.
-template <detail::AnyGroup G, class K = typename G::KeyType, class Fn, class Executor = NewThread>
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor = NewThread>
 Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
                                       Executor&& executor = Executor()) {
   using Task = detail::Task<G, std::decay_t<Fn>>;

@@ -31,8 +31,8 @@
 #include <type_traits>
 #include <utility>
 
-#include "detail/any_group.hpp"
 #include "detail/call.hpp"
+#include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
 #include "group.hpp"
 #include "result.hpp"
@@ -257,7 +257,7 @@ class CoDoAwaiter final : public G::Waiter {
 // A frame may be destroyed while it is suspended here: that is leaving. If on another thread the
 // call may land or the stop be requested meanwhile, `resume_on` may just be getting the handle of
 // the frame that ends, and must be able to tell; with ResumeInline, see to it that this cannot be.
-template <detail::AnyGroup G, class K = typename G::KeyType, class Fn,
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
           class ResumeOn = ResumeInline>
 auto CoDo(G& group, const K& key, Fn&& fn, const std::stop_token& stop = std::stop_token(),
           ResumeOn&& resume_on = ResumeOn()) {

@@ -36,7 +36,7 @@
 #include <utility>
 
 #include "detail/call.hpp"
-#include "detail/gate.hpp"
+#include "detail/event.hpp"
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/lead.hpp"
@@ -160,7 +160,7 @@ class Group {
   }
 
   // Each shard is read at one moment, and all of them within this call.
-  Stats GetStats() const { return ledger_.Sum(); }
+  Stats GetStats() const { return ledger_.GetStats(); }
 
   // The extension point: how a caller that must not block joins. If a call for `key` is in flight,
   // links `waiter` to it and returns kFollower. Else makes a call that the waiter is the first
@@ -210,7 +210,7 @@ class Group {
 
   // `options` is null when the caller gave none: the fast path then skips every check of them.
   // `before_landing` is as for a Lead.
-  template <class Fn, class Before = detail::NothingBefore>
+  template <class Fn, class Before = detail::NoHook>
   Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options,
                        const Before& before_landing = {}) {
     detail::CheckFn<Value, Fn>();
@@ -221,7 +221,7 @@ class Group {
       if (options != nullptr && options->stop.stop_requested()) {
         std::rethrow_exception(detail::MakeCanceled());
       }
-      ledger_.Stamp(call);
+      ledger_.StampStart(call);
       Shard shard = ledger_.Lock(hash);
       Call* const current = Find(shard, hash, key);
       if (current == nullptr || ledger_.TooOld(*current)) [[likely]] {
@@ -255,7 +255,7 @@ class Group {
     detail::Outcome<Value> outcome;
     const auto run = [&] {
       detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
-      if constexpr (!std::same_as<Before, detail::NothingBefore>) {
+      if constexpr (!std::same_as<Before, detail::NoHook>) {
         before_landing(ledger_, call, call.key.get(), outcome);
       }
     };
@@ -299,7 +299,7 @@ class Group {
       std::rethrow_exception(detail::MakeDeadlock());
     }
     RefuseIfFull(shard, call);
-    Ledger::Enter(shard, call, state);
+    Ledger::AddFollower(shard, call, state);
     if (!may_leave) {
       shard.Unlock();
       state->Block();
@@ -335,12 +335,12 @@ class Group {
     if (call != nullptr && !ledger_.TooOld(*call)) {
       RefuseIfFull(shard, *call);
       std::shared_ptr<State> state = prepared(ledger_.StateOf(*call));
-      Ledger::Enter(shard, *call, state);
+      Ledger::AddFollower(shard, *call, state);
       return {linked(std::move(state), Role::kFollower), nullptr};
     }
     auto async = std::make_shared<AsyncCall>(ledger_, hash, key);
     std::shared_ptr<State> state = prepared(async->call.state);
-    ledger_.Stamp(async->call);
+    ledger_.StampStart(async->call);
     Begin(shard, async->call, call);
     async->ledger = &ledger_;
     async->entry.InsertBefore(shard->async_calls);

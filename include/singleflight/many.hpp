@@ -35,9 +35,9 @@
 #include <variant>
 #include <vector>
 
-#include "detail/any_group.hpp"
 #include "detail/call.hpp"
-#include "detail/gate.hpp"
+#include "detail/event.hpp"
+#include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
 #include "detail/thread_waiter.hpp"
 #include "detail/wait_graph.hpp"
@@ -377,7 +377,7 @@ class Batch {
 // memory for the batch.
 //
 // `keys` is any range of what Do takes for a key, or {a, b, c} of Keys; it is read once.
-template <detail::AnyGroup G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
+template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
 std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn,
                                                      CallOptions options) {
   using Value = typename G::ValueType;
@@ -403,7 +403,7 @@ std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&&
 }
 
 // The same for a caller without options.
-template <detail::AnyGroup G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
+template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
 std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn) {
   return singleflight::DoMany(group, std::forward<Keys>(keys), std::forward<Fn>(fn), {});
 }

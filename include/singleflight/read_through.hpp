@@ -100,7 +100,7 @@ class ReadThrough {
   using GuardedCache = detail::GuardedCache<Cache, Key, Value, typename Traits::Mutex>;
   using Group = singleflight::Group<Key, Value, Hash, KeyEqual, Traits>;
   using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
-  using Ledger = typename Group::Lead::Books;
+  using Ledger = typename Group::Lead::LedgerType;
 
   static_assert(!std::is_void_v<Value>, "Value is void: there is nothing to cache; use a Group");
   static_assert(CacheFor<std::remove_reference_t<Cache>, Key, Value>,
@@ -137,7 +137,7 @@ class ReadThrough {
   // cannot say so.
   explicit ReadThrough(Cache cache, ReadThroughOptions options = {})
       : options_(options), cache_(std::forward<Cache>(cache)), group_(options.group) {
-    if (options.cache_not_found && !detail::kCanBeNothing<Value>) {
+    if (options.cache_not_found && !detail::kCanBeEmpty<Value>) {
       throw std::invalid_argument(
           "singleflight: cache_not_found, but no Value stands for \"not found\": use a "
           "std::optional or a pointer for the Value");
@@ -169,7 +169,7 @@ class ReadThrough {
     return GetWith(key, std::forward<Fn>(load), &options);
   }
 
-  // Erases the cache's entry and forgets the call in flight: a Get, or any other asking, that
+  // CanErase the cache's entry and forgets the call in flight: a Get, or any other asking, that
   // starts after this has returned never sees a value whose load began before, nor one that the
   // cache had. So change the source first, then invalidate. Callers already on the call get its
   // value. What other ReadThroughs or processes put into the same cache is theirs to invalidate.
@@ -386,7 +386,7 @@ class ReadThrough {
   template <class CacheKey>
   void Put(Ledger& ledger, const detail::CallBase& call, const CacheKey& key, std::uint64_t hash,
            bool looked, const Value& value) {
-    const bool put = options_.cache_not_found || !detail::IsNothing(value);
+    const bool put = options_.cache_not_found || !detail::IsEmpty(value);
     const bool erase = !put && !looked && GuardedCache::kCanErase;
     if (!put && !erase) return;
     const detail::KeyLock::Holder changing(changing_, hash);

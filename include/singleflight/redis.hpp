@@ -39,8 +39,8 @@
 //   an outcome does not decode       as if its leader had died, without waiting
 //
 // Needs Redis 5, or any Valkey, and hiredis: link the CMake target singleflight::redis, or
-// -lhiredis. All names of a key are in one slot of a Redis Cluster, by its tag `{key}`, and slots
-// that have moved are followed (while one moves, its keys have an outage). For TLS define
+// -lhiredis. All keys of a key are in one slot of a Redis Cluster, by its tag `{key}`, and slots
+// that have moved are followed (while one redirections, its keys have an outage). For TLS define
 // SINGLEFLIGHT_REDIS_TLS and link hiredis_ssl, too; the target does it where it finds that. For
 // Linux and other systems with getentropy and poll.
 
@@ -57,13 +57,13 @@
 #include <type_traits>
 #include <utility>
 
-#include "detail/gate.hpp"
+#include "detail/event.hpp"
 #include "detail/invoke.hpp"
 #include "detail/outcome.hpp"
 #include "detail/redis/client.hpp"
 #include "detail/redis/connection.hpp"
-#include "detail/redis/keeper.hpp"
 #include "detail/redis/lease.hpp"
+#include "detail/redis/lease_renewer.hpp"
 #include "detail/redis/payload.hpp"
 #include "group.hpp"
 #include "redis_codec.hpp"
@@ -177,7 +177,7 @@ class Group {
     };
     for (;;) {
       try {
-        return AsEverywhere(local_.Do(key, lead, options), caller);
+        return AcrossProcesses(local_.Do(key, lead, options), caller);
       } catch (const detail::HandedOver&) {
         if (caller.part != Part::kNone) ++client_->count.handed_over;
       } catch (const RemoteError&) {
@@ -206,7 +206,7 @@ class Group {
     std::exception_ptr error;
     try {
       // The server first: who comes between is on a call that is forgotten next.
-      forgotten = client_->leases().Forget(detail::Names(client_->options.prefix, key));
+      forgotten = client_->leases().Forget(detail::RedisKeys(client_->options.prefix, key));
     } catch (const detail::Outage& outage) {
       NoteOutage(outage);
       if (client_->options.on_outage == OnOutage::kFail) error = std::current_exception();
@@ -257,11 +257,11 @@ class Group {
   // The part of this process's leader.
   template <class Fn>
   Stored LeadOrFollow(std::string_view key, Fn&& fn, std::stop_token unwanted, Caller& caller) {
-    const detail::Names names(client_->options.prefix, key);
+    const detail::RedisKeys keys(client_->options.prefix, key);
     std::optional<Stored> received;
-    detail::OneLease lease;
+    detail::LeaseList lease;
     try {
-      lease = client_->TakeOrFollow(names, caller, [&](const detail::Payload& payload) {
+      lease = client_->TakeOrFollow(keys, caller, [&](const detail::Payload& payload) {
         return Accept(payload, received, caller);
       });
     } catch (const detail::Outage& outage) {
@@ -273,7 +273,7 @@ class Group {
     caller.part = Part::kRan;
     ++client_->count.executions;
     if (!lease.empty()) {
-      return RunAndTell(std::forward<Fn>(fn), std::move(lease), std::move(unwanted), caller);
+      return RunAndPublish(std::forward<Fn>(fn), std::move(lease), std::move(unwanted), caller);
     }
     return Run(std::forward<Fn>(fn), Lease(nullptr, std::move(unwanted)));
   }
@@ -307,24 +307,26 @@ class Group {
   }
 
   template <class Fn>
-  Stored RunAndTell(Fn&& fn, detail::OneLease held, std::stop_token unwanted, Caller& caller) {
+  Stored RunAndPublish(Fn&& fn, detail::LeaseList held, std::stop_token unwanted, Caller& caller) {
     const Lease lease(held.front().get(), unwanted);
-    detail::Client::Tenure tenure(*client_, std::move(held));
-    const std::stop_callback on_unwanted(std::move(unwanted), [&tenure] { tenure.GiveUp(); });
+    detail::Client::Leadership leadership(*client_, std::move(held));
+    const std::stop_callback on_unwanted(std::move(unwanted),
+                                         [&leadership] { leadership.GiveUp(); });
     std::optional<Stored> value;
     std::exception_ptr error;
     try {
       value.emplace(Run(std::forward<Fn>(fn), lease));
       if constexpr (std::is_void_v<Value>) {
-        caller.others_follow = tenure.End(detail::PayloadKind::kValue, {});
+        caller.others_follow = leadership.End(detail::PayloadKind::kValue, {});
       } else {
-        caller.others_follow = tenure.End(detail::PayloadKind::kValue, ValueCodec::Encode(*value));
+        caller.others_follow =
+            leadership.End(detail::PayloadKind::kValue, ValueCodec::Encode(*value));
       }
       return std::move(*value);
     } catch (...) {
       error = singleflight::detail::Caught();
     }
-    tenure.End(detail::PayloadKind::kException, MessageOf(error));  // outside the catch block
+    leadership.End(detail::PayloadKind::kException, MessageOf(error));  // outside the catch block
     std::rethrow_exception(std::move(error));
   }
 
@@ -351,7 +353,7 @@ class Group {
   }
 
   // The result of the process's call, as one of the call of all processes.
-  static Result<Value> AsEverywhere(Result<Value> result, const Caller& caller) {
+  static Result<Value> AcrossProcesses(Result<Value> result, const Caller& caller) {
     if (caller.part == Part::kNone) return result;  // it has joined its process's leader
     const Role role = caller.part == Part::kRan ? Role::kLeader : Role::kFollower;
     const bool shared = caller.part == Part::kFollowed || caller.others_follow;

@@ -37,7 +37,7 @@ inline constexpr bool kIsReferenceWrapper<std::reference_wrapper<Referred>> = tr
 
 // What is trivially copyable, and still means nothing elsewhere.
 template <class Value>
-inline constexpr bool kPointsHere =
+inline constexpr bool kIsPointerLike =
     std::is_pointer_v<Value> || std::is_member_pointer_v<Value> || std::is_null_pointer_v<Value> ||
     std::ranges::view<Value> || kIsReferenceWrapper<Value>;
 
@@ -48,7 +48,7 @@ struct Codec {
   static_assert(std::is_trivially_copyable_v<Value>,
                 "this Value has no Codec: specialize singleflight::redis::Codec<Value> with "
                 "Encode(const Value&) and Decode(std::string_view), or give the Group a codec");
-  static_assert(!detail::kPointsHere<Value>,
+  static_assert(!detail::kIsPointerLike<Value>,
                 "a pointer or a view means nothing in another process: use what it points to");
 
   // The bytes as they are: all processes must be built with one layout of it.

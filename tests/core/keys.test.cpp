@@ -15,8 +15,8 @@ using singleflight::Group;
 namespace {
 
 // True if a call led for `led_as` is found by `asked_as`.
-template <class AnyGroup, class Led, class Asked>
-bool Meets(AnyGroup& group, const Led& led_as, const Asked& asked_as) {
+template <class GroupLike, class Led, class Asked>
+bool Meets(GroupLike& group, const Led& led_as, const Asked& asked_as) {
   bool met = false;
   static_cast<void>(group.Do(led_as, [&] {
     met = group.Callers(asked_as) == 1;

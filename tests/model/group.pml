@@ -109,7 +109,7 @@ typedef Call {
   unsigned refs : 4;  // processes that may still touch the call or its state
 };
 
-typedef Node {  // a Waiter, with its Gate
+typedef Node {  // a Waiter, with its Event
   bit alive;
   unsigned prev : 2;
   unsigned next : 2;
@@ -217,7 +217,7 @@ inline Begin(c) {
   call[c].refs = 1
 }
 
-inline Enter(c) {
+inline AddFollower(c) {
   assert(call[c].refs > 0 && !call[c].landed);              // the call is there
   assert(!call[c].asked && !call[c].doomed);                // promise 11
   assert(!call[c].returned);                                // promise 2
@@ -461,7 +461,7 @@ JoinOrLead:
     :: slot != NONE ->
       c = slot;
 #endif
-      Enter(c);
+      AddFollower(c);
       if
       :: kind == DO || kind == RETRY || kind == FUTURE ->  // PrepareToBlock
 #ifdef FAULT_broadcast_not_prepared
@@ -474,9 +474,9 @@ JoinOrLead:
       UnlockCounted(c);
       if
       :: kind == DO || kind == RETRY -> goto Block
-      :: kind == TIMED -> goto AwaitOrNudge
-      :: kind == STOPPED -> stop[me].callback = NUDGE; goto AwaitOrNudge
-      :: kind == STOPPED -> goto AwaitOrNudge  // its stop will not be requested
+      :: kind == TIMED -> goto WaitOrInterrupt
+      :: kind == STOPPED -> stop[me].callback = NUDGE; goto WaitOrInterrupt
+      :: kind == STOPPED -> goto WaitOrInterrupt  // its stop will not be requested
       :: kind == WAITER || kind == FUTURE -> goto Joined
       fi
 #ifdef FAULT_find_outside_lock
@@ -577,7 +577,7 @@ Block:
   // FollowOrLeave.
   atomic {
     skip;
-AwaitOrNudge:
+WaitOrInterrupt:
     if
     :: node[me].open -> goto EndOfNudge
     :: !node[me].open && (node[me].nudged || kind == TIMED) -> left = 1; goto EndOfNudge
@@ -593,7 +593,7 @@ Sleep:
   }
   atomic {
     if
-    :: !node[me].asleep -> goto AwaitOrNudge
+    :: !node[me].asleep -> goto WaitOrInterrupt
     :: kind == TIMED && node[me].asleep -> node[me].asleep = 0; left = 1
     fi;
 EndOfNudge:
@@ -744,7 +744,7 @@ NotLeft:
     :: kind == FUTURE -> GoWithout(c); goto Return
     fi
   }
-UnlinkUntold:
+UnlinkUnlessNotified:
   atomic {
     if
 #ifndef FAULT_told_not_checked
@@ -788,7 +788,7 @@ endIdle:
     :: joiner != NONE && launching[joiner] != NONE ->
       c = launching[joiner];
       outcome = FAILURE;
-      goto Settle
+      goto LandOnce
     fi;
     if
     :: FAILS -> goto DropLead  // the task is dropped
@@ -807,7 +807,7 @@ Execute:
     :: outcome = VALUE
     :: FAILS -> outcome = FAILURE
     fi;
-Settle:
+LandOnce:
     if
     :: call[c].phase == LANDED -> goto DropLead
     :: else
@@ -893,7 +893,7 @@ endIdle:
     fi;
     stop[i].running = 1;
     if
-    :: stop[i].callback == NUDGE -> stop[i].callback = 0; goto Nudge
+    :: stop[i].callback == NUDGE -> stop[i].callback = 0; goto Interrupt
     :: stop[i].callback == LEADER_LEAVES ->
       stop[i].callback = 0;
       c = stop[i].call;
@@ -916,7 +916,7 @@ RequestStop:
     c = NONE;
     goto EndOfCallback
   }
-Nudge:
+Interrupt:
   atomic {
     assert(node[i].alive);
     node[i].nudged = 1;

@@ -550,8 +550,8 @@ TEST_CASE("redis: while a call that is waited for may have an outcome, its lease
   const RedisServer server;
   const redis::Options options = OptionsFor(server);
   detail::Server connections(options);
-  detail::Leases leases(connections, options);
-  const detail::Names names("t", "k");
+  detail::LeaseCommands leases(connections, options);
+  const detail::RedisKeys names("t", "k");
   const std::string mine = detail::NewToken();
   const auto holder = [&] { return leases.Take(names, mine, 1h, kToken).token; };
 
@@ -570,8 +570,8 @@ TEST_CASE("redis: who asks for a lease again, its first answer lost, is told of 
   const RedisServer server;
   const redis::Options options = OptionsFor(server);
   detail::Server connections(options);
-  detail::Leases leases(connections, options);
-  const detail::Names names("t", "k");
+  detail::LeaseCommands leases(connections, options);
+  const detail::RedisKeys names("t", "k");
   const std::string mine = detail::NewToken(), other = detail::NewToken();
   const auto holder = [&](const std::string& token) {
     return leases.Take(names, token, 1h, "").token;
@@ -582,8 +582,8 @@ TEST_CASE("redis: who asks for a lease again, its first answer lost, is told of 
   CHECK(holder(other) == mine);
   REQUIRE(leases.Forget(names));
   CHECK(holder(mine) == mine);
-  CHECK(leases.Publish(names, mine, "v") == detail::Leases::Published::kToOthers);
-  CHECK(leases.Publish(names, mine, "v") == detail::Leases::Published::kToOthers);
+  CHECK(leases.Publish(names, mine, "v") == detail::LeaseCommands::Published::kToOthers);
+  CHECK(leases.Publish(names, mine, "v") == detail::LeaseCommands::Published::kToOthers);
   CHECK(holder(mine) == mine);  // and the lease is not taken for what has ended:
   CHECK(holder(other) == other);
 }
@@ -657,7 +657,7 @@ TEST_CASE("redis: the slot of a name is that of its tag") {
   CHECK(SlotOf("{}x") == SlotOf("{}x"));
   CHECK(SlotOf("{}x") != SlotOf("x"));
   for (const std::string key : {"", "}", "}x", "a}b", "{", "{}"}) {
-    const redis::detail::Names names("p", key);
+    const redis::detail::RedisKeys names("p", key);
     CHECK(SlotOf(names.Lease()) == SlotOf(names.Outcome(kToken)));
     CHECK(SlotOf(names.Lease()) == SlotOf(names.Forgotten(kToken)));
   }

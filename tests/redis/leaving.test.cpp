@@ -310,13 +310,14 @@ TEST_CASE("redis: leases that cannot be renewed do not keep others from it") {
 }
 
 TEST_CASE("redis: a thread that is cancelled as a connection breaks is unwound") {
-  const redis::detail::CancellationOff off;  // of this thread; the other is cancelled in the guard
+  const redis::detail::DisableCancellation
+      off;  // of this thread; the other is cancelled in the guard
   CancellableThread thread([] {
     sigset_t pipe;
     sigemptyset(&pipe);
     sigaddset(&pipe, SIGPIPE);
     {
-      const redis::detail::SigPipeOff guard;
+      const redis::detail::BlockSigPipe guard;
       ::pthread_kill(::pthread_self(), SIGPIPE);
       ::pthread_cancel(::pthread_self());
     }
@@ -337,7 +338,7 @@ TEST_CASE("redis: a connection that the server has ended costs no caller anythin
 }
 
 TEST_CASE("redis: a SIGPIPE that was pending before stays") {
-  const redis::detail::CancellationOff off;
+  const redis::detail::DisableCancellation off;
   sigset_t pipe, pending, mask;
   sigemptyset(&pipe);
   sigaddset(&pipe, SIGPIPE);
@@ -347,13 +348,13 @@ TEST_CASE("redis: a SIGPIPE that was pending before stays") {
     return ::sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE);
   };
   {
-    const redis::detail::SigPipeOff guard;
+    const redis::detail::BlockSigPipe guard;
     ::raise(SIGPIPE);
   }
   CHECK_FALSE(is_pending());
   ::raise(SIGPIPE);
   {
-    const redis::detail::SigPipeOff guard;
+    const redis::detail::BlockSigPipe guard;
     ::raise(SIGPIPE);
   }
   CHECK(is_pending());

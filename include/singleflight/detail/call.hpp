@@ -74,10 +74,10 @@ class Waiter {
   friend class SharedState<Value>;
 
   std::shared_ptr<SharedState<Value>> state_;  // null: on no call, or it has left it
-  // Guarded by the shard's mutex until the call lands, by the state's telling_ afterwards.
+  // Guarded by the shard's mutex until the call lands, by the state's waiters_mutex_ afterwards.
   Waiter* prev_ = nullptr;
   Waiter* next_ = nullptr;
-  bool told_ = false;  // OnLanded has come or is coming
+  bool notified_ = false;  // OnLanded has come or is coming
   Role role_ = Role::kFollower;
 };
 
@@ -110,7 +110,7 @@ class SharedState : public WaitTarget {
   }
   static void Link(std::shared_ptr<SharedState> self, Waiter<Value>& waiter, Role role) noexcept {
     waiter.role_ = role;
-    waiter.told_ = false;
+    waiter.notified_ = false;
     waiter.next_ = nullptr;
     waiter.prev_ = self->last_;
     (self->last_ != nullptr ? self->last_->next_ : self->first_) = &waiter;
@@ -155,9 +155,9 @@ class SharedState : public WaitTarget {
     while (Waiter<Value>* const waiter = PopWaiter()) waiter->OnLanded();
   }
   // Once landed: false if the waiter is told or being told.
-  bool UnlinkUntold(Waiter<Value>& waiter) noexcept {
-    const std::lock_guard lock(telling_);
-    if (waiter.told_) return false;
+  bool UnlinkUnlessNotified(Waiter<Value>& waiter) noexcept {
+    const std::lock_guard lock(waiters_mutex_);
+    if (waiter.notified_) return false;
     Unlink(waiter);
     return true;
   }
@@ -188,17 +188,17 @@ class SharedState : public WaitTarget {
   std::optional<Broadcast> broadcast_;  // guarded by the shard's mutex until it is closed
 
   Waiter<Value>* PopWaiter() noexcept {
-    const std::lock_guard lock(telling_);
+    const std::lock_guard lock(waiters_mutex_);
     Waiter<Value>* const waiter = first_;
     if (waiter == nullptr) return nullptr;
     first_ = waiter->next_;
     (first_ != nullptr ? first_->prev_ : last_) = nullptr;
-    waiter->told_ = true;
+    waiter->notified_ = true;
     return waiter;
   }
 
-  // Guarded by the shard's mutex until closed, by telling_ afterwards.
-  SpinMutex telling_;
+  // Guarded by the shard's mutex until closed, by waiters_mutex_ afterwards.
+  SpinMutex waiters_mutex_;
   Waiter<Value>* first_ = nullptr;
   Waiter<Value>* last_ = nullptr;
 
@@ -252,7 +252,7 @@ template <class Value>
 bool Waiter<Value>::Detach() noexcept {
   if (state_ == nullptr) return true;
   const std::shared_ptr<SharedState<Value>> state = state_;
-  return state->Leave(this) || state->UnlinkUntold(*this);
+  return state->Leave(this) || state->UnlinkUnlessNotified(*this);
 }
 
 }  // namespace singleflight::detail

@@ -19,7 +19,7 @@
 #include <utility>
 
 #include "../options.hpp"
-#include "gate.hpp"
+#include "event.hpp"
 #include "intrusive_list.hpp"
 
 namespace singleflight::detail {
@@ -160,8 +160,8 @@ class alignas(64) Shard {
   std::size_t forgotten_ = 0;  // calls in flight that are in no bucket any more
 
  public:
-  ListLink async_calls;     // a list of AsyncEntry: calls led asynchronously that have not landed
-  Gate* drained = nullptr;  // opened when there is none left; null but in ~Group
+  ListLink async_calls;      // a list of AsyncEntry: calls led asynchronously that have not landed
+  Event* drained = nullptr;  // opened when there is none left; null but in ~Group
 };
 
 // A shard, locked as long as this object lives or until Unlock.
@@ -219,10 +219,10 @@ class CallTable {
     for (Shard<Mutex>& shard : shards_) {
       Locked locked(shard);
       if (locked->async_calls.Alone()) continue;
-      Gate drained;
+      Event drained;
       locked->drained = &drained;
       locked.Unlock();
-      drained.Await();
+      drained.Wait();
       Locked{shard};  // whoever opened the gate has left the shard
     }
   }

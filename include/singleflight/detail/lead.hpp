@@ -45,15 +45,15 @@ struct AsyncCall {
   Ledger* ledger = nullptr;  // set when the call is put into the table; null: it never was
 };
 
-struct NothingBefore {};
+struct NoHook {};
 
 // The right and duty to land a call made by Join. Copyable, so that it fits a std::function; the
 // first to land the call wins, and if the last copy goes before, the call lands with `owner_dead`.
 // May land the call on any thread; once the call has landed, a Lead may outlive the group.
 //
-// `Before` is a hook that runs on the landing thread just before the call lands, as
+// `BeforeLanding` is a hook that runs on the landing thread just before the call lands, as
 // `before(ledger, call, key, outcome)`. The call lands even if the hook throws.
-template <class Ledger, class Before = NothingBefore>
+template <class Ledger, class BeforeLanding = NoHook>
 class Lead {
   using Value = typename Ledger::Value;
   using Async = AsyncCall<Ledger>;
@@ -61,12 +61,12 @@ class Lead {
   using Outcome = detail::Outcome<Value>;
 
  public:
-  using Books = Ledger;
+  using LedgerType = Ledger;
 
   // Made by Join.
   explicit Lead(std::shared_ptr<Async> async) noexcept : async_(std::move(async)) {}
   // The same right, with another `before`.
-  Lead(const Lead<Ledger>& lead, Before before) noexcept
+  Lead(const Lead<Ledger>& lead, BeforeLanding before) noexcept
       : async_(lead.async_), before_(std::move(before)) {}
 
   // Requested when no caller is left, and when the group is being destroyed.
@@ -85,9 +85,9 @@ class Lead {
   }
 
   // The same with either. Throws nothing, unless a thread is cancelled in `before`.
-  bool Land(Outcome&& outcome) noexcept(std::same_as<Before, NothingBefore>) {
+  bool Land(Outcome&& outcome) noexcept(std::same_as<BeforeLanding, NoHook>) {
     const std::shared_ptr<Async> async = async_;  // whom this wakes may destroy this Lead
-    return Settle(*async, std::move(outcome), before_);
+    return LandOnce(*async, std::move(outcome), before_);
   }
 
   // For work that ends elsewhere: calls `fn`, which may take the call's stop token, and returns
@@ -111,13 +111,13 @@ class Lead {
     detail::CheckFn<Value, Fn>();
     struct LandIfUnwound {
       ~LandIfUnwound() {
-        if (!ended) Settle(async, {}, NothingBefore());
+        if (!ended) LandOnce(async, {}, NoHook());
       }
       Async& async;
       bool ended = false;
     };
     const std::shared_ptr<Async> async = async_;  // as in Land
-    const Before before = before_;
+    const BeforeLanding before = before_;
     auto expected = Phase::kLaunched;
     if (!async->phase.compare_exchange_strong(expected, Phase::kRunning)) return false;
     Outcome outcome;
@@ -127,7 +127,7 @@ class Lead {
       detail::Execute<Value>(outcome, std::forward<Fn>(fn), async->call.stop);
       landing.ended = true;
     }
-    return Settle(*async, std::move(outcome), before);
+    return LandOnce(*async, std::move(outcome), before);
   }
 
  private:
@@ -135,7 +135,7 @@ class Lead {
   friend class Lead;
 
   template <class Todo>
-  static bool Settle(Async& async, Outcome&& outcome, const Todo& before) {
+  static bool LandOnce(Async& async, Outcome&& outcome, const Todo& before) {
     struct Landing {
       ~Landing() { async.ledger->Land(async, std::move(outcome)); }
       Async& async;
@@ -143,14 +143,14 @@ class Lead {
     };
     if (async.phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
     const Landing landing{async, outcome};
-    if constexpr (!std::same_as<Todo, NothingBefore>) {
+    if constexpr (!std::same_as<Todo, NoHook>) {
       before(*async.ledger, async.call, async.key, outcome);
     }
     return true;
   }
 
   std::shared_ptr<Async> async_;
-  [[no_unique_address]] Before before_;
+  [[no_unique_address]] BeforeLanding before_;
 };
 
 }  // namespace singleflight::detail

@@ -18,7 +18,7 @@
 #include "../options.hpp"
 #include "call.hpp"
 #include "call_table.hpp"
-#include "gate.hpp"
+#include "event.hpp"
 #include "lead.hpp"
 
 namespace singleflight::detail {
@@ -54,7 +54,7 @@ class Ledger {
   std::uint64_t Mix(std::size_t hash) const noexcept { return table_.Mix(hash); }
   Shard Lock(std::uint64_t hash) { return table_.Lock(hash); }
 
-  Stats Sum() {
+  Stats GetStats() {
     Stats sum;
     table_.VisitAll([&sum](const Shard& shard) {
       sum.executions += shard->executions;
@@ -70,7 +70,7 @@ class Ledger {
   // ---- Leading
 
   // Before the call is begun, since it reads the clock.
-  void Stamp(Call& call) const {
+  void StampStart(Call& call) const {
     if (options_.max_age) call.started = Now();
   }
   bool TooOld(const Call& call) const {
@@ -94,7 +94,7 @@ class Ledger {
     return true;
   }
 
-  // ---- Following. All that can fail is done before Enter.
+  // ---- Following. All that can fail is done before AddFollower.
 
   bool Full(const Call& call) const { return call.callers >= options_.max_callers_per_call; }
 
@@ -105,7 +105,8 @@ class Ledger {
     return std::make_shared<LedgerState>(*this, call, leader);
   }
 
-  static void Enter(const Shard& shard, Call& call, const std::shared_ptr<State>& state) noexcept {
+  static void AddFollower(const Shard& shard, Call& call,
+                          const std::shared_ptr<State>& state) noexcept {
     if (call.state == nullptr) call.state = state;
     ++call.callers;
     ++shard->followers;
@@ -215,7 +216,7 @@ class Ledger {
     if (async.call.callers == 0 && !even_unwanted) return false;
     Close(shard, async.call, failed);
     async.entry.Unlink();
-    if (shard->drained != nullptr && shard->async_calls.Alone()) shard->drained->Open();
+    if (shard->drained != nullptr && shard->async_calls.Alone()) shard->drained->Set();
     return true;
   }
 

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "call.hpp"
-#include "gate.hpp"
+#include "event.hpp"
 #include "wait_graph.hpp"
 
 namespace singleflight::detail {
@@ -19,7 +19,7 @@ class ThreadWaiter : public Waiter<Value> {
   // Leaves if the call has not landed, and waits for an OnLanded that is on its way. For a derived
   // class whose members must outlive that.
   void End() {
-    if (!this->Detach()) landed_->Await();
+    if (!this->Detach()) landed_->Wait();
   }
 
   // Before it joins another call.
@@ -29,11 +29,11 @@ class ThreadWaiter : public Waiter<Value> {
   }
 
   // Ends a wait in AwaitOrLeave. Any thread may call it while this is on a call.
-  void Interrupt() noexcept { landed_->Nudge(); }
+  void Interrupt() noexcept { landed_->Interrupt(); }
 
   // True: the call has landed. False: this caller has left it.
   bool AwaitOrLeave(WaitEdge& edge, const Deadline& deadline) {
-    if (landed_->AwaitOrNudge(deadline)) return true;
+    if (landed_->WaitOrInterrupt(deadline)) return true;
     edge.Remove();  // before it leaves: this thread no longer waits
     return AwaitUnlessLeft();
   }
@@ -41,14 +41,14 @@ class ThreadWaiter : public Waiter<Value> {
   // Leaves at once. True: it was too late, and the call has landed.
   bool AwaitUnlessLeft() {
     if (this->Leave()) return false;
-    landed_->Await();  // OnLanded is on its way
+    landed_->Wait();  // OnLanded is on its way
     return true;
   }
 
  private:
-  void OnLanded() noexcept override { landed_->Open(); }
+  void OnLanded() noexcept override { landed_->Set(); }
 
-  std::optional<Gate> landed_{std::in_place};
+  std::optional<Event> landed_{std::in_place};
 };
 
 }  // namespace singleflight::detail

@@ -19,13 +19,13 @@ concept CacheFor = requires(Cache& cache, const Key& key, const Value& value) {
 namespace detail {
 
 template <class Cache, class Key>
-concept Erases = requires(Cache& cache, const Key& key) {
+concept CanErase = requires(Cache& cache, const Key& key) {
   cache.Erase(key);
 };
 
 // "Not found" can be said: such a Value can be tested, and read or compared like a pointer.
 template <class Value>
-inline constexpr bool kCanBeNothing = requires(const Value& value) {
+inline constexpr bool kCanBeEmpty = requires(const Value& value) {
   static_cast<bool>(value);
   requires requires { *value; } || requires {
     value == nullptr;
@@ -33,8 +33,8 @@ inline constexpr bool kCanBeNothing = requires(const Value& value) {
 };
 
 template <class Value>
-bool IsNothing(const Value& value) {
-  if constexpr (kCanBeNothing<Value>) {
+bool IsEmpty(const Value& value) {
+  if constexpr (kCanBeEmpty<Value>) {
     return !static_cast<bool>(value);
   } else {
     return false;
@@ -49,27 +49,27 @@ class GuardedCache {
   using Type = std::remove_reference_t<Cache>;
 
  public:
-  static constexpr bool kCanErase = Erases<Type, Key>;
+  static constexpr bool kCanErase = CanErase<Type, Key>;
 
   explicit GuardedCache(Cache&& cache) : cache_(std::forward<Cache>(cache)) {}
 
   template <class K>
   std::optional<Value> Get(const K& key) {
-    auto&& taken = Taken(key);
+    auto&& taken = KeyFor(key);
     const std::lock_guard lock(mutex_);
     return cache_.Get(taken);
   }
 
   template <class K>
   void Put(const K& key, const Value& value) {
-    auto&& taken = Taken(key);
+    auto&& taken = KeyFor(key);
     const std::lock_guard lock(mutex_);
     static_cast<void>(cache_.Put(taken, value));
   }
 
   template <class K>
   void Erase(const K& key) {
-    auto&& taken = Taken(key);
+    auto&& taken = KeyFor(key);
     const std::lock_guard lock(mutex_);
     static_cast<void>(cache_.Erase(taken));
   }
@@ -88,8 +88,8 @@ class GuardedCache {
   };
 
   template <class K>
-  static decltype(auto) Taken(const K& key) {
-    if constexpr (CacheFor<Type, K, Value> && (Erases<Type, K> || !kCanErase)) {
+  static decltype(auto) KeyFor(const K& key) {
+    if constexpr (CacheFor<Type, K, Value> && (CanErase<Type, K> || !kCanErase)) {
       return (key);
     } else {
       return Key(key);

@@ -2,7 +2,8 @@
 #pragma once
 
 // What a redis::Group does with the server, whatever its Value: a process's leader takes the lease,
-// or follows who has it (TakeOrFollow); one that has it gives it back with the outcome (Tenure).
+// or follows who has it (TakeOrFollow); one that has it gives it back with the outcome
+// (Leadership).
 
 #include <sys/un.h>
 
@@ -20,11 +21,11 @@
 #include <utility>
 
 #include "../../redis_options.hpp"
-#include "../gate.hpp"
+#include "../event.hpp"
 #include "../outcome.hpp"
 #include "connection.hpp"
-#include "keeper.hpp"
 #include "lease.hpp"
+#include "lease_renewer.hpp"
 #include "payload.hpp"
 #include "server.hpp"
 
@@ -116,10 +117,10 @@ class Client {
                                   "one in each process");
     }
   }
-  bool IsForked() const noexcept { return keeper_.IsForked(); }
+  bool IsForked() const noexcept { return renewer_.IsForked(); }
 
   Server& server() noexcept { return server_; }
-  Leases& leases() noexcept { return leases_; }
+  LeaseCommands& leases() noexcept { return leases_; }
 
   static void LeaveIfStopped(Caller& caller) {
     if (caller.stop_passed.stop_requested()) {
@@ -129,45 +130,46 @@ class Client {
   }
 
   // A lease that has been taken, for as long as `fn` runs.
-  class Tenure {
+  class Leadership {
    public:
-    Tenure(Client& client, OneLease one) noexcept
-        : client_(client), lease_(one.front()), keeping_(client.keeper_, std::move(one)) {}
-    ~Tenure() {
+    Leadership(Client& client, LeaseList one) noexcept
+        : client_(client), lease_(one.front()), renewal_(client.renewer_, std::move(one)) {}
+    ~Leadership() {
       if (!ended_) End(PayloadKind::kAbandoned, {});  // the thread is cancelled
     }
-    Tenure(const Tenure&) = delete;
-    Tenure& operator=(const Tenure&) = delete;
+    Leadership(const Leadership&) = delete;
+    Leadership& operator=(const Leadership&) = delete;
 
     // Nobody of this process wants the outcome any longer: others may take over.
-    void GiveUp() noexcept { keeping_.GiveUp(); }
+    void GiveUp() noexcept { renewal_.GiveUp(); }
 
     // Gives the lease back and tells the followers, once. True if there are some. Throws nothing.
     bool End(PayloadKind kind, std::string_view body) {
       if (std::exchange(ended_, true)) return false;
       if (client_.IsForked()) return false;  // since `fn` began
-      const HeldLease::State state = keeping_.StateNow();
+      const HeldLease::State state = renewal_.StateNow();
       if (state == HeldLease::State::kGivenBack) return false;
       const bool unwanted = state == HeldLease::State::kUnwanted;
       const Payload payload = unwanted ? Payload{PayloadKind::kAbandoned, {}} : Payload{kind, body};
-      Leases::Published published = Leases::Published::kTooLate;
+      LeaseCommands::Published published = LeaseCommands::Published::kTooLate;
       try {
         published =
-            client_.leases_.Publish(lease_->names, lease_->token, Pack(payload, lease_->token));
+            client_.leases_.Publish(lease_->keys, lease_->token, Pack(payload, lease_->token));
       } catch (const Outage& outage) {
         client_.server_.NoteOutage(outage);
       } catch (const std::exception&) {  // no memory for it
       }
-      if (published == Leases::Published::kTooLate && payload.kind != PayloadKind::kAbandoned) {
+      if (published == LeaseCommands::Published::kTooLate &&
+          payload.kind != PayloadKind::kAbandoned) {
         ++client_.count.unpublished;
       }
-      return published == Leases::Published::kToOthers;
+      return published == LeaseCommands::Published::kToOthers;
     }
 
    private:
     Client& client_;
     const std::shared_ptr<HeldLease> lease_;
-    Keeper::Keeping keeping_;
+    LeaseRenewer::Renewal renewal_;
     bool ended_ = false;
   };
 
@@ -175,20 +177,20 @@ class Client {
   // given an outcome, and returns none. Throws Outage, HandedOver if the caller leaves, and what
   // `accept` throws.
   template <class Accept>
-  OneLease TakeOrFollow(const Names& names, Caller& caller, Accept&& accept) {
-    StartKeeper();
-    OneLease one;
-    one.push_back(std::make_shared<HeldLease>(names, NewToken()));
+  LeaseList TakeOrFollow(const RedisKeys& keys, Caller& caller, Accept&& accept) {
+    StartRenewer();
+    LeaseList one;
+    one.push_back(std::make_shared<HeldLease>(keys, NewToken()));
     HeldLease* const lease = one.front().get();
     std::optional<StopFd> stop_fd;
     std::string heard;  // whom we were told of last,
     std::string last;   // and what we have read of its stream
     for (;;) {
       const Clock::time_point asked = Clock::now();
-      const auto duration = std::max(keeper_.DurationFor(asked), std::chrono::milliseconds(1));
+      const auto duration = std::max(renewer_.DurationFor(asked), std::chrono::milliseconds(1));
       const bool awaits = last == "0";  // an outcome may come yet
-      const Leases::Holder holder =
-          leases_.Take(names, lease->token, duration, awaits ? heard : std::string_view());
+      const LeaseCommands::Holder holder =
+          leases_.Take(keys, lease->token, duration, awaits ? heard : std::string_view());
       if (holder.token == lease->token) {
         if (!heard.empty()) ++count.takeovers;
         lease->fence = holder.fence;
@@ -199,8 +201,8 @@ class Client {
       if (heard != holder.token) last = "0";
       heard = holder.token;
       if (!stop_fd) stop_fd.emplace(caller.stop_passed.get_token());
-      const std::optional<Leases::Entry> entry =
-          ReadOrLeave(names, heard, last, holder.left, caller, stop_fd->get());
+      const std::optional<LeaseCommands::Entry> entry =
+          ReadOrLeave(keys, heard, last, holder.left, caller, stop_fd->get());
       if (!entry) continue;
       last = entry->id;
       if (const std::optional<Payload> payload = Unpack(entry->payload, heard)) {
@@ -215,28 +217,29 @@ class Client {
   }
 
  private:
-  void StartKeeper() {
+  void StartRenewer() {
     try {
-      keeper_.Start();
+      renewer_.Start();
     } catch (const std::system_error& error) {
       throw Outage(std::errc::not_connected, std::string("no thread: ") + error.what());
     }
   }
 
   // Waits for the outcome until the lease ends, or until it is time to see whether it still holds.
-  std::optional<Leases::Entry> ReadOrLeave(const Names& names, const std::string& token,
-                                           const std::string& last, std::chrono::milliseconds left,
-                                           Caller& caller, int stop_fd) {
+  std::optional<LeaseCommands::Entry> ReadOrLeave(const RedisKeys& keys, const std::string& token,
+                                                  const std::string& last,
+                                                  std::chrono::milliseconds left, Caller& caller,
+                                                  int stop_fd) {
     LeaveIfDue(caller);
     auto wait = std::min(left, options.linger) + std::chrono::milliseconds(1);
-    Patience patience{Clock::time_point::max(), stop_fd};
+    WaitLimit limit{Clock::time_point::max(), stop_fd};
     if (caller.deadline) {
-      patience.until = *caller.deadline;
+      limit.until = *caller.deadline;
       const auto own =
           std::chrono::ceil<std::chrono::milliseconds>(*caller.deadline - Clock::now());
       wait = std::min(wait, std::max(own, std::chrono::milliseconds(1)));
     }
-    std::optional<Leases::Entry> entry = leases_.Read(names, token, last, wait, patience);
+    std::optional<LeaseCommands::Entry> entry = leases_.Read(keys, token, last, wait, limit);
     if (!entry) LeaveIfDue(caller);
     return entry;
   }
@@ -250,8 +253,8 @@ class Client {
   }
 
   Server server_{options};
-  Leases leases_{server_, options};
-  Keeper keeper_{server_, leases_, options};
+  LeaseCommands leases_{server_, options};
+  LeaseRenewer renewer_{server_, leases_, options};
 };
 
 }  // namespace singleflight::redis::detail

@@ -45,17 +45,17 @@ class Outage : public std::system_error {
   Outage(std::errc code, const std::string& what)
       : std::system_error(std::make_error_code(code), "singleflight::redis: " + what) {}
 
-  static Outage OfTime(const std::string& where) {
+  static Outage Timeout(const std::string& where) {
     Outage outage(std::errc::not_connected, where + " did not answer in time");
-    outage.is_of_time_ = true;
+    outage.is_timeout_ = true;
     return outage;
   }
 
-  bool IsOfConnection() const noexcept { return code() == std::errc::not_connected; }
-  bool IsOfTime() const noexcept { return is_of_time_; }
+  bool IsConnectionLoss() const noexcept { return code() == std::errc::not_connected; }
+  bool IsTimeout() const noexcept { return is_timeout_; }
 
  private:
-  bool is_of_time_ = false;
+  bool is_timeout_ = false;
 };
 
 struct FreeReply {
@@ -68,12 +68,12 @@ inline std::string_view TextOf(const redisReply& reply) noexcept {
 }
 
 // Where a thread cancellation would leak what C functions hold, or throw out of a destructor.
-class CancellationOff {
+class DisableCancellation {
  public:
-  CancellationOff() noexcept { ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
-  ~CancellationOff() { ::pthread_setcancelstate(before_, nullptr); }
-  CancellationOff(const CancellationOff&) = delete;
-  CancellationOff& operator=(const CancellationOff&) = delete;
+  DisableCancellation() noexcept { ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+  ~DisableCancellation() { ::pthread_setcancelstate(before_, nullptr); }
+  DisableCancellation(const DisableCancellation&) = delete;
+  DisableCancellation& operator=(const DisableCancellation&) = delete;
 
  private:
   int before_ = PTHREAD_CANCEL_ENABLE;
@@ -81,24 +81,24 @@ class CancellationOff {
 
 // Neither hiredis nor OpenSSL keep a write to a closed connection from raising SIGPIPE, which ends
 // the process. Here it is taken off the thread again, unless it had been pending before.
-class SigPipeOff {
+class BlockSigPipe {
  public:
-  SigPipeOff() noexcept {
+  BlockSigPipe() noexcept {
     ::sigemptyset(&pipe_);
     ::sigaddset(&pipe_, SIGPIPE);
     ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
     was_pending_ = ::sigismember(&before_, SIGPIPE) == 1 && IsPending();  // else it had come
   }
-  ~SigPipeOff() {
-    const CancellationOff guard;  // sigwait is a cancellation point
+  ~BlockSigPipe() {
+    const DisableCancellation guard;  // sigwait is a cancellation point
     if (!was_pending_ && IsPending()) {
       int signal = 0;
       ::sigwait(&pipe_, &signal);
     }
     ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
   }
-  SigPipeOff(const SigPipeOff&) = delete;
-  SigPipeOff& operator=(const SigPipeOff&) = delete;
+  BlockSigPipe(const BlockSigPipe&) = delete;
+  BlockSigPipe& operator=(const BlockSigPipe&) = delete;
 
  private:
   static bool IsPending() noexcept {
@@ -112,16 +112,16 @@ class SigPipeOff {
 };
 
 // hiredis takes a signal that interrupts its connecting for a failure.
-class SignalsOff {
+class BlockSignals {
  public:
-  SignalsOff() noexcept {
+  BlockSignals() noexcept {
     sigset_t all;
     ::sigfillset(&all);
     ::pthread_sigmask(SIG_BLOCK, &all, &before_);
   }
-  ~SignalsOff() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  SignalsOff(const SignalsOff&) = delete;
-  SignalsOff& operator=(const SignalsOff&) = delete;
+  ~BlockSignals() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  BlockSignals(const BlockSignals&) = delete;
+  BlockSignals& operator=(const BlockSignals&) = delete;
 
  private:
   sigset_t before_;
@@ -139,7 +139,7 @@ class StopFd {
     on_stop_.emplace(stop, Write{ends_[1]});
   }
   ~StopFd() {
-    const CancellationOff guard;
+    const DisableCancellation guard;
     on_stop_.reset();
     for (const int end : ends_) {
       if (end >= 0) ::close(end);
@@ -153,7 +153,7 @@ class StopFd {
  private:
   struct Write {
     void operator()() const noexcept {
-      const CancellationOff guard;
+      const DisableCancellation guard;
       while (::write(end, "", 1) < 0 && errno == EINTR) {
       }
     }
@@ -165,7 +165,7 @@ class StopFd {
 };
 
 // When a caller gives up on a reply that is to come.
-struct Patience {
+struct WaitLimit {
   Clock::time_point until;
   int stop_fd = -1;  // readable: at once
 };
@@ -183,12 +183,12 @@ class Connection {
  public:
   Connection(const Options& options, Endpoint endpoint)
       : endpoint_(std::move(endpoint)), command_timeout_(options.command_timeout) {
-    const CancellationOff guard;
+    const DisableCancellation guard;
     Connect(options);
     ::fcntl(context_->fd, F_SETFD, FD_CLOEXEC);
     Check(::redisSetTimeout(context_.get(), ToTimeval(command_timeout_)) == REDIS_OK);
     if (options.tls) StartTls(*options.tls);
-    Introduce(options, Clock::now() + options.connect_timeout);
+    Authenticate(options, Clock::now() + options.connect_timeout);
   }
 
   const Endpoint& endpoint() const noexcept { return endpoint_; }
@@ -199,22 +199,22 @@ class Connection {
     return awaited_ == 0 && context_->err == 0 && reader.pos == reader.len;  // nothing unasked for
   }
 
-  // Throws nothing but Outage and std::bad_alloc. Null if patience ended before the reply came;
+  // Throws nothing but Outage and std::bad_alloc. Null if limit ended before the reply came;
   // otherwise this waits for as long as the server may (`server_waits`) and the command timeout.
   Reply Ask(std::span<const std::string_view> command, std::chrono::milliseconds server_waits,
-            const Patience& patience) {
+            const WaitLimit& limit) {
     const Clock::time_point deadline = Clock::now() + server_waits + command_timeout_;
     Send(command, deadline);
-    const bool impatient = patience.until < deadline;
-    Reply reply = Receive(impatient ? patience.until : deadline, patience.stop_fd);
-    if (reply == nullptr && !impatient && Clock::now() >= deadline) throw Outage::OfTime(name_);
+    const bool impatient = limit.until < deadline;
+    Reply reply = Receive(impatient ? limit.until : deadline, limit.stop_fd);
+    if (reply == nullptr && !impatient && Clock::now() >= deadline) throw Outage::Timeout(name_);
     return reply;
   }
 
  private:
   struct FreeContext {
     void operator()(redisContext* context) const noexcept {
-      const CancellationOff guard;
+      const DisableCancellation guard;
       ::redisFree(context);
     }
   };
@@ -225,7 +225,7 @@ class Connection {
   }
 
   void Connect(const Options& options) {
-    const SignalsOff guard;
+    const BlockSignals guard;
     const timeval timeout = ToTimeval(options.connect_timeout);
     if (options.unix_socket.empty()) {
       name_ = endpoint_.host + ':' + std::to_string(endpoint_.port);
@@ -237,24 +237,24 @@ class Connection {
     Check(context_ != nullptr && context_->err == 0);
   }
 
-  void Introduce(const Options& options, Clock::time_point deadline) {
+  void Authenticate(const Options& options, Clock::time_point deadline) {
     if (!options.password.empty()) {
       if (options.user.empty()) {
-        Demand({"AUTH", options.password}, deadline);
+        Require({"AUTH", options.password}, deadline);
       } else {
-        Demand({"AUTH", options.user, options.password}, deadline);
+        Require({"AUTH", options.user, options.password}, deadline);
       }
     }
     if (options.database != 0) {
-      Demand({"SELECT", std::to_string(options.database)}, deadline);
+      Require({"SELECT", std::to_string(options.database)}, deadline);
     }
   }
 
   // For a command that must succeed.
-  void Demand(std::initializer_list<std::string_view> command, Clock::time_point deadline) {
+  void Require(std::initializer_list<std::string_view> command, Clock::time_point deadline) {
     Send(command, deadline);
     const Reply reply = Receive(deadline, -1);
-    if (reply == nullptr) throw Outage::OfTime(name_);
+    if (reply == nullptr) throw Outage::Timeout(name_);
     if (reply->type == REDIS_REPLY_ERROR) {
       throw Outage(std::errc::protocol_error, name_ + ": " + std::string(TextOf(*reply)));
     }
@@ -270,9 +270,9 @@ class Connection {
     Check(::redisAppendCommandArgv(context_.get(), static_cast<int>(words.size()), words.data(),
                                    sizes.data()) == REDIS_OK);
     ++awaited_;
-    const SigPipeOff guard;
+    const BlockSigPipe guard;
     for (int done = 0; done == 0;) {  // each write blocks for no longer than the command timeout
-      if (Clock::now() >= deadline) throw Outage::OfTime(name_);
+      if (Clock::now() >= deadline) throw Outage::Timeout(name_);
       Check(::redisBufferWrite(context_.get(), &done) == REDIS_OK);
     }
   }
@@ -328,7 +328,7 @@ class Connection {
     if (tls_ == nullptr) {
       throw Outage(std::errc::not_connected, ::redisSSLContextGetError(error));
     }
-    const SigPipeOff guard;
+    const BlockSigPipe guard;
     Check(::redisInitiateSSLWithContext(context_.get(), tls_.get()) == REDIS_OK);
   }
   struct FreeTls {

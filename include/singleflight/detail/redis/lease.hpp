@@ -9,10 +9,10 @@
 //                          there only if somebody followed, and for `linger` only
 //   BASE:forgotten:TOKEN   the lease of a call that was forgotten: nobody new is told of it
 //
-// Each function of Leases is one command or script: the server runs it as one step, and the same
-// command may come twice without harm, since a token is used for one call only. (One that arrives
-// when its sender has given up may leave a lease that nobody holds: as if its leader had died.)
-// tests/model/lease.pml is a model of these steps.
+// Each function of LeaseCommands is one command or script: the server runs it as one step, and the
+// same command may come twice without harm, since a token is used for one call only. (One that
+// arrives when its sender has given up may leave a lease that nobody holds: as if its leader had
+// died.) tests/model/lease.pml is a model of these steps.
 
 #include <sys/random.h>
 
@@ -52,12 +52,12 @@ inline bool IsToken(std::string_view text) noexcept {
   return text.size() == 32 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-// The names on the server of what belongs to a key. What is in the first braces decides where they
+// The keys on the server of what belongs to a key. What is in the first braces decides where they
 // are in a Redis Cluster, unless that is empty: so a key that would make it empty stands after
 // them.
-class Names {
+class RedisKeys {
  public:
-  Names(std::string_view prefix, std::string_view key) : base_(prefix) {
+  RedisKeys(std::string_view prefix, std::string_view key) : base_(prefix) {
     if (key.empty() || key.front() == '}') {
       (base_ += ".{.}") += key;
     } else {
@@ -77,9 +77,9 @@ class Names {
   std::string lease_;
 };
 
-class Leases {
+class LeaseCommands {
  public:
-  Leases(Server& server, const Options& options) : server_(server), options_(options) {}
+  LeaseCommands(Server& server, const Options& options) : server_(server), options_(options) {}
 
   // Who leads: `token`, which has just taken the lease for that long, or another.
   struct Holder {
@@ -89,24 +89,23 @@ class Leases {
   };
   // `awaited`: of a call whose outcome is still waited for, or empty. While that may come or has
   // come, its holder is told.
-  Holder Take(const Names& names, std::string_view token, std::chrono::milliseconds lease,
+  Holder Take(const RedisKeys& keys, std::string_view token, std::chrono::milliseconds lease,
               std::string_view awaited) {
     const std::string duration = std::to_string(lease.count());
     const Reply reply =
         awaited.empty()
-            ? Run(names, kTake,
-                  {"3", names.Lease(), names.Outcome(token), names.Forgotten(token), token,
-                   duration},
-                  Effort::kIfWell)
-            : Run(names, kTake,
-                  {"5", names.Lease(), names.Outcome(token), names.Forgotten(token),
-                   names.Outcome(awaited), names.Forgotten(awaited), token, duration, awaited});
+            ? Run(keys, kTake,
+                  {"3", keys.Lease(), keys.Outcome(token), keys.Forgotten(token), token, duration},
+                  WhenAway::kIfWell)
+            : Run(keys, kTake,
+                  {"5", keys.Lease(), keys.Outcome(token), keys.Forgotten(token),
+                   keys.Outcome(awaited), keys.Forgotten(awaited), token, duration, awaited});
     const bool is_holder = reply->type == REDIS_REPLY_ARRAY && reply->elements == 3 &&
                            reply->element[0]->type == REDIS_REPLY_STRING &&
                            reply->element[1]->type == REDIS_REPLY_INTEGER &&
                            reply->element[2]->type == REDIS_REPLY_INTEGER;
     if (!is_holder || reply->element[1]->integer < 0) {
-      throw Outage(std::errc::protocol_error, "something else is at " + names.Lease());
+      throw Outage(std::errc::protocol_error, "something else is at " + keys.Lease());
     }
     return {std::string(TextOf(*reply->element[0])),
             std::chrono::milliseconds(reply->element[1]->integer),
@@ -118,14 +117,14 @@ class Leases {
     std::string payload;
   };
   // The first entry after `last` of the stream with a call's outcome; nothing if none came for that
-  // long, or patience ended.
-  std::optional<Entry> Read(const Names& names, std::string_view token, const std::string& last,
-                            std::chrono::milliseconds wait, const Patience& patience) {
-    const std::string name = names.Outcome(token);
+  // long, or limit ended.
+  std::optional<Entry> Read(const RedisKeys& keys, std::string_view token, const std::string& last,
+                            std::chrono::milliseconds wait, const WaitLimit& limit) {
+    const std::string name = keys.Outcome(token);
     const std::string block = std::to_string(wait.count());
     const std::initializer_list<std::string_view> command = {"XREAD", "COUNT",   "1",  "BLOCK",
                                                              block,   "STREAMS", name, last};
-    const Reply reply = server_.Ask(name, command, Effort::kAnyway, wait, patience);
+    const Reply reply = server_.Ask(name, command, WhenAway::kAnyway, wait, limit);
     if (reply == nullptr || reply->type == REDIS_REPLY_NIL) return std::nullopt;
     // [[name, [[id, [field, value, ...]]]]]
     const auto child = [](const redisReply* parent, std::size_t i) -> const redisReply* {
@@ -144,10 +143,10 @@ class Leases {
   }
 
   // True if the lease is still held, and now for that long.
-  bool Renew(const Names& names, std::string_view token, std::chrono::milliseconds lease) {
+  bool Renew(const RedisKeys& keys, std::string_view token, std::chrono::milliseconds lease) {
     const std::string duration = std::to_string(lease.count());
-    return Number(Run(names, kRenew,
-                      {"2", names.Lease(), names.Forgotten(token), token, duration})) == 1;
+    return Number(Run(keys, kRenew, {"2", keys.Lease(), keys.Forgotten(token), token, duration})) ==
+           1;
   }
 
   enum class Published : signed char {
@@ -156,23 +155,23 @@ class Leases {
     kToOthers = 1,  // and the outcome is there for them
   };
   // Gives the lease back and tells the followers.
-  Published Publish(const Names& names, std::string_view token, std::string_view payload) {
+  Published Publish(const RedisKeys& keys, std::string_view token, std::string_view payload) {
     const std::string linger = std::to_string(options_.linger.count());
     return static_cast<Published>(
-        std::clamp(Number(Run(names, kPublish,
-                              {"3", names.Lease(), names.Outcome(token), names.Forgotten(token),
-                               token, payload, linger})),
+        std::clamp(Number(Run(keys, kPublish,
+                              {"3", keys.Lease(), keys.Outcome(token), keys.Forgotten(token), token,
+                               payload, linger})),
                    -1LL, 1LL));
   }
 
   // Lets the next who takes the lease start afresh; those who follow the call that holds it now go
   // on. True if there was one.
-  bool Forget(const Names& names) {
-    const std::initializer_list<std::string_view> command = {"GETRANGE", names.Lease(), "0", "31"};
-    const std::string token(TextOf(*server_.Ask(names.Lease(), command, Effort::kIfWell)));
+  bool Forget(const RedisKeys& keys) {
+    const std::initializer_list<std::string_view> command = {"GETRANGE", keys.Lease(), "0", "31"};
+    const std::string token(TextOf(*server_.Ask(keys.Lease(), command, WhenAway::kIfWell)));
     if (!IsToken(token)) return false;
-    if (Number(Run(names, kForget, {"2", names.Lease(), names.Forgotten(token), token})) < 0) {
-      throw Outage(std::errc::protocol_error, "something else is at " + names.Forgotten(token));
+    if (Number(Run(keys, kForget, {"2", keys.Lease(), keys.Forgotten(token), token})) < 0) {
+      throw Outage(std::errc::protocol_error, "something else is at " + keys.Forgotten(token));
     }
     return true;  // if it was too late: that call has ended meanwhile
   }
@@ -239,11 +238,12 @@ class Leases {
     return 0
   )lua";
 
-  Reply Run(const Names& names, std::string_view script,
-            std::initializer_list<std::string_view> arguments, Effort effort = Effort::kAnyway) {
+  Reply Run(const RedisKeys& keys, std::string_view script,
+            std::initializer_list<std::string_view> arguments,
+            WhenAway effort = WhenAway::kAnyway) {
     std::vector<std::string_view> command = {"EVAL", script};
     command.insert(command.end(), arguments);
-    return server_.Ask(names.Lease(), command, effort);
+    return server_.Ask(keys.Lease(), command, effort);
   }
 
   static long long Number(const Reply& reply) noexcept {

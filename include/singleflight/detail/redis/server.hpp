@@ -47,12 +47,12 @@ inline unsigned SlotOf(std::string_view name) noexcept {
 }
 
 // What a node of a Redis Cluster says of a name that is another's: "MOVED 3999 127.0.0.1:6381".
-struct Move {
+struct Redirection {
   unsigned slot;
   Endpoint to;
 };
 
-inline std::optional<Move> ParseMove(std::string_view error, const Endpoint& from) {
+inline std::optional<Redirection> ParseRedirection(std::string_view error, const Endpoint& from) {
   constexpr std::string_view kMoved = "MOVED ";
   if (!error.starts_with(kMoved)) return std::nullopt;
   error.remove_prefix(kMoved.size());
@@ -65,7 +65,7 @@ inline std::optional<Move> ParseMove(std::string_view error, const Endpoint& fro
     const auto [end, failed] = std::from_chars(digits.begin(), digits.end(), value);
     return failed == std::errc() && end == digits.end();
   };
-  Move move{};
+  Redirection move{};
   move.to.host = error.substr(space + 1, colon - space - 1);
   if (move.to.host.empty()) move.to.host = from.host;  // the node does not know its own address
   if (!number(error.substr(0, space), move.slot) ||
@@ -77,7 +77,7 @@ inline std::optional<Move> ParseMove(std::string_view error, const Endpoint& fro
 
 // Whether to ask a server that has not answered within `retry_after`: who begins something does
 // not; who is in the middle of it does.
-enum class Effort : bool { kIfWell, kAnyway };
+enum class WhenAway : bool { kIfWell, kAnyway };
 
 // Every member may be called from any thread.
 class Server {
@@ -85,27 +85,27 @@ class Server {
   explicit Server(const Options& options) : options_(options) {}
 
   // Sends a command about `name` and returns the reply, which is no error; null only for one that
-  // blocks, if patience or the server ended that. What failed on one connection is tried once more
+  // blocks, if limit or the server ended that. What failed on one connection is tried once more
   // on a new one: the command must mean the same when it comes twice. Throws Outage, of a command
   // that does not block within 2 * (connect_timeout + command_timeout), else within server_waits +
   // command_timeout, too.
-  Reply Ask(std::string_view name, std::span<const std::string_view> command, Effort effort) {
+  Reply Ask(std::string_view name, std::span<const std::string_view> command, WhenAway effort) {
     return Ask(name, command, effort, {}, {Clock::time_point::max()});
   }
-  Reply Ask(std::string_view name, std::span<const std::string_view> command, Effort effort,
-            std::chrono::milliseconds server_waits, const Patience& patience) {
-    for (int moves = 0;; ++moves) {
+  Reply Ask(std::string_view name, std::span<const std::string_view> command, WhenAway effort,
+            std::chrono::milliseconds server_waits, const WaitLimit& limit) {
+    for (int redirections = 0;; ++redirections) {
       const Endpoint where = EndpointOf(name);
-      if (effort == Effort::kIfWell) RefuseIfAway(where);
-      Reply reply = AskAt(where, command, server_waits, patience);
+      if (effort == WhenAway::kIfWell) ThrowIfAway(where);
+      Reply reply = AskAt(where, command, server_waits, limit);
       if (reply == nullptr || reply->type != REDIS_REPLY_ERROR) return reply;
       const std::string_view error = TextOf(*reply);
       const bool is_demoted =
           error.find("READONLY") != std::string_view::npos || error.starts_with("UNBLOCKED");
       if (is_demoted) Drop(where);  // another is the master now
       if (error.starts_with("UNBLOCKED") && server_waits.count() > 0) return nullptr;
-      std::optional<Move> move = ParseMove(error, where);
-      if (!move || moves == kMaxMoves) {
+      std::optional<Redirection> move = ParseRedirection(error, where);
+      if (!move || redirections == kMaxRedirections) {
         throw Outage(std::errc::protocol_error, std::string(error));
       }
       const std::lock_guard lock(mutex_);
@@ -137,12 +137,12 @@ class Server {
   }
 
  private:
-  static constexpr int kMaxMoves = 5;  // as many as nodes that are wrong in turn
+  static constexpr int kMaxRedirections = 5;  // as many as nodes that are wrong in turn
 
   Reply AskAt(const Endpoint& where, std::span<const std::string_view> command,
-              std::chrono::milliseconds server_waits, const Patience& patience) {
+              std::chrono::milliseconds server_waits, const WaitLimit& limit) {
     const auto ask = [&](std::unique_ptr<Connection> connection) {
-      Reply reply = connection->Ask(command, server_waits, patience);
+      Reply reply = connection->Ask(command, server_waits, limit);
       GiveBack(std::move(connection));
       return reply;
     };
@@ -153,19 +153,19 @@ class Server {
         return ask(std::move(connection));
       } catch (const Outage& outage) {
         // What has blocked for its whole time is not to block as long again.
-        const bool has_blocked = outage.IsOfTime() && server_waits.count() > 0;
-        if (!outage.IsOfConnection() || has_blocked) throw;
+        const bool has_blocked = outage.IsTimeout() && server_waits.count() > 0;
+        if (!outage.IsConnectionLoss() || has_blocked) throw;
         Drop(where);  // what is kept open is likely of no use either
       }
       return ask(std::make_unique<Connection>(options_, where));
     } catch (const Outage& outage) {
-      if (outage.IsOfConnection()) LeaveAlone(where, outage.what());
+      if (outage.IsConnectionLoss()) MarkAway(where, outage.what());
       throw;
     }
   }
 
   // So that not every caller waits for the timeouts.
-  void RefuseIfAway(const Endpoint& where) const {
+  void ThrowIfAway(const Endpoint& where) const {
     const std::lock_guard lock(mutex_);
     const auto found = std::ranges::find(away_, where, &Away::where);
     if (found != away_.end() && Clock::now() < found->until) {
@@ -204,7 +204,7 @@ class Server {
   }
 
   // After a failure of the connection itself.
-  void LeaveAlone(const Endpoint& where, const char* why) {
+  void MarkAway(const Endpoint& where, const char* why) {
     const std::lock_guard lock(mutex_);
     std::erase_if(away_, [&](const Away& away) { return away.where == where; });
     away_.push_back({where, Clock::now() + options_.retry_after, why});

@@ -14,7 +14,7 @@ namespace detail {
 
 // A Group, or what looks like one to the free functions that wait for it.
 template <class G>
-concept AnyGroup = !std::is_const_v<G> && requires {
+concept GroupLike = !std::is_const_v<G> && requires {
   typename G::KeyType;
   typename G::ValueType;
   typename G::HashType;
@@ -24,7 +24,7 @@ concept AnyGroup = !std::is_const_v<G> && requires {
 };
 
 // A Key of its own, made of whatever the group's members take for one.
-template <AnyGroup G, class K>
+template <GroupLike G, class K>
 typename G::KeyType CopyKey(const K& key) {
   using Key = typename G::KeyType;
   using Ref = KeyRef<Key, typename G::HashType, typename G::KeyEqualType>;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Keeper: the thread that renews the leases of a process's leaders while their `fn` runs, and gives
-// back those that nobody wants any longer. There is one a group, from its first lease on.
+// LeaseRenewer: the thread that renews the leases of a process's leaders while their `fn` runs, and
+// gives back those that nobody wants any longer. There is one a group, from its first lease on.
 
 #include <unistd.h>
 
@@ -31,8 +31,8 @@ namespace singleflight::redis::detail {
 
 // A lease that this process has taken.
 struct HeldLease {
-  HeldLease(const Names& its_names, std::string its_token)
-      : names(its_names), token(std::move(its_token)) {}
+  HeldLease(const RedisKeys& its_keys, std::string its_token)
+      : keys(its_keys), token(std::move(its_token)) {}
 
   bool IsHeld() const noexcept {
     return Clock::now().time_since_epoch().count() < held_until.load(std::memory_order_relaxed);
@@ -41,7 +41,7 @@ struct HeldLease {
     held_until.store(time.time_since_epoch().count(), std::memory_order_relaxed);
   }
 
-  const Names names;
+  const RedisKeys keys;
   const std::string token;
   std::uint64_t fence = 0;       // set before others see it
   Clock::time_point taken = {};  // likewise
@@ -59,18 +59,18 @@ struct HeldLease {
 
 // One, or none, with what it takes to keep it: a lease that was taken is not to be lost for want of
 // memory.
-using OneLease = std::list<std::shared_ptr<HeldLease>>;
+using LeaseList = std::list<std::shared_ptr<HeldLease>>;
 
-class Keeper {
+class LeaseRenewer {
  public:
-  Keeper(Server& server, Leases& leases, const Options& options)
+  LeaseRenewer(Server& server, LeaseCommands& leases, const Options& options)
       : server_(server),
         leases_(leases),
         lease_(options.lease),
         max_age_(options.group.max_age),
         tick_(std::max<Clock::duration>(lease_ / 4, std::chrono::milliseconds(1))) {}
 
-  ~Keeper() {
+  ~LeaseRenewer() {
     {
       const std::lock_guard lock(mutex_);
       ending_ = true;
@@ -79,8 +79,8 @@ class Keeper {
     if (thread_.joinable()) thread_.join();
   }
 
-  Keeper(const Keeper&) = delete;
-  Keeper& operator=(const Keeper&) = delete;
+  LeaseRenewer(const LeaseRenewer&) = delete;
+  LeaseRenewer& operator=(const LeaseRenewer&) = delete;
 
   // A child process has no keeper, and is not to speak for its parent.
   bool IsForked() const noexcept { return process_ != ::getpid(); }
@@ -99,44 +99,44 @@ class Keeper {
   }
 
   // While there is one, its lease is renewed.
-  class Keeping {
+  class Renewal {
    public:
-    Keeping(Keeper& keeper, OneLease one) noexcept : keeper_(keeper), entry_(one.begin()) {
+    Renewal(LeaseRenewer& keeper, LeaseList one) noexcept : renewer_(keeper), entry_(one.begin()) {
       Lease().renewed = Lease().taken;
-      const std::lock_guard lock(keeper_.mutex_);
-      keeper_.held_.splice(keeper_.held_.end(), one);
-      keeper_.used_ = true;
-      if (keeper_.asleep_) keeper_.wake_.notify_one();
+      const std::lock_guard lock(renewer_.mutex_);
+      renewer_.held_.splice(renewer_.held_.end(), one);
+      renewer_.used_ = true;
+      if (renewer_.asleep_) renewer_.wake_.notify_one();
     }
-    ~Keeping() {
-      if (keeper_.IsForked()) return;
-      const std::lock_guard lock(keeper_.mutex_);
-      if (Lease().state == HeldLease::State::kUnwanted) --keeper_.unwanted_;
-      keeper_.held_.erase(entry_);
+    ~Renewal() {
+      if (renewer_.IsForked()) return;
+      const std::lock_guard lock(renewer_.mutex_);
+      if (Lease().state == HeldLease::State::kUnwanted) --renewer_.unwanted_;
+      renewer_.held_.erase(entry_);
     }
-    Keeping(const Keeping&) = delete;
-    Keeping& operator=(const Keeping&) = delete;
+    Renewal(const Renewal&) = delete;
+    Renewal& operator=(const Renewal&) = delete;
 
     // Has the keeper give it back, so that others take over. Does not wait for that.
     void GiveUp() noexcept {
-      if (keeper_.IsForked()) return;
-      const std::lock_guard lock(keeper_.mutex_);
+      if (renewer_.IsForked()) return;
+      const std::lock_guard lock(renewer_.mutex_);
       if (Lease().state != HeldLease::State::kKept) return;
       Lease().state = HeldLease::State::kUnwanted;
-      ++keeper_.unwanted_;
-      keeper_.wake_.notify_one();
+      ++renewer_.unwanted_;
+      renewer_.wake_.notify_one();
     }
 
     HeldLease::State StateNow() const noexcept {
-      const std::lock_guard lock(keeper_.mutex_);
+      const std::lock_guard lock(renewer_.mutex_);
       return Lease().state;
     }
 
    private:
     HeldLease& Lease() const noexcept { return **entry_; }
 
-    Keeper& keeper_;
-    OneLease::iterator entry_;
+    LeaseRenewer& renewer_;
+    LeaseList::iterator entry_;
   };
 
  private:
@@ -167,7 +167,7 @@ class Keeper {
       lock.unlock();
       lease->HoldUntil(Clock::time_point::min());
       try {
-        leases_.Publish(lease->names, lease->token,
+        leases_.Publish(lease->keys, lease->token,
                         Pack({PayloadKind::kAbandoned, {}}, lease->token));
       } catch (const std::exception&) {  // the server is away, or memory: then it expires
       }
@@ -197,16 +197,16 @@ class Keeper {
   // False if it is lost; if nobody knows, it is tried again at the next tick.
   bool Renew(HeldLease& lease, std::optional<Endpoint>& away) {
     try {
-      Endpoint where = server_.EndpointOf(lease.names.Lease());
+      Endpoint where = server_.EndpointOf(lease.keys.Lease());
       if (where == away) return true;
       const Clock::time_point before = Clock::now();
       const std::chrono::milliseconds duration = DurationFor(lease.taken);
       try {
-        const bool kept = duration.count() > 0 && leases_.Renew(lease.names, lease.token, duration);
+        const bool kept = duration.count() > 0 && leases_.Renew(lease.keys, lease.token, duration);
         lease.HoldUntil(kept ? before + duration : Clock::time_point::min());
         return kept;
       } catch (const Outage& outage) {
-        if (outage.IsOfConnection()) away = std::move(where);
+        if (outage.IsConnectionLoss()) away = std::move(where);
       }
     } catch (const std::exception&) {  // no memory
     }
@@ -215,7 +215,7 @@ class Keeper {
 
   const ::pid_t process_ = ::getpid();
   Server& server_;
-  Leases& leases_;
+  LeaseCommands& leases_;
   const std::chrono::milliseconds lease_;
   const std::optional<std::chrono::nanoseconds> max_age_;
   const Clock::duration tick_;
@@ -223,7 +223,7 @@ class Keeper {
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   // Guarded by mutex_.
-  OneLease held_;             // of any number
+  LeaseList held_;            // of any number
   std::size_t unwanted_ = 0;  // in held_, in that state
   bool used_ = false;         // since the thread last looked
   bool asleep_ = false;       // the thread, until one is held

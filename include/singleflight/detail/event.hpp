@@ -20,33 +20,33 @@ inline Deadline DeadlineAfter(std::chrono::nanoseconds timeout) noexcept {
 
 // What a thread waits at when something other than the awaited event may end its wait. Opened once,
 // and allocates nothing.
-class Gate {
+class Event {
  public:
   // The last touch: from here on the waiting thread may destroy the gate.
-  void Open() noexcept { Set(open_); }
+  void Set() noexcept { Raise(set_); }
 
-  // Ends a wait in AwaitOrNudge.
-  void Nudge() noexcept { Set(nudged_); }
+  // Ends a wait in WaitOrInterrupt.
+  void Interrupt() noexcept { Raise(interrupted_); }
 
-  void Await() {
+  void Wait() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return open_; });
+    changed_.wait(lock, [this] { return set_; });
   }
 
   // True: the gate is open. False: it was nudged, or the deadline passed.
-  bool AwaitOrNudge(const Deadline& deadline) {
+  bool WaitOrInterrupt(const Deadline& deadline) {
     std::unique_lock lock(mutex_);
-    const auto ended = [this] { return open_ || nudged_; };
+    const auto ended = [this] { return set_ || interrupted_; };
     if (deadline) {
       changed_.wait_until(lock, *deadline, ended);
     } else {
       changed_.wait(lock, ended);
     }
-    return open_;
+    return set_;
   }
 
  private:
-  void Set(bool& flag) noexcept {
+  void Raise(bool& flag) noexcept {
     const std::lock_guard lock(mutex_);
     flag = true;
     changed_.notify_all();  // under the lock, since the gate may be gone after it
@@ -54,8 +54,8 @@ class Gate {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool open_ = false;    // guarded by mutex_
-  bool nudged_ = false;  // guarded by mutex_
+  bool set_ = false;          // guarded by mutex_
+  bool interrupted_ = false;  // guarded by mutex_
 };
 
 }  // namespace singleflight::detail
