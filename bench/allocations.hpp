@@ -3,6 +3,6 @@
 
 #include <cstdint>
 
-// How often this thread has called operator new, which main.cpp replaces. A count for each thread,
-// since a shared one would slow down just those that allocate.
+// Counts this thread's calls of operator new, which main.cpp replaces. Each thread has a count of
+// its own, since a shared one would slow down exactly the code that allocates.
 inline constinit thread_local std::uint64_t allocations_of_this_thread = 0;

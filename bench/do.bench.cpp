@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 
-// Do, by a caller who is alone and by two threads, beside its floor and the textbook version. `fn`
-// costs nothing, so what is measured is what a call costs by itself.
+// Measures Do for a caller that is alone and for two threads, against its floor and the textbook
+// version. `fn` costs nothing, so only the cost of a call is measured.
 //
-// The floor is what nothing that guards a map with a mutex can go below: hash the key, one critical
-// section to enter the call, `fn`, and one to leave it, with no map in either of them.
+// Nothing that guards a map with a mutex can be faster than the floor. It hashes the key, runs one
+// critical section to insert the call, `fn`, and one to remove it, with no map in either of them.
 
 #include <benchmark/benchmark.h>
 
@@ -23,7 +23,7 @@
 
 namespace {
 
-// Strings of 21 characters: more than a std::string holds without an allocation.
+// Strings have 21 characters, more than a std::string holds without an allocation.
 template <class Key>
 Key KeyOf(int number) {
   if constexpr (std::same_as<Key, std::string>) {
@@ -36,7 +36,7 @@ Key KeyOf(int number) {
 
 int Load() { return 42; }
 
-// What each measured function calls Do of.
+// The measured functions call Do on one of these.
 
 template <class Key, std::size_t kShards>
 class FloorOf {
@@ -69,7 +69,7 @@ using Floor = FloorOf<Key, 1>;
 template <class Key>
 using ShardedFloor = FloorOf<Key, singleflight::GroupTraits::kShards>;
 
-// Threads that have nothing in common: shows how much two of them can do on this machine.
+// Threads share nothing here, which shows how much two of them can do on this machine.
 template <class Key>
 struct FloorPerThread {
   template <class Fn>
@@ -94,7 +94,7 @@ struct GroupWithTimeout {
 template <class Key>
 using TextbookGroup = Textbook<Key, int>;
 
-// A caller who is alone.
+// The caller is alone in these benchmarks.
 
 template <template <class> class Flight, class Key>
 void Unshared(benchmark::State& state) {
@@ -115,8 +115,8 @@ BENCHMARK(Unshared<Floor, int>)->Name("unshared/int/floor");
 BENCHMARK(Unshared<Group, int>)->Name("unshared/int/group");
 BENCHMARK(Unshared<TextbookGroup, int>)->Name("unshared/int/textbook");
 
-// Threads. The time is that of the clock over the calls of all: two that do not disturb each other
-// halve it.
+// These benchmarks run on several threads. The time is the clock's, divided by the calls of all
+// threads, so two threads that do not disturb each other halve it.
 
 template <template <class> class Flight>
 void SameKey(benchmark::State& state) {
@@ -128,7 +128,7 @@ void SameKey(benchmark::State& state) {
 BENCHMARK(SameKey<Group>)->Name("same_key/group")->Threads(2)->UseRealTime();
 BENCHMARK(SameKey<TextbookGroup>)->Name("same_key/textbook")->Threads(2)->UseRealTime();
 
-// Each thread goes round keys of its own.
+// Each thread cycles through keys of its own.
 template <template <class> class Flight>
 void DistinctKeys(benchmark::State& state) {
   static Flight<std::string> flight;

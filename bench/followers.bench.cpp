@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 
-// What a follower costs that does not block: a coroutine in CoDo, or a Future of DoAsync. Each
-// iteration begins a call, has so many followers join it, lands it and has each read its result and
-// end. Its time, the leader's part included, is divided by the number of followers. All is done by
-// one thread, as in an event loop.
+// Measures the cost of a follower that does not block: a coroutine in CoDo, or a Future of DoAsync.
+// Each iteration begins a call, has the followers join it, lands it and has each read its result
+// and finish. Its time, the leader's part included, is divided by the number of followers. One
+// thread does everything, as in an event loop.
 //
-// The floor of a coroutine that waits: one with a frame as large that puts itself into a list, and
-// is resumed from there.
+// The floor of a coroutine that waits is one with an equally large frame, which puts itself into a
+// list and is resumed from there.
 
 #include <benchmark/benchmark.h>
 #include <malloc.h>
@@ -33,14 +33,14 @@ using Group = singleflight::Group<std::string, int>;
 
 const std::string key = "user:0000000000000042";
 
-// Counts what followers allocate, from the first that joins until the last has its result, and has
-// an iteration's time divided among them.
+// Counts what followers allocate, from the first that joins until the last has its result, and
+// divides an iteration's time among them.
 class PerFollower {
  public:
   PerFollower(benchmark::State& state, std::size_t followers)
       : state_(state), followers_(static_cast<double>(followers)) {
-    // What was freed stays with the process, as it does in Go's: how the kernel takes pages back
-    // and hands them out again is none of a follower's cost.
+    // Freed memory stays with the process, as it does in Go. Giving pages back to the kernel and
+    // getting them again is not part of a follower's cost.
     mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   }
 
@@ -61,7 +61,7 @@ class PerFollower {
   std::uint64_t allocations_ = 0;
 };
 
-// A coroutine that starts at once and ends by itself: its frame is the one thing that it allocates.
+// A coroutine that starts at once and destroys itself. It allocates nothing but its frame.
 struct Detached {
   struct promise_type {
     Detached get_return_object() const noexcept { return {}; }
@@ -72,7 +72,7 @@ struct Detached {
   };
 };
 
-// The work of a call that lands when it is told to.
+// The work of a call that lands when `work` is resumed.
 struct Held {
   std::coroutine_handle<>& work;
 
@@ -128,7 +128,7 @@ void Futures(benchmark::State& state) {
   }
 }
 
-// The floor.
+// The floor is measured with these.
 
 struct Listed {
   explicit Listed(Listed*& list) : first(list) {}
@@ -143,7 +143,7 @@ struct Listed {
   Listed*& first;
   Listed* next = nullptr;
   std::coroutine_handle<> handle;
-  std::array<std::byte, sizeof(Awaiter)> as_large_as_that;  // and is not touched
+  std::array<std::byte, sizeof(Awaiter)> as_large_as_that;  // is not touched
 };
 
 Detached AwaitTurn(Listed*& first, std::size_t& answered) {

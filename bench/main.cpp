@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 
-// Counts allocations, and starts a second thread before anything is measured: as long as a process
+// Counts allocations, and starts a second thread before anything is measured. As long as a process
 // has only ever had one thread, glibc locks a mutex without an atomic instruction. The floor and
-// everything else would come out faster than they are in any program that has a use for them.
+// everything else would then seem faster than in any program that has a use for them.
 
 #include <benchmark/benchmark.h>
 
@@ -14,8 +14,8 @@
 
 #include "allocations.hpp"
 
-// The array and nothrow forms come here too. Only over-aligned types do not, and none is allocated
-// where allocations are counted.
+// The array and nothrow forms call this one. Only those for over-aligned types do not, and no such
+// type is allocated where allocations are counted.
 void* operator new(std::size_t size) {
   ++allocations_of_this_thread;
   if (void* const memory = std::malloc(size)) return memory;

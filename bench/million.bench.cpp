@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 
-// A million calls in flight at once, and a million followers on one call, all of one thread through
-// Join, beside a million entries of a std::unordered_map. How long an operation takes must not
-// depend on how many came before, except that what outgrows the caches is slower to reach, in a
-// plain table too. The slowest single operation shows the stall when a table grows.
+// Measures a million calls in flight at once, and a million followers on one call, against a
+// million entries of a std::unordered_map. One thread makes them all, through Join. How long an
+// operation takes must not depend on how many came before. What outgrows the caches may be slower
+// to reach, as it is in a plain table. The slowest single operation shows the stall when a table
+// grows.
 
 #include <benchmark/benchmark.h>
 
@@ -29,11 +30,11 @@ class Waiter final : public Group::Waiter {
   void OnLanded() noexcept override { benchmark::DoNotOptimize(*TakeResult()); }
 };
 
-// A key a number, scattered so that no table gains from keys that lie side by side.
+// Makes a key of each number, scattered so that no table gains from keys that lie side by side.
 Key KeyOf(std::size_t number) { return number * 0x9E3779B97F4A7C15u; }
 
-// Runs `operation(i)` for each i below `count`. Notes how long the slowest took, and has the whole
-// iteration's time divided by their number.
+// Runs `operation(i)` for each i below `count`. Reports how long the slowest took, and divides the
+// whole iteration's time by `count`.
 template <class Operation>
 void TimeEach(benchmark::State& state, std::size_t count, Operation&& operation) {
   Clock::duration slowest{};

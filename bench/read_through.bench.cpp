@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 
-// ReadThrough, by a caller who is alone: a hit beside the cache alone, and a load beside the naive
-// pair, that looks in the cache and then asks a group. The load's cache costs nothing and has
-// nothing.
+// Measures ReadThrough for a caller that is alone: a hit against the cache alone, and a load
+// against the naive pair. The pair looks in the cache and then asks a group. The load's cache costs
+// nothing and has nothing.
 
 #include "singleflight/read_through.hpp"
 

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: MIT
 
-// What a call over a Redis server costs, beside the bare commands with which one would do the same
-// by hand. The server is a redis-server of the program's own, on a Unix socket.
+// Measures what a call over a Redis server costs, against the bare commands that would do the same
+// by hand. The program starts a redis-server of its own, on a Unix socket.
 //
-//   unshared      a caller who is alone: it takes the lease, runs `fn`, which costs nothing, and
-//                 gives the lease back
-//   set_get_del   SET lease token NX PX, which succeeds; GET lease, to see that it is still one's
-//                 own; DEL lease
-//   set_get       SET lease token NX PX, which fails, and GET of the value: the least with which
-//                 one gets what another has left
-//   follower      one of another process: from the moment at which the leader's `fn` returns until
-//                 the follower has its value. Before, while `fn` runs, it has asked who leads, and
-//                 waits
-//   xadd_xread    from the moment before an XADD until another connection, blocked in XREAD, has
-//                 the entry: no follower can be told sooner
+//   unshared      A caller is alone: it takes the lease, runs `fn`, which costs nothing, and gives
+//                 the lease back.
+//   set_get_del   SET lease token NX PX succeeds, GET lease checks that it is still one's own, and
+//                 DEL lease gives it back.
+//   set_get       SET lease token NX PX fails, and GET reads the value. It takes at least that
+//                 to get what another process has left.
+//   follower      A follower in another process has asked for the lease while `fn` runs, and waits.
+//                 The time runs from the moment the leader's `fn` returns until the follower has
+//                 its value.
+//   xadd_xread    The time runs from just before an XADD until another connection, blocked in
+//                 XREAD, has the entry. No follower can be notified sooner.
 //
-// All take turns, ten times in a row each: which of the processes share a processor decides about
-// half of the time, and changes every few seconds. Times are by the clock; the median is shown,
+// All take turns, ten times in a row each. Which of the processes share a processor decides about
+// half of the time, and changes every few seconds. Times are by the clock. The median is shown,
 // since a busy machine stalls some.
 
 #include <benchmark/benchmark.h>
@@ -45,14 +45,14 @@ using Group = singleflight::redis::Group<int>;
 const std::string key = "user:0000000000000042";
 constexpr const char* kSet = "SET %s 0123456789abcdef0123456789abcdef NX PX 3600000";
 
-// Asks the server what it has seen; what it sees of this itself does not count. For one thread at a
-// time.
+// Asks the server what it has seen. Its own commands do not count. Only one thread at a time may
+// use it.
 class Observer {
  public:
   explicit Observer(const singleflight::redis::Options& options) : client_(options) {}
 
-  // Until now. Each command is one read of the server's: its client waits for the reply before it
-  // sends another.
+  // Returns the round trips so far. Each command is one read by the server, since its client waits
+  // for the reply before it sends another.
   long long RoundTrips() { return client_.Info("total_reads_processed") - ++own_; }
 
   void AwaitBlockedClient() {
@@ -76,8 +76,8 @@ double SecondsOf(const Step& step) {
   return SecondsSince(start);
 }
 
-// Another thread runs `lead(fn)`, which runs `fn` and then tells the outcome; this one runs
-// `follow`, which blocks until it gets that.
+// Another thread runs `lead(fn)`, which runs `fn` and then publishes the outcome. This thread runs
+// `follow`, which blocks until it gets the outcome.
 template <class Lead, class Follow>
 double SecondsUntilTold(Observer& observer, const Lead& lead, const Follow& follow) {
   std::latch leads(1);
@@ -100,7 +100,7 @@ double SecondsUntilTold(Observer& observer, const Lead& lead, const Follow& foll
 struct Way {
   const char* name;
   std::function<double()> seconds;
-  int of_leader = 0;  // round trips that are not a follower's, but its leader's
+  int of_leader = 0;  // round trips of the leader, not of the follower
 };
 
 void TakeTurns(benchmark::State& state, Observer& observer, const std::vector<Way>& ways) {
@@ -126,7 +126,7 @@ void TakeTurns(benchmark::State& state, Observer& observer, const std::vector<Wa
 
 void Redis(benchmark::State& state) try {
   static const OwnRedisServer server;
-  // No lease is renewed while we count, and a slow machine is no outage.
+  // No lease is renewed while we count, and a slow machine does not count as an outage.
   const singleflight::redis::Options options = {.unix_socket = server.Socket(),
                                                 .lease = 1h,
                                                 .linger = 10s,
@@ -135,7 +135,7 @@ void Redis(benchmark::State& state) try {
                                                 .on_outage = singleflight::redis::OnOutage::kFail};
   Observer observer(options);
   RedisClient client(options), other_client(options);
-  // Two groups with one prefix do not know of each other, as if each were in a process of its own.
+  // Two groups with one prefix know nothing of each other, as if they were in two processes.
   Group group(options), other_group(options);
 
   const auto unshared = [&] { benchmark::DoNotOptimize(group.Do(key, [] { return 42; })); };

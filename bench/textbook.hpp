@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The rival: singleflight as a good engineer would write it in an afternoon, with a mutex, a map
-// and a shared_future. It keeps the promises of the core: the entry goes before the result is
+// The rival is singleflight as a good engineer would write it in an afternoon, with a mutex, a map
+// and a shared_future. It keeps the promises of the core: the entry is removed before the result is
 // published, a call removes only itself, and exceptions reach every caller. It has no way to leave
 // a call, finds no deadlock, and copies the value for each caller.
 

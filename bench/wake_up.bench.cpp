@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Waking many threads that are blocked on one call, beside as many that wait for a bare
+// Measures waking many threads that are blocked on one call, against as many that wait for a bare
 // std::shared_future. The clock runs from the moment at which `fn` returns, or the promise is set,
 // until the last thread has its result. The value is 1 MiB and counts its copies.
 
@@ -34,13 +34,13 @@ class Megabyte {
   std::vector<char> bytes_;
 };
 
-// Threads that block until something wakes them all, and how long that takes.
+// Threads that block until something wakes them all. Measures how long that takes.
 class Crowd {
  public:
   explicit Crowd(std::size_t size) : size_(size), asleep_(size) {}
 
-  // Starts the threads. Each runs `wait`, which blocks and returns the result that it waited for,
-  // and stays until all have theirs: no thread's end is in the time of another's wake-up.
+  // Starts the threads. Each runs `wait`, which blocks and returns the result that it waited for.
+  // The thread then stays until all have theirs, so that no exit falls into another's wake-up time.
   template <class Wait>
   void FallAsleep(const Wait& wait) {
     const std::shared_future<void> may_go = may_go_.get_future().share();
@@ -54,8 +54,8 @@ class Crowd {
     }
   }
 
-  // Returns when `all_came` says so, and the last thread has had the time to block: whether it has
-  // is nothing that a future could be asked.
+  // Returns when `all_came` says so and the last thread has had time to block. A future cannot be
+  // asked whether it has.
   template <class AllCame>
   void AwaitSleep(const AllCame& all_came) const {
     while (!all_came()) std::this_thread::yield();

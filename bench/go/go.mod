@@ -4,5 +4,5 @@ go 1.19
 
 require golang.org/x/sync v0.0.0
 
-// Where Debian's golang-golang-x-sync-dev puts it, so that no network is needed.
+// Debian's golang-golang-x-sync-dev installs it there, so no network is needed.
 replace golang.org/x/sync => /usr/share/gocode/src/golang.org/x/sync

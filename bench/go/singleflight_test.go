@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Package bench measures golang.org/x/sync/singleflight at the work of ../do.bench.cpp and
-// ../followers.bench.cpp: the same keys, and a function that costs nothing.
+// Package bench measures golang.org/x/sync/singleflight with the work of ../do.bench.cpp and
+// ../followers.bench.cpp. It uses the same keys, and a function that costs nothing.
 package bench
 
 import (
@@ -22,12 +22,12 @@ func keyOf(number int) string { return fmt.Sprintf("user:%016d", number) }
 
 func load() (interface{}, error) { return 42, nil }
 
-// Reports the processor time of an operation too, its share of the garbage collector's included.
-// Other processes disturb it less than the clock's.
+// measure also reports the processor time of an operation, its share of the garbage collector's
+// included. Other processes disturb that less than the time by the clock.
 func measure(b *testing.B, operation func()) { measureParts(b, 1, operation) }
 
-// The same for an operation of so many equal parts: reports the processor time and the allocations
-// of a part.
+// measureParts does the same for an operation of so many equal parts. It reports the processor time
+// and the allocations of one part.
 func measureParts(b *testing.B, parts int, operation func()) {
 	var heap, heapBefore runtime.MemStats
 	b.ReportAllocs()
@@ -84,10 +84,10 @@ func BenchmarkDistinctKeys(b *testing.B) {
 	})
 }
 
-// As in ../followers.bench.cpp: an iteration begins a call, has so many followers join it, lands it
-// and waits until each has its result. `follow` makes them join, calls `land` and waits for them.
-// What is reported is an iteration's part for each follower. The first iteration is not measured:
-// it makes the heap as large as it has to be.
+// measureFollowers works as ../followers.bench.cpp does: an iteration begins a call, has `count`
+// followers join it, lands it and waits until each has its result. `follow` makes them join, calls
+// `land` and waits for them. An iteration's cost is divided by the number of followers. The first
+// iteration is not measured: it makes the heap as large as it has to be.
 func measureFollowers(b *testing.B, follow func(group *singleflight.Group, count int, land func())) {
 	for _, count := range []int{100, 10000, 1000000} {
 		b.Run(strconv.Itoa(count), func(b *testing.B) {
@@ -122,7 +122,7 @@ func BenchmarkFollowersDoChan(b *testing.B) {
 	})
 }
 
-// The same, but each in a goroutine of its own, which is blocked meanwhile.
+// Here each follower has a goroutine of its own, which is blocked while it waits.
 func BenchmarkFollowersGoDoChan(b *testing.B) {
 	measureGoroutines(b, func(group *singleflight.Group, fn func() (interface{}, error)) {
 		<-group.DoChan(key, fn)
@@ -135,11 +135,11 @@ func BenchmarkFollowersGoDo(b *testing.B) {
 	})
 }
 
-// Nobody can be asked whether a goroutine has joined; where there is one processor only, it has
-// once all had their turn.
+// measureGoroutines needs a single processor, since nothing tells whether a goroutine has joined.
+// On one processor, each has joined once all have had their turn.
 func measureGoroutines(b *testing.B, ask func(*singleflight.Group, func() (interface{}, error))) {
 	if runtime.GOMAXPROCS(0) != 1 {
-		b.Skip("needs -test.cpu=1")
+		b.Skip("this benchmark needs -test.cpu=1")
 	}
 	measureFollowers(b, func(group *singleflight.Group, count int, land func()) {
 		var begun, late atomic.Int64

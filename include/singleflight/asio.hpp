@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// AsyncDo: waits for a call as an Asio operation does, with whatever completion token you like.
+// AsyncDo: waits for a call as an Asio operation, with any completion token.
 //
 //   asio::awaitable<User> LoadUser(int id);
 //
@@ -11,32 +11,34 @@
 //     co_await Respond(request, *user);
 //   }
 //
-// A caller in AsyncDo is a caller of the same call as those in Do, and blocks no thread. It can be
-// cancelled alone, as any operation can; so there is no timeout here, but
+// It joins the same calls as Do, and blocks no thread. A caller can be cancelled by itself, as any
+// operation can, so there is no timeout here. Instead:
 //
 //   using namespace asio::experimental::awaitable_operators;
 //   co_await (AsyncDo(users, id, load, use_awaitable) || timer.async_wait(use_awaitable))
 //
-// (`||` waits for the first that succeeds: if the call fails, for the timer. In a newer Asio,
-// cancel_after(50ms, token) is a timeout that lets failures through.)
+// Warning: `||` waits for the first operation that succeeds. If the call fails, it still waits for
+// the timer. In a newer Asio, cancel_after(50ms, token) is a timeout that lets failures through.
 //
-// Asio: the standalone one where it is found, else Boost's, which SINGLEFLIGHT_BOOST_ASIO asks for.
-// A program may use both, each in files of its own. Clang needs -DASIO_HAS_CO_AWAIT
-// -DASIO_HAS_STD_COROUTINE (for Boost with BOOST_ before them) where its Asio does not see that
-// there are coroutines; without, there are no awaitables, and the rest works.
+// Which Asio: the standalone one if it is found, otherwise Boost's. Define SINGLEFLIGHT_BOOST_ASIO
+// to use Boost's although both are there. A program may use both, each in files of its own. If your
+// Asio does not detect coroutines under Clang, define ASIO_HAS_CO_AWAIT and ASIO_HAS_STD_COROUTINE
+// (for Boost, with the prefix BOOST_). Without them there are no awaitables, and the rest works.
 //
-// Lifetime. The group must outlive the calls, and ~Group waits for them; so something must still
-// run what leads them. If the thread that destroys the group is the one that runs the io_context,
-// declare the group before the io_context: this then ends first, and the calls that are led on it
-// with it. An operation that is pending when its own context ends is destroyed, as everywhere in
-// Asio: its handler is not called. While a thread destroys the group, no other may cancel an
-// operation or end a context.
+// Lifetime: the group must outlive the calls, and ~Group waits for them, so something must still
+// run
+//   their work. If one thread runs the io_context and destroys the group, declare the group before
+//   the io_context. The io_context is then destroyed first, and lands the calls that are led on it.
+//   An operation whose own context is destroyed is destroyed with it, as everywhere in Asio: its
+//   handler is not called. While one thread destroys the group, no other may cancel an operation or
+//   destroy a context.
 //
-// Do not wait in Do on the only thread that runs the context: if the call is led there, that waits
-// for itself, and is not found out.
+// Warning: do not wait in Do on the only thread that runs the context. If the call is led there, it
+// waits for itself, and that is not detected.
 //
-// GCC 12 and 13 destroy some temporaries of a co_await expression twice: name a lambda that
-// captures by value, or a key that is an aggregate (in braces, too), before you await.
+// Warning: GCC 12 and 13 destroy some temporaries in a co_await expression twice, which corrupts
+// the heap. Before you await, name a lambda that captures by value, and a key that is an aggregate,
+// even one in braces. This applies to your own co_await expressions, too.
 
 #include <atomic>
 #include <concepts>
@@ -59,11 +61,11 @@ inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
 
 // ---- The caller
 
-// One AsyncDo that has begun. It owns itself until it is handed to its executor as a Completion.
+// An AsyncDo in progress. It owns itself until it is passed to its executor as a Completion.
 //
-// Asio lets nobody emit a cancellation while the operation begins or its handler runs: a slot is
-// used on the handler's executor, which is to run one function at a time. So Cancel meets neither
-// Join nor TakeResult; it may meet OnLanded.
+// Asio's rules forbid a cancellation while the operation starts or its handler runs: a slot is used
+// on the handler's executor, which runs one function at a time. So Cancel races with neither Join
+// nor TakeResult. It may race with OnLanded.
 template <class G, class Handler, class Executor>
 class AsyncDoOperation final : public G::Waiter, private ContextService::User {
   using Value = typename G::ValueType;
@@ -75,7 +77,7 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
         work_(executor),
         context_(ContextService::Of(executor)) {}
 
-  // Once `self` has joined, the call may land and the operation end at any moment.
+  // Once `self` has joined, the call may land and destroy the operation at any moment.
   template <class Launch>
   static void Start(std::shared_ptr<AsyncDoOperation> self, G& group,
                     const typename G::KeyType& key, Launch&& launch) {
@@ -87,8 +89,8 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
       });
     }
     op.self_ = std::move(self);
-    const bool ended = op.context_ != nullptr && !op.context_->Add(op);
-    if (!ended) {
+    const bool shut_down = op.context_ != nullptr && !op.context_->Add(op);
+    if (!shut_down) {
       try {
         group.Join(key, op, std::forward<Launch>(launch));
         return;
@@ -97,12 +99,12 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
       }
     }
     if (slot.is_connected()) slot.clear();
-    if (ended) return op.self_.reset();
+    if (shut_down) return op.self_.reset();
     op.Complete();
   }
 
  private:
-  // What the executor gets. If it is destroyed without having been run, so is the operation.
+  // What the executor receives. If it is destroyed before it has run, so is the operation.
   class Completion {
    public:
     using allocator_type = net::associated_allocator_t<Handler>;
@@ -128,8 +130,7 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
     std::shared_ptr<AsyncDoOperation> op_;
   };
 
-  // Terminates if there is no memory for a task: nobody is left who could be told. So does a
-  // request to stop that cannot be passed on.
+  // Terminates if there is no memory to post the completion: there is nobody left to report it to.
   void OnLanded() noexcept override { Complete(); }
 
   void Cancel() noexcept {
@@ -142,8 +143,9 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
     Complete();
   }
 
-  // The last touch. A handler is called neither inside AsyncDo nor by the thread that lands the
-  // call; where its executor might do so, the way to it is through a thread of Asio's own.
+  // Nothing may access this object afterwards. The handler is called neither inside AsyncDo nor by
+  // the thread that lands the call. If its executor might do so, the completion takes a detour
+  // through one of Asio's own threads.
   void Complete() {
     if constexpr (kCanPost<Executor>) {
       HandOver([](const Executor& executor, Completion&& completion) {
@@ -173,7 +175,7 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
   }
 
   void OnShutdown() noexcept override {
-    if (!this->Detach() || completing_) context_->AwaitTooLate(*this);
+    if (!this->Detach() || completing_) context_->WaitUntilTooLate(*this);
     self_.reset();
   }
 
@@ -193,11 +195,11 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
   net::executor_work_guard<Executor> work_;
   ContextService* const context_;
   std::shared_ptr<AsyncDoOperation> self_;
-  std::exception_ptr error_;              // why there is no result, if it is not the call's
-  std::atomic<bool> completing_ = false;  // on its way through a thread of Asio's own
+  std::exception_ptr error_;              // why there is no result, unless the call failed
+  std::atomic<bool> completing_ = false;  // true: on the detour described at Complete
 };
 
-// ---- The operation's beginning, which a lazy token puts off
+// ---- Starting the operation, which a lazy token does later
 
 template <class G>
 struct InitiateAsyncDo {
@@ -228,47 +230,46 @@ struct InitiateAsyncDo {
 
 inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
 
-// Joins the call in flight for `key`; if there is none, makes one. Its work is `fn()`, or
-// `fn(std::stop_token)` where it takes that, which returns what converts to Value, or an
-// asio::awaitable of it (a coroutine must take the token by value). `fn` is never run inside
-// AsyncDo, and a follower's not at all.
+// Joins the call in flight for `key`. If there is none, makes one, whose work is `fn()`, or
+// `fn(std::stop_token)` if it accepts that. `fn` returns what converts to Value, or an
+// asio::awaitable of it. (A coroutine must take the token by value.) `key` is a Key, what converts
+// to one, or for a string key anything that converts to a string_view. The operation keeps copies
+// of `key` and `fn`, so a lazy token may start it later.
 //
-// The signature is void(std::exception_ptr, Result<Value>): `fn` throws whatever it likes, and
-// tokens make an exception of an exception_ptr. The handler is called once, through its associated
-// executor and never inside AsyncDo; outstanding work is counted there until then, and memory comes
-// from its associated allocator. If the exception is set, the Result must not be looked at. It is
-//   what `fn` threw, unchanged
-//   operation_aborted, as a system_error of Asio: this caller was cancelled
-//   `resource_unavailable_try_again`, as a std::system_error: a limit refused this caller
-//   `owner_dead`, likewise: the work was dropped, say because its context ended
-//   what making the call threw.
-//
-// Where. A plain `fn` is posted to the executor that is bound to it, else to the handler's; where
-// it blocks, bind it to a thread pool: bind_executor(pool, fn). An awaitable `fn` runs there as a
-// coroutine, in a strand; if its type names an executor that no strand can be, then without one,
-// and what it names must run one function at a time. A handler without an executor completes on
-// that of `fn`; if neither has one, on Asio's system_executor, whose threads are Asio's own.
-// use_future's handler is on those threads too, and no awaitable can be: bind it elsewhere.
-//
-// Leaving. A cancellation of any type, through the handler's associated slot, makes this caller
-// leave; the call goes on for the others. Emit it where the handler would run, and let that run one
-// function at a time: a strand, if there are several threads. When the last caller leaves, or
-// ~Group waits, the work is asked to stop: by its std::stop_token, and an awaitable `fn` by a
-// terminal cancellation of its coroutine as well. The work belongs to no caller: it must not refer
-// to what ends with one.
-//
-// `key` may be a Key, what converts to one, or for a string key what a string_view can be made of.
-// The operation keeps it, and `fn`, copied or moved; so a lazy token may begin later. A number that
-// is no value of the Key's type throws std::out_of_range at once, and std::bad_alloc is thrown
-// where there is no memory even to tell the handler. Asio terminates where there is none to post a
-// handler, or where what begins an operation in a coroutine throws: an allocation, or the key or
-// `fn` as it is copied.
+// Completion: the signature is void(std::exception_ptr, Result<Value>). Tokens turn the
+// exception_ptr
+//   into an exception. The handler is called once, through its associated executor, and never
+//   inside AsyncDo. Outstanding work is counted on that executor until then, and memory comes from
+//   the handler's associated allocator. If the exception_ptr is set, the Result must not be read.
+// Thread: `fn` never runs inside AsyncDo, and a follower's `fn` never runs. A plain `fn` is posted
+// to
+//   the executor bound to it, or else to the handler's. If it blocks, bind it to a thread pool:
+//   bind_executor(pool, fn). An awaitable `fn` runs there as a coroutine, in a strand. If its type
+//   names an executor that cannot be a strand, it runs without one, and that executor must run one
+//   function at a time. A handler without an executor completes on that of `fn`. If neither has
+//   one, both use Asio's system_executor, whose threads are Asio's own. use_future's handler is on
+//   those threads, too. No awaitable can run there, so bind it elsewhere.
+// Leaving: a cancellation of any type, through the handler's associated slot, makes this caller
+// leave.
+//   The call continues for the others. Emit it where the handler would run, which must run one
+//   function at a time: a strand, if there are several threads. When the last caller leaves, or
+//   ~Group waits, the work is asked to stop: by its std::stop_token, and an awaitable `fn` also by
+//   a terminal cancellation of its coroutine.
+// Errors: the exception_ptr is one of
+//     what `fn` threw, unchanged
+//     operation_aborted, as a system_error of Asio: this caller was cancelled
+//     `resource_unavailable_try_again`, as a std::system_error: a limit refused this caller
+//     `owner_dead`, likewise: the work was destroyed, for example because its context was
+//     what making the call threw.
+//   AsyncDo itself throws std::out_of_range for a number that the Key type cannot represent, and
+//   std::bad_alloc if there is no memory even to notify the handler. Asio terminates the program if
+//   there is no memory to post a handler, or if starting an operation in a coroutine throws.
+// Lifetime: no caller owns the work, so `fn` must own what it needs.
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
   using Value = typename G::ValueType;
   using Kept = std::decay_t<Fn>;
-  static_assert(std::constructible_from<Kept, Fn>,
-                "the call keeps fn: pass one that can be copied, or std::move it");
+  detail::CheckKept<Fn>();
   detail::CheckNetFn<Value, Kept>();
   return detail::net::async_initiate<Token, void(std::exception_ptr, Result<Value>)>(
       detail::InitiateAsyncDo<G>{&group}, token, detail::CopyKey<G>(key),

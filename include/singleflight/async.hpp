@@ -7,10 +7,9 @@
 //   auto orders = singleflight::DoAsync(orders_of, 42, LoadOrders);  // on a thread of its own
 //   Render(*user.Get(), *orders.Get());
 //
-// A Future is a caller of the same call as those in Do: one execution serves them all. To drop it
-// is to leave, and the last to leave asks the call to stop.
+// A Future joins the same call as a thread in Do: one execution serves them all. Destroying it
+// leaves the call. The last caller to leave asks the call to stop.
 
-#include <concepts>
 #include <functional>
 #include <thread>
 #include <type_traits>
@@ -24,9 +23,9 @@
 
 namespace singleflight {
 
-// The executor of DoAsync that starts a thread for each call. The thread is detached; ~Group waits
-// until it has landed its call. Nothing of the user's runs on it afterwards but the OnLanded of
-// waiters, and the destructors of the key and of what is left of the value or exception.
+// The executor that starts a thread for each call. The thread is detached, and ~Group waits until
+// it has landed its call. After that, only waiters' OnLanded and the destructors of the key, value
+// and exception still run on it.
 struct NewThread {
   template <class Task>
   void operator()(Task task) const {
@@ -34,27 +33,28 @@ struct NewThread {
   }
 };
 
-// Joins the call in flight for `key`; if there is none, makes one and hands its work to
-// `executor(task)`, on this thread. `task` is copyable and called without arguments, on any thread,
-// there and then or later; it runs `fn()` or `fn(std::stop_token)` once, however often it is
-// called. Only the leader's task is ever submitted; a follower's `fn` and `executor` are not used.
+// Joins the call in flight for `key`. If there is none, makes one and gives its work to the
+// executor, as `executor(task)`. A follower's `fn` and `executor` are not used. `key` is anything
+// that Do accepts. The call keeps copies of `key` and `fn`.
 //
-// Never blocks, but for what the executor does. What the executor throws (also where a thread
-// cannot be started) is the call's failure; a task that is dropped lands it with `owner_dead`: the
-// Futures say so. DoAsync itself throws `resource_unavailable_try_again` if a limit refuses this
-// caller, and what making the call threw. `key` may be whatever Do takes, and the call keeps a
-// copy; so it does of `fn`.
+// Thread: `executor` is called on this thread, and nothing else here blocks. `task` is copyable and
+//   takes no arguments. It may be called on any thread, at once or later. It runs `fn()` or
+//   `fn(std::stop_token)` once, however often it is called. `fn` runs on that thread.
+// Leaving: destroy the Future. When no caller is left, a stop is requested of the token that `fn`
+//   takes, on the thread that leaves last.
+// Errors: what the executor throws is the call's failure, and the Futures report it. If the task is
+//   destroyed before it has run, they report `owner_dead`. DoAsync itself throws
+//   `resource_unavailable_try_again`, or what copying the key or an allocation threw.
+// Lifetime: ~Group waits for the tasks, so declare a pool before the groups that it works for.
 //
-// ~Group waits for the tasks: declare a pool before the groups that it works for. In a pool whose
-// every thread waits for a task that is queued behind it, nothing moves: that is no cycle of calls,
-// and is not found.
+// Warning: if every thread of a pool waits for a task that is queued behind it in the same pool,
+// nothing moves. That is not a cycle of calls, so it is not detected.
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor = NewThread>
 Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
                                       Executor&& executor = Executor()) {
   using Task = detail::Task<G, std::decay_t<Fn>>;
   detail::CheckFn<typename G::ValueType, std::decay_t<Fn>>();
-  static_assert(std::constructible_from<std::decay_t<Fn>, Fn>,
-                "the call keeps fn: pass one that can be copied, or std::move it");
+  detail::CheckKept<Fn>();
   static_assert(std::is_invocable_v<Executor, Task>,
                 "executor must be callable as executor(task), where task is copyable and callable "
                 "without arguments");

@@ -1,24 +1,30 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// CoDo: waits for a call in a coroutine, and blocks no thread.
+#include "detail/require_cxx20.hpp"  // first: <coroutine> reports an older standard misleadingly
+
+// CoDo: waits for a call in a coroutine, without blocking a thread.
 //
 //   Task<Page> Handle(Request request) {
 //     const auto load = [&request] { return LoadUser(request.id); };  // a task, or a User
 //     auto [user, shared] = co_await singleflight::CoDo(users, request.id, load);
-//     co_return Render(*user);
+//     co_return Render(user);
 //   }
 //
-// Works in any coroutine whose promise lets it await foreign awaitables, and is a caller of the
-// same call as those in Do. There is no timeout: a timer belongs to your event loop, which requests
-// the stop.
+// Works in any coroutine type that can await foreign awaitables. It joins the same calls as Do.
+//
+// There is no timeout, because the timer belongs to your event loop. Let it request the stop:
 //
 //   std::stop_source stop;
 //   auto timer = loop.After(50ms, [stop]() mutable { stop.request_stop(); });
 //   auto user = co_await singleflight::CoDo(users, request.id, load, stop.get_token());
 //
-// GCC 12 and 13 destroy some temporaries of a co_await expression twice: name a lambda that
-// captures by value, or a key that is an aggregate (in braces, too), before you await.
+// Warning: a plain `fn` runs on the thread that awaits. For work that blocks, return an awaitable
+// that resumes elsewhere.
+//
+// Warning: GCC 12 and 13 destroy some temporaries in a co_await expression twice, which corrupts
+// the heap. Before you await, name a lambda that captures by value, and a key that is an aggregate,
+// even one in braces. This applies to your own co_await expressions, too.
 
 #include <atomic>
 #include <concepts>
@@ -39,7 +45,7 @@
 
 namespace singleflight {
 
-// Resumes a coroutine there and then.
+// Resumes the coroutine at once, on the current thread.
 struct ResumeInline {
   void operator()(std::coroutine_handle<> handle) const { handle.resume(); }
 };
@@ -58,12 +64,17 @@ decltype(auto) AwaiterOf(T&& awaitable) {
 }
 
 template <class T>
-concept Awaitable = requires(T&& awaitable) {
+inline constexpr bool kIsResult = false;  // which has a co_await only to refuse it
+template <class Value>
+inline constexpr bool kIsResult<Result<Value>> = true;
+
+template <class T>
+concept Awaitable = !kIsResult<std::remove_cvref_t<T>> && requires(T && awaitable) {
   { detail::AwaiterOf(std::forward<T>(awaitable)).await_ready() } -> std::convertible_to<bool>;
   detail::AwaiterOf(std::forward<T>(awaitable)).await_resume();
 };
 
-// Whether what `fn` returns is to be awaited for the Value.
+// Whether what `fn` returns must be awaited for the Value.
 template <class Value, class Fn>
 constexpr bool ReturnsAwaitable() {
   if constexpr (std::is_invocable_v<Fn> || kTakesStopToken<Fn>) {
@@ -76,7 +87,7 @@ constexpr bool ReturnsAwaitable() {
   return false;
 }
 
-// A coroutine that nobody waits for. It starts at once and ends by itself.
+// A coroutine that nobody waits for. It starts at once and destroys itself when it finishes.
 struct Detached {
   struct promise_type {
     Detached get_return_object() const noexcept { return {}; }
@@ -87,8 +98,8 @@ struct Detached {
   };
 };
 
-// A call's work: awaits what `fn` returns, and lands the call with it. It owns `fn` and all that it
-// needs, so it belongs to none of the callers; `fn` is destroyed before the call lands.
+// Does a call's work: awaits what `fn` returns, and lands the call with it. It owns `fn` and all
+// that it needs, so no caller owns it. `fn` is destroyed before the call lands.
 template <class Value, class Lead, class Fn>
 Detached Drive(Lead lead, Fn&& fn) {
   Outcome<Value> outcome;
@@ -109,8 +120,8 @@ Detached Drive(Lead lead, Fn&& fn) {
 template <class Call, class G, class ResumeOn>
 class CoDoAwaiter;
 
-// What CoDo was called with; lives as long as the co_await expression. Not itself the awaiter,
-// since GCC 12 would copy one that an await_transform passes on.
+// The arguments of CoDo. It lives as long as the co_await expression. It is not itself the awaiter,
+// because GCC 12 would copy one that an await_transform passes on.
 template <class G, class K, class Fn, class ResumeOn>
 class [[nodiscard]] CoDoCall {
  public:
@@ -141,8 +152,8 @@ class [[nodiscard]] CoDoCall {
   ResumeOn&& resume_on;
 };
 
-// A caller in a coroutine: the awaiter in its frame is the waiter. Ends with the frame, which may
-// be destroyed while it is suspended here.
+// A caller in a coroutine: the awaiter in its frame is the waiter. The frame may be destroyed while
+// it is suspended here.
 template <class Call, class G, class ResumeOn>
 class CoDoAwaiter final : public G::Waiter {
   using Value = typename G::ValueType;
@@ -155,7 +166,7 @@ class CoDoAwaiter final : public G::Waiter {
     on_stop_.reset();
     if (this->Detach()) return;
     while (phase_.load(std::memory_order_acquire) != Phase::kDone) {
-      std::this_thread::yield();  // whoever completes the wait is a few instructions from there
+      std::this_thread::yield();  // the completing thread is a few instructions away
     }
   }
 
@@ -165,10 +176,10 @@ class CoDoAwaiter final : public G::Waiter {
       return true;
     }
     const Role role = call_.group.Join(call_.key, *this, [this](typename G::Lead lead) {
-      HeedStop();  // also while `fn` runs on this thread
+      ListenForStop();  // before `fn`, which may run on this thread
       call_.Launch(std::move(lead));
     });
-    if (role == Role::kFollower) HeedStop();
+    if (role == Role::kFollower) ListenForStop();
     return phase_ == Phase::kDone;
   }
 
@@ -179,14 +190,15 @@ class CoDoAwaiter final : public G::Waiter {
   }
 
   Result<Value> await_resume() {
-    on_stop_.reset();  // waits until a Stop that had begun has ended
+    on_stop_.reset();  // waits for a Stop in progress
     if (left_) std::rethrow_exception(detail::MakeCanceled());
     return this->TakeResult();
   }
 
  private:
-  // kJoining: the coroutine runs; if the call lands now, it does not suspend. kSuspended: who
-  // completes the wait resumes it. kDone: complete, and whoever did it touches this no more.
+  // kJoining: the coroutine is running, and will not suspend if the call lands now. kSuspended: the
+  // thread that completes the wait resumes it. kDone: the wait is complete, and the thread that
+  // completed it no longer touches this object.
   enum class Phase : unsigned char { kJoining, kSuspended, kDone };
 
   struct OnStop {
@@ -194,7 +206,7 @@ class CoDoAwaiter final : public G::Waiter {
     void operator()() const noexcept { self->Stop(); }
   };
 
-  void HeedStop() {
+  void ListenForStop() {
     if (call_.stop.stop_possible()) on_stop_.emplace(call_.stop, OnStop{this});
   }
 
@@ -208,14 +220,14 @@ class CoDoAwaiter final : public G::Waiter {
     unwanted.request_stop();
   }
 
-  // Comes once: from OnLanded, or from a Stop that left.
+  // Called once: by OnLanded, or by a Stop that left.
   void Complete() noexcept {
-    // Acquire, with the release in await_suspend: handle_.
+    // Acquire pairs with the release in await_suspend, which publishes handle_.
     auto phase = phase_.load(std::memory_order_acquire);
     if (phase == Phase::kJoining && phase_.compare_exchange_strong(phase, Phase::kDone)) return;
     const std::coroutine_handle<> handle = handle_;
     ResumeOn resume_on(std::move(resume_on_));
-    // From here on the frame may be gone. Release, with the acquire in the destructor.
+    // From here on the frame may be destroyed. Release pairs with the acquire in the destructor.
     phase_.store(Phase::kDone, std::memory_order_release);
     std::invoke(resume_on, handle);
   }
@@ -225,38 +237,41 @@ class CoDoAwaiter final : public G::Waiter {
   std::optional<std::stop_callback<OnStop>> on_stop_;
   std::coroutine_handle<> handle_;
   std::atomic<Phase> phase_ = Phase::kJoining;
-  bool left_ = false;  // written by Stop, read when complete
+  bool left_ = false;  // written by Stop, read once complete
 };
 
 }  // namespace detail
 
-// co_await CoDo(...): the result of the call in flight for `key`; if there is none, begins one. Its
-// work is `fn()`, or `fn(std::stop_token)` where it takes that, which returns what converts to
-// Value or an awaitable of it (then the call keeps `fn`, and its work goes on wherever it is
-// resumed). Await it at once: until then it refers to its arguments.
+// co_await CoDo(...) returns the result of the call in flight for `key`. If there is none, begins
+// one, whose work is `fn()`, or `fn(std::stop_token)` if it accepts that. `fn` returns what
+// converts to Value, or an awaitable of it. Await it at once: until then it refers to its
+// arguments.
 //
-// The work belongs to no caller: each may leave, by its `stop` or the end of its frame, and the
-// call goes on for the others; when the last leaves, the token that `fn` takes is requested. So an
-// awaitable `fn` must not refer to what ends with its caller.
+// Thread: a plain `fn` runs on this thread, inside co_await. An awaitable one starts here and
+//   continues wherever it is resumed. If the call lands before this coroutine has suspended, the
+//   coroutine continues at once. Otherwise `resume_on(std::coroutine_handle<>)` is called, on the
+//   thread that lands the call or requests `stop`, with no lock held and outside any catch block.
+//   `resume_on` must not throw, nor wait for the coroutine. The other waiters are notified after it
+//   returns. With ResumeInline, that is when the coroutine suspends again.
+// Leaving: request `stop`, or destroy the coroutine's frame. The call continues for the others.
+// When
+//   no caller is left, a stop is requested of the token that `fn` takes.
+// Errors: throws what `fn` threw, `operation_canceled` if this caller left,
+//   `resource_unavailable_try_again` if a limit refused it, `owner_dead` if the work was destroyed,
+//   or what copying the key or an allocation threw. An exception that escapes the resumed coroutine
+//   terminates the program. So does cancelling a thread inside an awaitable `fn`, as in any
+//   coroutine.
+// Lifetime: no caller owns the work, so an awaitable `fn` must own what it needs. ~Group waits for
+// the
+//   calls: if a loop resumes their work, run it until they have landed before the loop's own thread
+//   destroys the group. Request no stop while another thread destroys the group.
 //
-// The caller goes on at once, on its own thread, if the call lands before it has suspended. Else it
-// is given to `resume_on(std::coroutine_handle<>)`, which must not throw, nor wait for the
-// coroutine: on the thread that lands the call or requests `stop`, with no lock held and outside
-// any catch block. Those who are told next wait for it; with ResumeInline, until the coroutine
-// suspends again. What a coroutine throws out of its resumption terminates.
+// Warning: a call that waits for itself through coroutines is not detected. An awaitable `fn` must
+// neither await nor block for its own key.
 //
-// Throws what `fn` threw, `operation_canceled` if it left, `resource_unavailable_try_again` if a
-// limit refused it, `owner_dead` if the work was destroyed; also what making the call threw. A
-// thread that is cancelled inside an awaitable `fn` terminates, as in any coroutine.
-//
-// A call that waits for itself through coroutines is not found: an awaitable `fn` must neither
-// await nor block for its own key. ~Group waits for the calls: where a loop resumes their work, run
-// it until they have landed, or let `fn` heed its stop token, before the group ends on the loop's
-// own thread; and request no stop while another thread is ending the group.
-//
-// A frame may be destroyed while it is suspended here: that is leaving. If on another thread the
-// call may land or the stop be requested meanwhile, `resume_on` may just be getting the handle of
-// the frame that ends, and must be able to tell; with ResumeInline, see to it that this cannot be.
+// Warning: a frame may be destroyed while it is suspended here, but if another thread may land the
+// call or request the stop at that moment, `resume_on` may just receive the handle of the destroyed
+// frame. It must be able to tell. With ResumeInline, make sure that this cannot happen.
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
           class ResumeOn = ResumeInline>
 auto CoDo(G& group, const K& key, Fn&& fn, const std::stop_token& stop = std::stop_token(),
@@ -264,8 +279,7 @@ auto CoDo(G& group, const K& key, Fn&& fn, const std::stop_token& stop = std::st
   using Kept = std::decay_t<Fn>;
   using Resume = std::decay_t<ResumeOn>;
   if constexpr (detail::ReturnsAwaitable<typename G::ValueType, Kept>()) {
-    static_assert(std::constructible_from<Kept, Fn>,
-                  "the call keeps fn: pass one that can be copied, or std::move it");
+    detail::CheckKept<Fn>();
   } else {
     detail::CheckFn<typename G::ValueType, Fn>();
   }

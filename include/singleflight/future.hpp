@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Future and SharedFuture: a caller that is on a call now and waits for it later.
+// Future and SharedFuture: a caller that joins a call now and waits for it later.
 //
 //   singleflight::Future<User> future = singleflight::DoAsync(users, "user:42", Load);
 //   if (future.WaitFor(50ms) == std::future_status::ready) Render(*future.Get());
 //
-// Like std::future, but to drop one is to leave: nobody is blocked, and the last to leave asks the
-// call to stop. A Future refers to its group only until the call has landed; so it may outlive the
-// group, but must not be dropped while another thread is just destroying the group.
+// Like std::future, but destroying a Future leaves the call and blocks nobody. The last caller to
+// leave asks the call to stop. Not a place for continuations: to be notified, use a Waiter.
+//
+// Lifetime: a Future refers to its group only until the call has landed, so it may outlive the
+// group.
+//   It must not be destroyed while another thread is destroying the group.
 
 #include <algorithm>
 #include <chrono>
@@ -26,14 +29,14 @@ namespace singleflight {
 template <class Value>
 class SharedFuture;
 
-// One caller. Movable; not for several threads at once.
+// One caller. Movable. Not for several threads at once: see SharedFuture.
 template <class Value>
 class [[nodiscard]] Future {
   using State = detail::SharedState<Value>;
 
  public:
   Future() noexcept = default;  // on no call
-  // Made by Group::Join.
+  // Used by Group::Join.
   Future(std::shared_ptr<State> joined, Role role) noexcept
       : state_(std::move(joined)), role_(role) {}
   ~Future() { Leave(); }
@@ -43,24 +46,26 @@ class [[nodiscard]] Future {
     return *this;
   }
 
-  // Whether this is on a call: false once it was moved from or its result was taken. Then waiting
-  // and Get throw std::future_error(no_state).
+  // Whether this is on a call. False once it was moved from or its result was taken: waiting and
+  // Get then throw std::future_error(no_state).
   [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
 
-  // Blocks until the call has landed. Throws `resource_deadlock_would_occur` if it waits, directly
-  // or through other calls, for this thread; so do the next two and Get.
+  // Blocks until the call has landed.
+  //
+  // Errors: throws `resource_deadlock_would_occur` if the call waits for this thread, directly or
+  //   through other calls. So do WaitFor, WaitUntil and Get.
   void Wait() const {
     Blocking([](const State& state) { state.Block(); });
   }
 
-  // The same, but no longer than that: `ready` or `timeout`. This caller stays on the call.
+  // Waits for at most `timeout`, and returns `ready` or `timeout`. This caller stays on the call.
   template <class Rep, class Period>
   std::future_status WaitFor(const std::chrono::duration<Rep, Period>& timeout) const {
     if (std::chrono::duration<double>(timeout) < std::chrono::hours(24 * 365 * 100)) {
       return WaitUntil(std::chrono::steady_clock::now() +
                        std::max(timeout, std::chrono::duration<Rep, Period>::zero()));
     }
-    Wait();  // the clock's end is no limit
+    Wait();  // the clock cannot represent such a deadline
     return std::future_status::ready;
   }
   template <class Clock, class Duration>
@@ -68,14 +73,16 @@ class [[nodiscard]] Future {
     return Blocking([&](const State& state) { return state.BlockUntil(deadline); });
   }
 
-  // Waits, and takes the result or throws what the call's `fn` threw; `owner_dead` if the leader
-  // vanished, its task dropped. Afterwards this is on no call.
+  // Waits and takes the result. Afterwards this is on no call.
+  //
+  // Errors: throws what the call's `fn` threw, or `owner_dead` if the leader vanished, for example
+  //   because its task was destroyed.
   Result<Value> Get() {
     Wait();
     return State::Receive(std::move(state_), role_);
   }
 
-  // A handle to the same place on the call, for several threads.
+  // Turns this caller into one that several threads can use.
   SharedFuture<Value> Share() && { return SharedFuture<Value>(std::move(*this)); }
 
  private:
@@ -102,9 +109,10 @@ class [[nodiscard]] Future {
   Role role_ = Role::kFollower;
 };
 
-// Copies share one place on a call: together they are one caller, which leaves when the last is
-// dropped. The result may be read by all of them and often, and is never copied or moved. Made from
-// a Future, at the cost of one allocation.
+// Copies count as one caller, which leaves when the last copy is destroyed. All of them may read
+// the result, any number of times. It is never copied or moved.
+//
+// Cost: one allocation when it is made from a Future.
 template <class Value>
 class [[nodiscard]] SharedFuture {
  public:
@@ -116,7 +124,7 @@ class [[nodiscard]] SharedFuture {
 
   [[nodiscard]] bool valid() const noexcept { return future_ != nullptr; }
 
-  // As those of Future.
+  // Like those of Future.
   void Wait() const { Checked().Wait(); }
   template <class Rep, class Period>
   std::future_status WaitFor(const std::chrono::duration<Rep, Period>& timeout) const {
@@ -127,8 +135,9 @@ class [[nodiscard]] SharedFuture {
     return Checked().WaitUntil(deadline);
   }
 
-  // Waits. The result is shared(), since others may get it from here too; or throws, as
-  // Future::Get.
+  // Waits and returns the result, which is shared(), because other copies may return it, too.
+  //
+  // Errors: as Future::Get.
   Result<Value> Get() const {
     const Future<Value>& future = Checked();
     future.Wait();

@@ -8,20 +8,25 @@
 //   // Ten threads at once: Load runs once, every thread gets the same User.
 //   auto [user, shared] = users.Do("user:42", [] { return Load(42); });
 //
-// The first caller for a key, the leader, runs the function; callers that come while it runs, its
-// followers, wait and receive the same result or exception. Then the entry is gone: this is not a
-// cache, and the next caller runs the function again.
+// The first caller for a key is the leader: it runs the function. Callers that come while it runs
+// are followers: they wait, and get the same result or exception. Then the call has landed, and the
+// next caller runs the function again. This is not a cache.
 //
-// The key must hold everything that the result depends on: the tenant, the user, their permissions.
-// Whoever asks with the same key at the same time gets the same answer.
+// Warning: the key must hold everything that the result depends on: the tenant, the user, their
+// permissions. Callers that ask with the same key at the same time get the same answer.
 //
 // The library's own errors are std::system_error with one of these std::errc:
-//   resource_deadlock_would_occur     the wait would never end: the call waits for this thread
-//   timed_out                         CallOptions::timeout passed while following
-//   operation_canceled                CallOptions::stop was requested
-//   resource_unavailable_try_again    a limit of GroupOptions refused the caller
-//   owner_dead                        the leader vanished: thread cancelled, Lead dropped
-// What `fn` throws is not wrapped: the same exception object reaches every caller.
+//   resource_deadlock_would_occur     the call waits for this thread, so the wait would never end
+//   timed_out                         CallOptions::timeout passed while this caller followed
+//   operation_canceled                a stop was requested of this caller
+//   resource_unavailable_try_again    a limit of GroupOptions refused this caller
+//   owner_dead                        the leader vanished: thread cancelled, or Lead destroyed
+// What `fn` throws is not wrapped: the same exception object reaches every caller. Catch it by
+// const reference.
+//
+// To read the implementation: detail/call.hpp (one call), call_table.hpp (the map), ledger.hpp (the
+// critical sections), this file from the middle on, wait_graph.hpp (deadlocks), then ../lead.hpp
+// and async_call.hpp (calls that are led asynchronously).
 
 #include <chrono>
 #include <concepts>
@@ -39,22 +44,25 @@
 #include "detail/event.hpp"
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
-#include "detail/lead.hpp"
 #include "detail/ledger.hpp"
 #include "detail/thread_waiter.hpp"
 #include "detail/wait_graph.hpp"
 #include "future.hpp"
 #include "hash.hpp"
+#include "lead.hpp"
 #include "options.hpp"
 #include "result.hpp"
+#include "waiter.hpp"
 
 namespace singleflight {
 
 template <class Key, class Value, class Cache, class Hash, class KeyEqual, class Traits>
 class ReadThrough;
 
-// Every member may be called from any thread at any time, except the destructor. No lock is held
-// while `fn`, a callback, a stop request or a value's copy, move or destructor runs.
+// Neither copyable nor movable: keep it where it is, in a std::unique_ptr or in a std::deque.
+//
+// Thread: every member may be called on any thread at any time, except the destructor. No lock is
+//   held while `fn`, a callback, a stop request or a value's copy, move or destructor runs.
 template <class Key, class Value, class Hash = DefaultHash<Key>, class KeyEqual = DefaultEqual<Key>,
           class Traits = GroupTraits>
 class Group {
@@ -77,7 +85,7 @@ class Group {
 
   using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
   using Ledger = detail::Ledger<Key, Value, KeyRef, Traits>;
-  using Shard = typename Ledger::Shard;  // locked, until it goes out of scope or is unlocked
+  using Shard = typename Ledger::Shard;  // stays locked until Unlock or the end of its scope
   using Call = typename Ledger::Call;
   using AsyncCall = typename Ledger::AsyncCall;
   using State = typename Ledger::State;
@@ -87,49 +95,62 @@ class Group {
   using ValueType = Value;
   using HashType = Hash;
   using KeyEqualType = KeyEqual;
-  // A caller that does not block; see detail/call.hpp. Derive from it and override OnLanded.
-  using Waiter = detail::Waiter<Value>;
-  // The right and duty to land a call made by Join; see detail/lead.hpp.
-  using Lead = detail::Lead<Ledger>;
+  using Waiter = singleflight::Waiter<Value>;  // a caller that does not block: see waiter.hpp
+  using Lead = singleflight::Lead<Ledger>;     // the right to land a call: see lead.hpp
 
-  // Throws std::invalid_argument if a limit is zero (or max_age negative): nobody would ever be
-  // served, or nothing shared.
+  // Errors: throws std::invalid_argument if a limit is zero, or max_age is not positive.
   explicit Group(GroupOptions options = {}) : ledger_(options) {}
 
-  // Asks the calls that are led asynchronously to stop and waits until they have landed, as
-  // std::jthread does. No thread may be inside another member, or get inside one, meanwhile; and a
-  // call's own `fn` must not be what ends the group, for it would wait for itself.
+  // Asks the calls that are led asynchronously to stop, and waits until they have landed, as
+  // std::jthread does. No thread may be inside another member, or enter one, meanwhile. Warning: a
+  // call's own `fn` must not destroy the group, because the destructor would wait for it.
   ~Group() = default;
 
-  Group(const Group&) = delete;
+  Group(const Group&) = delete;  // keep a Group in a std::unique_ptr or a std::deque instead
   Group& operator=(const Group&) = delete;
 
-  // The result of the call in flight for `key`; if there is none, leads one: runs `fn()` on this
-  // thread, or `fn(std::stop_token)` where it takes that. `fn` is run at most once, and not at all
-  // by a follower. Blocks until the call lands. Throws what the leader's `fn` threw, and
-  // `resource_deadlock_would_occur`, `resource_unavailable_try_again` or `owner_dead`.
+  // Returns the result of the call in flight for `key`. If there is none, leads one: runs `fn()`,
+  // or `fn(std::stop_token)` if it accepts that.
   //
-  // The key may be whatever Hash and KeyEqual accept for one: for a string also a string_view or a
-  // const char*; and {a, b} for a Key made of these. It is not copied, and must stay as it is until
-  // Do returns; what is neither a Key nor a string becomes a Key first. A number that is no value
-  // of the Key's type throws std::out_of_range.
+  // `key` is a Key, or what converts to one: for a string also a string_view or a const char*, and
+  // {a, b} for a Key that these construct. A Key or a string is not copied.
+  //
+  // Thread: blocks until the call lands. A leader runs `fn` on this thread. A follower's `fn` is
+  // not
+  //   run.
+  // Errors: throws what the leader's `fn` threw, `resource_deadlock_would_occur`,
+  //   `resource_unavailable_try_again` or `owner_dead`. Throws std::out_of_range for a number that
+  //   the Key type cannot represent.
+  // Lifetime: the key must not change until Do returns.
   template <class K = Key, class Fn>
   Result<Value> Do(const K& key, Fn&& fn) {
     auto&& adapted = KeyRef::Adapt(key);
     return DoWith(KeyRef(adapted), std::forward<Fn>(fn), nullptr);
   }
 
-  // The same for a caller with a timeout, a stop token or its own answer to a leader's failure;
-  // also throws `timed_out` and `operation_canceled`. A stop requested before Do begins: `fn` is
-  // not run. The token that `fn` takes is requested when no caller is left, the leader included.
+  // The same, for a caller with a timeout, a stop token or its own choice if its leader fails.
+  //
+  // Leaving: a follower leaves when its timeout passes or its stop is requested. A leader whose
+  // stop
+  //   is requested no longer counts as a caller, but returns when `fn` does. When no caller is
+  //   left, a stop is requested of the token that `fn` takes, on the thread that leaves last. If
+  //   the stop was requested before Do begins, `fn` is not run.
+  // Errors: also throws `timed_out` and `operation_canceled`.
   template <class K = Key, class Fn>
   Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
     auto&& adapted = KeyRef::Adapt(key);
     return DoWith(KeyRef(adapted), std::forward<Fn>(fn), &options);
   }
 
-  // Lets the next caller for `key` start afresh; callers already on the call get its result as
-  // ever. True if a call was in flight.
+  // Turns a third argument that is not CallOptions into a sentence of the compiler's.
+  template <class K = Key, class Fn, class Options>
+  requires(!std::convertible_to<Options, CallOptions>) Result<Value> Do(const K&, Fn&&, Options&&) {
+    static_assert(std::convertible_to<Options, CallOptions>,
+                  "Do's third argument is CallOptions: write {.timeout = 50ms, .stop = token}");
+  }
+
+  // Makes the next caller for `key` start a new call. Callers already on the call still get its
+  // result. True if a call was in flight.
   template <class K = Key>
   bool Forget(const K& key) {
     return Visit(key, [](const Shard& shard, Call* call) {
@@ -138,8 +159,7 @@ class Group {
     });
   }
 
-  // The same, unless its result would now be shared. True if it was forgotten or none was in
-  // flight.
+  // The same, unless the call has followers. True if the call was forgotten, or none was in flight.
   template <class K = Key>
   bool ForgetUnshared(const K& key) {
     return Visit(key, [](const Shard& shard, Call* call) {
@@ -150,8 +170,8 @@ class Group {
     });
   }
 
-  // How many callers are now on the call in flight for `key`, the leader included; 0 if there is
-  // none.
+  // Returns how many callers are on the call in flight for `key`, its leader included. 0 if there
+  // is no call.
   template <class K = Key>
   std::size_t Callers(const K& key) const {
     return Visit(key, [](const Shard&, const Call* call) -> std::size_t {
@@ -159,18 +179,21 @@ class Group {
     });
   }
 
-  // Each shard is read at one moment, and all of them within this call.
+  // Returns the group's statistics. Each shard is read atomically, but the total is not a snapshot
+  // of one moment.
   Stats GetStats() const { return ledger_.GetStats(); }
 
-  // The extension point: how a caller that must not block joins. If a call for `key` is in flight,
-  // links `waiter` to it and returns kFollower. Else makes a call that the waiter is the first
-  // caller of, runs `launch(Lead)` on this thread with no lock held, and returns kLeader; what
-  // `launch` throws lands the call as its failure (or is dropped, if it has landed). Either way
-  // waiter.OnLanded comes once, maybe before Join returns, unless Leave prevents it. The call keeps
-  // a copy of the key.
+  // The extension point for callers that must not block: see waiter.hpp. If a call for `key` is in
+  // flight, links `waiter` to it and returns kFollower. If not, makes a call whose first caller is
+  // the waiter, runs `launch(Lead)`, and returns kLeader. The call keeps a copy of the key.
   //
-  // Throws `resource_unavailable_try_again`, or what making the call threw; OnLanded then never
-  // comes.
+  // Thread: `launch` runs on this thread, with no lock held. waiter.OnLanded is called once,
+  // perhaps
+  //   before Join returns, on the thread that lands the call.
+  // Leaving: Leave(waiter), which prevents OnLanded.
+  // Errors: what `launch` throws lands the call as its failure, or is dropped if the call has
+  //   landed. Join itself throws `resource_unavailable_try_again`, or what copying the key or an
+  //   allocation threw. OnLanded is then never called.
   template <class K = Key, class Launch>
   Role Join(const K& key, Waiter& waiter, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
@@ -180,7 +203,7 @@ class Group {
     return Role::kLeader;
   }
 
-  // The same for a caller that will wait later, and leaves by dropping the Future.
+  // The same, for a caller that waits later. It leaves when it destroys the Future.
   template <class K = Key, class Launch>
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
@@ -191,32 +214,34 @@ class Group {
     return future;
   }
 
-  // Takes a joined waiter off its call. True: it left, and OnLanded will not come. False: OnLanded
-  // has come, is coming right now on another thread, or will, and the waiter must stay until then.
-  // If no caller is left, the call is forgotten and asked to stop. Leave may race with OnLanded,
-  // but not with Join, TakeResult, another Leave or the waiter's end. `launch` may leave.
+  // Makes a waiter leave its call. True: it left, and OnLanded will not be called. False: OnLanded
+  // has been called, is running on another thread, or will be called, and the waiter must stay
+  // until then. If no caller is left, the call is forgotten and asked to stop, on this thread.
+  //
+  // Thread: may race with OnLanded, but not with Join, TakeResult, another Leave or the waiter's
+  //   destructor. `launch` may call it.
   bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
 
  private:
   template <class, class, class, class, class, class>
   friend class ReadThrough;
 
-  // Whether a caller for `key` would now be a follower.
+  // Whether a caller for `key` would be a follower now.
   bool WouldFollow(const auto& key) const {
     return Visit(key, [this](const Shard&, const Call* call) {
       return call != nullptr && !ledger_.TooOld(*call);
     });
   }
 
-  // `options` is null when the caller gave none: the fast path then skips every check of them.
-  // `before_landing` is as for a Lead.
-  template <class Fn, class Before = detail::NoHook>
+  // `options` is null if the caller gave none: the fast path then skips every check of them.
+  // `before_landing` is the hook that a Lead has, too.
+  template <class Fn, class Hook = detail::NoHook>
   Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options,
-                       const Before& before_landing = {}) {
+                       const Hook& before_landing = {}) {
     detail::CheckFn<Value, Fn>();
     Call call(key);
     detail::Deadline deadline;
-    const std::uint64_t hash = call.hash = HashOf(key);  // last: it takes longest
+    const std::uint64_t hash = call.hash = HashOf(key);
     for (;;) {
       if (options != nullptr && options->stop.stop_requested()) {
         std::rethrow_exception(detail::MakeCanceled());
@@ -225,7 +250,8 @@ class Group {
       Shard shard = ledger_.Lock(hash);
       Call* const current = Find(shard, hash, key);
       if (current == nullptr || ledger_.TooOld(*current)) [[likely]] {
-        if constexpr (detail::kTakesStopToken<Fn>) {  // who has no stop of its own never leaves
+        // A leader without a stop token of its own never leaves, so nothing can stop its call.
+        if constexpr (detail::kTakesStopToken<Fn>) {
           if (options != nullptr && options->stop.stop_possible())
             call.stop = detail::NewStopSource();
         }
@@ -239,11 +265,11 @@ class Group {
     }
   }
 
-  // A blocking leader's part. The call is on its stack: nobody refers to it once it has landed.
-  template <class Fn, class Before>
+  // What a blocking leader does. The call is on its stack: nothing refers to it once it has landed.
+  template <class Fn, class Hook>
   Result<Value> RunAndLand(Call& call, Fn&& fn, const CallOptions* options,
-                           const Before& before_landing) {
-    struct LandIfUnwound {  // a thread that is cancelled inside `fn`
+                           const Hook& before_landing) {
+    struct LandIfUnwound {  // if the thread is cancelled inside `fn`
       ~LandIfUnwound() {
         if (call != nullptr) [[unlikely]] {
           ledger.LandVanished(*call);
@@ -255,9 +281,7 @@ class Group {
     detail::Outcome<Value> outcome;
     const auto run = [&] {
       detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
-      if constexpr (!std::same_as<Before, detail::NoHook>) {
-        before_landing(ledger_, call, call.key.get(), outcome);
-      }
+      before_landing(ledger_, call, call.key.get(), outcome);
     };
     if (options != nullptr && options->stop.stop_possible()) {
       // The callback's destructor waits for a LeaderLeaves in progress, so `call` outlives it.
@@ -273,7 +297,7 @@ class Group {
     return State::Receive(ledger_.Share(call, std::move(outcome)), Role::kLeader);
   }
 
-  // A blocking follower's part: waits until `call` has landed, and returns what is left of it.
+  // What a blocking follower does: waits until `call` has landed, and returns its shared state.
   [[gnu::noinline]] std::shared_ptr<State> Follow(Shard shard, Call& call,
                                                   const CallOptions* options,
                                                   detail::Deadline& deadline) {
@@ -289,10 +313,11 @@ class Group {
     std::shared_ptr<State> state = ledger_.StateOf(call);
     const bool may_leave = options != nullptr && (deadline || options->stop.stop_possible());
     if (!may_leave) state->PrepareToBlock();
-    // Recorded as the last step that can fail: no thread ever sees an edge of one that does not
-    // wait. While the shard is locked, the call cannot land. (A deadlock is reported even if the
-    // call is full: to try again would never help.)
-    detail::ThreadWaiter<Value> waiter;  // before the edge, which must go before it leaves
+    // Record the edge as the last step that can fail: no other thread may see an edge of a thread
+    // that then does not wait. While the shard is locked, the call cannot land. (If the call is
+    // full, a deadlock is still reported as one, because trying again would never help.)
+    detail::ThreadWaiter<Value>
+        waiter;  // destroyed after the edge, which must not outlast the wait
     detail::WaitEdge edge;
     if (ledger_.Full(call) ? edge.WouldClose(*state) : !edge.Record(*state)) {
       shard.Unlock();
@@ -308,7 +333,7 @@ class Group {
     State::Link(state, waiter, Role::kFollower);
     shard.Unlock();
     const std::stop_callback on_stop(options->stop, [&waiter] { waiter.Interrupt(); });
-    if (waiter.AwaitOrLeave(edge, deadline)) return state;
+    if (waiter.WaitOrLeave(edge, deadline)) return state;
     if (options->stop.stop_requested()) std::rethrow_exception(detail::MakeCanceled());
     std::rethrow_exception(detail::MakeTimedOut());
   }
@@ -318,7 +343,7 @@ class Group {
     std::shared_ptr<AsyncCall> led;  // null for a follower
   };
 
-  // Joins the call in flight; if there is none, a new one. A null waiter: the caller will block.
+  // Joins the call in flight, or a new one if there is none. `waiter` is null if the caller blocks.
   Joined JoinOrLead(KeyRef key, Waiter* waiter) {
     detail::CheckKeyCopy<Key, decltype(key.get())>();
     const auto prepared = [waiter](std::shared_ptr<State> state) {
@@ -347,7 +372,7 @@ class Group {
     return {linked(std::move(state), Role::kLeader), std::move(async)};
   }
 
-  // Hands a call's Lead to `launch`; what that throws is the call's failure.
+  // Gives a call's Lead to `launch`. What `launch` throws is the call's failure.
   template <class Launch>
   static void LaunchCall(std::shared_ptr<AsyncCall> led, Launch&& launch) {
     static_assert(std::is_invocable_v<Launch, Lead>,
@@ -357,12 +382,12 @@ class Group {
     try {
       std::invoke(std::forward<Launch>(launch), Lead(lead));
     } catch (...) {
-      error = detail::Caught();  // or `lead` goes with the unwound thread
+      error = detail::Caught();  // a forced unwind goes on, and destroys `lead`
     }
     if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
   }
 
-  // `too_old`: a call for the same key that this one takes the place of, or null.
+  // `too_old` is a call for the same key that this one replaces, or null.
   void Begin(Shard& shard, Call& call, Call* too_old) {
     if (!ledger_.Begin(shard, call, too_old)) [[unlikely]] {
       Ledger::Refuse(std::move(shard), "singleflight: max_calls_in_flight reached");

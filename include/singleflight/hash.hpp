@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// How keys are hashed and compared unless the user says otherwise.
+// DefaultHash and DefaultEqual: how a group hashes and compares its keys unless you say otherwise.
+// With them, a group of string keys accepts a std::string_view or a const char* as the key, and
+// allocates nothing for it.
 
 #include <cstddef>
 #include <functional>
 #include <string>
 #include <string_view>
 
+#include "detail/require_cxx20.hpp"
+
 namespace singleflight {
 
 namespace detail {
 
 template <class Key>
-struct StringView {  // not a string: no view
+struct StringView {  // not a string, so there is no view
   struct type {};
 };
 
@@ -22,7 +26,7 @@ struct StringView<std::basic_string<Char, std::char_traits<Char>, Allocator>> {
   using type = std::basic_string_view<Char>;
 };
 
-// Hashes std::string, std::string_view and const char* alike, without making a string of them.
+// Hashes std::string, std::string_view and const char* alike, without constructing a string.
 template <class View>
 struct TransparentStringHash {
   using is_transparent = void;
@@ -43,9 +47,11 @@ struct Defaults<std::basic_string<Char, std::char_traits<Char>, Allocator>> {
 
 }  // namespace detail
 
+// For a string, a hash that also accepts views. For any other type, std::hash<Key>.
 template <class Key>
 using DefaultHash = typename detail::Defaults<Key>::Hash;
 
+// For a string, std::equal_to<>. For any other type, std::equal_to<Key>.
 template <class Key>
 using DefaultEqual = typename detail::Defaults<Key>::Equal;
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// DoMany: asks for many keys at once, and runs one function for all that are not yet in flight.
+// DoMany: asks for many keys at once, and runs one function for all that are not in flight yet.
 //
-//   // SELECT ... WHERE id IN (...), for those ids that nobody is loading at this moment.
+//   // SELECT ... WHERE id IN (...), for the ids that nobody is loading at this moment.
 //   auto users = singleflight::DoMany(group, ids, [&](std::span<const int> missing) {
 //     return db.LoadUsers(missing);  // a vector in this order, or a map
 //   });
@@ -11,8 +11,11 @@
 //     if (user) Render(user->name);
 //   }
 //
-// Each key is a call of its own, as if a Do had asked for it: others join it, and get its result as
-// soon as the function has returned.
+// Each key is a call of its own, as if Do had asked for it. Other callers join it, and get its
+// result as soon as the function has returned.
+//
+// Warning: DoMany blocks. If every thread of a pool is inside DoMany, waiting for keys whose work
+// is queued behind it in the same pool, nothing moves.
 
 #include <atomic>
 #include <concepts>
@@ -39,6 +42,7 @@
 #include "detail/event.hpp"
 #include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
+#include "detail/lifetime_bound.hpp"
 #include "detail/thread_waiter.hpp"
 #include "detail/wait_graph.hpp"
 #include "group.hpp"
@@ -52,8 +56,8 @@ template <class G>
 class Batch;
 }
 
-// What came of one key of a batch: a Result, or why there is none. Read like a Result; where there
-// is none, reading throws that key's error.
+// The outcome for one key of a batch: a Result, or an error. Reads like a Result. If there is none,
+// reading throws that key's error.
 template <class Value>
 class [[nodiscard]] KeyResult {
  public:
@@ -65,7 +69,7 @@ class [[nodiscard]] KeyResult {
     return error != nullptr ? *error : nullptr;
   }
 
-  const Result<Value>& result() const& {
+  const Result<Value>& result() const& SINGLEFLIGHT_LIFETIME_BOUND {
     ThrowIfFailed();
     return *std::get_if<1>(&outcome_);
   }
@@ -74,11 +78,13 @@ class [[nodiscard]] KeyResult {
     return std::move(*std::get_if<1>(&outcome_));
   }
 
-  // As those of Result.
-  decltype(auto) value() const& { return result().value(); }
+  // Like those of Result.
+  decltype(auto) value() const& SINGLEFLIGHT_LIFETIME_BOUND { return result().value(); }
   decltype(auto) value() && { return std::move(*this).result().value(); }
-  decltype(auto) operator*() const& { return *result(); }
-  auto operator->() const requires(!std::is_void_v<Value>) { return result().operator->(); }
+  decltype(auto) operator*() const& SINGLEFLIGHT_LIFETIME_BOUND { return *result(); }
+  auto operator->() const SINGLEFLIGHT_LIFETIME_BOUND requires(!std::is_void_v<Value>) {
+    return result().operator->();
+  }
   bool shared() const { return result().shared(); }
   Role role() const { return result().role(); }
 
@@ -118,8 +124,8 @@ namespace singleflight {
 
 namespace detail {
 
-// What is taken from a container that a function returned: its elements, unless they are somebody
-// else's.
+// Moves an element out of a container that a function returned, unless the container was returned
+// by reference or is a view.
 template <class Returned, class Element>
 decltype(auto) TakeElement(Element&& element) {
   if constexpr (std::is_lvalue_reference_v<Returned> || std::ranges::view<Returned>) {
@@ -142,7 +148,7 @@ concept RangeOf = std::ranges::forward_range<Range> &&
   { detail::TakeElement<Range>(*std::ranges::begin(range)) } -> std::convertible_to<Value>;
 };
 
-// One caller of DoMany: a caller for each of its keys.
+// One call of DoMany: a caller for each of its keys.
 template <class G>
 class Batch {
   using Key = typename G::KeyType;
@@ -179,27 +185,21 @@ class Batch {
       Follow();
       std::erase_if(asking_, [this](const Member* member) { return !AsksAgain(*member); });
     }
-    for (const Entry* entry : order_) {
-      try {
-        results.push_back(Take(members_[entry->second]));
-      } catch (...) {  // the value's move
-        results.push_back(KeyResult<Value>(Caught()));
-      }
-    }
+    for (const Entry* entry : order_) results.push_back(Take(members_[entry->second]));
     return results;
   }
 
  private:
   struct Member final : ThreadWaiter<Value> {
-    ~Member() { this->End(); }  // leaves before `lead` lands the call as vanished
+    ~Member() { this->DetachOrWait(); }  // before `lead` lands the call as vanished
 
     const Key* key = nullptr;
-    std::size_t times = 0;                 // how often the batch asks for it
+    std::size_t times = 0;                 // how often the key is in the batch
     std::optional<typename G::Lead> lead;  // of a call that the batch leads
     bool led = false;
-    bool joined = false;       // a call; the one that it last asked for
-    bool left = false;         // was stopped while `fn` ran
-    std::exception_ptr error;  // why it is on no call, or has left it
+    bool joined = false;       // on the call that it last asked for
+    bool left = false;         // stopped while `fn` ran
+    std::exception_ptr error;  // why it is not on a call, or has left it
   };
 
   void Join(Member& member) {
@@ -207,7 +207,7 @@ class Batch {
       member.error = MakeCanceled();
       return;
     }
-    member.Reuse();  // it may be on a call that has failed
+    member.Reuse();  // its last call may have failed
     member.joined = false;
     try {
       group_.Join(*member.key, member, [&](typename G::Lead lead) {
@@ -222,13 +222,13 @@ class Batch {
     }
   }
 
-  // Runs `fn` for the calls that this batch leads, and lands them. Until the last has landed, this
-  // thread is the one that they wait for: what `fn` returns may have work left to do.
+  // Runs `fn` for the calls that this batch leads, and lands them. This thread counts as theirs
+  // until the last has landed, because the range that `fn` returned may still run code.
   template <class Fn>
   void Lead(Fn& fn) {
     std::exception_ptr error;
     const LeadingScope leading;
-    std::optional<std::deque<RunningScope>> running;  // the deque itself may have no memory
+    std::optional<std::deque<RunningScope>> running;  // constructing a deque may throw
     try {
       running.emplace();
       for (const Member* member : own_) running->emplace_back(member->lead->Target());
@@ -252,7 +252,7 @@ class Batch {
     });
     const std::span<const Key> keys(own_keys_);
     if constexpr (std::is_invocable_v<Fn&, std::span<const Key>, std::stop_token>) {
-      std::stop_source stop;  // requested when all the calls are
+      std::stop_source stop;  // requested once a stop was requested of all the calls
       std::atomic<std::size_t> wanted = own_.size();
       const auto not_wanted = [&] {
         if (--wanted == 0) stop.request_stop();
@@ -296,7 +296,7 @@ class Batch {
     }
   }
 
-  // `make()`; what it throws becomes the outcome.
+  // Returns `make()`. What it throws becomes the outcome.
   template <class Make>
   static Outcome OutcomeOf(Make&& make) {
     try {
@@ -306,7 +306,7 @@ class Batch {
     }
   }
 
-  // Waits for the calls that others lead, one after the other.
+  // Waits for the calls that other callers lead, one after the other.
   void Follow() {
     const std::stop_callback on_stop(options_.stop, [this] {
       for (Member* member : asking_) {
@@ -321,7 +321,7 @@ class Batch {
   void Await(Member& member) {
     WaitEdge edge;
     const bool deadlock = !edge.Record(*State::Of(member));
-    if (deadlock ? member.AwaitUnlessLeft() : member.AwaitOrLeave(edge, deadline_)) return;
+    if (deadlock ? member.LandedBeforeLeaving() : member.WaitOrLeave(edge, deadline_)) return;
     const bool canceled = options_.stop.stop_requested();
     member.error = deadlock ? MakeDeadlock() : canceled ? MakeCanceled() : MakeTimedOut();
   }
@@ -331,14 +331,19 @@ class Batch {
            State::Of(member)->Failed();
   }
 
-  KeyResult<Value> Take(Member& member) {
+  // Not inlined, because GCC 12 warns falsely that an inlined KeyResult is uninitialized.
+  [[gnu::noinline]] static KeyResult<Value> Take(Member& member) {
     if (member.left) return KeyResult<Value>(MakeCanceled());
     if (member.error != nullptr) return KeyResult<Value>(member.error);
-    const std::shared_ptr<State> state = State::Of(member);
-    if (state->Failed()) return KeyResult<Value>(state->Error());
-    const Role role = member.led ? Role::kLeader : Role::kFollower;
-    return KeyResult<Value>(member.times > 1 ? State::ReceiveShared(state, role)
-                                             : member.TakeResult());
+    try {
+      const std::shared_ptr<State> state = State::Of(member);
+      if (state->Failed()) return KeyResult<Value>(state->Error());
+      const Role role = member.led ? Role::kLeader : Role::kFollower;
+      return KeyResult<Value>(member.times > 1 ? State::ReceiveShared(state, role)
+                                               : member.TakeResult());
+    } catch (...) {  // the value's move threw
+      return KeyResult<Value>(Caught());
+    }
   }
 
   using Index =
@@ -349,41 +354,41 @@ class Batch {
   const CallOptions& options_;
   Deadline deadline_;
   Index index_;                      // each key once, with its member
-  std::vector<const Entry*> order_;  // as the caller gave them
-  std::vector<Member*> asking_;      // those that have no outcome yet
-  std::vector<Member*> own_;         // those that this batch leads
+  std::vector<const Entry*> order_;  // in the caller's order
+  std::vector<Member*> asking_;      // without an outcome so far
+  std::vector<Member*> own_;         // led by this batch
   std::vector<Key> own_keys_;
-  std::vector<Member> members_;  // the last: while they end, all else is still there
+  std::vector<Member> members_;  // declared last, so destroyed first: it uses the fields above
 };
 
 }  // namespace detail
 
-// The results for `keys`, in their order; a key that is given twice is asked for once, and its
-// result is shared by its places. Keys whose call is in flight are joined. For all others, if there
-// are any, `fn` is run once, on this thread: `fn(std::span<const Key>)`, in the order of their
-// first places, or `fn(std::span<const Key>, std::stop_token)`, whose token is requested when no
-// caller is left for any of them. It returns the values in that order, or a map (whose keys are
-// equal just when the group's are); for a group of void, nothing. They land, and only then are the
-// others waited for: batches that overlap cannot block each other. With OnFailure::kRetry, keys
-// whose other leader failed are then asked for again, and `fn` is run for those that this leads
-// now.
+// Asks for all of `keys`, and returns a result or an error for each, in their order. `keys` is any
+// range of what Do accepts as a key, or {a, b, c} of Keys. It is read once.
 //
-// Each place has its own error: what `fn` threw, for all that it was run for; what another leader's
-// `fn` threw; for keys that `fn` was run for, `invalid_argument` if it returned more or fewer
-// values than it got keys, and `no_message_available` for a key that is not in its map; what Do
-// throws for a caller that is refused, times out, is stopped or would deadlock. (Stopped while `fn`
-// runs, this caller leaves the calls that `fn` is run for to others, and gets `operation_canceled`
-// for them.) DoMany itself throws what reading, copying and hashing the keys throws, and what
-// memory for the batch.
+// Keys whose call is in flight are joined. For the others, `fn` runs once, as
+// fn(std::span<const Key>) or fn(std::span<const Key>, std::stop_token). It returns the values in
+// the order of its keys, or a map whose keys compare as the group's do, or nothing for a group of
+// void. Its calls land before the others are waited for, so overlapping batches cannot block each
+// other. A key that is given twice is asked for once, and its places share the result.
 //
-// `keys` is any range of what Do takes for a key, or {a, b, c} of Keys; it is read once.
+// Thread: blocks. `fn` runs on this thread.
+// Leaving: as in Do. If this caller is stopped while `fn` runs, the calls continue for their other
+//   callers, and it gets `operation_canceled` for them. A stop is requested of the token that `fn`
+//   takes when no caller is left on any of its calls.
+// Retrying: with OnFailure::kRetry, keys whose other leader failed are asked for again. `fn` then
+// runs
+//   again for those that this caller leads.
+// Errors: for each key, what the `fn` that ran for it threw; `invalid_argument` if `fn` returned a
+//   wrong number of values; `no_message_available` if its map lacks the key; or what Do throws.
+//   DoMany itself throws only what reading, copying or hashing the keys throws, and std::bad_alloc.
 template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
 std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn,
                                                      CallOptions options) {
   using Value = typename G::ValueType;
   using Own = std::span<const typename G::KeyType>;
   static_assert(std::ranges::input_range<Keys>,
-                "keys must be a range of what Do takes for a key, or {a, b, c} of Keys");
+                "keys must be a range of what Do accepts as a key, or {a, b, c} of Keys");
   static_assert(!std::same_as<typename G::KeyType, bool>,
                 "there is no span of a std::vector<bool>: give the group another type of key");
   constexpr bool kTakesKeys = std::is_invocable_v<Fn&, Own>;
@@ -402,7 +407,7 @@ std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&&
   return detail::Batch<G>(group, keys, options).Run(fn);
 }
 
-// The same for a caller without options.
+// The same, without options.
 template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
 std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn) {
   return singleflight::DoMany(group, std::forward<Keys>(keys), std::forward<Fn>(fn), {});

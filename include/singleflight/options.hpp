@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a user can set for a group or a single caller, and read of their work.
+// What a user can set for a group or for one caller, and the statistics of a group.
 
 #include <chrono>
 #include <cstddef>
@@ -11,48 +11,50 @@
 #include <optional>
 #include <stop_token>
 
+#include "detail/require_cxx20.hpp"
+
 namespace singleflight {
 
-// What a follower does when its leader failed.
+// What a follower does if its leader failed.
 enum class OnFailure : unsigned char {
   kShare,  // it gets the leader's exception
-  kRetry,  // it asks again: leads, or joins who now does; what its own `fn` throws is final
+  kRetry,  // it asks again, and leads or follows then; what its own `fn` throws is final
 };
 
-// One caller's wishes: group.Do(key, fn, {.timeout = 50ms, .stop = token}).
+// One caller's options: group.Do(key, fn, {.timeout = 50ms, .stop = token}).
 struct CallOptions {
-  // How long this caller waits as a follower, counted from when it first joins, before it gets
-  // `timed_out`. Zero or negative: it does not wait. A leader's own `fn` is never cut short.
+  // How long this caller waits as a follower before it gets `timed_out`, counted from when it first
+  // joins. Zero or less: it does not wait. It does not limit a leader: its own `fn` always
+  // finishes.
   std::optional<std::chrono::nanoseconds> timeout = {};
-  // When requested, this caller leaves: a follower gets `operation_canceled`; a leader is no longer
-  // counted as a caller, and returns when `fn` does, with what `fn` returned or threw.
+  // When a stop is requested, this caller leaves. A follower gets `operation_canceled`. A leader no
+  // longer counts as a caller, and returns when `fn` does, with what `fn` returned or threw.
   std::stop_token stop = {};
   OnFailure on_failure = OnFailure::kShare;
 };
 
-// One group's limits; by default there are none.
+// One group's limits. By default there are none.
 struct GroupOptions {
   static constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
 
-  // The leader and all followers of one call; a caller beyond it is refused.
+  // Callers of one call, its leader included. One more caller is refused.
   std::size_t max_callers_per_call = kNoLimit;
-  // Calls that run at the same time, forgotten ones included; a caller that would start one more is
-  // refused.
+  // Calls in flight, forgotten ones included. A caller that would start one more is refused.
   std::size_t max_calls_in_flight = kNoLimit;
-  // A call older than this is forgotten by the next caller, who starts afresh.
+  // The next caller forgets a call that is older than this, and starts a new one.
   std::optional<std::chrono::nanoseconds> max_age = {};
 };
 
-// Exact counts since the group was made. Whenever a caller asks, just one of `executions`,
-// `followers` and `refused` grows (none, if the asking itself threw: a stop requested
-// before, a deadlock, a failed allocation, a hash); a caller that retries after a failure asks
-// again.
+// Exact counts since the group was constructed. Each time a caller asks, exactly one of
+// `executions`, `followers` and `refused` grows. None grows if asking itself threw: because of a
+// stop requested before, a deadlock, a failed allocation, a hash. A retry after a failure counts as
+// asking again.
 struct Stats {
   std::uint64_t executions = 0;  // calls begun
   std::uint64_t followers = 0;   // callers that joined a call in flight
   std::uint64_t failures = 0;    // calls that landed with an exception
-  std::uint64_t left = 0;        // callers that gave up: timed out, stopped or left
-  std::uint64_t refused = 0;     // callers that a limit of GroupOptions turned away
+  std::uint64_t left = 0;        // callers that left: by timeout, stop or Leave
+  std::uint64_t refused = 0;     // callers refused by a limit of GroupOptions
   std::uint64_t in_flight = 0;   // calls that have not landed yet, forgotten ones included
 
   bool operator==(const Stats&) const = default;

@@ -1,43 +1,47 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// ReadThrough: a cache and a group as one. What the cache has is answered from there; what it has
-// not is loaded once for all who ask.
+// ReadThrough: a cache and a group combined. A value that the cache has comes from the cache. A
+// value that it lacks is loaded once for all callers that ask at the same time.
 //
 //   singleflight::ReadThrough<std::string, User, Cache> users(Cache(1000));
 //
 //   const auto user = users.Get("user:42", [] { return Load(42); });
 //   ...
 //   Save(changed);
-//   users.Invalidate("user:42");  // a load that had begun before cannot put the old user back
+//   users.Invalidate("user:42");  // a load that began earlier cannot put the old user back
 //
-// The cache is yours or a library's, and so are its size, its eviction and its times of expiry:
+// The cache is yours or a library's. Its size, its eviction and its expiry are its own. It needs:
 //
-//   std::optional<Value> Get(key);        // nothing: it does not have it
+//   std::optional<Value> Get(key);        // empty: the cache does not have it
 //   void Put(key, const Value& value);
 //   void Erase(key);                      // for Invalidate
 //
-// `key` is a const Key&; for a string Key a std::string_view, if all the operations take that. A
-// cache is called by one thread at a time, under a lock, unless it says that it need not be:
+// `key` is a const Key&. For a string Key it is a std::string_view, if all three operations accept
+// that. The cache is called under a lock, unless it declares that it need not be:
 //
 //   static constexpr bool kConcurrent = true;
 //
-// It is called on the thread that asks and on the one that lands the call, of callers that do not
-// block as well: see to it that it is fast there. It must not call back, nor must what it copies or
-// ends. A hit is a copy of the Value; for large ones, take a std::shared_ptr<const T>. A cache that
-// throws never fails a caller that could be served without it: in Get, that is a miss, and in Put,
-// the callers get the value none the less; both are counted.
+// Thread: the cache is called on the thread that asks and on the thread that lands the call, also
+// for
+//   callers that do not block. Warning: do not put a cache that waits for a network on an event
+//   loop.
+// Errors: a cache that throws never fails a caller that could be served without it. In Get that
+//   counts as a miss. In Put the callers still get the value. GetStats counts both.
+// Cost: a hit copies the Value. For large values use a std::shared_ptr<const T>.
 //
-// A ReadThrough stands for a group in DoAsync, CoDo, AsyncDo and DoMany, whose `fn` is then the
+// Warning: neither the cache nor the values that it copies and destroys may call back into the
+// ReadThrough.
+//
+// DoAsync, CoDo, AsyncDo and DoMany accept a ReadThrough in place of a group. Their `fn` is the
 // load:
 //
 //   const auto user = co_await singleflight::CoDo(users, id, load);
-//   auto page = singleflight::DoMany(users, ids, load_those_missing);
+//   auto page = singleflight::DoMany(users, ids, load_missing);
 //
-// If you would rather not use it, know what it is for. Two lines that look in a cache and then ask
-// a group (a) load twice, when a caller has found nothing just before another's load has landed,
-// and asks the group just after; and (b) bring a value back that was invalidated while it was
-// loaded.
+// Why not just look in a cache and then ask a group? Those two lines have two races. A caller that
+// misses just before another's load lands, and asks the group just after, loads a second time. And
+// a value that is invalidated while it is loaded is put back.
 
 #include <atomic>
 #include <concepts>
@@ -53,47 +57,49 @@
 #include <variant>
 
 #include "detail/call.hpp"
+#include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
-#include "detail/lead.hpp"
 #include "detail/read_through/guarded_cache.hpp"
 #include "detail/read_through/key_lock.hpp"
-#include "detail/read_through/landed.hpp"
+#include "detail/read_through/landed_state.hpp"
 #include "detail/read_through/striped_counter.hpp"
 #include "detail/task.hpp"
 #include "future.hpp"
 #include "group.hpp"
 #include "hash.hpp"
+#include "lead.hpp"
 #include "options.hpp"
 #include "result.hpp"
 
 namespace singleflight {
 
-// What a ReadThrough may do.
+// A ReadThrough's settings.
 struct ReadThroughOptions {
-  // Whether the cache is given "not found" answers, too: an empty std::optional, a null pointer,
-  // and whatever else tests false (of a std::expected, an error). The cache sees what it is given,
-  // and may keep these for a shorter time. If not, a load that finds nothing is done anew for the
-  // next caller.
+  // Whether "not found" is put into the cache, too: an empty std::optional, a null pointer, and
+  // anything else that tests false, such as a std::expected with an error. The cache sees what it
+  // is given, and may keep such values for a shorter time. If this is false, the next caller loads
+  // again after a load that found nothing.
   bool cache_not_found = false;
-  // Of the group that the loads are calls of.
+  // The limits of the group whose calls are the loads.
   GroupOptions group = {};
 };
 
-// Exact counts since a ReadThrough was made.
+// Exact counts since the ReadThrough was constructed.
 struct ReadThroughStats {
-  std::uint64_t hits = 0;          // Gets that the cache answered at once
-  std::uint64_t misses = 0;        // Gets that it did not
-  std::uint64_t loads = 0;         // that calls have gone on to, those of Refresh too
-  std::uint64_t outdated = 0;      // values that were not put, since they were not wanted any more
-  std::uint64_t get_failures = 0;  // of the cache: it threw
-  std::uint64_t put_failures = 0;  // also of the Erase of a Refresh that found nothing
-  Stats calls = {};                // of the group
+  std::uint64_t hits = 0;          // callers whose first look in the cache found a value
+  std::uint64_t misses = 0;        // callers whose first look found none
+  std::uint64_t loads = 0;         // loads begun, those of Refresh included
+  std::uint64_t outdated = 0;      // values not stored: invalidated, or no caller was left
+  std::uint64_t get_failures = 0;  // how often the cache's Get threw
+  std::uint64_t put_failures = 0;  // how often Put threw, or Erase after a Refresh found nothing
+  Stats calls = {};                // the group's statistics
 
   bool operator==(const ReadThroughStats&) const = default;
 };
 
-// Every member may be called from any thread at any time, except the destructor. `Cache` may be a
-// reference, `Cache&`, to one that lives elsewhere and for longer.
+// `Cache` may be a reference, `Cache&`, to a cache that outlives the ReadThrough.
+//
+// Thread: every member may be called on any thread at any time, except the destructor.
 template <class Key, class Value, class Cache, class Hash = DefaultHash<Key>,
           class KeyEqual = DefaultEqual<Key>, class Traits = GroupTraits>
 class ReadThrough {
@@ -107,20 +113,20 @@ class ReadThrough {
                 "Cache needs `std::optional<Value> Get(const Key&)`, of just that type, and "
                 "`Put(const Key&, const Value&)`");
 
-  static_assert(!std::is_rvalue_reference_v<Cache>, "Cache is to be a value or a `Cache&`");
-  static_assert(
-      std::is_reference_v<Cache> || std::move_constructible<Cache>,
-      "Cache cannot be moved, as if it had a mutex: make it elsewhere, and take `Cache&`");
+  static_assert(!std::is_rvalue_reference_v<Cache>, "Cache must be a value or a `Cache&`");
+  static_assert(std::is_reference_v<Cache> || std::move_constructible<Cache>,
+                "Cache cannot be moved: construct it elsewhere and pass `Cache&`");
 
-  // Before a load's call lands: puts its value into the cache.
+  // The hook before a load's call lands: puts its value into the cache.
   struct PutValue {
     ReadThrough* self;
     std::uint64_t hash;
-    bool looked;
+    bool may_be_cached;  // the leader did not look in the cache, which may hold an old value
+
     void operator()(Ledger& ledger, const detail::CallBase& call, const auto& key,
                     const detail::Outcome<Value>& outcome) const {
       if (auto* value = std::get_if<1>(&outcome)) {
-        self->Put(ledger, call, key, hash, looked, *value);
+        self->Put(ledger, call, key, hash, may_be_cached, *value);
       }
     }
   };
@@ -131,35 +137,37 @@ class ReadThrough {
   using HashType = Hash;
   using KeyEqualType = KeyEqual;
   using Waiter = typename Group::Waiter;
-  using Lead = detail::Lead<Ledger, PutValue>;
+  using Lead = singleflight::Lead<Ledger, PutValue>;
 
-  // Throws std::invalid_argument as Group does, and if "not found" is to be cached of a Value that
-  // cannot say so.
+  // Errors: throws std::invalid_argument as Group does, and for cache_not_found with a Value that
+  //   cannot be empty.
   explicit ReadThrough(Cache cache, ReadThroughOptions options = {})
       : options_(options), cache_(std::forward<Cache>(cache)), group_(options.group) {
     if (options.cache_not_found && !detail::kCanBeEmpty<Value>) {
       throw std::invalid_argument(
-          "singleflight: cache_not_found, but no Value stands for \"not found\": use a "
-          "std::optional or a pointer for the Value");
+          "singleflight: cache_not_found needs a Value that can be empty: use std::optional or a "
+          "pointer");
     }
   }
 
-  // As ~Group: asks loads that are led asynchronously to stop, and waits for them.
+  // Like ~Group: asks loads that are led asynchronously to stop, and waits for them.
   ~ReadThrough() = default;
 
   ReadThrough(const ReadThrough&) = delete;
   ReadThrough& operator=(const ReadThrough&) = delete;
 
-  // What the cache has for `key`; else the result of the call in flight; else leads one, which
-  // looks in the cache again, then runs `load()`, or `load(std::stop_token)`, on this thread, and
-  // puts the value before it lands. What the cache has is not shared(), and its role() is kLeader.
-  // `key`, `load`, what is thrown and who waits for what: as in Group::Do. What `load` throws is
-  // not cached. Who was asked to stop before gets what the cache has.
+  // Returns the cache's value for `key`, or else the result of the call in flight. If there is
+  // neither, leads a call, which looks in the cache again, runs `load()` or
+  // `load(std::stop_token)`, and puts the value before it lands. A value from the cache is not
+  // shared(), and its role() is kLeader. `key` is as in Group::Do.
   //
   // A value is put only while its call is wanted: not if Invalidate, a newer call (max_age) or the
-  // last caller's leaving has come between. So where loads take longer than their callers wait, see
-  // to it that one stays: the leader of a Get without a stop token does, and a Refresh by an
-  // executor.
+  // last caller's leaving came first. So if loads take longer than their callers wait, make sure
+  // that one caller stays, such as a Get without a stop token, or a Refresh on an executor.
+  //
+  // Thread: the leader's `load` runs on this thread.
+  // Leaving: as in Group::Do. A caller whose stop was requested before still gets a cached value.
+  // Errors: as in Group::Do. What `load` throws is not cached.
   template <class K = Key, class Fn>
   Result<Value> Get(const K& key, Fn&& load) {
     return GetWith(key, std::forward<Fn>(load), nullptr);
@@ -169,45 +177,55 @@ class ReadThrough {
     return GetWith(key, std::forward<Fn>(load), &options);
   }
 
-  // CanErase the cache's entry and forgets the call in flight: a Get, or any other asking, that
-  // starts after this has returned never sees a value whose load began before, nor one that the
-  // cache had. So change the source first, then invalidate. Callers already on the call get its
-  // value. What other ReadThroughs or processes put into the same cache is theirs to invalidate.
+  // Erases the cache's entry and forgets the call in flight. A Get that starts after this has
+  // returned never sees the cached value, nor one whose load began before. So change the source
+  // first, and then invalidate. Callers already on the call get its value. Other ReadThroughs and
+  // processes that use the same cache must invalidate their own loads.
   //
-  // Waits while a value for `key` is just being put. Throws what Cache::Erase throws: the entry is
-  // there still, perhaps, but the call is forgotten. `key` must not be the cache's own.
+  // Thread: waits while a value for `key` is being put.
+  // Errors: throws what Cache::Erase throws. The entry may then remain, but the call is forgotten.
+  // Lifetime: `key` must not be an object inside the cache.
   template <class K = Key>
   void Invalidate(const K& key) {
     static_assert(GuardedCache::kCanErase, "to Invalidate, the Cache needs `Erase(const Key&)`");
     auto&& adapted = KeyRef::Adapt(key);
-    const typename detail::KeyLock::Holder changing(changing_, HashOf(adapted));
+    const typename detail::KeyLock::Holder changing(key_locks_, HashOf(adapted));
     try {
       cache_.Erase(adapted);
     } catch (...) {
       group_.Forget(adapted);
       throw;
     }
-    group_.Forget(adapted);  // last: a call that begins meanwhile may have looked before the Erase
+    group_.Forget(adapted);  // last: a call that began meanwhile may have looked before the Erase
   }
 
-  // Loads anew and puts the value, while readers get the old one from the cache
-  // (stale-while-revalidate, RFC 5861). One load at a time: joins the call in flight for `key`,
-  // a Get's as well; that load began before, or has just landed. So invalidate first if the source
-  // has changed. The rest as in Get. If the load fails, the old value stays. If it finds nothing,
-  // and that is not cached, the old value is erased, where the cache can.
+  // Loads the value again and puts it. While it is loading, readers still get the old value from
+  // the cache (stale-while-revalidate, RFC 5861). If a call is in flight for `key`, joins it, also
+  // one of a Get. That load began earlier, so invalidate first if the source has changed.
+  //
+  // If the load fails, the old value stays. If it finds nothing, and that is not cached, the old
+  // value is erased, if the cache has Erase.
+  //
+  // Thread, Leaving, Errors: as in Get.
   template <class K = Key, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load) {
-    return LoadOnce(/*look=*/false, KeyRef::Adapt(key), std::forward<Fn>(load), nullptr);
+    return LoadOnce(/*may_be_cached=*/true, KeyRef::Adapt(key), std::forward<Fn>(load), nullptr);
   }
   template <class K = Key, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load, CallOptions options) {
-    return LoadOnce(/*look=*/false, KeyRef::Adapt(key), std::forward<Fn>(load), &options);
+    return LoadOnce(/*may_be_cached=*/true, KeyRef::Adapt(key), std::forward<Fn>(load), &options);
   }
 
-  // The same behind its caller's back: returns at once, and `executor(task)` runs the load, as in
-  // DoAsync; nobody's leaving stops it. kFollower: a call is in flight for `key` already, and
-  // nothing was done. That a load failed, or the executor threw, is seen in GetStats only. `load`
-  // must not refer to what ends with the caller.
+  // The same in the background: returns at once. kFollower means that a call is in flight for `key`
+  // already, and nothing was done.
+  //
+  // Thread: `executor(task)` is called on this thread, and `load` runs where the task is called, as
+  // in
+  //   DoAsync.
+  // Leaving: none. No caller's leaving stops the load.
+  // Errors: a load that fails, and an executor that throws, only count in
+  // GetStats().calls.failures. Lifetime: `load` may outlive this caller, so it must own what it
+  // needs.
   template <class K = Key, class Fn, class Executor>
   Role Refresh(const K& key, Fn&& load, Executor&& executor) requires
       std::invocable<Executor, detail::Task<ReadThrough, std::decay_t<Fn>>> {
@@ -215,22 +233,22 @@ class ReadThrough {
       void OnLanded() noexcept override { delete this; }
     };
     detail::CheckFn<Value, std::decay_t<Fn>>();
-    static_assert(std::constructible_from<std::decay_t<Fn>, Fn>,
-                  "the call keeps load: pass one that can be copied, or std::move it");
+    detail::CheckKept<Fn>();
     auto&& adapted = KeyRef::Adapt(key);
     if (group_.WouldFollow(adapted)) return Role::kFollower;
     auto waiter = std::make_unique<Unattended>();
     const auto launch = [&](Lead lead) {
-      static_cast<void>(waiter.release());  // it has joined: it is OnLanded's
+      static_cast<void>(waiter.release());  // it has joined: OnLanded deletes it
       std::invoke(std::forward<Executor>(executor), detail::Task<ReadThrough, std::decay_t<Fn>>(
                                                         std::move(lead), std::forward<Fn>(load)));
     };
-    const Role role = group_.Join(adapted, *waiter, Launching(/*look=*/false, adapted, launch));
-    static_cast<void>(waiter.release());  // where another call has begun meanwhile
+    const Role role =
+        group_.Join(adapted, *waiter, Launching(/*may_be_cached=*/true, adapted, launch));
+    static_cast<void>(waiter.release());  // another call may have begun meanwhile
     return role;
   }
 
-  // How many callers are on the call in flight for `key`; 0 if there is none. As Group::Callers.
+  // Returns how many callers are on the call in flight for `key`, as Group::Callers.
   template <class K = Key>
   std::size_t Callers(const K& key) const {
     return group_.Callers(key);
@@ -241,98 +259,67 @@ class ReadThrough {
             get_failures_.load(), put_failures_.load(), group_.GetStats()};
   }
 
-  // As those of Group, for callers that do not block. What the cache has reaches the waiter before
-  // Join returns, and the Future is ready. The cache is used on this thread, and on the one that
-  // lands the call.
+  // Like those of Group, for callers that do not block. A value that the cache has reaches the
+  // waiter before Join returns, or makes the Future ready.
+  //
+  // Thread: the cache is called on this thread, and on the one that lands the call.
   template <class K = Key, class Launch>
   Role Join(const K& key, Waiter& waiter, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
-    Looked looked = LookFirst(adapted);
-    if (looked.hit) {
-      detail::LandedState<Value>::Tell(waiter, std::move(*looked.hit));
+    Lookup lookup = FirstLookup(adapted);
+    if (lookup.hit) {
+      detail::LandedState<Value>::Notify(waiter, std::move(*lookup.hit));
       return Role::kLeader;
     }
     return group_.Join(adapted, waiter,
-                       Launching(looked.worked, adapted, std::forward<Launch>(launch)));
+                       Launching(lookup.failed, adapted, std::forward<Launch>(launch)));
   }
   template <class K = Key, class Launch>
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
-    Looked looked = LookFirst(adapted);
-    if (looked.hit) {
-      return Future<Value>(detail::LandedState<Value>::Landed(std::move(*looked.hit)),
+    Lookup lookup = FirstLookup(adapted);
+    if (lookup.hit) {
+      return Future<Value>(detail::LandedState<Value>::Ready(std::move(*lookup.hit)),
                            Role::kLeader);
     }
-    return group_.Join(adapted, Launching(looked.worked, adapted, std::forward<Launch>(launch)));
+    return group_.Join(adapted, Launching(lookup.failed, adapted, std::forward<Launch>(launch)));
   }
   bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
 
-  // Stands for a group as the ReadThrough does, but whose calls are Refreshes:
-  //   co_await CoDo(users.Refreshing(), id, load);
-  class RefreshingGroup {
-   public:
-    using KeyType = Key;
-    using ValueType = Value;
-    using HashType = Hash;
-    using KeyEqualType = KeyEqual;
-    using Waiter = ReadThrough::Waiter;
-    using Lead = ReadThrough::Lead;
-
-    template <class K = Key, class Launch>
-    Role Join(const K& key, Waiter& waiter, Launch&& launch) {
-      auto&& adapted = KeyRef::Adapt(key);
-      return self_.group_.Join(
-          adapted, waiter, self_.Launching(/*look=*/false, adapted, std::forward<Launch>(launch)));
-    }
-    template <class K = Key, class Launch>
-    Future<Value> Join(const K& key, Launch&& launch) {
-      auto&& adapted = KeyRef::Adapt(key);
-      return self_.group_.Join(
-          adapted, self_.Launching(/*look=*/false, adapted, std::forward<Launch>(launch)));
-    }
-    bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
-
-   private:
-    friend ReadThrough;
-    explicit RefreshingGroup(ReadThrough& self) noexcept : self_(self) {}
-
-    ReadThrough& self_;
-  };
-  RefreshingGroup& Refreshing() noexcept { return refreshing_; }
-
  private:
-  static constexpr auto kRelaxed = std::memory_order_relaxed;  // what is counted is only a count
+  static constexpr auto kRelaxed = std::memory_order_relaxed;  // for counters only
 
-  struct Looked {
+  struct Lookup {
     std::optional<Value> hit;
-    bool worked;  // false: the cache threw
+    bool failed;  // the cache threw, so it may hold a value
   };
 
   template <class K, class Fn>
   Result<Value> GetWith(const K& key, Fn&& load, const CallOptions* options) {
     auto&& adapted = KeyRef::Adapt(key);
-    Looked looked = LookFirst(adapted);
-    if (looked.hit) {
-      return detail::ResultFactory::Alone<Value>(std::move(*looked.hit), Role::kLeader);
+    Lookup lookup = FirstLookup(adapted);
+    if (lookup.hit) {
+      return detail::ResultFactory::Alone<Value>(std::move(*lookup.hit), Role::kLeader);
     }
-    return LoadOnce(looked.worked, adapted, std::forward<Fn>(load), options);
+    return LoadOnce(lookup.failed, adapted, std::forward<Fn>(load), options);
   }
 
-  // Leads or follows the call that loads `key`. Its leader looks in the cache again first, unless
-  // `look` is false; then the cache may still hold an old value.
+  // Leads or follows the call that loads `key`. Its leader first looks in the cache again, unless
+  // `may_be_cached`: then the cache may hold an old value, which is not wanted.
   template <class Adapted, class Fn>
-  Result<Value> LoadOnce(bool look, const Adapted& key, Fn&& load, const CallOptions* options) {
+  Result<Value> LoadOnce(bool may_be_cached, const Adapted& key, Fn&& load,
+                         const CallOptions* options) {
     detail::CheckFn<Value, Fn>();
     bool loaded = false;
     const auto work = [&](auto... stop) -> Value requires std::invocable<Fn, decltype(stop)...> {
-      if (look) {
+      if (!may_be_cached) {
         if (std::optional<Value> hit = Look(key).hit) return std::move(*hit);
       }
       loads_.fetch_add(1, kRelaxed);
       loaded = true;
       return std::invoke(std::forward<Fn>(load), std::move(stop)...);
     };
-    const PutValue put{this, HashOf(key), look};
+    const PutValue put{this, HashOf(key), may_be_cached};
     const auto before_landing = [&](Ledger& ledger, const detail::CallBase& call, const auto&,
                                     const detail::Outcome<Value>& outcome) {
       if (loaded) put(ledger, call, key, outcome);
@@ -340,14 +327,14 @@ class ReadThrough {
     return group_.DoWith(KeyRef(key), work, options, before_landing);
   }
 
-  // The same for a call that is led by a Lead.
+  // The same for a call that is landed by a Lead.
   template <class Adapted, class Launch>
-  auto Launching(bool look, const Adapted& key, Launch&& launch) {
+  auto Launching(bool may_be_cached, const Adapted& key, Launch&& launch) {
     static_assert(std::is_invocable_v<Launch, Lead>,
                   "launch must be callable as launch(ReadThrough::Lead)");
-    const PutValue put{this, HashOf(key), look};
-    return [this, look, put, &key, &launch](typename Group::Lead lead) {
-      if (look) {
+    const PutValue put{this, HashOf(key), may_be_cached};
+    return [this, put, &key, &launch](typename Group::Lead lead) {
+      if (!put.may_be_cached) {
         if (std::optional<Value> hit = Look(key).hit) {
           lead.Succeed(std::move(*hit));
           return;
@@ -358,43 +345,42 @@ class ReadThrough {
     };
   }
 
-  // A caller's first look.
   template <class Adapted>
-  Looked LookFirst(const Adapted& key) {
-    Looked looked = Look(key);
-    if (looked.hit) {
+  Lookup FirstLookup(const Adapted& key) {
+    Lookup lookup = Look(key);
+    if (lookup.hit) {
       hits_.Add();
     } else {
       misses_.fetch_add(1, kRelaxed);
     }
-    return looked;
+    return lookup;
   }
 
   template <class Adapted>
-  Looked Look(const Adapted& key) {
+  Lookup Look(const Adapted& key) {
     try {
-      return {cache_.Get(key), true};
+      return {cache_.Get(key), /*failed=*/false};
     } catch (...) {
       static_cast<void>(detail::Caught());
     }
     get_failures_.fetch_add(1, kRelaxed);
-    return {std::nullopt, false};
+    return {std::nullopt, /*failed=*/true};
   }
 
-  // Puts what a load returned, if its call is wanted still. The key's lock keeps Invalidate from
-  // coming between these two, and loads of one key from putting in the wrong order.
+  // Puts what a load returned, if its call is still wanted. The key's lock keeps Invalidate from
+  // coming between these two steps, and loads of one key from putting in the wrong order.
   template <class CacheKey>
   void Put(Ledger& ledger, const detail::CallBase& call, const CacheKey& key, std::uint64_t hash,
-           bool looked, const Value& value) {
-    const bool put = options_.cache_not_found || !detail::IsEmpty(value);
-    const bool erase = !put && !looked && GuardedCache::kCanErase;
-    if (!put && !erase) return;
-    const detail::KeyLock::Holder changing(changing_, hash);
-    if (!ledger.IsWanted(call)) {
-      outdated_.fetch_add(1, kRelaxed);
-      return;
-    }
+           bool may_be_cached, const Value& value) {
     try {
+      const bool put = options_.cache_not_found || !detail::IsEmpty(value);
+      const bool erase = !put && may_be_cached && GuardedCache::kCanErase;
+      if (!put && !erase) return;
+      const detail::KeyLock::Holder changing(key_locks_, hash);
+      if (!ledger.IsWanted(call)) {
+        outdated_.fetch_add(1, kRelaxed);
+        return;
+      }
       if (put) return cache_.Put(key, value);
       if constexpr (GuardedCache::kCanErase) return cache_.Erase(key);
     } catch (...) {
@@ -411,15 +397,14 @@ class ReadThrough {
   [[no_unique_address]] Hash hash_{};
   const ReadThroughOptions options_;
   GuardedCache cache_;
-  detail::KeyLock changing_;  // who puts or erases a key's value
+  detail::KeyLock key_locks_;  // serialize changes of one key's entry
   detail::StripedCounter hits_;
   std::atomic<std::uint64_t> misses_ = 0;
   std::atomic<std::uint64_t> loads_ = 0;
   std::atomic<std::uint64_t> outdated_ = 0;
   std::atomic<std::uint64_t> get_failures_ = 0;
   std::atomic<std::uint64_t> put_failures_ = 0;
-  RefreshingGroup refreshing_{*this};
-  Group group_;  // the last: its calls use all the rest until they have landed
+  Group group_;  // declared last, so destroyed first: its calls use the fields above
 };
 
 }  // namespace singleflight

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 
-# Makes the target singleflight::redis, for redis.hpp, if hiredis is found; and sets
-# singleflight_redis_FOUND. With hiredis_ssl, redis::Options::tls can be used.
+# Defines the target singleflight::redis, for redis.hpp, if hiredis is found. Sets
+# singleflight_redis_FOUND. If hiredis_ssl is found too, redis::Options::tls can be used.
 
 find_path(SINGLEFLIGHT_HIREDIS_INCLUDE_DIR hiredis/hiredis.h)
 find_library(SINGLEFLIGHT_HIREDIS_LIBRARY hiredis)

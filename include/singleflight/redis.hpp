@@ -1,48 +1,55 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// redis::Group: one leader across processes and hosts, by way of a Redis or Valkey server.
+// redis::Group: one leader for a whole fleet of processes, through a Redis or Valkey server.
 //
 //   singleflight::redis::Group<std::string> pages({.host = "redis", .prefix = "shop:pages"});
 //
-//   // Ten containers with a hundred threads each: one of them renders.
+//   // Ten containers with a hundred threads each ask at once: one of the threads renders.
 //   auto [page, shared] = pages.Do("/prices", [] { return Render("/prices"); });
 //
-// This saves work; it does not guard anything. `fn` runs twice at the same time if a leader's
+// The callers of one process share one call of a Group of their own. Its leader asks the server: it
+// takes the lease and leads the fleet's call, or follows the process that has the lease. Callers in
+// other processes get a copy of the value, made by a Codec, or the exception's message as a
+// RemoteError.
+//
+// Warning: this saves work, but it is not a lock. `fn` runs twice at the same time if a leader's
 // process stalls for longer than its lease, if the server loses its memory, or if it cannot be
-// reached. Where a second execution would do harm, let what `fn` writes to refuse the older of the
-// two: `fn` may take a Lease, whose fence() grows with every lease of its key.
+// reached. If a second execution would do harm, make the store that `fn` writes to refuse the older
+// of two writes. For that, `fn` may take a Lease, whose fence() grows with every lease of its key:
 //
 //   pages.Do("/prices", [](const singleflight::redis::Lease& lease) {
 //     return Store(Render("/prices"), lease.fence());
 //   });
 //
-// The callers of one process share one call of a Group of their own, and its leader asks the
-// server: it leads the call of all processes, or waits for who does. Callers in other processes get
-// a copy of the value, made by a Codec, or the exception's message as a RemoteError.
+// Do blocks its thread. Each key that a process follows takes one of its threads and a connection.
+// CoDo, AsyncDo, DoAsync and DoMany do not take a redis::Group.
 //
-// What is as in Group: everything within one redis::Group. What is not, between several:
-//   - Who asks after a call has landed never gets its result, but may join another caller of its
-//     own process who asked before and is just being told.
-//   - A call whose callers have all left in the leader's process is given up; others take it over.
-//   - Those that wait for each other's keys in a circle wait for ever: give callers timeouts.
+// Within one process, a redis::Group behaves as a Group does. Between processes it differs:
+//   - A caller that asks after a call has landed never gets its result. But it may join a caller of
+//     its own process that asked earlier and is about to be notified.
+//   - If all callers in the leader's process leave, the call is given up and another process takes
+//     over.
+//   - Warning: processes that wait for each other's keys in a circle wait for ever, since deadlocks
+//     are detected only within a process. Give callers timeouts.
 //
 // When something fails (the times are those of Options):
-//   the leader's process dies        after at most `lease`, one of those who wait leads
-//   it stalls for longer than that   the same; the late outcome is not told to others
-//   the server is away, or answers   noticed within linger + 2 * (connect_timeout +
-//   what we cannot work with         command_timeout), and the look-up of its name; then as
-//                                    `on_outage` says. For that long a timeout or a stop may have
-//                                    to wait
-//   the server forgets everything    at most one more execution for each call in flight; while it
-//                                    restarts, it is away
-//   an outcome does not decode       as if its leader had died, without waiting
+//   the leader's process dies        another caller leads, after at most `lease`
+//   it stalls for longer than that   the same, and its late outcome reaches its own process only
+//   the server cannot be used        the outage is noticed, then `on_outage` decides
+//   the server loses its memory      at most one more execution for each call in flight
+//   the server restarts              it cannot be used meanwhile, and has lost its memory
+//   an outcome does not decode       another caller leads, at once
+//
+// An outage is noticed within linger + 2 * (connect_timeout + command_timeout), plus the look-up of
+// the server's name. A timeout or a stop may have to wait for as long.
 //
 // Needs Redis 5, or any Valkey, and hiredis: link the CMake target singleflight::redis, or
-// -lhiredis. All keys of a key are in one slot of a Redis Cluster, by its tag `{key}`, and slots
-// that have moved are followed (while one redirections, its keys have an outage). For TLS define
-// SINGLEFLIGHT_REDIS_TLS and link hiredis_ssl, too; the target does it where it finds that. For
-// Linux and other systems with getentropy and poll.
+// -lhiredis. TLS also needs hiredis_ssl and SINGLEFLIGHT_REDIS_TLS defined, which the target does
+// if it finds that library. Runs on Linux and other systems with getentropy and poll.
+//
+// In a Redis Cluster, everything that belongs to a key is in one slot, by the hash tag `{key}`.
+// MOVED redirections are followed. While a slot is being moved, its keys have an outage.
 
 #include <cstddef>
 #include <cstdint>
@@ -64,6 +71,7 @@
 #include "detail/redis/connection.hpp"
 #include "detail/redis/lease.hpp"
 #include "detail/redis/lease_renewer.hpp"
+#include "detail/redis/outage.hpp"
 #include "detail/redis/payload.hpp"
 #include "group.hpp"
 #include "redis_codec.hpp"
@@ -71,27 +79,36 @@
 
 namespace singleflight::redis {
 
-// What `fn` threw in another process; what() is its message there. Callers in the process that ran
-// `fn` get the exception itself.
+// Reaches callers when `fn` threw in another process. what() is the message that the exception had
+// there. Callers in the process that ran `fn` get the exception itself.
 class RemoteError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// What `fn` may know of the lease under which it runs. While it runs.
+// Tells `fn` about the lease under which it runs.
+//
+// Thread: every member may be called from any thread.
+// Lifetime: a Lease is valid until `fn` returns.
 class Lease {
  public:
-  // 128 random bits, as 32 hexadecimal digits: the value at `prefix:{key}:lease`. Empty: `fn` runs
-  // without the server, see OnOutage.
+  // Returns 128 random bits as 32 hexadecimal digits, with which the value at `prefix:{key}:lease`
+  // begins. Empty if `fn` runs without the server, see OnOutage. Valid as long as the Lease.
   std::string_view token() const noexcept {
     return held_ != nullptr ? std::string_view(held_->token) : std::string_view();
   }
-  // Greater than that of any lease of this key before: the time on the server, in microseconds. So
-  // its clock must not be set back, nor that of one which takes its place. 0 without a server.
+  // Returns a number that is greater than that of any earlier lease of this key, or 0 if `fn` runs
+  // without the server. It is the server's time in microseconds.
+  //
+  // Warning: it does not grow if the server's clock is set back, or if a server whose clock is
+  // behind takes its place. Keep the servers' clocks synchronized, and never set
+  // them back.
   std::uint64_t fence() const noexcept { return held_ != nullptr ? held_->fence : 0; }
-  // False once the lease may be another's, as far as this process can tell.
+  // True while no other process can have the lease, as far as this process can tell. False if `fn`
+  // runs without the server.
   bool Held() const noexcept { return held_ != nullptr && held_->IsHeld(); }
-  // As fn(std::stop_token) is given.
+  // Returns the token that an fn(std::stop_token) is given: it is requested when no caller of this
+  // process is left. Valid as long as the Lease.
   const std::stop_token& stop() const noexcept { return stop_; }
 
   Lease(const Lease&) = delete;
@@ -104,18 +121,20 @@ class Lease {
   Lease(const detail::HeldLease* held, std::stop_token stop) noexcept
       : held_(held), stop_(std::move(stop)) {}
 
-  const detail::HeldLease* held_;  // null: without a server
+  const detail::HeldLease* held_;  // null: `fn` runs without the server
   std::stop_token stop_;
 };
 
-// Every member may be called from any thread at any time, except the destructor. A Group must not
-// be used after a fork: make it in the process that uses it. One that was made before may end
-// there, and does nothing then.
+// All Groups with the same server and prefix share one call for each key, in whatever process.
+//
+// Thread: every member but the destructor may be called from any thread at any time.
+// Lifetime: only the process that made a Group may use it. In a forked child, Do and Forget throw
+//   `operation_not_permitted`, and the destructor leaves the server and the parent alone.
 template <class Value, class ValueCodec = Codec<Value>>
 class Group {
   static_assert(CodecFor<ValueCodec, Value>,
-                "a codec needs static functions Encode(const Value&), which returns what converts "
-                "to std::string_view, and Decode(std::string_view), which returns "
+                "a codec needs static functions Encode(const Value&), whose result converts to "
+                "std::string_view, and Decode(std::string_view), which returns "
                 "std::optional<Value>");
 
   using Stored = singleflight::detail::Stored<Value>;
@@ -131,34 +150,43 @@ class Group {
   using ValueType = Value;
   using CodecType = ValueCodec;
 
-  // Connects when there is something to ask. Throws std::invalid_argument for options that cannot
-  // be meant.
+  // Makes a group that connects when a caller first asks.
+  //
+  // Errors: std::invalid_argument for options out of range.
   explicit Group(const Options& options = {})
       : client_(std::make_unique<detail::Client>(options)), local_(client_->options.group) {}
 
-  // No thread may be inside another member, or get inside one, meanwhile. Waits for a command that
-  // renews a lease.
+  // Stops the thread that renews leases, and waits for its command in progress.
+  //
+  // Lifetime: no thread may be inside another member, or enter one, meanwhile.
   ~Group() {
-    // Another process's connections and threads: what there is of them here cannot be ended.
+    // The connections and the thread are the parent's. They cannot be destroyed here: leak them.
     if (client_->IsForked()) static_cast<void>(client_.release());
   }
 
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
 
-  // The result of the call in flight for `key` in any process; if there is none, leads one: runs
-  // `fn()` on this thread, or `fn(std::stop_token)` or `fn(const Lease&)` where it takes that. `fn`
-  // is run at most once, and not at all by a follower. The key may be of any bytes. shared() is
-  // true if others have followed, wherever they are.
+  // Returns the result of the call in flight for `key` in any process. If there is none, leads one:
+  // runs `fn()`, or `fn(std::stop_token)` or `fn(const Lease&)` if it takes that. The key may be
+  // any bytes. shared() is true if others have followed, in whatever process.
   //
-  // Throws what `fn` threw in this process, RemoteError for another; what Group::Do throws; with
-  // OnOutage::kFail also `not_connected` and `protocol_error`.
+  // Thread: blocks until the call lands. A leader runs `fn` on this thread, once. A follower does
+  //   not run it.
+  // Errors: what `fn` threw in this process, RemoteError if it threw in another, and what Group::Do
+  //   throws. With OnOutage::kFail, also `not_connected` and `protocol_error`.
   template <class Fn>
   Result<Value> Do(std::string_view key, Fn&& fn) {
     return Do(key, std::forward<Fn>(fn), CallOptions());
   }
 
-  // The same for a caller with options, as in Group; waiting for another process is following, too.
+  // Does the same for a caller with options, as in Group. Waiting for another process is following,
+  // too.
+  //
+  // Leaving: `timeout` and `stop` end the wait for another process. A command to the server is
+  //   finished first, which may take as long as an outage takes to be noticed. If the leader of
+  //   this process leaves while it waits, callers that joined it ask again.
+  // Errors: also `timed_out` and `operation_canceled`.
   template <class Fn>
   Result<Value> Do(std::string_view key, Fn&& fn, CallOptions options) {
     CheckFn<Fn>();
@@ -196,16 +224,18 @@ class Group {
     }
   }
 
-  // Lets the next caller for `key` start afresh, in every process; callers already on the call get
-  // its result as ever, and so do those who join them in their own processes, where this one cannot
-  // reach. True if a call was in flight. While the server is away only this process forgets, or
-  // with OnOutage::kFail it throws when that is done.
+  // Makes the next caller for `key` start a new call, in every process. True if a call was in
+  // flight. Callers already on the call still get its result. So do callers that join them in other
+  // processes, which Forget cannot reach.
+  //
+  // Errors: while the server cannot be used, only this process forgets. With OnOutage::kFail,
+  //   Forget then throws `not_connected` or `protocol_error`.
   bool Forget(std::string_view key) {
     client_->RefuseAfterFork();
     bool forgotten = false;
     std::exception_ptr error;
     try {
-      // The server first: who comes between is on a call that is forgotten next.
+      // The server comes first: a caller that asks in between joins a call that is forgotten next.
       forgotten = client_->leases().Forget(detail::RedisKeys(client_->options.prefix, key));
     } catch (const detail::Outage& outage) {
       NoteOutage(outage);
@@ -218,10 +248,10 @@ class Group {
     return forgotten;
   }
 
-  // How many callers of this process are now on its call for `key`; 0 if there is none.
+  // Returns how many callers of this process are now on its call for `key`, or 0 if there is none.
   std::size_t Callers(std::string_view key) const { return local_.Callers(key); }
 
-  // Of this process.
+  // Returns the counts of this process.
   Stats GetStats() const {
     const detail::Counters& count = client_->count;
     const std::uint64_t handed_over = count.handed_over, timed_out = count.timed_out;
@@ -232,12 +262,12 @@ class Group {
                 .undecodable = count.undecodable,
                 .outages = count.outages,
                 .calls = local_.GetStats()};
-    stats.calls.failures -= handed_over;  // it landed as a failure, and was none
+    stats.calls.failures -= handed_over;  // these landed as failures, but are not
     stats.calls.left += timed_out;
     return stats;
   }
 
-  // What the last outage was, to be logged; empty if there was none.
+  // Returns what the last outage was, for a log, or an empty string if there was none.
   std::string LastOutage() const { return client_->server().LastOutage(); }
 
  private:
@@ -254,7 +284,8 @@ class Group {
                   "fn must return the group's Value or something that converts to it");
   }
 
-  // The part of this process's leader.
+  // Runs on the thread of the process's leader: takes the lease and runs `fn`, or gets the outcome
+  // of another process.
   template <class Fn>
   Stored LeadOrFollow(std::string_view key, Fn&& fn, std::stop_token unwanted, Caller& caller) {
     const detail::RedisKeys keys(client_->options.prefix, key);
@@ -267,7 +298,7 @@ class Group {
     } catch (const detail::Outage& outage) {
       NoteOutage(outage);
       if (client_->options.on_outage == OnOutage::kFail) throw;
-      detail::Client::LeaveIfStopped(caller);  // that may have taken long
+      detail::Client::LeaveIfStopped(caller);  // noticing the outage may have taken long
     }
     if (received) return std::move(*received);
     caller.part = Part::kRan;
@@ -278,7 +309,7 @@ class Group {
     return Run(std::forward<Fn>(fn), Lease(nullptr, std::move(unwanted)));
   }
 
-  // Another process's outcome. False if it does not decode.
+  // Takes another process's outcome. False if it does not decode. Throws if it is an exception.
   bool Accept(const detail::Payload& payload, std::optional<Stored>& received, Caller& caller) {
     if (payload.kind == detail::PayloadKind::kValue) {
       std::optional<Stored> value = Decode(payload.body);
@@ -348,13 +379,13 @@ class Group {
       const char* const what = exception.what();
       return what != nullptr ? what : "";
     } catch (...) {
-      return "an exception that is no std::exception";
+      return "an exception that is not derived from std::exception";
     }
   }
 
-  // The result of the process's call, as one of the call of all processes.
+  // Turns the result of the process's call into that of the fleet's call.
   static Result<Value> AcrossProcesses(Result<Value> result, const Caller& caller) {
-    if (caller.part == Part::kNone) return result;  // it has joined its process's leader
+    if (caller.part == Part::kNone) return result;  // it joined its process's leader
     const Role role = caller.part == Part::kRan ? Role::kLeader : Role::kFollower;
     const bool shared = caller.part == Part::kFollowed || caller.others_follow;
     return singleflight::detail::ResultFactory::As<Value>(std::move(result), shared, role);
@@ -365,7 +396,7 @@ class Group {
     client_->server().NoteOutage(outage);
   }
 
-  std::unique_ptr<detail::Client> client_;  // before local_, which may end in its users' hands
+  std::unique_ptr<detail::Client> client_;  // declared before local_, so destroyed after it
   singleflight::Group<std::string, Value> local_;
 };
 

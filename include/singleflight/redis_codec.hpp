@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Codec: how a value travels between processes. Strings and trivially copyable types need nothing;
-// for others, specialize it or give the Group a class of your own:
+// Codec: turns a value into the bytes that travel between processes, and back. Strings and
+// trivially copyable types need nothing. For other types, specialize Codec or give the Group a
+// class of your own:
 //
 //   template <>
 //   struct singleflight::redis::Codec<User> {
@@ -10,9 +11,9 @@
 //     static std::optional<User> Decode(std::string_view json) { return ParseUser(json); }
 //   };
 //
-// Decode gives nothing for what it cannot read, say of a newer version of the program: then this
-// process goes on as if the other had died. Whatever it throws is taken for the same. What Encode
-// throws reaches the callers as if `fn` had thrown it.
+// Decode returns std::nullopt for bytes that it cannot read, say those of a newer version of the
+// program. This process then carries on as if the other had died, and does the same if Decode
+// throws. What Encode throws reaches the callers as if `fn` had thrown it.
 
 #include <array>
 #include <bit>
@@ -35,7 +36,7 @@ inline constexpr bool kIsReferenceWrapper = false;
 template <class Referred>
 inline constexpr bool kIsReferenceWrapper<std::reference_wrapper<Referred>> = true;
 
-// What is trivially copyable, and still means nothing elsewhere.
+// True of types that can be trivially copyable and still mean nothing in another process.
 template <class Value>
 inline constexpr bool kIsPointerLike =
     std::is_pointer_v<Value> || std::is_member_pointer_v<Value> || std::is_null_pointer_v<Value> ||
@@ -51,7 +52,7 @@ struct Codec {
   static_assert(!detail::kIsPointerLike<Value>,
                 "a pointer or a view means nothing in another process: use what it points to");
 
-  // The bytes as they are: all processes must be built with one layout of it.
+  // Copies the bytes as they are: all processes must be built with the same layout of Value.
   static std::string Encode(const Value& value) {
     return std::string(reinterpret_cast<const char*>(&value), sizeof(Value));
   }
@@ -69,11 +70,11 @@ struct Codec<std::string> {
   static std::optional<std::string> Decode(std::string_view bytes) { return std::string(bytes); }
 };
 
-// Of a Group<void>: that it landed is all there is to tell.
+// A Group<void> has no value to encode: its followers learn only that the call has landed.
 template <>
 struct Codec<void> {};
 
-// What Group asks of a codec.
+// Says what a Group requires of its codec. A Group<void> requires nothing.
 template <class ValueCodec, class Value>
 concept CodecFor = std::is_void_v<Value> || requires(const Value& value, std::string_view bytes) {
   { ValueCodec::Encode(value) } -> std::convertible_to<std::string_view>;

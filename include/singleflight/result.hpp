@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a caller gets: the call's value, whether others got it too, and which part the caller
-// played.
+// Result: what a caller gets. The call's value, whether other callers got it too, and the caller's
+// role.
 //
 //   auto [user, shared] = users.Do("user:42", Load);  // const User&, bool
 //   const auto result = users.Do("user:42", Load);
 //   Render(*result, result->name, result.role() == singleflight::Role::kLeader);
 //   User mine = users.Do("user:42", Load).value();    // moves if alone, copies if shared
 //
-// A result that went to one caller holds the value itself. A shared one refers to the one value of
-// its call, which lives as long as any of the call's results: a thousand callers of a call that
-// returned a megabyte hold one megabyte. The value is therefore read through a const reference.
+// A result that went to one caller holds the value itself. A shared result refers to the one value
+// of its call, which lives as long as any of the call's results. A thousand callers of a call that
+// returned a megabyte hold one megabyte. So the value is read through a const reference.
+//
+// Warning: the reference dangles once the Result is destroyed. Keep the Result:
+//
+//   const User& user = *users.Do("user:42", Load);  // wrong: the Result is a temporary
+//   const auto user = users.Do("user:42", Load);    // right: use *user and user->name
 
 #include <concepts>
 #include <cstddef>
@@ -21,34 +26,51 @@
 #include <utility>
 #include <variant>
 
-#if defined(__clang__)
-#define SINGLEFLIGHT_LIFETIME_BOUND [[clang::lifetimebound]]  // warns of a dangling reference
-#else
-#define SINGLEFLIGHT_LIFETIME_BOUND
-#endif
+#include "detail/lifetime_bound.hpp"
+#include "detail/require_cxx20.hpp"
 
 namespace singleflight {
 
-// The leader is the caller for whose request `fn` was run; a follower joined its call.
+// The leader is the caller whose `fn` was run. A follower joined its call.
 enum class Role : unsigned char { kLeader, kFollower };
 
 namespace detail {
-struct ResultFactory;
-}
 
-// Copying a Result copies the value if the result is not shared, and no value if it is. Reading one
-// Result from several threads is safe, as with any const object. One whose assignment threw,
-// because the value's move did, may only be assigned again or destroyed.
+struct ResultFactory;
+
+// What `co_await group.Do(...)` runs into.
+struct BlockingResult {
+  template <bool kDoBlocks = true>
+  bool await_ready() const {
+    static_assert(!kDoBlocks,
+                  "Do blocks this thread: in a coroutine write co_await CoDo(group, key, fn)");
+    return true;
+  }
+  void await_suspend(auto) const {}
+  void await_resume() const {}
+};
+
+}  // namespace detail
+
+// Copying a Result copies the value if the result is not shared, and no value if it is.
+//
+// Thread: reading one Result on several threads is safe, as with any const object.
+// Errors: a Result whose assignment threw, because the value's move did, may only be assigned to or
+//   destroyed.
 template <class Value>
 class [[nodiscard]] Result {
  public:
-  // The value, never a copy. The reference is good as long as this Result, or any of the same call.
+  // Returns the value, without a copy.
+  //
+  // Lifetime: the reference is valid until this Result is destroyed or assigned to. If the result
+  // is
+  //   shared, it is valid as long as any Result of the call.
   const Value& value() const& noexcept SINGLEFLIGHT_LIFETIME_BOUND {
     const Value* alone = std::get_if<0>(&value_);
     return alone != nullptr ? *alone : **std::get_if<1>(&value_);
   }
 
-  // The value itself: moved if this caller is alone, copied if the result is shared.
+  // Returns the value itself: moved if this caller is alone, copied if the result is shared.
   Value value() && {
     static_assert(
         std::copy_constructible<Value>,
@@ -58,12 +80,13 @@ class [[nodiscard]] Result {
     return **std::get_if<1>(&value_);
   }
 
+  // Like value() const&.
   const Value& operator*() const& noexcept SINGLEFLIGHT_LIFETIME_BOUND { return value(); }
   const Value* operator->() const noexcept SINGLEFLIGHT_LIFETIME_BOUND {
     return std::addressof(value());
   }
 
-  // True if the call's result was given to more than one caller. All of them read the same answer.
+  // True if the call's result was given to more than one caller. All of them see the same answer.
   bool shared() const noexcept { return value_.index() == 1; }
   Role role() const noexcept { return role_; }
 
@@ -77,6 +100,9 @@ class [[nodiscard]] Result {
     }
   }
 
+  // Do blocks. This turns an await of its result into a sentence of the compiler's.
+  detail::BlockingResult operator co_await() const noexcept { return {}; }
+
  private:
   friend detail::ResultFactory;
 
@@ -89,7 +115,8 @@ class [[nodiscard]] Result {
   Role role_;
 };
 
-// The result of a call that has no value: it landed, and without an exception. May be dropped.
+// The result of a call that has no value: the call landed without an exception. It may be
+// discarded.
 template <>
 class Result<void> {
  public:
@@ -97,6 +124,8 @@ class Result<void> {
   void operator*() const noexcept {}
   bool shared() const noexcept { return shared_; }
   Role role() const noexcept { return role_; }
+
+  detail::BlockingResult operator co_await() const noexcept { return {}; }
 
  private:
   friend detail::ResultFactory;
@@ -123,5 +152,3 @@ template <class Value>
 struct std::tuple_element<1, singleflight::Result<Value>> {
   using type = bool;
 };
-
-#undef SINGLEFLIGHT_LIFETIME_BOUND

@@ -27,10 +27,10 @@ namespace {
 
 using IntGroup = Group<int, int>;
 
-constexpr auto kMustNotRun = []() -> int { throw std::logic_error("run"); };
-constexpr auto kMustNotSubmit = [](auto) { FAIL("submitted"); };
+constexpr auto kMustNotRun = []() -> int { throw std::logic_error("this fn must not run"); };
+constexpr auto kMustNotSubmit = [](auto) { FAIL("no task may be submitted"); };
 
-// One caller of each kind, all on the call for key 1, each with its own way to give up.
+// One caller of each kind, all on the call for key 1. Each has its own way to leave.
 class Callers {
  public:
   explicit Callers(IntGroup& group)
@@ -38,10 +38,11 @@ class Callers {
           return group.Do(1, kMustNotRun, {.stop = thread_stop_.get_token()});
         }),
         batch_([this, &group] {
-          auto results = DoMany(
-              group, {1},
-              [](std::span<const int>) -> std::vector<int> { throw std::logic_error("run"); },
-              {.stop = batch_stop_.get_token()});
+          auto results = DoMany(group, {1},
+                                [](std::span<const int>) -> std::vector<int> {
+                                  throw std::logic_error("this fn must not run");
+                                },
+                                {.stop = batch_stop_.get_token()});
           return std::move(results[0]).result();
         }),
         future_(DoAsync(group, 1, kMustNotRun, kMustNotSubmit)),
@@ -55,7 +56,7 @@ class Callers {
                     return std::move(result);
                   });
                 })));
-    AwaitCallers(group, 1, 6);  // with the one who led it here
+    AwaitCallers(group, 1, 6);  // these five and the leader are on it
   }
 
   void StopThread() { thread_stop_.request_stop(); }
@@ -64,7 +65,7 @@ class Callers {
   void StopCoroutine() { coroutine_stop_.request_stop(); }
   void StopOperation() { operation_stop_.emit(asio::cancellation_type::terminal); }
 
-  // Of all in the order above, but for a Future that was dropped.
+  // Returns the outcomes of all these callers, except for a Future that was dropped.
   std::vector<Outcome<int>> Join() {
     io_.run();
     std::vector<Outcome<int>> outcomes{thread_.Join(), batch_.Join(), coroutine_outcome_,
@@ -136,7 +137,8 @@ TEST_CASE("Promise 5: a failure reaches callers of every kind") {
   CHECK_THROWS_WITH(static_cast<void>(leader.Get()), "down");
 }
 
-TEST_CASE("Promises 10 and 11: callers of every kind leave alone, and the last stops the work") {
+TEST_CASE(
+    "Promises 10 and 11: each kind of caller leaves on its own, and the last stops the work") {
   IntGroup group;
   std::stop_token stop;
   std::function<void()> task;
@@ -161,9 +163,9 @@ TEST_CASE("Promises 10 and 11: callers of every kind leave alone, and the last s
   callers.StopBatch();
   AwaitCallers(group, 1, 0);
   for (const auto& outcome : callers.Join()) {
-    CHECK(outcome.error == std::errc::operation_canceled);  // also Asio's operation_aborted
+    CHECK(outcome.error == std::errc::operation_canceled);  // Asio's operation_aborted equals it
   }
-  CHECK(*group.Do(1, [] { return 3; }) == 3);  // a newcomer starts afresh
+  CHECK(*group.Do(1, [] { return 3; }) == 3);  // a newcomer starts a new call
   task();
   CHECK(stop.stop_requested());
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 5, .left = 6});

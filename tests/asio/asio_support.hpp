@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What the tests of AsyncDo have in common, with the standalone Asio or Boost's.
+// Helpers for the tests of AsyncDo. They work with the standalone Asio and with Boost's.
 
 #include <singleflight/asio.hpp>
 
@@ -105,7 +105,7 @@ bool IsAborted(const std::exception_ptr& error) {
   return false;
 }
 
-// What a handler was told.
+// Records what a handler received.
 struct Answer {
   void Tell(const std::exception_ptr& error, const Result<int>& result) {
     ++calls;
@@ -130,7 +130,7 @@ auto Into(Answer& answer) {
   };
 }
 
-// A handler on `executor`, with a slot where one is given.
+// Makes a handler that runs on the context `on`, with a cancellation slot if `signal` is given.
 template <class Context>
 auto Into(Answer& answer, Context& on) {
   return asio::bind_executor(on, Into(answer));
@@ -141,11 +141,11 @@ auto Into(Answer& answer, Context& on, asio::cancellation_signal& signal) {
 }
 
 int MustNotRun() {
-  FAIL("run");
+  FAIL("this fn must not run");
   return -1;
 }
 
-// What an awaitable fn waits at, on a context that the main thread runs, until Open.
+// An awaitable fn waits here until Open, on a context that the main thread runs.
 class AsyncGate {
  public:
   explicit AsyncGate(asio::io_context& io) : timer_(io, asio::steady_timer::time_point::max()) {}
@@ -169,7 +169,7 @@ class AsyncGate {
   asio::steady_timer timer_;
 };
 
-// Runs a coroutine on `executor`; what it throws comes out of the context's run.
+// Runs a coroutine on `executor`. What the coroutine throws comes out of the context's run.
 template <class Executor>
 void Spawn(Executor&& executor, asio::awaitable<void> coroutine) {
   asio::co_spawn(std::forward<Executor>(executor), std::move(coroutine),
@@ -196,7 +196,7 @@ class OpenCall {
   std::optional<Lead> lead_;
 };
 
-// Runs both at once on two threads.
+// Runs `a` and `b` at the same time, on two threads.
 template <class A, class B>
 void AtOnce(A&& a, B&& b) {
   std::atomic<int> ready = 0;

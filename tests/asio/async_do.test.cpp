@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// AsyncDo: callers that are Asio operations. Built with the standalone Asio and with Boost's, into
-// one program: the two must not disturb each other.
+// Tests of AsyncDo: callers that are Asio operations. This file is built with the standalone Asio
+// and with Boost's, into one program, since the two must not disturb each other.
 
 #include <atomic>
 #include <latch>
@@ -28,7 +28,7 @@ struct PairHash {
 
 // ---- Tokens
 
-ASIO_TEST_CASE("Promise 1: callers of every kind are callers of one call") {
+ASIO_TEST_CASE("Promise 1: callers with any completion token are callers of one call") {
   IntGroup group;
   asio::io_context io;
   HeldCall leader(group, "key");
@@ -38,7 +38,7 @@ ASIO_TEST_CASE("Promise 1: callers of every kind are callers of one call") {
   AsyncDo(group, "key", MustNotRun, Into(callback, io));
   auto future = AsyncDo(group, "key", MustNotRun, asio::use_future);
   auto operation = AsyncDo(group, "key", MustNotRun, deferred);
-  CHECK(group.Callers("key") == 3);  // the last has not begun
+  CHECK(group.Callers("key") == 3);  // the deferred operation has not begun
   std::move(operation)(Into(lazy, io));
   const auto caller = [&]() -> asio::awaitable<void> {
     awaited = *co_await AsyncDo(group, "key", MustNotRun, use_awaitable);
@@ -86,7 +86,7 @@ ASIO_TEST_CASE("Promise 1: ten thousand coroutines on one key run an awaitable f
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = kCallers - 1});
 }
 
-ASIO_TEST_CASE("Promise 2: a call that begins once one has landed executes anew") {
+ASIO_TEST_CASE("Promise 2: a caller that asks after a call has landed starts a new call") {
   IntGroup group;
   asio::io_context io;
   int runs = 0;
@@ -129,7 +129,7 @@ ASIO_TEST_CASE("fn is plain or returns an awaitable, and takes the call's stop t
   }
 }
 
-ASIO_TEST_CASE("fn may be move-only, and is gone when the handler is called") {
+ASIO_TEST_CASE("fn may be move-only, and is destroyed before the handler is called") {
   IntGroup group;
   asio::io_context io;
   for (const bool leads : {true, false}) {
@@ -153,7 +153,7 @@ ASIO_TEST_CASE("fn may be move-only, and is gone when the handler is called") {
   }
 }
 
-ASIO_TEST_CASE("fn runs on the executor bound to it, the handler on its own") {
+ASIO_TEST_CASE("fn runs on the executor bound to it, and the handler runs on its own executor") {
   IntGroup group;
   asio::io_context io;
   asio::thread_pool pool(1);
@@ -179,7 +179,7 @@ ASIO_TEST_CASE("fn runs on the executor bound to it, the handler on its own") {
   CHECK(fn_on != coroutine.on);
 }
 
-ASIO_TEST_CASE("a handler without an executor completes on the one of fn") {
+ASIO_TEST_CASE("a handler without an executor runs on the executor of fn") {
   IntGroup group;
   asio::io_context io;
   Answer answer;
@@ -189,7 +189,7 @@ ASIO_TEST_CASE("a handler without an executor completes on the one of fn") {
   CHECK(answer.on == std::this_thread::get_id());
 }
 
-ASIO_TEST_CASE("where nothing has an executor, Asio's own threads run all of it") {
+ASIO_TEST_CASE("if neither fn nor the handler has an executor, Asio's own threads run both") {
   IntGroup group;
   std::latch told(1);
   Answer answer;
@@ -227,7 +227,7 @@ ASIO_TEST_CASE("neither fn nor the handler runs inside AsyncDo") {
   };
   auto handler =
       asio::bind_executor(io, [&](const std::exception_ptr&, const Result<int>&) { run(); });
-  asio::post(io, [&] {  // where Asio could run them at once
+  asio::post(io, [&] {  // here Asio could run them at once
     inside = true;
     AsyncDo(group, "plain", plain, handler);
     AsyncDo(group, "awaitable", awaitable, handler);
@@ -238,7 +238,7 @@ ASIO_TEST_CASE("neither fn nor the handler runs inside AsyncDo") {
   CHECK(runs_inside == 0);
 }
 
-ASIO_TEST_CASE("a key may be what converts to one, and outlives what the caller passed") {
+ASIO_TEST_CASE("the key may be anything that converts to one, and AsyncDo keeps its own copy") {
   IntGroup strings;
   Group<std::pair<int, int>, int, PairHash> pairs;
   Group<std::uint8_t, int> bytes;
@@ -266,7 +266,7 @@ ASIO_TEST_CASE("a key may be what converts to one, and outlives what the caller 
 
 // ---- Outcomes
 
-ASIO_TEST_CASE("Promise 4: every caller is told the same about sharing") {
+ASIO_TEST_CASE("Promise 4: every caller gets the same answer from shared()") {
   IntGroup group;
   asio::io_context io;
   for (const std::size_t callers : {1U, 2U, 3U}) {
@@ -305,7 +305,7 @@ ASIO_TEST_CASE("Promise 5: what fn throws reaches every caller unchanged, outsid
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 4, .failures = 2});
 }
 
-ASIO_TEST_CASE("Promise 5: fn may throw what is no std::exception") {
+ASIO_TEST_CASE("Promise 5: fn may throw an exception that is not derived from std::exception") {
   IntGroup group;
   asio::io_context io;
   const auto load = []() -> asio::awaitable<int> {
@@ -371,7 +371,7 @@ ASIO_TEST_CASE("Promise 15: a value may be void") {
   CHECK(told == 3);
 }
 
-ASIO_TEST_CASE("Promise 15: a value may be move-only and without a default") {
+ASIO_TEST_CASE("Promise 15: a value may be move-only and not default-constructible") {
   struct Ticket {
     explicit Ticket(int its_number) : number(std::make_unique<int>(its_number)) {}
     std::unique_ptr<int> number;
@@ -402,7 +402,7 @@ ASIO_TEST_CASE("Promise 15: a value may be move-only and without a default") {
 
 // ---- Nothing half-done, no lock
 
-ASIO_TEST_CASE("Promise 7: a hash that throws is told to the handler") {
+ASIO_TEST_CASE("Promise 7: the handler gets the exception that the hash throws") {
   struct ThrowingHash {
     std::size_t operator()(int) const { throw std::runtime_error("no hash"); }
   };
@@ -412,14 +412,15 @@ ASIO_TEST_CASE("Promise 7: a hash that throws is told to the handler") {
   Answer answer;
   AsyncDo(group, 1, MustNotRun, Into(answer, io, signal));
   CHECK(answer.calls == 0);
-  signal.emit(asio::cancellation_type::all);  // is no longer concerned
+  signal.emit(asio::cancellation_type::all);  // has no effect: the operation has failed
   io.run();
   CHECK(answer.calls == 1);
   CHECK(answer.outcome.message == "no hash");
   CHECK(group.GetStats() == Stats{});
 }
 
-ASIO_TEST_CASE("Promise 7: a follower that finds no memory fails alone, and frees all it had") {
+ASIO_TEST_CASE(
+    "Promise 7: a follower that runs out of memory fails alone, and frees all that it allocated") {
   const std::string key = "a key that is too long to be kept inside of a std::string";
   IntGroup group;
   asio::io_context io;
@@ -465,7 +466,8 @@ struct Watched {
 
 }  // namespace
 
-ASIO_TEST_CASE("Promise 8: no lock is held while fn, a handler or a value is run or destroyed") {
+ASIO_TEST_CASE(
+    "Promise 8: no lock is held while fn, a handler or a value is run, copied or destroyed") {
   runs = runs_under_lock = 0;
   Group<int, Watched, std::hash<int>, std::equal_to<int>, OneWatchedShard> group;
   asio::io_context io;
@@ -489,7 +491,7 @@ ASIO_TEST_CASE("Promise 8: no lock is held while fn, a handler or a value is run
 
 // ---- Executors, memory, outstanding work
 
-// An executor of the user's own, with no more than an executor must have: a loop's, say.
+// A minimal executor, as a user might write one for an event loop.
 struct LoopExecutor {
   asio::io_context* loop;
   asio::execution_context& query(asio::execution::context_t) const noexcept { return *loop; }
@@ -500,7 +502,7 @@ struct LoopExecutor {
   bool operator==(const LoopExecutor&) const noexcept = default;
 };
 
-ASIO_TEST_CASE("an executor that cannot be asked not to block runs what is bound to it") {
+ASIO_TEST_CASE("an executor that does not support blocking.never runs what is bound to it") {
   IntGroup group;
   asio::io_context loop;
   Answer answer;
@@ -518,7 +520,7 @@ ASIO_TEST_CASE("an executor that cannot be asked not to block runs what is bound
   CHECK(answer.outcome.value == 7);
 }
 
-ASIO_TEST_CASE("Promise 14: a context may end while a handler is on its way to it") {
+ASIO_TEST_CASE("Promise 14: a context may be destroyed while a handler is on its way to it") {
   for (int round = 0; round < 500; ++round) {
     IntGroup group;
     OpenCall call(group);
@@ -550,7 +552,7 @@ ASIO_TEST_CASE("a handler is called through its associated executor") {
 
 namespace {
 
-// Counts what it has given out.
+// Counts the blocks that are in use, and all allocations.
 struct Memory {
   int blocks = 0;
   int total = 0;
@@ -580,7 +582,7 @@ struct CountingAllocator {
 }  // namespace
 
 ASIO_TEST_CASE(
-    "memory comes from the handler's allocator, and is free when the handler is called") {
+    "memory comes from the handler's allocator, and is freed before the handler is called") {
   IntGroup group;
   asio::io_context io;
   HeldCall leader(group, "key");
@@ -594,12 +596,13 @@ ASIO_TEST_CASE(
               })));
   CHECK(memory.blocks == 1);
   leader.Finish();
-  CHECK(memory.total == 2);  // what is posted
+  CHECK(memory.total == 2);  // the second block is the posted completion
   io.run();
   CHECK(blocks_in_handler == 0);
 }
 
-ASIO_TEST_CASE("outstanding work keeps the context running until a call that others lead lands") {
+ASIO_TEST_CASE(
+    "outstanding work keeps the context running until a call that is led elsewhere lands") {
   IntGroup group;
   asio::io_context io;
   Answer answer;
@@ -615,7 +618,7 @@ ASIO_TEST_CASE("outstanding work keeps the context running until a call that oth
 
 // ---- All at once
 
-ASIO_TEST_CASE("many coroutines on a pool that join, leave, fail and land give exact counts") {
+ASIO_TEST_CASE("the counts are exact when many coroutines on a pool join, leave, fail and land") {
   constexpr std::size_t kCoroutines = 64;
   constexpr std::size_t kRounds = 40;
   IntGroup group;

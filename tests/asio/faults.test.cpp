@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT
 
-// Promises 5 and 7 for AsyncDo: as in faults.test.cpp, which runs these scenarios. Each caller runs
-// an io_context of its own on its own thread, so that the fault points of its work, its coroutines
-// and its handler are passed there.
+// Scenarios of promises 5 and 7 for AsyncDo, which faults/faults.test.cpp runs. Each caller runs an
+// io_context of its own on its own thread, so that its work, its coroutines and its handler pass
+// their fault points there.
 //
-// Left out is the memory for the post with which an operation completes: where there is none,
-// AsyncDo terminates, as it says. Left out is also the making of a strand, in which Asio itself
-// crashes when there is no memory: so the contexts have theirs beforehand, and awaitables name an
-// executor that needs none. Where Asio takes its memory from aligned_alloc instead of operator new,
-// that does not fail.
+// Two failures are left out. If there is no memory for the post that completes an operation,
+// AsyncDo terminates, as its documentation says. If there is no memory to make a strand, Asio
+// itself crashes. So the contexts have their strands beforehand, and awaitables name an executor
+// that needs none. Memory that Asio takes from aligned_alloc instead of operator new does not fail.
 
 #include <asio/bind_allocator.hpp>
 #include <asio/bind_cancellation_slot.hpp>
@@ -42,8 +41,8 @@ using singleflight::Stats;
 
 namespace {
 
-// What a handler's operation gets its memory from. Once its caller has joined, that is what lands
-// it, and never fails.
+// The allocator of a handler's operation. Once the caller has joined, the memory is for the
+// completion, and its allocation never fails.
 template <class T>
 struct HandlerMemory {
   using value_type = T;
@@ -51,7 +50,7 @@ struct HandlerMemory {
   explicit HandlerMemory(const FaultyGroup& its_group) noexcept
       : group(&its_group), joined_before(Joined()) {}
   template <class U>
-  // NOLINTNEXTLINE(google-explicit-constructor): an allocator's
+  // NOLINTNEXTLINE(google-explicit-constructor): an allocator converts implicitly
   HandlerMemory(const HandlerMemory<U>& other) noexcept
       : group(other.group), joined_before(other.joined_before) {}
   bool operator==(const HandlerMemory&) const = default;
@@ -74,7 +73,7 @@ struct HandlerMemory {
 
 using IoExecutor = asio::io_context::executor_type;
 
-// A context, and what its user is told.
+// A caller's own context, and the outcome that the caller gets.
 struct OwnContext {
   explicit OwnContext(const FaultyGroup& group) : memory(group) {
     const Arm none(nullptr);
@@ -175,7 +174,7 @@ constexpr Way kWays[] = {
     {"AsyncDo use_awaitable awaitable", AskInCoroutine<AwaitableFn>, true},
 };
 
-// A thread that lands its call with operations of Asio waiting.
+// A thread leads a call and lands it while two Asio operations wait for it.
 std::string Land(Plan& plan) {
   FaultyGroup group;
   const FaultyKey key(1);
@@ -201,8 +200,8 @@ std::string Land(Plan& plan) {
     const Heard heards[] = {Hear(nullptr, [&] { return by_handler.Run(); }),
                             Hear(nullptr, [&] { return in_coroutine.Run(); })};
     leader.join();
-    for (const Heard& told : heards) problems.Equal(told, heard, "an operation was told");
-    problems.Equal(by_handler.told + in_coroutine.told, 2, "times that they were told");
+    for (const Heard& told : heards) problems.Equal(told, heard, "an operation got");
+    problems.Equal(by_handler.told + in_coroutine.told, 2, "completions of the two operations");
   }
   if (leader.joinable()) leader.join();
   CheckFaulty(problems, plan, heard, Heard::Value(kOwn));
@@ -210,7 +209,7 @@ std::string Land(Plan& plan) {
   return problems.Text();
 }
 
-// Leaves a call that goes on.
+// An operation is cancelled and leaves its call, which continues.
 std::string Cancel(Plan& plan) {
   FaultyGroup group;
   const FaultyKey key(1);
@@ -227,7 +226,7 @@ std::string Cancel(Plan& plan) {
       return context.Run();
     });
     CheckFaulty(problems, plan, heard, Heard::Error(std::errc::operation_canceled));
-    problems.Equal(group.Callers(key), 1u, "callers who have stayed");
+    problems.Equal(group.Callers(key), 1u, "callers still on the call");
     led.Land();
     problems.Equal(led.TakeResult(), Heard::Value(kOthers), "the first caller got");
   }

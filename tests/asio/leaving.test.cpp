@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// AsyncDo: callers that are cancelled, and work that nobody wants any more (promises 10 to 12).
-// Built with the standalone Asio and with Boost's.
+// Tests of AsyncDo: callers that are cancelled, and work that nobody wants any more (promises 10 to
+// 12). This file is built with the standalone Asio and with Boost's.
 
 #include <array>
 #include <atomic>
@@ -26,7 +26,7 @@ ASIO_TEST_CASE("Promise 10: a caller that is cancelled leaves promptly and distu
     signal.emit(asio::cancellation_type::none);
     CHECK(group.Callers("key") == 3);
     signal.emit(type);
-    CHECK(leaves.calls == 0);  // not inside of emit
+    CHECK(leaves.calls == 0);  // emit does not call the handler
     CHECK(group.Callers("key") == 2);
     signal.emit(type);
     io.poll();
@@ -42,7 +42,7 @@ ASIO_TEST_CASE("Promise 10: a caller that is cancelled leaves promptly and distu
   }
 }
 
-ASIO_TEST_CASE("Promise 10: the leader may be cancelled, and the call goes on for the others") {
+ASIO_TEST_CASE("Promise 10: the leader may be cancelled, and the call continues for the others") {
   IntGroup group;
   asio::io_context io;
   AsyncGate gate(io);
@@ -108,7 +108,7 @@ ASIO_TEST_CASE("Promise 10: when a cancellation races with landing, the caller g
   CHECK(group.GetStats() == Stats{.executions = kRounds, .followers = kRounds, .left = aborted});
 }
 
-ASIO_TEST_CASE("Promise 10: AsyncDo(...) || timer ends with whichever is first") {
+ASIO_TEST_CASE("Promise 10: in 'AsyncDo or timer', the first to complete cancels the other") {
   IntGroup group;
   asio::io_context io;
   AsyncGate gate(io);
@@ -139,7 +139,7 @@ ASIO_TEST_CASE("Promise 10: AsyncDo(...) || timer ends with whichever is first")
   CHECK(group.GetStats() == Stats{.executions = 2, .failures = 1, .left = 1});
 }
 
-ASIO_TEST_CASE("Promise 10: an operation in a parallel group is cancelled when another ends") {
+ASIO_TEST_CASE("Promise 10: an operation in a parallel group is cancelled when another completes") {
   IntGroup group;
   asio::io_context io;
   HeldCall leader(group, "key");
@@ -193,7 +193,7 @@ ASIO_TEST_CASE("Promise 11: when the last caller leaves, the coroutine of fn is 
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 1, .failures = 1, .left = 2});
 }
 
-ASIO_TEST_CASE("Promise 11: a newcomer starts afresh beside a call that was told to stop") {
+ASIO_TEST_CASE("Promise 11: a newcomer starts a new call beside one that was asked to stop") {
   IntGroup group;
   asio::io_context io;
   AsyncGate gate(io);
@@ -213,7 +213,7 @@ ASIO_TEST_CASE("Promise 11: a newcomer starts afresh beside a call that was told
   AsyncDo(group, "key", stubborn, Into(newcomer, io));
   io.poll();
   CHECK(runs == 2);
-  CHECK(gate.waiting == 2);  // the first does not listen
+  CHECK(gate.waiting == 2);  // the first ignores its cancellation
   CHECK(leaves.aborted);
   gate.Open();
   io.run();
@@ -222,7 +222,7 @@ ASIO_TEST_CASE("Promise 11: a newcomer starts afresh beside a call that was told
   CHECK(leaves.calls == 1);
 }
 
-ASIO_TEST_CASE("Promise 11: work that all have left before it began is asked to stop") {
+ASIO_TEST_CASE("Promise 11: work is asked to stop even if all callers left before it began") {
   IntGroup group;
   asio::io_context io;
   asio::cancellation_signal signals[2];
@@ -246,7 +246,8 @@ ASIO_TEST_CASE("Promise 11: work that all have left before it began is asked to 
   CHECK_FALSE(went_on);
 }
 
-ASIO_TEST_CASE("Promise 12: a caller that a limit refuses is told through its token") {
+ASIO_TEST_CASE(
+    "Promise 12: a caller that a limit refuses gets the error through its completion token") {
   IntGroup group({.max_callers_per_call = 1});
   asio::io_context io;
   HeldCall leader(group, "key");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// AsyncDo: groups and execution contexts that end (promise 14). Built with the standalone Asio and
-// with Boost's.
+// Tests of AsyncDo: groups and execution contexts that are destroyed (promise 14). This file is
+// built with the standalone Asio and with Boost's.
 
 #include <memory>
 #include <thread>
@@ -10,7 +10,8 @@
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
-ASIO_TEST_CASE("Promise 14: ~Group cancels the coroutine of fn, and waits until fn is gone") {
+ASIO_TEST_CASE(
+    "Promise 14: the destructor cancels the coroutine of fn, and waits until fn is destroyed") {
   asio::io_context io;
   auto work = asio::make_work_guard(io);
   AsyncGate gate(io);
@@ -32,10 +33,11 @@ ASIO_TEST_CASE("Promise 14: ~Group cancels the coroutine of fn, and waits until 
   work.reset();
   runs.join();
   CHECK(answer.calls == 1);
-  CHECK(answer.aborted);  // that is how its fn failed
+  CHECK(answer.aborted);  // its fn failed with operation_aborted
 }
 
-ASIO_TEST_CASE("Promise 14: a context that ends takes what it leads and who waits there with it") {
+ASIO_TEST_CASE(
+    "Promise 14: a context that is destroyed lands its calls and destroys its operations") {
   IntGroup group;
   const auto alive = std::make_shared<int>(0);
   int told = 0;
@@ -64,7 +66,7 @@ ASIO_TEST_CASE("Promise 14: a context that ends takes what it leads and who wait
   CHECK(group.GetStats().in_flight == 0);
 }
 
-ASIO_TEST_CASE("Promise 14: who waits in a context that ends leaves calls that are led elsewhere") {
+ASIO_TEST_CASE("Promise 14: operations of a destroyed context leave calls that are led elsewhere") {
   IntGroup group;
   HeldCall leader(group, "key");
   const auto alive = std::make_shared<int>(0);
@@ -84,7 +86,8 @@ ASIO_TEST_CASE("Promise 14: who waits in a context that ends leaves calls that a
   CHECK(told == 0);
 }
 
-ASIO_TEST_CASE("Promise 14: callers elsewhere hear of a context that took their call with it") {
+ASIO_TEST_CASE(
+    "Promise 14: callers elsewhere get owner_dead if their leader's context is destroyed") {
   IntGroup group;
   asio::io_context io;
   Answer answers[2];
@@ -118,7 +121,7 @@ ASIO_TEST_CASE("Promise 14: an operation may outlive its group once the call has
   CHECK(answer.outcome.value == 1);
 }
 
-ASIO_TEST_CASE("Promise 14: a context may end just while a call lands") {
+ASIO_TEST_CASE("Promise 14: a context may be destroyed while a call lands") {
   constexpr int kRounds = 1500;
   IntGroup group;
   int told = 0;
@@ -131,13 +134,13 @@ ASIO_TEST_CASE("Promise 14: a context may end just while a call lands") {
     AsyncDo(group, "key", MustNotRun, asio::bind_executor(*io, handler));
     AsyncDo(group, "key", MustNotRun, asio::bind_executor(asio::make_strand(*io), handler));
     AtOnce([&] { call.Land(1); }, [&] { io.reset(); });
-    leaked += alive.use_count() != 2;  // `alive` itself and `handler`
+    leaked += alive.use_count() != 2;  // `alive` and `handler` still hold it
   }
   CHECK(told == 0);
   CHECK(leaked == 0);
 }
 
-ASIO_TEST_CASE("Promise 14: a context that leads may end just while the last caller leaves") {
+ASIO_TEST_CASE("Promise 14: a context that leads may be destroyed while the last caller leaves") {
   constexpr int kRounds = 1500;
   IntGroup group;
   asio::io_context io;

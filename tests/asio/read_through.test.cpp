@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// ReadThrough, by Asio operations.
+// Tests of ReadThrough with AsyncDo.
 
 #include "asio_support.hpp"
 #include "cache/fake_cache.hpp"
@@ -45,7 +45,7 @@ ASIO_TEST_CASE("ReadThrough: AsyncDo loads once, with an awaitable, and then the
   CHECK(users.GetStats().hits == 1);
 }
 
-ASIO_TEST_CASE("ReadThrough: an operation is not completed inside AsyncDo by what the cache has") {
+ASIO_TEST_CASE("ReadThrough: a cache hit does not complete the operation inside AsyncDo") {
   IntCache cache;
   cache.Fill("key", 1);
   Users users(cache);

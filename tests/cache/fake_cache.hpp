@@ -10,8 +10,8 @@
 
 namespace test {
 
-// A cache that a test can look into, hold up and make fail. The hooks are set before it is shared
-// with other threads, and run outside its lock: `before_*` may throw what the operation then
+// A cache that a test can inspect, block and make fail. The hooks are set before the cache is
+// shared with other threads, and run outside its lock. An operation throws what its `before_*` hook
 // throws.
 template <class Value>
 class FakeCache {
@@ -40,7 +40,7 @@ class FakeCache {
     entries_.erase(key);
   }
 
-  // What it has, as the test sees and sets it: no operation of the cache.
+  // The test reads and changes the contents with these. They count nothing and call no hook.
   std::optional<Value> Peek(const std::string& key) const {
     const std::lock_guard lock(mutex_);
     const auto found = entries_.find(key);

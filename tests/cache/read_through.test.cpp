@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// ReadThrough, by callers that block.
+// Tests ReadThrough with callers that block.
 
 #include <atomic>
 #include <latch>
@@ -25,11 +25,11 @@ namespace {
 using IntCache = FakeCache<int>;
 using Users = ReadThrough<std::string, int, IntCache&>;
 
-int MustNotRun() { throw std::logic_error("run"); }
+int MustNotRun() { throw std::logic_error("this load must not run"); }
 
 [[noreturn]] void Throw() { throw std::runtime_error("the cache is down"); }
 
-// A thread that asks for "key", and whose load goes on until Finish.
+// A thread that asks for "key". Its load runs until Finish.
 class HeldLoad {
  public:
   HeldLoad(Users& users, int value, singleflight::CallOptions options = {})
@@ -56,7 +56,7 @@ class HeldLoad {
   Caller<int> caller_;
 };
 
-// Expires when the test says so, all at one moment.
+// A cache of one value, which expires when the test changes `epoch`.
 struct ExpiringCache {
   static constexpr bool kConcurrent = true;
   std::optional<int> Get(const std::string&) {
@@ -85,7 +85,7 @@ struct EmptyCache {
   void Put(const std::string&, const Uncopyable&) {}
 };
 
-// What its operations return is of interest to its owner.
+// A cache whose operations return results that must not be ignored.
 struct TellingCache {
   [[nodiscard]] std::optional<std::string> Get(std::string_view key) {
     const auto found = entries.find(key);
@@ -98,7 +98,7 @@ struct TellingCache {
   std::map<std::string, std::string, std::less<>> entries;
 };
 
-// No two objects hash alike.
+// Two objects hash a key differently, unless one is a copy of the other.
 struct SeededHash {
   std::size_t operator()(int key) const noexcept { return std::hash<int>()(key) + seed; }
   std::size_t seed = ++seeds;
@@ -107,7 +107,7 @@ struct SeededHash {
 
 }  // namespace
 
-TEST_CASE("ReadThrough: what the cache has is answered from there, and nothing is run") {
+TEST_CASE("ReadThrough: a cached value is returned without running the load") {
   IntCache cache;
   cache.Fill("key", 1);
   Users users(cache);
@@ -120,7 +120,7 @@ TEST_CASE("ReadThrough: what the cache has is answered from there, and nothing i
   CHECK(users.GetStats().calls == singleflight::Stats());
 }
 
-TEST_CASE("ReadThrough: what the cache has not is loaded once, and put") {
+TEST_CASE("ReadThrough: a missing value is loaded once and put into the cache") {
   IntCache cache;
   Users users(cache);
   CHECK(*users.Get("key", [] { return 1; }) == 1);
@@ -131,7 +131,7 @@ TEST_CASE("ReadThrough: what the cache has not is loaded once, and put") {
   CHECK(users.GetStats().loads == 1);
 }
 
-TEST_CASE("ReadThrough: ten callers who find nothing at once share one load") {
+TEST_CASE("ReadThrough: ten callers that miss at the same time share one load") {
   IntCache cache;
   Users users(cache);
   const auto outcomes = AskAtOnce(10, [&] {
@@ -148,7 +148,7 @@ TEST_CASE("ReadThrough: ten callers who find nothing at once share one load") {
   CHECK(cache.puts == 1);
 }
 
-TEST_CASE("A cache and a group, asked one after the other, load twice: the naive pair") {
+TEST_CASE("The naive pair, a cache asked before a group, can load twice") {
   IntCache cache;
   Group<std::string, int> group;
   std::atomic<int> loads = 0;
@@ -156,17 +156,17 @@ TEST_CASE("A cache and a group, asked one after the other, load twice: the naive
     cache.Put("key", ++loads);
     return cache.Peek("key").value();
   };
-  // One caller has found nothing. Before it asks the group, another one's load begins and lands.
+  // One caller has missed. Before it asks the group, another caller's load begins and lands.
   const auto found = cache.Get("key");
   CHECK(*group.Do("key", load) == 1);
   REQUIRE_FALSE(found.has_value());
   CHECK(*group.Do("key", load) == 2);
 }
 
-TEST_CASE("ReadThrough: a load that lands between a caller's look and its call is not run twice") {
+TEST_CASE("ReadThrough: a load that lands between a caller's miss and its call is not repeated") {
   IntCache cache;
   Users users(cache);
-  // As above: another one's load begins and lands when the caller has found nothing.
+  // As above, another caller's load begins and lands after this caller has missed.
   cache.after_get = [&] {
     cache.after_get = nullptr;
     CHECK(*users.Get("key", [] { return 1; }) == 1);
@@ -188,7 +188,8 @@ TEST_CASE("ReadThrough: a load that began before Invalidate does not put its val
   CHECK(cache.Peek("key") == 2);
 }
 
-TEST_CASE("ReadThrough: who asks after Invalidate does not join a load that began before") {
+TEST_CASE(
+    "ReadThrough: a caller that asks after Invalidate does not join a load that began before it") {
   IntCache cache;
   Users users(cache);
   HeldLoad before(users, 1);
@@ -199,7 +200,7 @@ TEST_CASE("ReadThrough: who asks after Invalidate does not join a load that bega
   CHECK(users.GetStats().outdated == 1);
 }
 
-TEST_CASE("ReadThrough: who asks after Invalidate does not see what the cache had") {
+TEST_CASE("ReadThrough: a caller that asks after Invalidate does not get the old cached value") {
   IntCache cache;
   cache.Fill("key", 1);
   Users users(cache);
@@ -240,7 +241,8 @@ TEST_CASE("ReadThrough: a load may invalidate its own key") {
   CHECK(cache.puts == 0);
 }
 
-TEST_CASE("ReadThrough: where the cache cannot erase, Invalidate says so and forgets the call") {
+TEST_CASE(
+    "ReadThrough: if the cache fails to erase, Invalidate throws and still forgets the call") {
   IntCache cache;
   Users users(cache);
   HeldLoad before(users, 1);
@@ -251,7 +253,7 @@ TEST_CASE("ReadThrough: where the cache cannot erase, Invalidate says so and for
   CHECK(cache.puts == 0);
 }
 
-TEST_CASE("ReadThrough: the value of a newer load is not replaced by an older load's") {
+TEST_CASE("ReadThrough: a newer load's value is not replaced by an older load's") {
   IntCache cache;
   Users users(cache, {.group = {.max_age = 1ns}});
   HeldLoad older(users, 1);
@@ -260,7 +262,7 @@ TEST_CASE("ReadThrough: the value of a newer load is not replaced by an older lo
   CHECK(cache.Peek("key") == 2);
 }
 
-TEST_CASE("ReadThrough: what a load returns when it was asked to stop is not put") {
+TEST_CASE("ReadThrough: a value that a load returns after it was asked to stop is not put") {
   IntCache cache;
   Users users(cache);
   std::stop_source stop;
@@ -275,7 +277,8 @@ TEST_CASE("ReadThrough: what a load returns when it was asked to stop is not put
   CHECK(users.GetStats().outdated == 1);
 }
 
-TEST_CASE("ReadThrough: readers keep the old value while a Refresh loads, and then get the new") {
+TEST_CASE(
+    "ReadThrough: readers get the old value while a Refresh loads, and the new one afterwards") {
   IntCache cache;
   cache.Fill("key", 1);
   Users users(cache);
@@ -302,7 +305,7 @@ TEST_CASE("ReadThrough: ten Refreshes at once share one load") {
   CHECK(cache.puts == 1);
 }
 
-TEST_CASE("ReadThrough: who finds nothing while a Refresh loads waits for it") {
+TEST_CASE("ReadThrough: a caller that misses while a Refresh loads waits for it") {
   IntCache cache;
   Users users(cache);
   const auto outcomes = AskAtOnce(2, [&, refreshes = std::make_shared<std::atomic<int>>(0)] {
@@ -324,7 +327,7 @@ TEST_CASE("ReadThrough: a Refresh that fails leaves the old value") {
   CHECK(*users.Get("key", MustNotRun) == 1);
 }
 
-TEST_CASE("ReadThrough: a Refresh that Invalidate overtakes puts nothing") {
+TEST_CASE("ReadThrough: a Refresh whose key is invalidated meanwhile puts nothing") {
   IntCache cache;
   cache.Fill("key", 1);
   Users users(cache);
@@ -335,7 +338,7 @@ TEST_CASE("ReadThrough: a Refresh that Invalidate overtakes puts nothing") {
   CHECK_FALSE(cache.Peek("key").has_value());
 }
 
-TEST_CASE("ReadThrough: an error of the load reaches all who wait, and is not cached") {
+TEST_CASE("ReadThrough: a load's error reaches every waiting caller and is not cached") {
   IntCache cache;
   Users users(cache);
   const auto outcomes = AskAtOnce(2, [&] {
@@ -350,7 +353,7 @@ TEST_CASE("ReadThrough: an error of the load reaches all who wait, and is not ca
   CHECK(*users.Get("key", [] { return 1; }) == 1);
 }
 
-TEST_CASE("ReadThrough: \"not found\" is not cached, and found anew each time") {
+TEST_CASE("ReadThrough: 'not found' is not cached, so the next caller loads again") {
   FakeCache<std::optional<int>> cache;
   ReadThrough<std::string, std::optional<int>, decltype(cache)&> users(cache);
   CHECK_FALSE(users.Get("key", [] { return std::nullopt; })->has_value());
@@ -361,24 +364,25 @@ TEST_CASE("ReadThrough: \"not found\" is not cached, and found anew each time") 
   CHECK(cache.puts == 1);
 }
 
-TEST_CASE("ReadThrough: \"not found\" is cached if asked for") {
+TEST_CASE("ReadThrough: 'not found' is cached if the options ask for it") {
   FakeCache<std::shared_ptr<int>> cache;
   ReadThrough<std::string, std::shared_ptr<int>, decltype(cache)&> users(cache,
                                                                          {.cache_not_found = true});
   CHECK(*users.Get("key", [] { return nullptr; }) == nullptr);
-  CHECK(*users.Get("key", []() -> std::shared_ptr<int> { throw std::logic_error("run"); }) ==
-        nullptr);
+  CHECK(*users.Get("key", []() -> std::shared_ptr<int> {
+    throw std::logic_error("this load must not run");
+  }) == nullptr);
   CHECK(cache.puts == 1);
 }
 
-TEST_CASE("ReadThrough: a null pointer of any kind says \"not found\"") {
+TEST_CASE("ReadThrough: a null pointer of any kind means 'not found'") {
   FakeCache<std::shared_ptr<void>> cache;
   ReadThrough<std::string, std::shared_ptr<void>, decltype(cache)&> users(cache);
   CHECK(*users.Get("key", [] { return nullptr; }) == nullptr);
   CHECK(cache.puts == 0);
 }
 
-TEST_CASE("ReadThrough: a load that finds nothing when the cache threw erases what was there") {
+TEST_CASE("ReadThrough: a load that finds nothing erases the old value if the cache threw in Get") {
   FakeCache<std::optional<int>> cache;
   cache.Fill("key", 1);
   cache.before_get = Throw;
@@ -387,7 +391,7 @@ TEST_CASE("ReadThrough: a load that finds nothing when the cache threw erases wh
   CHECK_FALSE(cache.Peek("key").has_value());
 }
 
-TEST_CASE("ReadThrough: a Refresh that finds nothing erases what was there") {
+TEST_CASE("ReadThrough: a Refresh that finds nothing erases the old value") {
   FakeCache<std::optional<int>> cache;
   cache.Fill("key", 1);
   ReadThrough<std::string, std::optional<int>, decltype(cache)&> users(cache);
@@ -395,12 +399,12 @@ TEST_CASE("ReadThrough: a Refresh that finds nothing erases what was there") {
   CHECK_FALSE(cache.Peek("key").has_value());
 }
 
-TEST_CASE("ReadThrough: to cache \"not found\" of a Value that cannot say so is refused") {
+TEST_CASE("ReadThrough: caching 'not found' is refused for a Value that cannot be empty") {
   IntCache cache;
   CHECK_THROWS_AS(Users(cache, {.cache_not_found = true}), std::invalid_argument);
 }
 
-TEST_CASE("ReadThrough: a cache that throws in Get has nothing, and is not asked again") {
+TEST_CASE("ReadThrough: a cache that throws in Get counts as a miss and is not asked again") {
   IntCache cache;
   cache.Fill("key", 1);
   cache.before_get = Throw;
@@ -412,9 +416,9 @@ TEST_CASE("ReadThrough: a cache that throws in Get has nothing, and is not asked
   CHECK(cache.Peek("key") == 2);
 }
 
-TEST_CASE("ReadThrough: when the cache throws in Put, all callers get the value none the less") {
+TEST_CASE("ReadThrough: when the cache throws in Put, all callers still get the value") {
   IntCache cache;
-  cache.before_put = [] { throw 42; };  // NOLINT(hicpp-exception-baseclass): of any type
+  cache.before_put = [] { throw 42; };  // NOLINT(hicpp-exception-baseclass): any type may be thrown
   Users users(cache);
   const auto outcomes = AskAtOnce(10, [&] {
     return users.Get("key", [&] {
@@ -427,7 +431,7 @@ TEST_CASE("ReadThrough: when the cache throws in Put, all callers get the value 
   CHECK(users.GetStats().calls.failures == 0);
 }
 
-TEST_CASE("ReadThrough: ten thousand readers at each expiry cost one load") {
+TEST_CASE("ReadThrough: ten thousand reads at each expiry cost one load") {
   ExpiringCache cache;
   ReadThrough<std::string, int, ExpiringCache&> users(cache);
   constexpr int kExpiries = 10, kThreads = 50, kReadsEach = 200;
@@ -457,7 +461,7 @@ TEST_CASE("ReadThrough: ten thousand readers at each expiry cost one load") {
   CHECK(stats.calls.executions + stats.calls.followers == stats.misses);
 }
 
-TEST_CASE("ReadThrough: a cache that does not say that it is concurrent is used by one at a time") {
+TEST_CASE("ReadThrough: a cache that is not marked concurrent is used by one thread at a time") {
   struct PlainCache {
     std::optional<int> Get(const std::string& key) {
       const auto found = entries.find(key);
@@ -467,7 +471,7 @@ TEST_CASE("ReadThrough: a cache that does not say that it is concurrent is used 
     void Erase(const std::string& key) { entries.erase(key); }
     std::unordered_map<std::string, int> entries;
   };
-  // ThreadSanitizer sees it if not; without, the map would break sooner or later.
+  // ThreadSanitizer reports any concurrent use. Without it, the map would break sooner or later.
   ReadThrough<std::string, int, PlainCache> users{PlainCache()};
   std::vector<std::jthread> threads;
   std::atomic<int> right = 0;
@@ -485,7 +489,7 @@ TEST_CASE("ReadThrough: a cache that does not say that it is concurrent is used 
   CHECK(right == 4000);
 }
 
-TEST_CASE("ReadThrough: a cache that says that it is concurrent is used by several at a time") {
+TEST_CASE("ReadThrough: a cache that is marked concurrent is used by several threads at a time") {
   IntCache cache;
   cache.Fill("key", 1);
   std::latch both_are_in(2);
@@ -496,7 +500,7 @@ TEST_CASE("ReadThrough: a cache that says that it is concurrent is used by sever
   }
 }
 
-TEST_CASE("ReadThrough: a hit allocates nothing, and copies the value once: out of the cache") {
+TEST_CASE("ReadThrough: a hit allocates nothing and copies the value once, out of the cache") {
   struct Counted {
     Counted() = default;
     Counted(const Counted&) { ++copies; }
@@ -530,7 +534,7 @@ TEST_CASE("ReadThrough: an unshared load allocates nothing and copies nothing") 
   CHECK(allocations == before);
 }
 
-TEST_CASE("ReadThrough: a cache of strings is asked by a const Key& if it takes no view") {
+TEST_CASE("ReadThrough: a cache with string keys is passed a const Key& if it takes no view") {
   IntCache cache;
   Users users(cache);
   CHECK(*users.Get(std::string_view("key"), [] { return 1; }) == 1);
@@ -538,7 +542,7 @@ TEST_CASE("ReadThrough: a cache of strings is asked by a const Key& if it takes 
   CHECK(cache.Peek("key") == 1);
 }
 
-TEST_CASE("ReadThrough: a cache's operations may return what they like, and not all take views") {
+TEST_CASE("ReadThrough: a cache's operations may return anything and need not all take views") {
   TellingCache cache;
   ReadThrough<std::string, std::string, TellingCache&> users(cache);
   CHECK(*users.Get("key", [] { return "value"; }) == "value");
@@ -547,7 +551,7 @@ TEST_CASE("ReadThrough: a cache's operations may return what they like, and not 
   CHECK(cache.entries.empty());
 }
 
-TEST_CASE("ReadThrough: a Hash may differ from object to object: none is made to lock a key") {
+TEST_CASE("ReadThrough: locking a key makes no new Hash object, as two may hash differently") {
   struct NumberCache {
     std::optional<int> Get(int) { return std::nullopt; }
     void Put(int, int) {}
@@ -561,7 +565,7 @@ TEST_CASE("ReadThrough: a Hash may differ from object to object: none is made to
   CHECK(SeededHash::seeds == made);
 }
 
-TEST_CASE("ReadThrough: keys may be of any type that hashes") {
+TEST_CASE("ReadThrough: keys may be of any type that can be hashed") {
   struct Numbers {
     std::optional<std::string> Get(int key) {
       const auto found = entries.find(key);
@@ -575,7 +579,7 @@ TEST_CASE("ReadThrough: keys may be of any type that hashes") {
   CHECK(*users.Get(1, [] { return "two"; }) == "one");
 }
 
-TEST_CASE("ReadThrough: a caller may give up, and a limit may refuse it, as in a group") {
+TEST_CASE("ReadThrough: a caller can leave, and a limit can refuse it, as in a group") {
   IntCache cache;
   Users users(cache, {.group = {.max_callers_per_call = 2}});
   HeldLoad load(users, 1);
@@ -589,7 +593,7 @@ TEST_CASE("ReadThrough: a caller may give up, and a limit may refuse it, as in a
   CHECK(follower.Join().value == 1);
 }
 
-TEST_CASE("ReadThrough: a load that asks for its own key is a deadlock, and an error") {
+TEST_CASE("ReadThrough: a load that asks for its own key gets a deadlock error") {
   IntCache cache;
   Users users(cache);
   CHECK(ErrorOf([&] {

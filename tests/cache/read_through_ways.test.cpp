@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// ReadThrough, by callers that do not block, and threads that are cancelled. (Lambdas that capture
-// by value are named before they are awaited: see coro.hpp on GCC 12.)
+// Tests ReadThrough with callers that do not block and with threads that are cancelled. Lambdas
+// that capture by value are named before they are awaited: see coro.hpp on GCC 12.
 
 #include <pthread.h>
 
@@ -30,7 +30,7 @@ namespace {
 using IntCache = FakeCache<int>;
 using Users = ReadThrough<std::string, int, IntCache&>;
 
-int MustNotRun() { throw std::logic_error("run"); }
+int MustNotRun() { throw std::logic_error("this load must not run"); }
 
 // An executor that keeps its tasks until Run.
 struct Later {
@@ -64,7 +64,7 @@ auto AwaitSignal(Signal& signal, int value) {
   };
 }
 
-// To be cancelled in.
+// Makes a load that runs until its thread is cancelled.
 auto BeCancelled(std::latch& begun) {
   return [&begun]() -> int {
     begun.count_down();
@@ -74,7 +74,7 @@ auto BeCancelled(std::latch& begun) {
 
 }  // namespace
 
-TEST_CASE("ReadThrough: DoAsync has a ready Future of what the cache has") {
+TEST_CASE("ReadThrough: DoAsync returns a ready Future for a cached value") {
   IntCache cache;
   cache.Fill("key", 1);
   Users users(cache);
@@ -88,7 +88,7 @@ TEST_CASE("ReadThrough: DoAsync has a ready Future of what the cache has") {
   CHECK(users.GetStats().hits == 1);
 }
 
-TEST_CASE("ReadThrough: a Future of what the cache has may be shared, dropped and waited for") {
+TEST_CASE("ReadThrough: a Future of a cached value can be shared, dropped and waited for") {
   IntCache cache;
   cache.Fill("key", 1);
   Users users(cache);
@@ -99,7 +99,8 @@ TEST_CASE("ReadThrough: a Future of what the cache has may be shared, dropped an
   CHECK(*shared.Get() == 1);
 }
 
-TEST_CASE("ReadThrough: DoAsync loads once, and has put the value when the Future is ready") {
+TEST_CASE(
+    "ReadThrough: DoAsync loads once, and the value is in the cache when the Future is ready") {
   IntCache cache;
   Users users(cache);
   Later later;
@@ -146,7 +147,7 @@ TEST_CASE("ReadThrough: a load in DoAsync that began before Invalidate does not 
   CHECK(users.GetStats().outdated == 1);
 }
 
-TEST_CASE("ReadThrough: in DoAsync too, a load that landed since the first look is not run twice") {
+TEST_CASE("ReadThrough: in DoAsync too, a load that landed since the miss is not repeated") {
   IntCache cache;
   Users users(cache);
   cache.after_get = [&] {
@@ -157,7 +158,7 @@ TEST_CASE("ReadThrough: in DoAsync too, a load that landed since the first look 
   CHECK(users.GetStats().loads == 1);
 }
 
-TEST_CASE("ReadThrough: what was loaded for a Future that was dropped is not put") {
+TEST_CASE("ReadThrough: a value that was loaded for a dropped Future is not put") {
   IntCache cache;
   Users users(cache);
   Later later;
@@ -170,15 +171,15 @@ TEST_CASE("ReadThrough: what was loaded for a Future that was dropped is not put
   CHECK(users.GetStats().outdated == 1);
 }
 
-TEST_CASE("ReadThrough: when the cache throws in Put, Futures get the value none the less") {
+TEST_CASE("ReadThrough: when the cache throws in Put, Futures still get the value") {
   IntCache cache;
-  cache.before_put = [] { throw 42; };  // NOLINT(hicpp-exception-baseclass): of any type
+  cache.before_put = [] { throw 42; };  // NOLINT(hicpp-exception-baseclass): any type may be thrown
   Users users(cache);
   CHECK(*DoAsync(users, "key", [] { return 1; }).Get() == 1);
   CHECK(users.GetStats().put_failures == 1);
 }
 
-TEST_CASE("ReadThrough: an executor that throws is the failure of its call, and nothing is put") {
+TEST_CASE("ReadThrough: if the executor throws, its call fails and nothing is put") {
   IntCache cache;
   Users users(cache);
   const auto full = [](auto) { throw std::runtime_error("the pool is full"); };
@@ -188,10 +189,10 @@ TEST_CASE("ReadThrough: an executor that throws is the failure of its call, and 
   CHECK(cache.puts == 0);
 }
 
-TEST_CASE("ReadThrough: its end asks loads to stop, waits for them, and puts no more") {
+TEST_CASE("ReadThrough: the destructor asks loads to stop, waits for them and puts nothing more") {
   IntCache cache;
   std::jthread loading;
-  singleflight::Future<int> future;  // a caller until the end
+  singleflight::Future<int> future;  // stays a caller after the destructor
   {
     Users users(cache);
     future = DoAsync(
@@ -205,7 +206,7 @@ TEST_CASE("ReadThrough: its end asks loads to stop, waits for them, and puts no 
   CHECK(cache.puts == 0);
 }
 
-TEST_CASE("ReadThrough: a coroutine goes on at once with what the cache has") {
+TEST_CASE("ReadThrough: a coroutine gets a cached value at once") {
   IntCache cache;
   cache.Fill("key", 1);
   Users users(cache);
@@ -216,7 +217,8 @@ TEST_CASE("ReadThrough: a coroutine goes on at once with what the cache has") {
   CHECK_FALSE(outcome.shared);
 }
 
-TEST_CASE("ReadThrough: ten thousand coroutines cost one load, which is put before they go on") {
+TEST_CASE(
+    "ReadThrough: ten thousand coroutines cost one load, whose value is put before they resume") {
   IntCache cache;
   Users users(cache);
   Signal answer;
@@ -260,21 +262,7 @@ TEST_CASE("ReadThrough: an awaited load whose only caller was stopped puts nothi
   CHECK(cache.puts == 0);
 }
 
-TEST_CASE("ReadThrough: a coroutine refreshes, while others get the old value") {
-  IntCache cache;
-  cache.Fill("key", 1);
-  Users users(cache);
-  Signal answer;
-  Outcome<int> refreshed, reader;
-  const Routine refreshing = Ask(users.Refreshing(), refreshed, AwaitSignal(answer, 2));
-  const Routine reading = Ask(users, reader);
-  CHECK(reader.value == 1);
-  answer.Fire();
-  CHECK(refreshed.value == 2);
-  CHECK(*users.Get("key", MustNotRun) == 2);
-}
-
-TEST_CASE("ReadThrough: a Refresh behind its caller's back is done once, by the executor") {
+TEST_CASE("ReadThrough: a background Refresh runs once, on the executor") {
   IntCache cache;
   cache.Fill("key", 1);
   Users users(cache);
@@ -290,8 +278,7 @@ TEST_CASE("ReadThrough: a Refresh behind its caller's back is done once, by the 
   CHECK(users.GetStats().calls == singleflight::Stats{.executions = 1});
 }
 
-TEST_CASE(
-    "ReadThrough: a Refresh that is stuck keeps no other from being done once it is too old") {
+TEST_CASE("ReadThrough: a stuck Refresh that is too old does not keep another from running") {
   IntCache cache;
   cache.Fill("key", 1);
   Users users(cache, {.group = {.max_age = 1ns}});
@@ -305,7 +292,7 @@ TEST_CASE(
   CHECK(*users.Get("key", MustNotRun) == 3);
 }
 
-TEST_CASE("ReadThrough: a Refresh behind its caller's back that fails is counted") {
+TEST_CASE("ReadThrough: a background Refresh that fails is counted") {
   IntCache cache;
   cache.Fill("key", 1);
   Users users(cache);
@@ -321,7 +308,7 @@ TEST_CASE("ReadThrough: a Refresh behind its caller's back that fails is counted
   CHECK(*users.Get("key", MustNotRun) == 1);
 }
 
-TEST_CASE("ReadThrough: DoMany loads those that are neither in the cache nor in flight") {
+TEST_CASE("ReadThrough: DoMany loads only the keys that are neither cached nor in flight") {
   IntCache cache;
   cache.Fill("cached", 1);
   Users users(cache);
@@ -344,7 +331,7 @@ TEST_CASE("ReadThrough: DoMany loads those that are neither in the cache nor in 
   CHECK(*in_flight.Get() == 2);
 }
 
-TEST_CASE("ReadThrough: of a DoMany, a key that was invalidated meanwhile is not put") {
+TEST_CASE("ReadThrough: DoMany does not put a key that was invalidated while it loaded") {
   IntCache cache;
   Users users(cache);
   const auto found = DoMany(users, {"a", "b"}, [&](std::span<const std::string>) {
@@ -356,7 +343,7 @@ TEST_CASE("ReadThrough: of a DoMany, a key that was invalidated meanwhile is not
   CHECK(cache.Peek("b") == 2);
 }
 
-TEST_CASE("ReadThrough: a Lead puts what it lands, and only the first that lands it") {
+TEST_CASE("ReadThrough: only the first copy of a Lead to land the call puts its value") {
   IntCache cache;
   Users users(cache);
   std::optional<Users::Lead> lead;
@@ -369,7 +356,8 @@ TEST_CASE("ReadThrough: a Lead puts what it lands, and only the first that lands
   CHECK(*future.Get() == 1);
 }
 
-TEST_CASE("ReadThrough: a thread cancelled in its load puts nothing, and the key is free again") {
+TEST_CASE(
+    "ReadThrough: a thread that is cancelled in its load puts nothing, and the key is free again") {
   IntCache cache;
   Users users(cache);
   std::latch in_load(1);
@@ -384,7 +372,7 @@ TEST_CASE("ReadThrough: a thread cancelled in its load puts nothing, and the key
   CHECK(*users.Get("key", [] { return 1; }) == 1);
 }
 
-TEST_CASE("ReadThrough: a thread cancelled in Put of the cache hangs nobody") {
+TEST_CASE("ReadThrough: a thread that is cancelled in the cache's Put makes nobody hang") {
   IntCache cache;
   Users users(cache);
   std::latch in_put(1);
@@ -401,7 +389,7 @@ TEST_CASE("ReadThrough: a thread cancelled in Put of the cache hangs nobody") {
   CHECK(cache.Peek("key") == 2);
 }
 
-TEST_CASE("ReadThrough: a thread cancelled in Put on behalf of a batch hangs nobody") {
+TEST_CASE("ReadThrough: a thread that is cancelled in Put for a batch makes nobody hang") {
   IntCache cache;
   Users users(cache);
   std::latch in_put(1);
@@ -418,15 +406,16 @@ TEST_CASE("ReadThrough: a thread cancelled in Put on behalf of a batch hangs nob
   AwaitCallers(users, "other", 2);
   thread.Cancel();
   CHECK(thread.JoinWasUnwound());
-  CHECK(follower.Join().value == 1);  // it had been loaded
+  CHECK(follower.Join().value == 1);  // its value had been loaded
   CHECK(of_other.Join().error == std::errc::owner_dead);
 }
 
-TEST_CASE("ReadThrough: a thread cancelled in a Refresh behind its caller's back leaves nothing") {
+TEST_CASE(
+    "ReadThrough: a thread that is cancelled in a background Refresh leaves no call in flight") {
   IntCache cache;
   Users users(cache);
   std::latch in_load(1), in_executor(1);
-  SECTION("inside the load") {
+  SECTION("the thread is inside the load") {
     CancellableThread thread(
         [&] { users.Refresh("key", BeCancelled(in_load), [](auto task) { task(); }); });
     in_load.wait();
@@ -435,7 +424,7 @@ TEST_CASE("ReadThrough: a thread cancelled in a Refresh behind its caller's back
     CHECK(users.GetStats().calls.failures == 1);
     CHECK(*users.Get("key", [] { return 2; }) == 2);
   }
-  SECTION("inside the executor, which has kept the task") {
+  SECTION("the thread is inside the executor, which has kept the task") {
     Later later;
     CancellableThread thread([&] {
       users.Refresh(

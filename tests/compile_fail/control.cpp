@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Near misses of the misuses beside this file: all of it is right.
+// All of this is correct, but close to the misuses in the files beside it.
 
 #include <coroutine>
 #include <functional>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// error: keys must be a range of what Do takes for a key
+// error: keys must be a range of what Do accepts as a key
 
 #include <singleflight/many.hpp>
 #include <span>

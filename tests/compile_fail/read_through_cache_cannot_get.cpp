@@ -4,7 +4,7 @@
 #include <optional>
 #include <singleflight/read_through.hpp>
 
-// Of a Value that is itself a std::optional, a miss would be taken for a "not found" that it has.
+// If Value is itself a std::optional, a miss would be taken for a cached "not found".
 struct Cache {
   std::optional<int> Get(int);
   void Put(int, const std::optional<int>&);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Promise 9 (no hang on re-entry): waits that would never end are refused, and no others.
+// Promise 9 (no hang on re-entry): a wait that would last for ever is refused, and no other is.
 
 #include <atomic>
 #include <latch>
@@ -18,15 +18,14 @@ constexpr auto kDeadlock = std::errc::resource_deadlock_would_occur;
 
 using IntGroup = Group<int, int>;
 
-// Of callers in a ring, each of which follows the next one's call: how many were refused, and how
-// many got the 0 that a refused one returns.
+// In a ring, each caller follows the next one's call. Counts the callers that were refused, and
+// those that were served the 0 that the next one's function returns.
 struct RingOutcome {
   int refused = 0;
   int served = 0;
 };
 
-// Thread i leads call `i` in groups[i % size] and, once all lead, asks for the call of thread i
-// + 1.
+// Thread i leads call i in groups[i % size]. Once all threads lead, it asks for the next call.
 RingOutcome RunRing(const std::vector<IntGroup*>& groups, int length,
                     singleflight::CallOptions options = {}) {
   std::latch all_lead(length);
@@ -77,7 +76,7 @@ TEST_CASE("Promise 9: the refused caller leaves no trace on the call") {
   CHECK(group.GetStats() == singleflight::Stats{.executions = 1});
 }
 
-TEST_CASE("Promise 9: a function that asks for a key that it leads further out is refused") {
+TEST_CASE("Promise 9: a function that asks for the key of an enclosing call is refused") {
   IntGroup outer;
   IntGroup inner;
   const auto result = outer.Do(1, [&] {
@@ -101,7 +100,7 @@ TEST_CASE("Promise 9: a wait with a timeout or a stop token is refused at once a
   CHECK(group.GetStats().left == 0);
 }
 
-TEST_CASE("Promise 9: of two threads that ask for each other's key one is refused") {
+TEST_CASE("Promise 9: of two threads that ask for each other's key, one is refused") {
   for (int round = 0; round < 200; ++round) {
     IntGroup group;
     const auto outcome = RunRing({&group}, 2);
@@ -110,7 +109,7 @@ TEST_CASE("Promise 9: of two threads that ask for each other's key one is refuse
   }
 }
 
-TEST_CASE("Promise 9: of three threads in a ring over three groups one is refused") {
+TEST_CASE("Promise 9: of three threads in a ring over three groups, one is refused") {
   for (int round = 0; round < 200; ++round) {
     IntGroup a;
     IntGroup b;
@@ -129,7 +128,7 @@ TEST_CASE("Promise 9: a long ring of callers with timeouts is broken in one plac
   CHECK(outcome.served == 11);
 }
 
-TEST_CASE("Promise 9: a diamond is no cycle") {
+TEST_CASE("Promise 9: a diamond of waits is not a cycle") {
   IntGroup group;
   std::latch sides_lead(2);
   std::latch finish(1);
@@ -158,7 +157,7 @@ TEST_CASE("Promise 9: a diamond is no cycle") {
   CHECK(top.Join().value == 5);
 }
 
-TEST_CASE("Promise 9: a follower that leads nothing waits for a leader that waits") {
+TEST_CASE("Promise 9: a follower that leads nothing may wait for a leader that is itself waiting") {
   IntGroup group;
   std::latch finish(1);
   Caller inner([&] {
@@ -178,9 +177,9 @@ TEST_CASE("Promise 9: a follower that leads nothing waits for a leader that wait
   CHECK(follower.Join().value == 3);
 }
 
-TEST_CASE("Promise 9: nested load in which no cycle can exist raises no alarm") {
-  // A function asks only for greater keys, so a cycle cannot exist; all the same the threads meet
-  // on few keys, follow each other while they lead, and land calls just as others begin to wait.
+TEST_CASE("Promise 9: nested calls in which no cycle can exist raise no false alarm") {
+  // A function asks only for greater keys, so a cycle cannot exist. There are few keys, so threads
+  // follow each other while they lead, and land calls just as others begin to wait.
   constexpr int kKeys = 6;
   constexpr int kThreads = 8;
   constexpr int kRounds = 3000;
@@ -216,7 +215,7 @@ TEST_CASE("Promise 9: nested load in which no cycle can exist raises no alarm") 
   CHECK(wrong == 0);
 }
 
-TEST_CASE("Promise 9: a call led asynchronously waits for what the thread that runs it waits for") {
+TEST_CASE("Promise 9: a call led asynchronously waits for whatever its running thread waits for") {
   IntGroup group;
   struct Silent final : IntGroup::Waiter {
     void OnLanded() noexcept override { landed.count_down(); }
@@ -225,11 +224,11 @@ TEST_CASE("Promise 9: a call led asynchronously waits for what the thread that r
   std::optional<IntGroup::Lead> lead;
   group.Join(1, waiter, [&](IntGroup::Lead made) { lead = made; });
 
-  // Before `fn` has started, nobody knows on which thread it will: a wait for it is in order.
+  // Until `fn` starts, nobody knows which thread will run it, so a wait for its call is allowed.
   Caller follower([&] { return group.Do(2, [&] { return *group.Do(1, [] { return -1; }); }); });
   AwaitCallers(group, 1, 2);
 
-  // Now it runs here, and asks for the key of a leader that waits for it.
+  // Now `fn` runs here. It asks for its own key, and for that of a leader that waits for it.
   const bool landed_here = lead->Run([&] {
     CHECK(ErrorOf([&] { return group.Do(1, [] { return -1; }); }) == kDeadlock);
     CHECK(ErrorOf([&] { return group.Do(2, [] { return -1; }); }) == kDeadlock);
@@ -241,11 +240,11 @@ TEST_CASE("Promise 9: a call led asynchronously waits for what the thread that r
   CHECK(follower.Join().value == 9);
 }
 
-TEST_CASE("Promise 9: a call that has landed holds nobody up, even before all are told of it") {
-  // One thread leads "outer" and, inside it, "inner". When "inner" has landed, a waiter is told of
-  // it before the thread that leads "other" and follows "inner" is; so that one still has its edge
-  // to "inner". Whoever now asks for "other" on the landing thread is in no cycle through that
-  // edge.
+TEST_CASE(
+    "Promise 9: a call that has landed blocks nobody, even before all its callers are notified") {
+  // One thread leads "outer" and, inside it, "inner". When "inner" lands, the waiter is notified
+  // before the follower that leads "other", which therefore still has its edge to "inner". A caller
+  // that now asks for "other" on the landing thread is not in a cycle through that edge.
   using StringGroup = Group<std::string, int>;
   static StringGroup* the_group;
   static std::optional<std::errc> error;
@@ -278,8 +277,9 @@ TEST_CASE("Promise 9: a call that has landed holds nobody up, even before all ar
 }
 
 TEST_CASE(
-    "Promise 9: a follower that leaves waits no longer, even while it asks the call to stop") {
-  // The last to leave "inner" leads "outer". Told to stop, the leader of "inner" asks for "outer".
+    "Promise 9: a follower that leaves is no longer waiting, even while it asks the call to stop") {
+  // The last caller to leave "inner" leads "outer". When asked to stop, the leader of "inner" asks
+  // for "outer".
   Group<std::string, int> group;
   std::stop_source stop_leader;
   std::stop_source stop_follower;
@@ -287,7 +287,7 @@ TEST_CASE(
     return group.Do(
         "inner",
         [&](std::stop_token token) {
-          // Runs on the leaving thread, and keeps it until the leader has asked.
+          // This runs on the leaving thread, and blocks it until the leader has asked.
           std::atomic<bool> refused = false;
           const std::stop_callback on_stop(
               token, [&] { Await([&] { return refused || group.Callers("outer") == 2; }); });
@@ -315,7 +315,7 @@ TEST_CASE(
 }
 
 TEST_CASE("Promise 9: a caller that a limit refuses is never seen to wait") {
-  // Two leaders ask for each other's key; one of the calls is full, so only the other can be
+  // Two leaders ask for each other's key. One of the calls is full, so only the other can be
   // followed.
   Group<int, int> full({.max_callers_per_call = 1});
   Group<int, int> open;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Promise 5 (exceptions).
+// Promise 5 (exceptions): whatever `fn` throws reaches all callers unchanged.
 
 #include <atomic>
 #include <latch>
@@ -20,7 +20,7 @@ struct NotAnException {  // deliberately not derived from std::exception
 
 }  // namespace
 
-TEST_CASE("Promise 5: what the function throws reaches a caller alone as it is") {
+TEST_CASE("Promise 5: a lone caller gets what its function throws, unchanged") {
   Group<int, int> group;
   try {
     static_cast<void>(group.Do(1, []() -> int { throw std::out_of_range("too far"); }));
@@ -48,7 +48,7 @@ TEST_CASE("Promise 5: every caller of a failed call gets the very same exception
       } catch (const NotAnException& error) {
         objects[i] = &error;
         codes[i] = error.code;
-        all_have_it.arrive_and_wait();  // all objects live at once: equal addresses mean the same
+        all_have_it.arrive_and_wait();  // all are alive here, so equal addresses mean one object
       }
     });
   }
@@ -72,7 +72,8 @@ TEST_CASE("Promise 5: the key is free again at once after a failure") {
   CHECK(group.GetStats() == singleflight::Stats{.executions = 6, .failures = 3});
 }
 
-TEST_CASE("Promise 5: a value that cannot be converted or moved fails the call for all") {
+TEST_CASE(
+    "Promise 5: a value that cannot be converted or moved fails the call for all its callers") {
   struct Fragile {
     explicit Fragile(int* moves_left) : left(moves_left) {}
     Fragile(const Fragile& other) : left(other.left) { Count(); }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Join, Leave, Lead and Waiter: how callers that do not block join a call. And promise 14
-// (lifetime).
+// These tests cover Join, Leave, Lead and Waiter, the interface of callers that do not block. They
+// also cover promise 14 (lifetime).
 
 #include <atomic>
 #include <latch>
@@ -20,7 +20,7 @@ namespace {
 using IntGroup = Group<std::string, int>;
 using Lead = IntGroup::Lead;
 
-// A caller that counts how often it is told.
+// A caller that counts how often it is notified.
 struct TestWaiter final : IntGroup::Waiter {
   void OnLanded() noexcept override {
     landed_on = std::this_thread::get_id();
@@ -35,14 +35,14 @@ struct TestWaiter final : IntGroup::Waiter {
   bool in_catch_block = false;
 };
 
-// A launch that keeps the lead for the test to use.
+// Returns a launch that keeps the lead for the test to use.
 auto KeepIn(std::optional<Lead>& kept) {
   return [&kept](Lead lead) { kept = std::move(lead); };
 }
 
-void MustNotLaunch(Lead) { FAIL("launched"); }
+void MustNotLaunch(Lead) { FAIL("launch was called for a follower"); }
 
-// A lock that counts how often this thread has taken it.
+// Counts how often each thread has locked a mutex of this type.
 struct CountedMutex {
   void lock() {
     mutex.lock();
@@ -67,7 +67,7 @@ int LocksTakenBy(Act&& act) {
 
 }  // namespace
 
-TEST_CASE("Join: the first waiter leads, and gets the value moved when it is the only caller") {
+TEST_CASE("Join: the first waiter leads, and the value is moved to it if it is the only caller") {
   Group<int, std::unique_ptr<int>> group;
   struct Silent final : Group<int, std::unique_ptr<int>>::Waiter {
     void OnLanded() noexcept override { ++landed; }
@@ -75,7 +75,7 @@ TEST_CASE("Join: the first waiter leads, and gets the value moved when it is the
   } waiter;
   const Role role = group.Join(1, waiter, [](auto lead) {
     CHECK(lead.Succeed(std::make_unique<int>(7)));
-    CHECK_FALSE(lead.Succeed(nullptr));  // it has landed
+    CHECK_FALSE(lead.Succeed(nullptr));  // the call has landed already
   });
   CHECK(role == Role::kLeader);
   CHECK(waiter.landed == 1);
@@ -86,7 +86,7 @@ TEST_CASE("Join: the first waiter leads, and gets the value moved when it is the
   CHECK(group.GetStats() == Stats{.executions = 1});
 }
 
-TEST_CASE("Join: the next waiters follow, and all are told, in the order in which they joined") {
+TEST_CASE("Join: later waiters follow, and all are notified in the order in which they joined") {
   static std::vector<int> order;
   order.clear();
   struct Ordered final : IntGroup::Waiter {
@@ -117,7 +117,7 @@ TEST_CASE("Join: the next waiters follow, and all are told, in the order in whic
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 3});
 }
 
-TEST_CASE("Join: waiters and blocked threads are callers of one and the same call") {
+TEST_CASE("Join: waiters and blocked threads can be callers of the same call") {
   IntGroup group;
   TestWaiter waiter;
   std::optional<Lead> lead;
@@ -134,8 +134,8 @@ TEST_CASE("Join: waiters and blocked threads are callers of one and the same cal
   CHECK(waiter.Take().value == 7);
 }
 
-TEST_CASE("To join, to leave and to land is one critical section each") {
-  // What is found under the lock is used under it: in between, the call might land.
+TEST_CASE("Joining, leaving and landing take one critical section each") {
+  // A call that is found under the lock is used under the same lock, or it might land in between.
   CountedGroup group;
   TestWaiter leader;
   TestWaiter follower;
@@ -158,7 +158,7 @@ TEST_CASE("To join, to leave and to land is one critical section each") {
   CHECK(LocksTakenBy([&] { static_cast<void>(group.Do("key", [] { return 1; })); }) == 2);
 }
 
-TEST_CASE("Leave: once the call has landed, the group is not touched") {
+TEST_CASE("Leave: after the call has landed, Leave does not touch the group") {
   CountedGroup group;
   TestWaiter waiter;
   group.Join("key", waiter, [](CountedGroup::Lead lead) { lead.Succeed(7); });
@@ -206,7 +206,7 @@ TEST_CASE("Join: a failure reaches waiters outside any catch block") {
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .failures = 2});
 }
 
-TEST_CASE("Join: a launch that throws once the call has landed changes nothing") {
+TEST_CASE("Join: a launch that throws after the call has landed changes nothing") {
   IntGroup group;
   TestWaiter waiter;
   group.Join("key", waiter, [](Lead lead) {
@@ -230,7 +230,7 @@ TEST_CASE("Join: a waiter can be used again after it has taken its result or lef
   CHECK(waiter.landed == 3);
 }
 
-TEST_CASE("Join: what is woken may ask for the same key again, which is a call of its own") {
+TEST_CASE("Join: OnLanded may ask for the same key again, which starts a new call") {
   static IntGroup* group_of_waiter;
   struct Asks final : IntGroup::Waiter {
     void OnLanded() noexcept override {
@@ -265,7 +265,7 @@ TEST_CASE("Join: OnLanded may destroy the waiter and the lead that landed it") {
   CHECK(landed == 2);
 }
 
-TEST_CASE("Lead: when the last copy is dropped the call lands with owner_dead") {
+TEST_CASE("Lead: when the last copy is dropped, the call lands with owner_dead") {
   IntGroup group;
   TestWaiter waiter;
   {
@@ -287,7 +287,8 @@ TEST_CASE("Lead: when the last copy is dropped the call lands with owner_dead") 
   CHECK(group.GetStats() == Stats{.executions = 2, .failures = 2});
 }
 
-TEST_CASE("Lead: fits a std::function, and lands on whichever thread runs that") {
+TEST_CASE(
+    "Lead: a Lead fits into a std::function, and lands its call on whichever thread runs that") {
   IntGroup group;
   TestWaiter waiter;
   std::function<void()> task;
@@ -300,7 +301,7 @@ TEST_CASE("Lead: fits a std::function, and lands on whichever thread runs that")
   CHECK(waiter.Take().value == 3);
 }
 
-TEST_CASE("Lead: Run lands with what the function returns or throws, and runs it once") {
+TEST_CASE("Lead: Run calls the function once, and lands the call with what it returns or throws") {
   IntGroup group;
   TestWaiter waiter;
   std::optional<Lead> lead;
@@ -319,7 +320,7 @@ TEST_CASE("Lead: Run lands with what the function returns or throws, and runs it
   CHECK(waiter.Take().message == "down");
 }
 
-TEST_CASE("Lead: Run does nothing while another Run has begun") {
+TEST_CASE("Lead: Run does nothing while another Run is in progress") {
   IntGroup group;
   TestWaiter waiter;
   std::optional<Lead> lead;
@@ -336,7 +337,7 @@ TEST_CASE("Lead: Run does nothing while another Run has begun") {
   CHECK(waiter.Take().value == 7);
 }
 
-TEST_CASE("Lead: of many threads that land one call one wins") {
+TEST_CASE("Lead: of many threads that try to land one call, exactly one succeeds") {
   for (int round = 0; round < 200; ++round) {
     IntGroup group;
     TestWaiter waiter;
@@ -366,7 +367,7 @@ TEST_CASE("Lead: of many threads that land one call one wins") {
   }
 }
 
-TEST_CASE("Lead: a value for void is none") {
+TEST_CASE("Lead: in a group of void, Succeed takes no value") {
   Group<int, void> group;
   struct Silent final : Group<int, void>::Waiter {
     void OnLanded() noexcept override { ++landed; }
@@ -377,7 +378,7 @@ TEST_CASE("Lead: a value for void is none") {
   CHECK_FALSE(waiter.TakeResult().shared());
 }
 
-TEST_CASE("Leave: a follower leaves, the call goes on, and OnLanded does not come") {
+TEST_CASE("Leave: OnLanded is never called for a follower that has left, and the call goes on") {
   IntGroup group;
   TestWaiter stays;
   TestWaiter leaves[3];
@@ -385,7 +386,7 @@ TEST_CASE("Leave: a follower leaves, the call goes on, and OnLanded does not com
   group.Join("key", stays, KeepIn(lead));
   for (auto& waiter : leaves) group.Join("key", waiter, MustNotLaunch);
   for (const int i : {1, 0, 2}) CHECK(group.Leave(leaves[i]));
-  for (auto& waiter : leaves) CHECK_FALSE(group.Leave(waiter));  // once is enough
+  for (auto& waiter : leaves) CHECK_FALSE(group.Leave(waiter));  // it has left already
   CHECK(group.Callers("key") == 1);
   CHECK_FALSE(lead->GetStopToken().stop_requested());
   lead->Succeed(1);
@@ -394,7 +395,7 @@ TEST_CASE("Leave: a follower leaves, the call goes on, and OnLanded does not com
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 3, .left = 3});
 }
 
-TEST_CASE("Leave: the first waiter may leave its followers, and the last to leave stops the call") {
+TEST_CASE("Leave: the first waiter may leave before others, and the last to leave stops the call") {
   IntGroup group;
   TestWaiter leader;
   TestWaiter follower;
@@ -407,7 +408,7 @@ TEST_CASE("Leave: the first waiter may leave its followers, and the last to leav
   CHECK(lead->GetStopToken().stop_requested());
   CHECK(group.Callers("key") == 0);
   CHECK(*group.Do("key", [] { return 2; }) == 2);
-  CHECK(lead->Succeed(1));  // to nobody
+  CHECK(lead->Succeed(1));  // nobody is left to get it
   CHECK(leader.landed + follower.landed == 0);
 }
 
@@ -426,7 +427,7 @@ TEST_CASE("Leave: a follower that is left alone gets the value unshared") {
   CHECK(outcome.role == Role::kFollower);
 }
 
-TEST_CASE("Leave: after landing it is too late") {
+TEST_CASE("Leave: a waiter cannot leave a call that has landed") {
   IntGroup group;
   TestWaiter waiter;
   group.Join("key", waiter, [](Lead lead) { lead.Succeed(1); });
@@ -435,7 +436,8 @@ TEST_CASE("Leave: after landing it is too late") {
   CHECK_FALSE(group.Leave(waiter));
 }
 
-TEST_CASE("Leave: when it races with landing, either it left or OnLanded comes, never both") {
+TEST_CASE(
+    "Leave: when it races with landing, either it succeeds or OnLanded is called, never both") {
   constexpr int kRounds = 3000;
   int left = 0;
   int landed = 0;
@@ -465,7 +467,7 @@ TEST_CASE("Leave: when it races with landing, either it left or OnLanded comes, 
   CHECK(left + landed == kRounds);
 }
 
-TEST_CASE("Leave: the last leaver and a newcomer race, and the newcomer is never stopped") {
+TEST_CASE("Leave: a newcomer that races with the last caller to leave never joins a stopped call") {
   constexpr int kRounds = 3000;
   IntGroup group;
   int joined_stopped = 0;
@@ -510,7 +512,7 @@ TEST_CASE("Promise 14: the destructor asks asynchronous calls to stop and waits 
         });
       });
     }
-    group.Forget("1");  // forgotten ones are waited for as well
+    group.Forget("1");  // forgotten calls are waited for as well
   }
   CHECK(stopped == 3);
   workers.clear();
@@ -520,7 +522,7 @@ TEST_CASE("Promise 14: the destructor asks asynchronous calls to stop and waits 
   }
 }
 
-TEST_CASE("Promise 14: a call may be landed by the very request to stop") {
+TEST_CASE("Promise 14: a call may be landed by the very request that asks it to stop") {
   TestWaiter waiter;
   std::optional<Lead> lead;
   std::optional<std::stop_callback<std::function<void()>>> on_stop;
@@ -548,7 +550,7 @@ TEST_CASE("Promise 14: a lead whose call has landed may outlive the group") {
   CHECK(waiter.Take().value == 1);
 }
 
-TEST_CASE("Promise 14: whoever is woken may destroy the group") {
+TEST_CASE("Promise 14: OnLanded may destroy the group") {
   struct OwnsGroup final : IntGroup::Waiter {
     void OnLanded() noexcept override { group.reset(); }
     std::unique_ptr<IntGroup> group = std::make_unique<IntGroup>();
@@ -580,7 +582,7 @@ TEST_CASE("Lead: OnLanded may destroy the lead whose Run is still running") {
   CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
 }
 
-TEST_CASE("Leave: a waiter can leave without its group, also after the group's end") {
+TEST_CASE("Leave: a waiter may call Leave without its group, even after the group is destroyed") {
   TestWaiter waiter;
   TestWaiter leader;
   {
@@ -600,7 +602,7 @@ TEST_CASE("Leave: a waiter can leave without its group, also after the group's e
   CHECK(waiter.Detach());  // it is on no call any more
 }
 
-TEST_CASE("Detach: while a call is in flight, that is to leave it") {
+TEST_CASE("Detach: while a call is in flight, Detach leaves it") {
   IntGroup group;
   TestWaiter leader;
   TestWaiter follower;
@@ -614,7 +616,7 @@ TEST_CASE("Detach: while a call is in flight, that is to leave it") {
   CHECK(follower.landed == 0);
 }
 
-TEST_CASE("Detach: who is told may end any of those that are to be told next") {
+TEST_CASE("Detach: OnLanded may detach any waiter that has not been notified yet") {
   struct Ending final : IntGroup::Waiter {
     void OnLanded() noexcept override {
       for (TestWaiter* waiter : to_end) ended += waiter->Detach() ? 1 : 0;
@@ -630,14 +632,14 @@ TEST_CASE("Detach: who is told may end any of those that are to be told next") {
   for (int i = 1; i < 5; ++i) group.Join("key", waiters[i], MustNotLaunch);
   ending.to_end = {&waiters[0], &waiters[1], &waiters[2], &waiters[4]};
   lead->Succeed(1);
-  CHECK(ending.ended == 3);  // the first had been told
+  CHECK(ending.ended == 3);  // the first had already been notified
   CHECK(waiters[0].landed == 1);
   CHECK(waiters[1].landed + waiters[2].landed + waiters[4].landed == 0);
   CHECK(waiters[3].Take().value == 1);
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 5});
 }
 
-TEST_CASE("Detach: a waiter that is used again counts as told only when it is told again") {
+TEST_CASE("Detach: a waiter that is used again counts as notified only when it is notified again") {
   struct Ending final : IntGroup::Waiter {
     void OnLanded() noexcept override { ended = to_end != nullptr && to_end->Detach(); }
     TestWaiter* to_end = nullptr;
@@ -656,7 +658,8 @@ TEST_CASE("Detach: a waiter that is used again counts as told only when it is to
   CHECK(waiter.landed == 1);
 }
 
-TEST_CASE("Detach: when it races with landing, either OnLanded comes or it does not") {
+TEST_CASE(
+    "Detach: when it races with landing, either it succeeds or OnLanded is called, never both") {
   constexpr int kRounds = 3000;
   IntGroup group;
   int wrong = 0;
@@ -674,7 +677,7 @@ TEST_CASE("Detach: when it races with landing, either OnLanded comes or it does 
     together.arrive_and_wait();
     if (follower->Detach()) {
       if (follower->landed != 0) ++wrong;
-      follower.reset();  // nobody must touch it
+      follower.reset();  // nobody may touch it any more
     } else {
       Await([&] { return follower->landed == 1; });
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Promise 3 (identity), and Forget, ForgetUnshared and Callers.
+// These tests cover promise 3 (identity), and Forget, ForgetUnshared and Callers.
 
 #include <deque>
 #include <latch>
@@ -12,7 +12,7 @@ using namespace test;
 using singleflight::Group;
 using singleflight::Role;
 
-TEST_CASE("Promise 3: after Forget the next caller starts afresh while the old call goes on") {
+TEST_CASE("Promise 3: after Forget, the next caller starts a new call while the old one goes on") {
   Group<std::string, int> group;
   std::latch finish_first(1);
   std::latch finish_second(1);
@@ -50,7 +50,7 @@ TEST_CASE("Promise 3: after Forget the next caller starts afresh while the old c
   CHECK(group.GetStats() == singleflight::Stats{.executions = 2, .followers = 2});
 }
 
-TEST_CASE("Promise 3: calls forgotten one after the other land in any order") {
+TEST_CASE("Promise 3: calls forgotten one after the other may land in any order") {
   Group<int, int> group;
   constexpr int kCalls = 5;
   std::deque<std::latch> gates;
@@ -93,7 +93,7 @@ TEST_CASE("Promise 3: a function that has forgotten its own key may ask for it a
 
 TEST_CASE("ForgetUnshared forgets a call that nobody has joined") {
   Group<std::string, bool> group;
-  CHECK(group.ForgetUnshared("key"));  // none in flight
+  CHECK(group.ForgetUnshared("key"));  // no call is in flight
   CHECK(*group.Do("key", [&] { return group.ForgetUnshared("key") && group.Callers("key") == 0; }));
 }
 
@@ -112,7 +112,7 @@ TEST_CASE("ForgetUnshared leaves a shared call alone until its followers have le
   CHECK(leader.Finish().value == 1);
 }
 
-TEST_CASE("Callers counts the leader and its followers, for the key asked for only") {
+TEST_CASE("Callers counts the leader and the followers of the given key only") {
   Group<std::string, int> group;
   CHECK(group.Callers("key") == 0);
   const auto outcomes = AskAtOnce(3, [&] {

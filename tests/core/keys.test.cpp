@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Keys: what a caller may give for one, and how they are hashed and compared.
+// These tests show what a caller may give as a key, and how keys are hashed and compared.
 
 #include <cctype>
 #include <latch>
@@ -14,7 +14,7 @@ using singleflight::Group;
 
 namespace {
 
-// True if a call led for `led_as` is found by `asked_as`.
+// Returns whether a call led for `led_as` is found by `asked_as`.
 template <class GroupLike, class Led, class Asked>
 bool Meets(GroupLike& group, const Led& led_as, const Asked& asked_as) {
   bool met = false;
@@ -40,7 +40,8 @@ struct TenantHash {
 
 }  // namespace
 
-TEST_CASE("A string key may be a string, a view, a pointer or a literal, and all of them meet") {
+TEST_CASE(
+    "A string key may be a string, a view, a pointer or a literal, and all find the same call") {
   Group<std::string, int> group;
   const std::string string = "key";
   const std::string_view view = "key";
@@ -56,14 +57,14 @@ TEST_CASE("A string key may be a string, a view, a pointer or a literal, and all
   CHECK(Meets(group, "", std::string_view()));
 }
 
-TEST_CASE("Other string types are keys as well") {
+TEST_CASE("Other string types can be keys as well") {
   Group<std::wstring, int> wide;
   CHECK(Meets(wide, L"key", std::wstring(L"key")));
   Group<std::pmr::string, int> pooled;
   CHECK(Meets(pooled, "key", std::pmr::string("key")));
 }
 
-TEST_CASE("A hash and an equality that take strings only get strings") {
+TEST_CASE("A hash and an equality that take only strings are given strings") {
   struct IgnoreCase {
     std::size_t operator()(const std::string& key) const { return key.size(); }
     bool operator()(const std::string& a, const std::string& b) const {
@@ -76,13 +77,13 @@ TEST_CASE("A hash and an equality that take strings only get strings") {
   CHECK_FALSE(Meets(group, "Key", "Kez"));
 }
 
-TEST_CASE("A number may be given as another type of number") {
+TEST_CASE("A number may be given as a number of another type") {
   Group<std::uint64_t, int> group;
   CHECK(Meets(group, 42, std::uint64_t{42}));
   CHECK(Meets(group, 'a', 97u));
 }
 
-TEST_CASE("A key may be any type with a hash and an equality") {
+TEST_CASE("A key may be of any type with a hash and an equality") {
   struct Key {
     std::string tenant;
     int id;
@@ -100,13 +101,14 @@ TEST_CASE("A key may be any type with a hash and an equality") {
   CHECK_FALSE(Meets(group, Key{"a", 1}, Key{"a", 2}));
 }
 
-TEST_CASE("With a transparent hash a key may be given as anything that a key can be made of") {
+TEST_CASE(
+    "With a transparent hash, a key may be given as anything that it can be constructed from") {
   Group<Tenant, int, TenantHash> group;
   CHECK(Meets(group, Tenant(TenantView{"a"}), TenantView{"a"}));
   CHECK_FALSE(Meets(group, TenantView{"a"}, TenantView{"b"}));
 }
 
-TEST_CASE("A key given as something that converts lives as long as the call needs it") {
+TEST_CASE("A key that is converted from another type lives as long as the call needs it") {
   Group<std::string, int> group;
   struct Convertible {
     operator std::string() const { return "a key that is too long for the small-string buffer"; }
@@ -114,7 +116,7 @@ TEST_CASE("A key given as something that converts lives as long as the call need
   CHECK(Meets(group, Convertible(), "a key that is too long for the small-string buffer"));
 }
 
-TEST_CASE("Two numbers that differ never become one key") {
+TEST_CASE("Two different numbers never become the same key") {
   Group<std::uint32_t, int> group;
   const auto fn = [] { return 1; };
   CHECK_THROWS_AS(static_cast<void>(group.Do(1LL + (1LL << 32), fn)), std::out_of_range);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Promises 10 (leaving) and 11 (the last to leave asks the call to stop).
+// A caller leaves without disturbing the others (promise 10), and the last to leave asks the call
+// to stop (promise 11).
 
 #include <atomic>
 #include <latch>
@@ -17,7 +18,7 @@ namespace {
 
 using IntGroup = Group<std::string, int>;
 
-// A leader that is inside its function until Finish, for the key "key".
+// Leads a call for "key", and stays inside its function until Finish.
 class Leader {
  public:
   explicit Leader(IntGroup& group, CallOptions options = {})
@@ -68,7 +69,7 @@ TEST_CASE("Promise 10: a follower whose timeout passes leaves, and the call goes
 }
 
 TEST_CASE(
-    "Promise 10: a timeout of zero or less means not to wait, and a leader runs all the same") {
+    "Promise 10: with a timeout of zero or less, a follower does not wait and a leader runs") {
   IntGroup group;
   for (const auto timeout : {0ns, -1ns, std::chrono::nanoseconds::min()}) {
     CHECK(*group.Do("key", [] { return 3; }, {.timeout = timeout}) == 3);
@@ -80,7 +81,7 @@ TEST_CASE(
   CHECK(group.GetStats() == singleflight::Stats{.executions = 6, .followers = 3, .left = 3});
 }
 
-TEST_CASE("Promise 10: a timeout beyond the clock's end means to wait for ever") {
+TEST_CASE("Promise 10: a timeout beyond the clock's range never passes") {
   IntGroup group;
   Leader leader(group);
   Caller follower([&] {
@@ -105,7 +106,7 @@ TEST_CASE("Promise 10: a follower that is stopped leaves, and the call goes on")
   CHECK(other.Join().value == 1);
 }
 
-TEST_CASE("Promise 10: a caller that was stopped before it asks runs nothing and joins nothing") {
+TEST_CASE("Promise 10: a caller that is stopped before it asks runs nothing and joins nothing") {
   IntGroup group;
   std::stop_source stop;
   stop.request_stop();
@@ -153,7 +154,7 @@ TEST_CASE("Promise 10: when a result and a stop race, a follower gets exactly on
 }
 
 TEST_CASE("Promise 10: a stop that comes once the call has landed is too late for a follower") {
-  // Told before the follower, it stops that, and gives it time to notice.
+  // It is notified before the follower, which it stops and gives time to notice.
   struct Stops final : IntGroup::Waiter {
     void OnLanded() noexcept override {
       stop.request_stop();
@@ -203,7 +204,8 @@ TEST_CASE("Promise 10: when a result and a timeout race, a follower gets exactly
   CHECK(group.GetStats().left == static_cast<std::uint64_t>(timeouts));
 }
 
-TEST_CASE("Promise 11: a leader without a stop of its own stays a caller, and is never asked") {
+TEST_CASE(
+    "Promise 11: a leader without a stop token never leaves, so its call is never asked to stop") {
   IntGroup group;
   Leader leader(group);
   CHECK_FALSE(leader.CanBeAskedToStop());
@@ -211,7 +213,7 @@ TEST_CASE("Promise 11: a leader without a stop of its own stays a caller, and is
   CHECK(group.Callers("key") == 1);
 }
 
-TEST_CASE("Promise 11: a leader that is stopped alone is asked to stop, and the call forgotten") {
+TEST_CASE("Promise 11: when a lone leader is stopped, its call is asked to stop and is forgotten") {
   IntGroup group;
   std::stop_source stop;
   Leader leader(group, {.stop = stop.get_token()});
@@ -220,7 +222,7 @@ TEST_CASE("Promise 11: a leader that is stopped alone is asked to stop, and the 
   stop.request_stop();
   CHECK(leader.WasAskedToStop());
   CHECK(group.Callers("key") == 0);
-  CHECK(*group.Do("key", [] { return 2; }) == 2);  // a newcomer starts afresh
+  CHECK(*group.Do("key", [] { return 2; }) == 2);  // a newcomer starts a new call
   CHECK(leader.Finish().value == 1);               // a blocking leader returns when `fn` does
   CHECK_FALSE(leader.Finish().shared);
   CHECK(group.GetStats() == singleflight::Stats{.executions = 2, .left = 1});
@@ -247,7 +249,7 @@ TEST_CASE("Promise 11: a stopped leader's call goes on for its followers until t
   CHECK_FALSE(leader.WasAskedToStop());
 }
 
-TEST_CASE("Promise 11: the last follower of a stopped leader asks the call to stop") {
+TEST_CASE("Promise 11: the last follower to leave a stopped leader asks the call to stop") {
   IntGroup group;
   std::stop_source stop_leader;
   std::stop_source stop_follower;
@@ -262,9 +264,9 @@ TEST_CASE("Promise 11: the last follower of a stopped leader asks the call to st
   CHECK(group.Callers("key") == 0);
 }
 
-TEST_CASE("Promise 11: a newcomer never joins a call that was told to stop") {
-  // The last caller leaves just as a newcomer asks: it either joins a call that then is not told to
-  // stop, or leads a call of its own.
+TEST_CASE("Promise 11: a newcomer never joins a call that was asked to stop") {
+  // The last caller leaves just as a newcomer asks. The newcomer either joins a call that is then
+  // not asked to stop, or leads a call of its own.
   constexpr int kRounds = 1000;
   int stopped_under_newcomer = 0;
   IntGroup group;
@@ -276,7 +278,7 @@ TEST_CASE("Promise 11: a newcomer never joins a call that was told to stop") {
       return group.Do("key",
                       [&](std::stop_token token) {
                         go.wait();
-                        // Until it is told to stop, or the newcomer has joined it.
+                        // Waits until the call is asked to stop, or the newcomer has joined it.
                         Await([&] {
                           return token.stop_requested() ||
                                  group.GetStats().followers > followers_before;

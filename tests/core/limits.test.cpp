@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Promise 12 (bounded damage), and what GroupOptions refuse.
+// Promise 12 (bounded damage): the limits of GroupOptions refuse callers and forget old calls.
 
 #include <latch>
 #include <stdexcept>
@@ -33,7 +33,7 @@ TEST_CASE("Promise 12: a caller beyond max_callers_per_call is refused, and runs
   CHECK(ErrorOf(ask_and_wait) == kRefused);
   CHECK_FALSE(ran);
   CHECK(group.Callers(1) == 2);
-  CHECK(*group.Do(2, [] { return 7; }) == 7);  // another key is not concerned
+  CHECK(*group.Do(2, [] { return 7; }) == 7);  // another key is not affected
   CHECK(leader.Finish().value == 1);
   CHECK(follower.Join().value == 1);
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .refused = 2});
@@ -95,7 +95,7 @@ TEST_CASE("Promise 12: the limits hold for Join as well") {
   Silent second;
   std::optional<IntGroup::Lead> lead;
   group.Join(1, first, [&](IntGroup::Lead made) { lead = made; });
-  const auto launch = [](IntGroup::Lead) { FAIL("launched"); };
+  const auto launch = [](IntGroup::Lead) { FAIL("launch was called for a refused caller"); };
   CHECK(ErrorOf([&] { return group.Join(1, second, launch); }) == kRefused);
   CHECK(ErrorOf([&] { return group.Join(2, second, launch); }) == kRefused);
   CHECK_FALSE(group.Leave(second));  // it never joined
@@ -107,7 +107,7 @@ TEST_CASE("Promise 12: the limits hold for Join as well") {
 TEST_CASE("Promise 12: a call older than max_age is forgotten by the next caller") {
   Group<int, int> group({.max_age = 1ns});
   HeldCall stuck(group, 1);
-  const auto seen = std::chrono::steady_clock::now();  // the call was begun before
+  const auto seen = std::chrono::steady_clock::now();  // the call began before this
   Await([&] { return std::chrono::steady_clock::now() - seen > 1ns; });
   CHECK(*group.Do(1, [] { return 2; }) == 2);
   CHECK(group.GetStats() == Stats{.executions = 2, .in_flight = 1});
@@ -126,7 +126,7 @@ TEST_CASE("Promise 12: a call younger than max_age is joined") {
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 2});
 }
 
-TEST_CASE("A limit that would serve or share nothing is refused by the constructor") {
+TEST_CASE("The constructor refuses limits under which nothing would be served or shared") {
   using IntGroup = Group<int, int>;
   CHECK_THROWS_AS(IntGroup({.max_callers_per_call = 0}), std::invalid_argument);
   CHECK_THROWS_AS(IntGroup({.max_calls_in_flight = 0}), std::invalid_argument);
@@ -145,7 +145,8 @@ TEST_CASE("Promise 12: a caller refused by one limit does not forget a call that
   CHECK(old.Finish().value == 1);
 }
 
-TEST_CASE("Promise 12: who would wait for itself is told so, even where the call is full") {
+TEST_CASE(
+    "Promise 12: a caller that would wait for itself gets a deadlock error even on a full call") {
   Group<int, int> group({.max_callers_per_call = 1});
   std::optional<std::errc> error;
   static_cast<void>(group.Do(1, [&] {

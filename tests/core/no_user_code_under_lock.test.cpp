@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Promise 8: no user code under a lock, KeyEqual and the key's copy for an asynchronous call
-// excepted.
+// Promise 8: no user code runs under a lock, except KeyEqual and the key's copy for an asynchronous
+// call.
 
 #include <latch>
 
@@ -106,7 +106,7 @@ TEST_CASE("Promise 8: an exception is copied and destroyed with no lock held") {
   });
 }
 
-TEST_CASE("Promise 8: launch, OnLanded and a lead's value run with no lock held") {
+TEST_CASE("Promise 8: launch and OnLanded run, and a lead's value is moved, with no lock held") {
   CheckNeverUnderLock([] {
     WatchedGroup group;
     WatchedWaiter leader;
@@ -116,7 +116,7 @@ TEST_CASE("Promise 8: launch, OnLanded and a lead's value run with no lock held"
       UserCode();
       lead = made;
     });
-    group.Join(1, follower, [](WatchedGroup::Lead) { FAIL("launched twice"); });
+    group.Join(1, follower, [](WatchedGroup::Lead) { FAIL("launch was called for a follower"); });
     lead->Succeed(WatchedValue(1));
     static_cast<void>(leader.TakeResult());
     static_cast<void>(follower.TakeResult());
@@ -135,8 +135,7 @@ TEST_CASE("Promise 8: a call is asked to stop with no lock held") {
                                [&](std::stop_token token) {
                                  const std::stop_callback on_stop(token, [&] {
                                    UserCode();
-                                   // What a callback may well do: ask the group, and even for the
-                                   // same key.
+                                   // A callback may ask the group, even for the same key.
                                    static_cast<void>(group.Do(1, [] { return WatchedValue(2); }));
                                    static_cast<void>(group.GetStats());
                                  });
@@ -157,7 +156,7 @@ TEST_CASE("Promise 8: a call is asked to stop with no lock held") {
   });
 }
 
-TEST_CASE("Promise 8: a callback may land the call that it is told to stop") {
+TEST_CASE("Promise 8: a stop callback may land the call that is asked to stop") {
   Group<int, int> group;
   struct Silent final : Group<int, int>::Waiter {
     void OnLanded() noexcept override { ++landed; }

@@ -18,7 +18,7 @@ namespace {
 
 struct Thrown {};
 
-// A key whose copy, hash and equality throw when told to.
+// A key whose copy, hash and equality throw on request.
 struct Key {
   explicit Key(int its_id) : id(its_id) {}
   Key(const Key& other) : id(other.id) {
@@ -87,7 +87,7 @@ TEST_CASE("Promise 7: landing runs neither hash nor equality") {
   CHECK(group.GetStats().in_flight == 0);
 }
 
-TEST_CASE("Promise 7: a key whose copy throws fails Join only, and OnLanded never comes") {
+TEST_CASE("Promise 7: a key whose copy throws fails only Join, and OnLanded is never called") {
   struct Silent final : KeyGroup::Waiter {
     void OnLanded() noexcept override { ++landed; }
     int landed = 0;
@@ -103,7 +103,7 @@ TEST_CASE("Promise 7: a key whose copy throws fails Join only, and OnLanded neve
   CHECK(*group.Do(Key(1), [] { return 1; }) == 1);
 }
 
-TEST_CASE("Promise 7: when an allocation fails, the follower it was for fails and nobody else") {
+TEST_CASE("Promise 7: when an allocation fails, only the follower that needed it fails") {
   const singleflight::CallOptions ways_to_wait[] = {{}, {.timeout = 1h}};
   for (const auto& options : ways_to_wait) {
     std::size_t failures = 0;
@@ -133,7 +133,7 @@ TEST_CASE("Promise 7: when an allocation fails, the follower it was for fails an
   }
 }
 
-TEST_CASE("Promise 7: when an allocation fails, Join fails and nobody else") {
+TEST_CASE("Promise 7: when an allocation of Join fails, only that Join fails") {
   std::size_t failures = 0;
   for (bool succeeded = false; !succeeded; ++failures) {
     Group<std::string, int> group;
@@ -170,7 +170,7 @@ TEST_CASE("Promise 7: a leader whose stop source cannot be allocated fails befor
   CHECK(group.GetStats() == Stats{});
 }
 
-TEST_CASE("Promise 7: a table that cannot grow goes on without") {
+TEST_CASE("Promise 7: a table that cannot grow keeps its size and still works") {
   constexpr int kDepth = 500;
   Group<int, int> group;
   const std::function<int(int)> nest = [&](int key) -> int {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Promises 1 (one execution) and 2 (not a cache).
+// A key has one execution at a time (promise 1), and its result is not cached (promise 2).
 
 #include <atomic>
 #include <latch>
@@ -20,7 +20,7 @@ struct SameHash {
 
 }  // namespace
 
-TEST_CASE("Promise 1: a caller alone runs its function and gets its value") {
+TEST_CASE("Promise 1: a lone caller runs its function and gets its value") {
   Group<std::string, int> group;
   const auto result = group.Do("key", [] { return 42; });
   CHECK(*result == 42);
@@ -28,7 +28,7 @@ TEST_CASE("Promise 1: a caller alone runs its function and gets its value") {
   CHECK(result.role() == Role::kLeader);
 }
 
-TEST_CASE("Promise 1: callers that come while the function runs get the one result of it") {
+TEST_CASE("Promise 1: callers that ask while the function runs all get its one result") {
   constexpr std::size_t kCallers = 10;
   Group<std::string, std::string> group;
   std::atomic<int> runs = 0;
@@ -49,9 +49,9 @@ TEST_CASE("Promise 1: callers that come while the function runs get the one resu
   CHECK(leaders == 1);
 }
 
-TEST_CASE("Promise 1: different keys run at the same time") {
+TEST_CASE("Promise 1: functions for different keys run at the same time") {
   Group<int, int> group;
-  std::latch both(2);  // each function waits for the other one to have begun
+  std::latch both(2);  // each function waits until the other one has begun
   const auto ask = [&](int key) {
     return group.Do(key, [&, key] {
       both.arrive_and_wait();
@@ -92,7 +92,7 @@ TEST_CASE("Promise 3: a call that lands leaves a newer one with the same hash in
 }
 
 TEST_CASE("Promise 1: a thousand calls in flight at once are each found again") {
-  // Far beyond the buckets that a shard begins with, so that it grows with calls in it.
+  // This is far more than a shard has buckets at first, so it grows while calls are in it.
   constexpr int kDepth = 1000;
   Group<int, int> group;
   std::vector<std::size_t> callers;
@@ -115,8 +115,9 @@ TEST_CASE("Promise 2: the next caller runs the function again") {
   CHECK(runs == 3);
 }
 
-TEST_CASE("Promise 2: who asks after any caller has returned gets a later run") {
-  // Each thread notes the run that it got; the next time it asks it must get a later one.
+TEST_CASE(
+    "Promise 2: a caller that asks after another has returned gets the result of a later run") {
+  // Each thread records the run that it got. Any thread that asks after that must get a later one.
   constexpr int kThreads = 4;
   constexpr int kRounds = 5000;
   Group<int, int> group;

@@ -20,7 +20,7 @@ int Fail() { throw std::runtime_error("down"); }
 
 }  // namespace
 
-TEST_CASE("kRetry: a follower whose leader failed leads itself") {
+TEST_CASE("kRetry: a follower whose leader failed becomes a leader itself") {
   Group<int, int> group;
   Caller leader([&] {
     return group.Do(1,
@@ -33,13 +33,13 @@ TEST_CASE("kRetry: a follower whose leader failed leads itself") {
   AwaitCallers(group, 1, 1);
   const auto follower =
       Keep([&] { return group.Do(1, [] { return 2; }, {.on_failure = OnFailure::kRetry}); });
-  CHECK(leader.Join().message == "down");  // its own failure is final
+  CHECK(leader.Join().message == "down");  // a leader's own failure is final
   CHECK(follower.value == 2);
   CHECK(follower.role == Role::kLeader);
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .failures = 1});
 }
 
-TEST_CASE("kRetry: of many followers whose leader failed one leads and the others join it") {
+TEST_CASE("kRetry: of many followers whose leader failed, one leads and the others join it") {
   constexpr std::size_t kFollowers = 6;
   Group<int, int> group;
   Caller leader([&] {
@@ -64,15 +64,14 @@ TEST_CASE("kRetry: of many followers whose leader failed one leads and the other
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 2 * kFollowers - 1, .failures = 1});
 }
 
-TEST_CASE("kRetry: when every function fails each caller ends with a failure of its own") {
+TEST_CASE("kRetry: when every function fails, each caller gets a failure of its own") {
   constexpr std::size_t kCallers = 4;
   Group<int, int> group;
   std::atomic<int> runs = 0;
   const auto outcomes = AskAtOnce(kCallers, [&] {
     return group.Do(1,
                     [&]() -> int {
-                      // The first run has all callers on it, the next one all but its leader, and
-                      // so on.
+                      // All callers are on the first run, and each later one lacks one more leader.
                       const int run = ++runs;
                       AwaitCallers(group, 1, kCallers + 1 - static_cast<std::size_t>(run));
                       throw std::runtime_error("run " + std::to_string(run));
@@ -85,7 +84,7 @@ TEST_CASE("kRetry: when every function fails each caller ends with a failure of 
   CHECK(messages == std::vector<std::string>{"run 1", "run 2", "run 3", "run 4"});
 }
 
-TEST_CASE("kRetry: a follower that shares gets the failure while another one retries") {
+TEST_CASE("kRetry: a follower with kShare gets the failure while another one retries") {
   Group<int, int> group;
   Caller leader([&] {
     return group.Do(1, [&] {
@@ -109,7 +108,7 @@ TEST_CASE("kRetry: the timeout counts from the first join, through all retries")
   Caller first([&] {
     return group.Do(1, [&]() -> int {
       AwaitCallers(group, 1, 2);
-      group.Forget(1);  // so that the next caller leads the call that the follower will retry on
+      group.Forget(1);  // the next caller then leads the call that the follower retries on
       Await([&] { return second_leads.load(); });
       throw std::runtime_error("down");
     });
@@ -132,10 +131,10 @@ TEST_CASE("kRetry: the timeout counts from the first join, through all retries")
   CHECK(first.Join().message == "down");
 }
 
-TEST_CASE("kRetry: a follower whose time is over when it asks again does not wait") {
+TEST_CASE("kRetry: a follower whose timeout has passed when it asks again does not wait") {
   using Clock = std::chrono::steady_clock;
   constexpr auto kTimeout = 100ms;
-  // Told before the follower, it keeps that waiting until its time is over.
+  // It is notified before the follower, and delays it until its timeout has passed.
   struct Delays final : Group<int, int>::Waiter {
     void OnLanded() noexcept override {
       Await([this] { return Clock::now() > until; });
@@ -156,12 +155,12 @@ TEST_CASE("kRetry: a follower whose time is over when it asks again does not wai
   Caller follower([&] {
     return group.Do(1, [] { return 5; }, {.timeout = kTimeout, .on_failure = OnFailure::kRetry});
   });
-  Await([&] { return group.GetStats().followers == 2; });  // it may be gone by now
+  Await([&] { return group.GetStats().followers == 2; });  // the follower may have left by now
   waiter.until = Clock::now() + kTimeout;
   group.Forget(1);
   Caller second([&] {
     return group.Do(1, [&] {
-      Await([&] { return finish || group.Callers(1) == 2; });  // or the follower waits here, too
+      Await([&] { return finish || group.Callers(1) == 2; });  // 2: the follower wrongly waits here
       return 6;
     });
   });
@@ -197,7 +196,7 @@ TEST_CASE("kRetry: a follower that was stopped when its leader failed does not l
     });
   });
   AwaitCallers(group, 1, 1);
-  // Stops the follower while it is told of the failure, when it is too late to leave.
+  // Stops the follower while callers are notified of the failure, when it is too late to leave.
   struct Stops final : Group<int, int>::Waiter {
     explicit Stops(std::stop_source& its_stop) : stop(its_stop) {}
     void OnLanded() noexcept override { stop.request_stop(); }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Promise 4 (`shared` is decided once).
+// Promise 4: `shared` is decided once, and every caller sees the same answer.
 
 #include <latch>
 
@@ -15,7 +15,7 @@ TEST_CASE("Promise 4: a result that only its leader gets is not shared") {
   CHECK_FALSE(group.Do(1, [] { return 1; }).shared());
 }
 
-TEST_CASE("Promise 4: a result is not shared when all followers have left before it landed") {
+TEST_CASE("Promise 4: a result is not shared if all followers left before the call landed") {
   Group<int, int> group;
   HeldCall leader(group, 1);
   const auto left = Keep([&] { return group.Do(1, [] { return 2; }, {.timeout = 1ns}); });
@@ -29,7 +29,7 @@ TEST_CASE("Promise 4: every caller of a call reads the same answer") {
   constexpr int kRounds = 3000;
   Group<int, int> group;
   std::atomic<int> runs = 0;
-  // [run] how many callers it had, and how many of those were told that it was shared
+  // callers[run] counts the callers of a run, and told_shared[run] those whose result was shared.
   std::vector<std::atomic<int>> callers(kThreads * kRounds + 1);
   std::vector<std::atomic<int>> told_shared(kThreads * kRounds + 1);
   std::vector<std::jthread> threads;
@@ -51,7 +51,7 @@ TEST_CASE("Promise 4: every caller of a call reads the same answer") {
   CHECK(wrong == 0);
 }
 
-TEST_CASE("Promise 4: a stopped leader that returns with a follower shares the result with it") {
+TEST_CASE("Promise 4: a stopped leader shares the result with a follower that stays") {
   Group<int, int> group;
   std::stop_source stop;
   std::latch finish(1);
@@ -68,7 +68,7 @@ TEST_CASE("Promise 4: a stopped leader that returns with a follower shares the r
   AwaitCallers(group, 1, 2);
   stop.request_stop();
   CHECK(group.Callers(1) == 1);
-  CHECK_FALSE(group.ForgetUnshared(1));  // two will get the result
+  CHECK_FALSE(group.ForgetUnshared(1));  // two callers will get the result
   finish.count_down();
   CHECK(leader.Join().value == 5);
   CHECK(leader.Join().shared);

@@ -18,8 +18,8 @@ using singleflight::Group;
 
 namespace {
 
-// Never returns: the thread is to be cancelled in here. (ThreadSanitizer's own pause() does not see
-// the unwinding, and from there on it misses what the thread locks.)
+// Never returns, because the thread is cancelled in here. ThreadSanitizer's own pause() does not
+// see the unwinding, and from then on it misses what the thread locks.
 [[noreturn]] void SitInCancellationPoint() {
   for (;;) {
 #if defined(UNDER_THREAD_SANITIZER)
@@ -37,7 +37,7 @@ struct SetOnUnwind {
 
 }  // namespace
 
-TEST_CASE("Promise 6: a leader cancelled inside its function lands its followers with owner_dead") {
+TEST_CASE("Promise 6: a leader cancelled inside its function lands its call with owner_dead") {
   Group<std::string, int> group;
   std::atomic<bool> unwound = false;
   CancellableThread leader([&] {
@@ -72,7 +72,7 @@ TEST_CASE("Promise 6: pthread_exit inside the function is a forced unwind too") 
   CHECK(follower.Join().error == std::errc::owner_dead);
 }
 
-TEST_CASE("Promise 6: a leader with a stop of its own and no followers is unwound as well") {
+TEST_CASE("Promise 6: a leader with a stop token and no followers is unwound as well") {
   Group<std::string, int> group;
   std::stop_source stop;
   CancellableThread leader([&] {
@@ -83,10 +83,11 @@ TEST_CASE("Promise 6: a leader with a stop of its own and no followers is unwoun
   leader.Cancel();
   CHECK(leader.JoinWasUnwound());
   CHECK(group.GetStats().in_flight == 0);
-  stop.request_stop();  // finds nothing of the call
+  stop.request_stop();  // no stop callback of the call is left to run
 }
 
-TEST_CASE("Promise 6: a follower that is cancelled while it may leave is unwound and leaves") {
+TEST_CASE(
+    "Promise 6: a follower that may leave is unwound and leaves when its thread is cancelled") {
   Group<std::string, int> group;
   HeldCall leader(group, std::string("key"));
   CancellableThread follower(
@@ -99,7 +100,8 @@ TEST_CASE("Promise 6: a follower that is cancelled while it may leave is unwound
   CHECK_FALSE(leader.Finish().shared);
 }
 
-TEST_CASE("Promise 6: cancelling a follower while its call lands ends it one way or the other") {
+TEST_CASE(
+    "Promise 6: a follower that is cancelled while its call lands either returns or is unwound") {
   for (int round = 0; round < 300; ++round) {
     Group<std::string, int> group;
     std::latch finish(1);

@@ -24,7 +24,7 @@ struct HashCounted {
   std::size_t operator()(const Counted& key) const { return static_cast<std::size_t>(key.number); }
 };
 
-// How many allocations `work` makes on this thread.
+// Returns how many allocations `work` makes on this thread.
 template <class Work>
 std::size_t AllocationsOf(Work&& work) {
   const std::size_t before = allocations;
@@ -48,7 +48,7 @@ TEST_CASE("Promise 16: an unshared Do allocates nothing") {
         }) == 0);
 }
 
-TEST_CASE("Promise 16: looking a string up by what it is given as allocates nothing") {
+TEST_CASE("Promise 16: looking up a string key by a pointer or a view allocates nothing") {
   Group<std::string, int> group;
   const char* pointer = "a key that is too long for the small-string buffer";
   const std::string_view view = pointer;
@@ -62,7 +62,7 @@ TEST_CASE("Promise 16: looking a string up by what it is given as allocates noth
         }) == 0);
 }
 
-TEST_CASE("Promise 16: making a group allocates nothing") {
+TEST_CASE("Promise 16: constructing a group allocates nothing") {
   CHECK(AllocationsOf([] { Group<std::string, std::string> group; }) == 0);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Promises 13 (memory ordering) and 15 (values), and Result.
+// These tests cover promises 13 (memory ordering) and 15 (values), and Result.
 
 #include <array>
 #include <atomic>
@@ -17,7 +17,7 @@ using singleflight::Role;
 
 namespace {
 
-// Counts its copies; large enough that nobody would want one.
+// Counts its copies. It is so large that nobody would want one.
 struct Counted {
   Counted() = default;
   Counted(const Counted&) { ++copies; }
@@ -27,7 +27,7 @@ struct Counted {
   std::vector<char> bytes = std::vector<char>(1 << 20, 'x');
 };
 
-// The results of `count` callers that share one call.
+// Returns the results of `count` callers that share one call.
 template <class Value, class Fn>
 std::vector<Result<Value>> Share(Group<int, Value>& group, std::size_t count, Fn fn) {
   std::vector<std::optional<Result<Value>>> kept(count);
@@ -49,7 +49,7 @@ std::vector<Result<Value>> Share(Group<int, Value>& group, std::size_t count, Fn
 }  // namespace
 
 TEST_CASE("Promise 13: what the leader wrote before it returned is seen by every caller") {
-  // Plain writes and reads: ThreadSanitizer tells if anything but the call orders them.
+  // The writes and reads are plain, so ThreadSanitizer reports a race unless the call orders them.
   Group<int, int> group;
   for (int round = 0; round < 200; ++round) {
     int plain = 0;
@@ -58,7 +58,7 @@ TEST_CASE("Promise 13: what the leader wrote before it returned is seen by every
     for (std::size_t i = 0; i < seen.size(); ++i) {
       threads.emplace_back([&, i] {
         singleflight::CallOptions options;
-        if (i % 2 == 1) options.timeout = 1h;  // both ways of waiting
+        if (i % 2 == 1) options.timeout = 1h;  // so that both ways of waiting are used
         static_cast<void>(group.Do(
             1,
             [&] {
@@ -82,7 +82,7 @@ TEST_CASE("Promise 15: the value may be void") {
   CHECK_FALSE(result.shared());
   CHECK(result.role() == Role::kLeader);
   result.value();
-  group.Do(1, [&] { return ++runs; });  // what it returns is of no interest, nor is the result
+  group.Do(1, [&] { return ++runs; });  // the int and the Result may both be ignored
   CHECK(runs == 2);
   CHECK_THROWS_AS(group.Do(1, [] { throw std::logic_error("no"); }), std::logic_error);
 
@@ -96,7 +96,7 @@ TEST_CASE("Promise 15: the value may be void") {
   CHECK(shared == 3);
 }
 
-TEST_CASE("Promise 15: the value may be move-only, alone and shared") {
+TEST_CASE("Promise 15: the value may be move-only, whether or not it is shared") {
   Group<int, std::unique_ptr<int>> group;
   const auto alone = group.Do(1, [] { return std::make_unique<int>(7); });
   CHECK(**alone == 7);
@@ -125,7 +125,7 @@ TEST_CASE("Promise 15: a large value is never copied unless the user asks for a 
   Counted::copies = 0;
   auto alone = group.Do(1, [] { return Counted(); });
   CHECK(alone->bytes.size() == 1 << 20);
-  const Counted moved = std::move(alone).value();  // moves: this caller is alone
+  const Counted moved = std::move(alone).value();  // moves, since this caller is alone
   CHECK(moved.bytes.size() == 1 << 20);
 
   auto results = Share(group, 20, [] { return Counted(); });
@@ -185,7 +185,7 @@ TEST_CASE("Result: structured bindings give a reference to the value and whether
 }
 
 TEST_CASE(
-    "Result: a copy of a shared result shares, and a copy of one alone has a value of its own") {
+    "Result: a copy of a shared result shares its value, and a copy of an unshared one copies it") {
   Group<int, std::string> group;
   const auto alone = group.Do(1, [] { return "value"; });
   const auto copy = alone;
@@ -197,8 +197,7 @@ TEST_CASE(
   CHECK(shared_copy.shared());
 }
 
-TEST_CASE(
-    "Result: reading never throws, and moving it never throws where the value's move does not") {
+TEST_CASE("Result: reading never throws, and moving throws only if the value's move does") {
   static_assert(noexcept(std::declval<const Result<std::string>&>().value()));
   static_assert(std::is_nothrow_move_constructible_v<Result<std::string>>);
   static_assert(std::is_copy_constructible_v<Result<std::string>>);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Promises 5 and 7: a caller whose every operation fails in turn, whichever its way to ask is: it
-// leads alone, leads with followers of every kind, and follows. Each is run by faults.test.cpp.
+// Promises 5 and 7: whichever way a caller asks, it leads alone, leads with followers of every
+// kind, and follows. faults.test.cpp makes every operation of the caller fail in turn.
 
 #include <atomic>
 #include <exception>
@@ -20,7 +20,7 @@ using singleflight::Stats;
 
 namespace {
 
-// ---- Those who are well-behaved
+// ---- Well-behaved callers
 
 // A follower of each kind.
 class Followers {
@@ -33,7 +33,7 @@ class Followers {
       threads_.emplace_back([this, which, ask] { heard_[which] = Hear(nullptr, ask); });
       await_next();
     };
-    group.Join(key, waiter_, [](FaultyGroup::Lead) {});  // told first
+    group.Join(key, waiter_, [](FaultyGroup::Lead) {});  // is notified first
     await_next();
     ask_on_thread(0, [&group, &key, this] { return HeardOf(group.Do(key, FaultyFn(fn_))); });
     ask_on_thread(
@@ -91,15 +91,16 @@ std::string LeadAlone(const Way& way, Plan& plan) {
   control.released = true;
   Problems problems;
   {
-    LedCall other(group, FaultyKey(2));  // meets it in the table
+    LedCall other(group, FaultyKey(2));  // shares the key's bucket
     const Heard heard = Hear(&plan, [&] { return way.ask(group, key, control); });
     CheckFaulty(problems, plan, heard, Heard::Value(kOwn));
     const Stats stats = group.GetStats();
     problems.Equal(stats.in_flight, 1u, "calls in flight");
-    problems.Equal(stats.followers + stats.refused + stats.left, 0u, "callers who did not lead");
-    problems.True(stats.failures <= 1 && stats.executions - stats.failures <= 2, "its call counts");
+    problems.Equal(stats.followers + stats.refused + stats.left, 0u, "callers that did not lead");
+    problems.True(stats.failures <= 1 && stats.executions - stats.failures <= 2,
+                  "its call is counted at most once");
     problems.True(heard.Failed() || (stats.executions == 2 && stats.failures == 0),
-                  "a call that succeeded counts as one");
+                  "a call that succeeded is counted once");
     problems.True(control.runs == 1 || (heard.Failed() && control.runs == 0),
                   "fn ran at most once");
     other.Land();
@@ -129,21 +130,21 @@ std::string Lead(const Way& way, Plan& plan) {
       problems.Equal(follower, call_fails ? Heard::Of(plan.first) : Heard::Value(kOwn),
                      "a follower got");
       problems.True(follower.Failed() || (follower.role == Role::kFollower && follower.shared),
-                    "a follower's result says so");
+                    "a follower's result says kFollower and is shared");
     }
     problems.True(heard.Failed() || (heard.role == Role::kLeader && heard.shared),
-                  "the leader's result says so");
+                  "the leader's result says kLeader and is shared");
     problems.Equal(
         group.GetStats(),
         Stats{.executions = 1, .followers = Followers::kCount, .failures = call_fails ? 1u : 0u},
         "statistics");
   } else {
     caller.join();
-    problems.True(heard.Failed(), "the caller failed before its fn");
+    problems.True(heard.Failed(), "the caller failed before its fn ran");
     const Stats stats = group.GetStats();
     problems.True(stats == Stats{} || stats == Stats{.executions = 1, .failures = 1} ||
                       stats == Stats{.executions = 1, .failures = 1, .left = 1},
-                  "the call that failed counts as one or was none");
+                  "the call that failed is counted at most once");
   }
   CheckFaulty(problems, plan, heard, Heard::Value(kOwn));
   CheckKeyWorksAgain(problems, group, key);
@@ -169,25 +170,26 @@ std::string Follow(const Way& way, Plan& plan) {
   });
   Await([&] { return ended || group.Callers(key) == 2; });
   Problems problems;
-  if (ended) problems.Equal(group.Callers(key), 1u, "callers, but for the one that failed");
+  if (ended) problems.Equal(group.Callers(key), 1u, "callers besides the one that failed");
   leads.released = true;
   caller.join();
   leader.join();
   CheckFaulty(problems, plan, heard, Heard::Value(kOthers));
   problems.Equal(led, Heard::Value(kOthers), "the leader got");
   problems.True(heard.Failed() || (heard.role == Role::kFollower && heard.shared && led.shared),
-                "the results say so");
+                "the results are shared, and the follower's says kFollower");
   problems.Equal(control.runs, 0, "runs of the follower's fn");
   const Stats stats = group.GetStats();
   problems.True(stats.executions == 1 && stats.failures + stats.refused == 0, "one call succeeded");
   problems.True(stats.followers == 1 || (heard.Failed() && stats.followers == 0),
-                "the follower counts at most once");
-  problems.True(stats.left <= (heard.Failed() ? stats.followers : 0), "who failed may have left");
+                "the follower is counted at most once");
+  problems.True(stats.left <= (heard.Failed() ? stats.followers : 0),
+                "only a caller that failed may have left");
   CheckKeyWorksAgain(problems, group, key);
   return problems.Text();
 }
 
-// Follows a call that no thread leads, beside one other.
+// Follows a call that no thread leads and that has one other caller.
 std::string FollowAsync(const Way& way, Plan& plan) {
   FaultyGroup group;
   const FaultyKey key(1);
@@ -202,7 +204,7 @@ std::string FollowAsync(const Way& way, Plan& plan) {
   });
   Await([&] { return ended || group.Callers(key) == 2; });
   Problems problems;
-  if (ended) problems.Equal(group.Callers(key), 1u, "callers, but for the one that failed");
+  if (ended) problems.Equal(group.Callers(key), 1u, "callers besides the one that failed");
   led.Land();
   caller.join();
   CheckFaulty(problems, plan, heard, Heard::Value(kOthers));
@@ -211,8 +213,9 @@ std::string FollowAsync(const Way& way, Plan& plan) {
   const Stats stats = group.GetStats();
   problems.True(stats.executions == 1 && stats.failures + stats.refused == 0, "one call succeeded");
   problems.True(stats.followers == 1 || (heard.Failed() && stats.followers == 0),
-                "the follower counts at most once");
-  problems.True(stats.left <= (heard.Failed() ? stats.followers : 0), "who failed may have left");
+                "the follower is counted at most once");
+  problems.True(stats.left <= (heard.Failed() ? stats.followers : 0),
+                "only a caller that failed may have left");
   CheckKeyWorksAgain(problems, group, key);
   return problems.Text();
 }

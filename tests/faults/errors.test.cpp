@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Promise 7, where a caller's wait ends otherwise than with a result: whatever fails on the way to
-// one of the library's errors fails this caller only. The scenarios are run by faults.test.cpp.
+// Promise 7: most of these callers get no result, but one of the library's errors. Whatever fails
+// on the way there fails only that caller. faults.test.cpp runs the scenarios.
 
 #include <optional>
 #include <span>
@@ -86,7 +86,7 @@ std::string Retry(Plan& plan) {
   return problems.Text();
 }
 
-// A follower with a call in flight that lands when it has its error.
+// A follower leaves its call, which lands only after the follower has got its error.
 template <Ask kAsk>
 std::string Leave(Plan& plan, const CallOptions& options, std::errc error,
                   std::stop_source stop = std::stop_source(std::nostopstate)) {
@@ -105,12 +105,12 @@ std::string Leave(Plan& plan, const CallOptions& options, std::errc error,
   stop.request_stop();
   caller.join();
   Problems problems;
-  problems.Equal(group.Callers(key), 1u, "callers who have stayed");
+  problems.Equal(group.Callers(key), 1u, "callers that have stayed");
   led.Land();
   problems.Equal(led.TakeResult(), Heard::Value(kOthers), "the first caller got");
   problems.Equal(control.runs, 0, "runs of the follower's fn");
   const Stats stats = group.GetStats();
-  problems.Equal(stats.left, stats.followers, "those who left");
+  problems.Equal(stats.left, stats.followers, "callers that left");
   Check(problems, group, key, plan, heard, Heard::Error(error));
   return problems.Text();
 }
@@ -135,7 +135,7 @@ std::string StopBefore(Plan& plan) {
   return Leave<kAsk>(plan, {.stop = stop.get_token()}, std::errc::operation_canceled);
 }
 
-// A leader that asks for its own key.
+// A leader asks for its own key.
 template <Ask kAsk>
 std::string DeadlockWith(Plan& plan, CallOptions options) {
   FaultyGroup group;
@@ -164,7 +164,7 @@ std::string DeadlockWithTimeout(Plan& plan) {
   return DeadlockWith<kAsk>(plan, {.timeout = 1h});
 }
 
-// Beyond one of the limits.
+// A caller exceeds one of the limits.
 template <Ask kAsk>
 std::string Refuse(Plan& plan, const GroupOptions& limits, int id) {
   FaultyGroup group(limits);
@@ -181,10 +181,10 @@ std::string Refuse(Plan& plan, const GroupOptions& limits, int id) {
     led.Land();
     problems.Equal(led.TakeResult(), Heard::Value(kOthers), "the first caller got");
   }
-  problems.Equal(control.runs, 0, "runs of the fn that was refused");
+  problems.Equal(control.runs, 0, "runs of the refused caller's fn");
   const Stats stats = group.GetStats();
   problems.True(stats.refused == 1 || (heard.Failed() && stats.refused == 0),
-                "refused at most once");
+                "the caller was refused at most once");
   problems.Equal(stats.executions, 1u, "executions");
   Check(problems, group, key, plan, heard, Heard::Error(std::errc::resource_unavailable_try_again));
   return problems.Text();
@@ -198,7 +198,7 @@ std::string RefuseCall(Plan& plan) {
   return Refuse<kAsk>(plan, {.max_calls_in_flight = 1}, 2);
 }
 
-// Leads in the place of a call that is too old.
+// Leads a new call in place of one that is too old.
 template <Ask kAsk>
 std::string Overtake(Plan& plan) {
   FaultyGroup group({.max_age = 1ns});
@@ -230,7 +230,7 @@ std::string Drop(Plan& plan) {
   return problems.Text();
 }
 
-// A batch of a key that it leads, one that it follows, and the first once more.
+// A batch asks for a key that it leads, a key that it follows, and the first key again.
 std::string Mix(Plan& plan) {
   FaultyGroup group;
   const std::vector<FaultyKey> keys{FaultyKey(1), FaultyKey(2), FaultyKey(1)};
@@ -258,7 +258,7 @@ std::string Mix(Plan& plan) {
     });
     ended = true;
   });
-  Await([&] {  // it asks for both in turn, and then runs fn
+  Await([&] {  // the batch asks for both keys in turn and then runs fn
     const bool only_follows = group.Callers(keys[1]) == 2 && group.Callers(keys[0]) == 0;
     return ended || control.runs == 1 || only_follows;
   });
@@ -267,10 +267,10 @@ std::string Mix(Plan& plan) {
   led.Land();
   caller.join();
   Problems problems;
-  problems.Equal(led.TakeResult(), Heard::Value(kOthers), "who led the other key got");
+  problems.Equal(led.TakeResult(), Heard::Value(kOthers), "the leader of the other key got");
   problems.True(places[0] == places[2], "one key has one outcome");
   const bool own_is_well = plan.first == Fault::kNone || places[0] == Heard::Value(kOwn);
-  if (all.Failed()) {  // as a whole only before it has asked for any key
+  if (all.Failed()) {  // the whole batch fails only before it has asked for any key
     CheckFaulty(problems, plan, all, Heard());
     problems.Equal(group.GetStats().executions, 1u, "executions");
   } else {
@@ -283,15 +283,15 @@ std::string Mix(Plan& plan) {
     const Heard heard = Hear(nullptr, [&] { return HeardOf(follower.Get()); });
     problems.True(all.Failed() ? heard == Heard::Value(kOwn) || heard == Heard::Of(plan.first)
                                : heard == places[0],
-                  "the follower of the key that the batch led got the same");
-    problems.Equal(never.runs, 0, "runs of its fn");
+                  "the follower of the key that the batch led got the same outcome");
+    problems.Equal(never.runs, 0, "runs of the follower's fn");
   }
   CheckKeyWorksAgain(problems, group, keys[0]);
   CheckKeyWorksAgain(problems, group, keys[1]);
   return problems.Text();
 }
 
-// A batch that leads two keys, alone: each place has its own error.
+// A batch leads two keys alone, and each place has its own error.
 std::string Two(Plan& plan) {
   FaultyGroup group;
   const std::vector<FaultyKey> keys{FaultyKey(1), FaultyKey(2)};
@@ -314,7 +314,7 @@ std::string Two(Plan& plan) {
     return Heard::Value(0);
   });
   Problems problems;
-  if (all.Failed()) {  // as a whole only before it has asked for any key
+  if (all.Failed()) {  // the whole batch fails only before it has asked for any key
     CheckFaulty(problems, plan, all, Heard());
     problems.Equal(group.GetStats().executions, 0u, "executions");
   } else if (!plan.and_all_later) {
@@ -326,7 +326,7 @@ std::string Two(Plan& plan) {
                    "keys that failed");
     for (const Heard& place : places) {
       problems.True(place == (place.Failed() ? Heard::Of(plan.first) : Heard::Value(kOwn)),
-                    "a place got the value or what was injected");
+                    "a place got the value or the injected failure");
     }
   }
   CheckKeyWorksAgain(problems, group, keys[0]);
@@ -334,7 +334,7 @@ std::string Two(Plan& plan) {
   return problems.Text();
 }
 
-// Members that no caller is needed for.
+// Calls the members that need no caller.
 std::string Look(Plan& plan) {
   FaultyGroup group;
   const FaultyKey key(1);

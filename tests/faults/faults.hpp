@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Fault injection: whatever can fail on a caller's thread fails in turn.
+// Fault injection: every operation that can fail on a caller's thread fails in turn.
 //
-// Each operation that can fail (an allocation; a hash, an equality, a copy or move of a key, value
-// or function; the function; an executor; a thread's start) passes a point. A plan says which point
-// of one caller fails, counted from 0: that one alone, or that one and all after it.
-// faults.test.cpp runs each scenario (fault_scenarios.hpp) with plan after plan until a run ends
-// before it comes to the point that is to fail; so no point is left out, whoever added it.
+// Each such operation passes a point: an allocation, a hash, an equality, a copy or move of a key,
+// value or function, the function, an executor, or a thread's start. A plan says which point of one
+// caller fails, counted from 0: that one alone, or that one and all later ones. faults.test.cpp
+// runs each scenario (scenarios.hpp) with one plan after another, until a run finishes before it
+// reaches the point that must fail. So no point is left out, whoever added it.
 
 #include <atomic>
 #include <cstddef>
@@ -28,15 +28,15 @@ namespace test {
 enum class Fault : unsigned char {
   kNone,
   kAllocation,
-  kNothrowAllocation,  // somebody goes on without
+  kNothrowAllocation,  // the code goes on without the memory
   kHash,
   kEqual,
   kKey,    // its copy or move
   kValue,  // its copy or move
   kFn,
-  kFnCopy,  // or move
+  kFnCopy,  // its copy or move
   kExecutor,
-  kExecutorAfterwards,  // it has run the task, and throws then
+  kExecutorAfterwards,  // it throws after it has run the task
   kThread,
   kCache,  // an operation of the cache that callers can do without
 };
@@ -52,29 +52,29 @@ inline const char* Name(Fault fault) {
                                     "fn",
                                     "the copy or move of fn",
                                     "an executor",
-                                    "an executor, afterwards",
+                                    "an executor that has run its task",
                                     "a thread's start",
                                     "the cache"};
   return kNames[static_cast<std::size_t>(fault)];
 }
 
-// Whether a caller is none the worse for it.
+// Whether a caller succeeds in spite of the fault.
 inline bool Harmless(Fault fault) {
   return fault == Fault::kNone || fault == Fault::kNothrowAllocation ||
          fault == Fault::kExecutorAfterwards || fault == Fault::kCache;
 }
 
-// The faults of one caller. Its fields are the business of the thread on which the plan is armed,
-// and of the test before and afterwards.
+// The faults of one caller. The fields belong to the thread on which the plan is armed, and to the
+// test before and afterwards.
 struct Plan {
   std::size_t fails_at;
   bool and_all_later;
 
-  std::size_t passed = 0;  // points so far
+  std::size_t passed = 0;  // points passed so far
   bool fired = false;
-  Fault first = Fault::kNone;        // that was not harmless
-  bool first_came_late = false;      // after the call had landed: nobody else's concern
-  std::atomic<bool> landed = false;  // set by a follower that is told; also on other threads
+  Fault first = Fault::kNone;        // the first fault that was not harmless
+  bool first_came_late = false;      // `first` came after the call landed, so it fails nobody else
+  std::atomic<bool> landed = false;  // set by a follower when it is notified, on any thread
 };
 
 inline thread_local Plan* armed_plan = nullptr;  // null: on this thread nothing fails
@@ -92,7 +92,7 @@ inline bool Fails(Fault fault) noexcept {
   return true;
 }
 
-// What an operation of the user's throws here.
+// The exception that a user's operation throws when its point fails.
 struct Injected {
   Injected() noexcept { ++live; }
   Injected(const Injected&) noexcept { ++live; }
@@ -108,7 +108,7 @@ inline bool AllocationFails(bool throws) noexcept {
   return Fails(throws ? Fault::kAllocation : Fault::kNothrowAllocation);
 }
 
-// While it lives, this thread's points are those of `plan`; of none, if that is null.
+// While it lives, this thread passes the points of `plan`. If `plan` is null, nothing fails.
 class Arm {
  public:
   explicit Arm(Plan* plan) noexcept : outer_(std::exchange(armed_plan, plan)) {
@@ -125,7 +125,7 @@ class Arm {
   Plan* const outer_;
 };
 
-// ---- A user's types, each of whose operations is a point
+// ---- A user's types, whose operations are points
 
 struct FaultyKey {
   explicit FaultyKey(int its_id) noexcept : id(its_id) { ++live; }
@@ -144,7 +144,7 @@ struct FaultyKey {
   static inline std::atomic<int> live = 0;
 };
 
-// All keys meet in one bucket, so that equality is asked for.
+// All keys share one bucket, so that KeyEqual is called.
 struct FaultyHash {
   std::size_t operator()(const FaultyKey&) const {
     Pass(Fault::kHash);
@@ -183,7 +183,7 @@ struct FaultyValue {
 
 using FaultyGroup = singleflight::Group<FaultyKey, FaultyValue, FaultyHash, FaultyEqual>;
 
-// ---- What came of a caller
+// ---- A caller's outcome
 
 struct Heard {
   enum class What : unsigned char { kNothing, kValue, kInjected, kNoMemory, kErrc, kOther };
@@ -197,7 +197,7 @@ struct Heard {
   static Heard Error(std::errc code) {
     return {.what = What::kErrc, .number = static_cast<int>(code)};
   }
-  // The failure that a fault is.
+  // Returns what a caller gets when `fault` hits it.
   static Heard Of(Fault fault) {
     if (fault == Fault::kAllocation) return {.what = What::kNoMemory};
     if (fault == Fault::kThread) return Error(std::errc::resource_unavailable_try_again);
@@ -205,12 +205,12 @@ struct Heard {
   }
 
   bool Failed() const { return what != What::kValue; }
-  // Of what came, not of how.
+  // Compares the outcome, but not `role` and `shared`.
   bool operator==(const Heard& other) const { return what == other.what && number == other.number; }
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Heard& heard) {
-  constexpr const char* kNames[] = {"nothing",   "the value",    "what was injected",
+  constexpr const char* kNames[] = {"nothing",   "the value",    "the injected exception",
                                     "bad_alloc", "system_error", "something else"};
   return out << kNames[static_cast<std::size_t>(heard.what)] << ' ' << heard.number;
 }
@@ -222,7 +222,7 @@ inline Heard HeardOf(const singleflight::Result<FaultyValue>& result) {
           .shared = result.shared()};
 }
 
-// `ask` returns what was heard, or throws; its points are those of `plan`.
+// Calls `ask`, whose points are those of `plan`, and returns what it returned or threw.
 template <class Ask>
 Heard Hear(Plan* plan, Ask&& ask) {
   try {
@@ -245,11 +245,11 @@ inline Heard HeardOf(const std::exception_ptr& error) {
 
 // ---- A caller's function
 
-// Between a caller's `fn` and the test.
+// The test controls a caller's `fn` through this.
 struct FnControl {
   explicit FnControl(int its_number) noexcept : number(its_number) {}
 
-  // Where a caller's `fn` runs: says so, waits until it may go on, and may fail.
+  // The body of a caller's `fn`. It counts the run, waits until it is released, and may fail.
   void Run() {
     {
       const Arm none(nullptr);
@@ -259,12 +259,12 @@ struct FnControl {
     Pass(Fault::kFn);
   }
 
-  const int number;  // what it returns
+  const int number;  // what `fn` returns
   std::atomic<int> runs = 0;
   std::atomic<bool> released = false;
 };
 
-// The function itself: a user's closure, whose copy may throw.
+// The function itself, like a user's closure whose copy may throw.
 class FaultyFn {
  public:
   explicit FaultyFn(FnControl& control) noexcept : control_(&control) { ++live; }
@@ -291,7 +291,7 @@ class FaultyFn {
   FnControl* control_;
 };
 
-// The same with a stop token.
+// The same function with a stop token.
 class FaultyStoppableFn : public FaultyFn {
  public:
   using FaultyFn::FaultyFn;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 
-// Promises 5 and 7: every operation that can fail fails in turn, on every path of a caller of every
-// kind. Nobody hangs, nothing leaks, the key works again, and whoever is to fail fails, with that
-// failure and no other; see faults.hpp. The scenarios are those of the files beside this one.
+// Promises 5 and 7: every operation that can fail fails in turn, on every path of every kind of
+// caller. Nobody hangs, nothing leaks, and the key works again. The callers that must fail get that
+// failure and no other. See faults.hpp. The scenarios are in the files beside this one.
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,12 +22,12 @@ using namespace test;
 
 namespace {
 
-// What there is of what must not leak.
+// Counts everything that must not leak.
 struct Living {
   static Living Now() {
     return {live_allocations, FaultyKey::live + FaultyValue::live + FaultyFn::live, Injected::live};
   }
-  // Thread ends and the like may have freed more.
+  // A thread that has finished since, for example, may have freed more.
   bool NoMoreThan(const Living& other) const {
     return allocations <= other.allocations && objects <= other.objects &&
            exceptions <= other.exceptions;
@@ -43,13 +43,13 @@ std::ostream& operator<<(std::ostream& out, const Living& living) {
              << " keys, values and functions, " << living.exceptions << " exceptions";
 }
 
-// Runs the scenario once; what was wrong. `living` is what there was before, and then is what there
-// is.
+// Runs the scenario once and returns what was wrong. `living` has the counts from before the run,
+// and then those from after it.
 std::string Run(const Scenario& scenario, Plan& plan, Living& living) {
   std::string problem = scenario.run(plan);
   const Living before = living;
   const auto deadline = std::chrono::steady_clock::now() + 10s;
-  Await([&] {  // a detached thread may still be ending
+  Await([&] {  // a detached thread may still be finishing
     living = Living::Now();
     return living.NoMoreThan(before) || std::chrono::steady_clock::now() > deadline ||
            !problem.empty();
@@ -70,7 +70,7 @@ Points Exhaust(const Scenario& scenario) {
   {
     Plan none{.fails_at = static_cast<std::size_t>(-1), .and_all_later = false};
     CAPTURE(scenario.name);
-    CHECK(scenario.run(none) == "");  // and what is made once is made
+    CHECK(scenario.run(none) == "");  // also creates what is created only once
   }
   Points points;
   Living living = Living::Now();
@@ -89,7 +89,7 @@ Points Exhaust(const Scenario& scenario) {
   return points;
 }
 
-// ---- The same in processes of their own
+// ---- The same, with a process for each run
 
 enum ExitCode { kAllRight, kProblem, kNoPoint, kTerminated };
 
@@ -133,7 +133,7 @@ Points ExhaustInChildren(const Scenario& scenario) {
 
 }  // namespace
 
-TEST_CASE("Promises 5 and 7: whatever fails, at every point, fails those whom it concerns only") {
+TEST_CASE("Promises 5 and 7: whatever fails, at every point, fails only the callers it concerns") {
   Points all;
   for (const Scenario& scenario : Scenarios()) {
     const Points points = scenario.may_terminate ? ExhaustInChildren(scenario) : Exhaust(scenario);

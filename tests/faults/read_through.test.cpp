@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// ReadThrough: every operation that can fail fails in turn, the cache's included. The scenarios are
-// run by faults.test.cpp.
+// ReadThrough: every operation that can fail fails in turn, including the cache's. faults.test.cpp
+// runs the scenarios.
 
 #include <map>
 #include <optional>
@@ -21,7 +21,7 @@ namespace {
 
 constexpr int kCached = 5;
 
-// Its operations fail as a whole, and not inside.
+// A cache whose operations fail before they have done anything.
 struct FaultyCache {
   std::optional<FaultyValue> Get(const FaultyKey& key) {
     Pass(Fault::kCache);
@@ -35,7 +35,7 @@ struct FaultyCache {
     entries[key.id] = value.number;
   }
   void Erase(const FaultyKey& key) {
-    Pass(Fault::kFn);  // Invalidate cannot do without
+    Pass(Fault::kFn);  // not kCache: Invalidate cannot do without Erase
     const Arm none(nullptr);
     entries.erase(key.id);
   }
@@ -79,10 +79,6 @@ const Way kWays[] = {
      [](Values& values, const FaultyKey& key, FnControl& control) {
        return HeardOf(DoAsync(values, key, FaultyFn(control), run_inline).Get());
      }},
-    {"DoAsync of a Refresh",
-     [](Values& values, const FaultyKey& key, FnControl& control) {
-       return HeardOf(DoAsync(values.Refreshing(), key, FaultyFn(control), run_inline).Get());
-     }},
     {"CoDo",
      [](Values& values, const FaultyKey& key, FnControl& control) {
        Heard heard;
@@ -105,8 +101,8 @@ const Way kWays[] = {
      }},
 };
 
-// One caller, alone, with something in the cache or not. What came of it is the value or its own
-// failure; what is in the cache is what was there or was loaded; and the next caller gets that.
+// One caller asks alone, with or without a value in the cache. It gets the value or its own
+// failure. The cache then has what it had or what was loaded, and the next caller gets that.
 std::string Run(const Way& way, bool cached, Plan& plan) {
   Problems problems;
   FaultyCache cache;
@@ -118,7 +114,7 @@ std::string Run(const Way& way, bool cached, Plan& plan) {
   const Heard heard = Hear(&plan, [&] { return way.ask(values, key, own); });
   const bool loads = own.runs > 0;
   CheckFaulty(problems, plan, heard, Heard::Value(loads ? kOwn : kCached));
-  problems.Equal(values.Callers(key), 0u, "callers left on the call");
+  problems.Equal(values.Callers(key), 0u, "callers still on the call");
   problems.Equal(values.GetStats().calls.in_flight, 0u, "calls in flight");
   const int in_cache = cache.entries.contains(key.id) ? cache.entries[key.id] : 0;
   problems.True(in_cache == (cached ? kCached : 0) || (loads && in_cache == kOwn),
@@ -128,16 +124,16 @@ std::string Run(const Way& way, bool cached, Plan& plan) {
   return problems.Text();
 }
 
-// Invalidate while a load is in flight: whatever fails, nobody hangs; and if nothing did, or Erase,
-// the load does not put its value.
+// Invalidates while a load is in flight. Whatever fails, nobody hangs. If nothing fails, or only
+// Erase does, the load does not put its value.
 std::string RunInvalidate(Plan& plan) {
   Problems problems;
   FaultyCache cache;
   Values values(cache);
   const FaultyKey key(1);
-  cache.entries[key.id] = kCached;
   std::optional<Values::Lead> lead;
-  auto future = values.Refreshing().Join(key, [&](Values::Lead its_lead) { lead = its_lead; });
+  auto future = values.Join(key, [&](Values::Lead its_lead) { lead = its_lead; });
+  cache.entries[key.id] = kCached;
   const Heard heard = Hear(&plan, [&] {
     values.Invalidate(key);
     return Heard::Value(0);
@@ -145,11 +141,11 @@ std::string RunInvalidate(Plan& plan) {
   CheckFaulty(problems, plan, heard, Heard::Value(0));
   const bool forgotten = values.Callers(key) == 0;
   problems.True(forgotten || plan.first == Fault::kHash || plan.first == Fault::kEqual ||
-                    plan.and_all_later,  // first Erase, then the hash
+                    plan.and_all_later,  // Erase fails first, and then the hash
                 "the call is forgotten");
   lead->Succeed(FaultyValue(kOwn));
   problems.Equal(Hear(nullptr, [&] { return HeardOf(future.Get()); }), Heard::Value(kOwn),
-                 "who was on the call got");
+                 "the caller on the call got");
   problems.Equal(cache.entries.contains(key.id) && cache.entries[key.id] == kOwn, !forgotten,
                  "the load's value was put");
   return problems.Text();

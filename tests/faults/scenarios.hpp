@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Scenarios for fault injection: a caller, one of whose fault points may fail, with others who are
-// well-behaved. What they have in common, and where they are registered.
+// The scenarios for fault injection share this code, and are registered here. In a scenario, one
+// caller's fault points may fail, and the other callers are well-behaved.
 
 #include <atomic>
 #include <coroutine>
@@ -23,41 +23,41 @@
 namespace test {
 
 inline constexpr int kOwn = 1;     // what the caller's own function returns
-inline constexpr int kOthers = 2;  // what another leader's returns
-inline constexpr int kNever = 3;   // what that of a well-behaved follower would
+inline constexpr int kOthers = 2;  // what another leader's function returns
+inline constexpr int kNever = 3;   // what a well-behaved follower's function would return
 inline constexpr int kAgain = 4;
 
-// A way to be a caller: asks on this thread until something came of it.
+// A way to be a caller. `ask` asks on this thread and returns the outcome.
 struct Way {
   const char* name;
   Heard (*ask)(FaultyGroup& group, const FaultyKey& key, FnControl& control);
   bool may_terminate = false;
 };
 
-// Runs one scenario; what was wrong with it, or nothing.
+// One scenario. `run` returns what was wrong, or an empty string.
 struct Scenario {
   std::string name;
   std::function<std::string(Plan& plan)> run;
-  // Each run is a process of its own: where memory, or the copy of a key or function, fails, it may
-  // terminate.
+  // Each run is a process of its own, which may terminate when an allocation or the copy of a key
+  // or function fails.
   bool may_terminate = false;
 };
 
-// Of all test files.
+// Returns the scenarios of all test files.
 inline std::vector<Scenario>& Scenarios() {
   static std::vector<Scenario> scenarios;
   return scenarios;
 }
 
-// Adds for each way: a caller that leads, alone and with followers of every kind, and one that
-// follows. The ways must stay.
+// Adds scenarios for each way: a caller leads alone, leads with followers of every kind, and
+// follows. `ways` must outlive the scenarios.
 void AddWays(std::span<const Way> ways);
 
 struct AddScenarios {
   explicit AddScenarios(void (*add)()) { add(); }
 };
 
-// Where a coroutine is resumed by the caller's own thread, whose points are the plan's.
+// Resumes a coroutine on the caller's own thread, where the plan is armed.
 class OwnThread {
  public:
   auto ResumeOn() {
@@ -88,7 +88,7 @@ Routine AskInCoroutine(FaultyGroup& group, const FaultyKey& key, const Fn& fn,
   }
 }
 
-// A call that the test lands when it likes.
+// A call that lands when the test says so.
 class LedCall {
  public:
   LedCall(FaultyGroup& group, const FaultyKey& key) {
@@ -107,7 +107,7 @@ class LedCall {
   std::optional<FaultyGroup::Lead> lead_;
 };
 
-// ---- What came of it
+// ---- Checks
 
 class Problems {
  public:
@@ -115,7 +115,7 @@ class Problems {
   void Equal(const A& is, const B& should_be, const char* what) {
     if (is == should_be) return;
     std::ostringstream text;
-    text << what << ": " << is << ", not " << should_be << "; ";
+    text << what << ": " << is << ", not " << should_be << ". ";
     text_ += text.str();
   }
   void True(bool holds, const char* what) { Equal(holds, true, what); }
@@ -125,7 +125,7 @@ class Problems {
   std::string text_;
 };
 
-// What a caller hears whose faults are those of the plan; if there were none, that.
+// Checks that a caller got the plan's failure or, if nothing failed, `else_expected`.
 inline void CheckFaulty(Problems& problems, const Plan& plan, const Heard& heard,
                         const Heard& else_expected) {
   const bool fails = plan.first != Fault::kNone;
@@ -133,10 +133,10 @@ inline void CheckFaulty(Problems& problems, const Plan& plan, const Heard& heard
     problems.Equal(heard, else_expected, "the caller got");
   } else if (!plan.and_all_later) {
     problems.Equal(heard, Heard::Of(plan.first), "the caller got");
-  } else {  // handling the first fault met others
+  } else {  // other faults hit the handling of the first
     problems.True(heard == Heard::Of(Fault::kValue) || heard == Heard::Of(Fault::kAllocation) ||
                       heard == Heard::Of(Fault::kThread),
-                  "the caller failed with what was injected");
+                  "the caller failed with an injected fault");
   }
 }
 

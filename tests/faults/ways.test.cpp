@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Promises 5 and 7: the ways to be a caller whose every operation fails in turn, in the scenarios
-// of faults_callers.test.cpp. Each is run by faults.test.cpp.
+// Promises 5 and 7: these are the ways to ask. callers.test.cpp makes scenarios of them, and
+// faults.test.cpp makes every operation of the caller fail in turn.
 
 #include <pthread.h>
 
@@ -25,13 +25,13 @@ using singleflight::OnFailure;
 
 namespace {
 
-// A thread that could start no other, or as if.
+// While it lives, no thread can be started, because the default stack is too large.
 struct NoThreads {
   NoThreads() {
     pthread_getattr_default_np(&usual);
     pthread_attr_t huge;
     pthread_attr_init(&huge);
-    pthread_attr_setstacksize(&huge, std::size_t{1} << 46);  // so much address space is not left
+    pthread_attr_setstacksize(&huge, std::size_t{1} << 46);  // more address space than is left
     pthread_setattr_default_np(&huge);
     pthread_attr_destroy(&huge);
   }
@@ -59,7 +59,7 @@ Heard AskWithStop(FaultyGroup& group, const FaultyKey& key, FnControl& control) 
   return HeardOf(group.Do(key, FaultyStoppableFn(control), {.stop = stop.get_token()}));
 }
 
-// An executor that runs its task there and then.
+// Asks through an executor that runs its task at once.
 Heard AskInline(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   const auto executor = [](const auto& task) {
     Pass(Fault::kExecutor);
@@ -69,7 +69,7 @@ Heard AskInline(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   return HeardOf(DoAsync(group, key, FaultyFn(control), executor).Get());
 }
 
-// One that puts it off.
+// Asks through an executor that queues its task.
 Heard AskQueued(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   std::function<void()> queued;
   const auto executor = [&](auto task) {
@@ -150,7 +150,7 @@ Heard AskInBatchWithOptions(FaultyGroup& group, const FaultyKey& key, FnControl&
   return HeardOf(DoMany(group, std::span(&key, 1), fn, options).front().result());
 }
 
-// The result's value by value: moved if this caller is alone, else copied.
+// Takes the value out of the result. It is moved if this caller is alone, else copied.
 Heard AskForValue(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   auto result = group.Do(key, FaultyFn(control));
   Heard heard = HeardOf(result);
@@ -162,7 +162,7 @@ Heard AskWithRetry(FaultyGroup& group, const FaultyKey& key, FnControl& control)
   return HeardOf(group.Do(key, FaultyFn(control), {.on_failure = OnFailure::kRetry}));
 }
 
-// By the extension point.
+// Asks through Join, the extension point.
 Heard AskByJoin(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   struct Told final : FaultyGroup::Waiter {
     ~Told() { this->Detach(); }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 
 // Bytes become a program for a small world (world.hpp), in which the group must do what its model
-// (model.hpp) says. With libFuzzer: clang++ -fsanitize=fuzzer,address,undefined. With
-// -DFUZZ_REPLAY, a program that runs each file of the folders it is given.
+// (model.hpp) says. Compile this with clang++ -fsanitize=fuzzer,address,undefined to use libFuzzer.
+// With -DFUZZ_REPLAY it becomes a program that runs each file in the given folders.
 
 #include <pthread.h>
 #include <sys/syscall.h>
@@ -34,7 +34,7 @@ constexpr std::int64_t kSecond = 1'000'000'000;
 
 }  // namespace
 
-// std::chrono::steady_clock::now() ends up here, and moves only by the program's steps.
+// std::chrono::steady_clock::now() calls this. Its time moves only by the program's steps.
 extern "C" int clock_gettime(clockid_t clock, timespec* now) noexcept {
   if (virtual_clock == nullptr || clock != CLOCK_MONOTONIC) {
     return static_cast<int>(syscall(SYS_clock_gettime, clock, now));
@@ -44,10 +44,10 @@ extern "C" int clock_gettime(clockid_t clock, timespec* now) noexcept {
   return 0;
 }
 
-// Whoever waits, waits for the time to come: there is no other thread.
+// There is no other thread, so every wait lasts until its deadline.
 extern "C" int pthread_cond_clockwait(pthread_cond_t*, pthread_mutex_t*, clockid_t,
                                       const timespec* until) {
-  fuzz::Must(virtual_clock != nullptr, "a wait outside the world");
+  fuzz::Must(virtual_clock != nullptr, "something waits outside the world");
   *virtual_clock = std::max(*virtual_clock, until->tv_sec * kSecond + until->tv_nsec);
   return ETIMEDOUT;
 }
@@ -75,7 +75,7 @@ int main(int count, char** arguments) {
       std::ifstream in(file.path(), std::ios::binary);
       const std::vector<char> bytes{std::istreambuf_iterator<char>(in), {}};
       if (verbose) std::cerr << file.path().string() << std::endl;
-      alarm(60);  // ends a program that hangs
+      alarm(60);  // kills a program that hangs
       steps += RunProgram(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
       ++files;
     }

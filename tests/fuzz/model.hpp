@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a group must do, in the plainest form: a map from key to the call in flight, and for each
-// call those who are on it, in the order in which they joined. It is told what happens before the
-// group does it, and so predicts what everybody gets.
+// The plainest model of a group: a map from key to the call in flight, and for each call its
+// callers, in the order in which they joined. Every event reaches the model before it reaches the
+// group, so the model predicts what every caller gets.
 
 #include <cstddef>
 #include <cstdint>
@@ -19,39 +19,39 @@
 
 namespace fuzz {
 
-// The group and its model disagree: the end, for whoever runs this to find.
+// Aborts if the group and its model disagree, so that the fuzzer notices.
 inline void Must(bool holds, const char* what) {
   if (holds) return;
   std::cerr << "fuzz: " << what << std::endl;
   std::abort();
 }
 
-// kBatch: what the function of a batch threw. kInvalid: it returned too few values.
+// How a call lands. kBatch: the function of a batch threw. kInvalid: it returned too few values.
 enum class How : unsigned char { kValue, kFailure, kOwnerDead, kBatch, kInvalid };
 
 struct ModelCaller;
 
 struct ModelCall {
-  int number = 0;  // what it lands with: this, as a value or in an exception
+  int number = 0;  // what it lands with, as a value or in an exception
   int key = 0;
   std::int64_t started = 0;
   std::size_t callers = 1;
   bool leader_left = false;
   bool forgotten = false;
-  bool doomed = false;  // asked to stop, since nobody is left
+  bool doomed = false;  // asked to stop, since no caller is left
   bool run = false;     // Lead::Run has begun
   int on_this_thread = 0;
-  int leads = 0;  // copies of its Lead, and whatever holds one
+  int leads = 0;  // copies of its Lead, and objects that hold one
   bool landed = false;
   bool shared = false;
   How how = How::kValue;
-  std::deque<ModelCaller*> untold;  // who is to be told, first come first
+  std::deque<ModelCaller*> untold;  // callers to be notified, in the order of joining
 };
 
 struct ModelCaller {
   std::shared_ptr<ModelCall> call;
   singleflight::Role role = singleflight::Role::kLeader;
-  bool silent = false;  // told without the world's noticing
+  bool silent = false;  // notified without the world's noticing
   bool told = false;
   bool left = false;
 };
@@ -69,14 +69,14 @@ class Model {
   bool TooOld(const ModelCall& call) const {
     return options_.max_age && now - call.started > options_.max_age->count();
   }
-  // The call that a caller for `key` would follow, or null.
+  // Returns the call that a caller for `key` would follow, or null.
   Call Current(int key) const {
     const Call call = Find(key);
     return call != nullptr && !TooOld(*call) ? call : nullptr;
   }
   bool Full(const ModelCall& call) const { return call.callers >= options_.max_callers_per_call; }
 
-  // Null: refused.
+  // Returns null if the caller is refused.
   Call Begin(int key) {
     if (stats.in_flight >= options_.max_calls_in_flight) {
       ++stats.refused;
@@ -102,7 +102,7 @@ class Model {
     return true;
   }
 
-  // A caller of its own memory that is told, or a Future. Null: refused.
+  // Adds a caller: a Waiter, which is notified, or a Future. Returns null if it is refused.
   std::shared_ptr<ModelCaller> Join(int key, bool is_told, bool silent = false) {
     auto caller = std::make_shared<ModelCaller>();
     caller->silent = silent;
@@ -129,7 +129,7 @@ class Model {
     call.leader_left = true;
     Drop(call);
   }
-  // True: it will not be told any more.
+  // Returns true if `caller` will not be notified any more.
   bool Detach(ModelCaller& caller) {
     if (caller.left || Leave(caller)) return true;
     return std::erase(caller.call->untold, &caller) > 0;
@@ -141,7 +141,7 @@ class Model {
   }
   static std::size_t Getting(const ModelCall& call) { return call.callers + call.leader_left; }
 
-  // False: it has landed before.
+  // Returns false if the call had landed before.
   bool Land(ModelCall& call, How how) {
     if (call.landed) return false;
     if (!call.forgotten) in_flight_.erase(call.key);
@@ -153,18 +153,18 @@ class Model {
     return true;
   }
 
-  // The group tells this caller.
+  // The group notifies `caller`.
   static void Tell(ModelCaller& caller) {
-    Must(!caller.left, "a caller that left was told");
-    Must(!caller.told, "a caller was told twice");
-    Must(caller.call->landed, "a caller was told before its call landed");
+    Must(!caller.left, "a caller that left was notified");
+    Must(!caller.told, "a caller was notified twice");
+    Must(caller.call->landed, "a caller was notified before its call landed");
     TellSilent(*caller.call);
     auto& untold = caller.call->untold;
-    Must(!untold.empty() && untold.front() == &caller, "callers were told out of order");
+    Must(!untold.empty() && untold.front() == &caller, "callers were notified out of order");
     untold.pop_front();
     caller.told = true;
   }
-  // Those whom the world does not see told.
+  // The group notifies the next callers, unseen by the world.
   static void TellSilent(ModelCall& call) {
     while (!call.untold.empty() && call.untold.front()->silent) {
       call.untold.front()->told = true;
@@ -172,7 +172,7 @@ class Model {
     }
   }
 
-  std::int64_t now = 1'000'000'000;  // of the virtual clock
+  std::int64_t now = 1'000'000'000;  // the virtual clock, in ns
   singleflight::Stats stats;
 
  private:

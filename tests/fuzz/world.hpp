@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A small world of one thread, in which time passes only where the program says so, and which a
-// string of bytes moves: callers of all kinds join, leave and end, calls land in any order, and all
-// of this also from inside a function, a callback or a coroutine that is just being told. After
-// each step the group must be where its model is.
+// A small world of one thread, driven by a string of bytes. Time passes only where the program says
+// so. Callers of all kinds join, leave and are destroyed, and calls land in any order. All of this
+// also happens inside a function, a callback or a coroutine that is being notified. After each step
+// the group must agree with its model.
 //
-// Nothing here may block: a caller that would wait for ever is given a timeout, and time jumps to
-// its end (see fuzz.cpp).
+// Nothing here may block. A caller that would wait for ever is given a timeout, and time jumps to
+// its deadline (see fuzz.cpp).
 
 #include <algorithm>
 #include <array>
@@ -34,7 +34,7 @@ using singleflight::Role;
 
 inline constexpr int kKeys = 3;
 
-// What calls land with. On the heap, for the sanitizers to see.
+// The value that calls land with. It is on the heap, so that the sanitizers see what happens to it.
 struct Answer {
   std::unique_ptr<int> number;
 };
@@ -48,7 +48,7 @@ struct OneShard : singleflight::GroupTraits {
 };
 using Group = singleflight::Group<int, Answer, std::hash<int>, std::equal_to<int>, OneShard>;
 
-// The program; zeros when it has ended.
+// The program. After its last byte it reads as zeros.
 class Bytes {
  public:
   Bytes(const std::uint8_t* data, std::size_t size) : rest_(data, size) {}
@@ -88,7 +88,7 @@ class World {
   using Caller = std::shared_ptr<ModelCaller>;
   using Lead = Group::Lead;
 
-  // ---- Who there is
+  // ---- What the world holds
 
   struct RawWaiter final : Group::Waiter {
     explicit RawWaiter(World& its_world) : world(its_world) {}
@@ -104,11 +104,11 @@ class World {
   struct Coroutine {
     test::Routine routine;
     Caller caller;                   // null: it never joined
-    std::errc error{};               // then: why
-    bool running = true;             // else it is suspended, or has ended
+    std::errc error{};               // why it never joined
+    bool running = true;             // false: it is suspended, or has finished
     bool ended = false;              // it has what it asked for
-    bool canceled = false;           // by its stop
-    std::coroutine_handle<> queued;  // to be resumed
+    bool canceled = false;           // its stop reached it first
+    std::coroutine_handle<> queued;  // its handle, to be resumed later
   };
   struct HeldLead {
     Lead lead;
@@ -125,7 +125,7 @@ class World {
     How how = How::kValue;
   };
   struct Batch;
-  // Who a stop reaches: one of the three.
+  // Something that a stop reaches. Just one of the three is set.
   struct Stoppable {
     Coroutine* coroutine = nullptr;
     Call leader = nullptr;
@@ -133,7 +133,7 @@ class World {
   };
   struct Stop {
     std::stop_source source;
-    std::vector<Stoppable> registered;  // the last is reached first, as by libstdc++
+    std::vector<Stoppable> registered;  // libstdc++'s stop reaches the last one first
   };
 
   singleflight::GroupOptions PickOptions() {
@@ -239,7 +239,7 @@ class World {
     CheckBooks();
   }
 
-  // Some steps in the midst of another.
+  // Runs some steps in the midst of another.
   void Nested() {
     if (depth_ == 4) return;
     ++depth_;
@@ -251,7 +251,8 @@ class World {
     Must(group_.GetStats() == model_.stats, "the counters differ");
     for (int key = 0; key < kKeys; ++key) {
       const Call call = model_.Find(key);
-      Must(group_.Callers(key) == (call != nullptr ? call->callers : 0), "Callers differs");
+      Must(group_.Callers(key) == (call != nullptr ? call->callers : 0),
+           "the result of Callers differs");
     }
     if (depth_ > 0) return;
     for (const auto& waiter : waiters_) CheckTold(waiter->caller);
@@ -259,10 +260,10 @@ class World {
   }
   static void CheckTold(const Caller& caller) {
     if (caller == nullptr || caller->left || !caller->call->landed) return;
-    Must(caller->told, "a call has landed, and a caller was not told");
+    Must(caller->told, "a call has landed, but a caller was not notified");
   }
 
-  // Calls `receive`, which returns a Result or throws what the model says.
+  // Calls `receive`, which must return the Result or throw the error that the model predicts.
   template <class Receive>
   static void CheckOutcome(const ModelCaller& caller, Receive&& receive, bool handed_on = false) {
     const ModelCall& call = *caller.call;
@@ -274,7 +275,7 @@ class World {
     } catch (const Failure& failure) {
       Must(call.how == How::kFailure && failure.number == call.number, "the failure differs");
     } catch (const BatchFailure&) {
-      Must(call.how == How::kBatch, "a batch's failure where there is another");
+      Must(call.how == How::kBatch, "a batch's failure came instead of another outcome");
     } catch (const std::system_error& error) {
       if (call.how == How::kInvalid) {
         Must(error.code() == std::errc::invalid_argument, "the error of a short batch differs");
@@ -283,15 +284,15 @@ class World {
              "the error differs");
       }
     }
-    Must(call.landed, "a result of a call that has not landed");
+    Must(call.landed, "a result came from a call that has not landed");
   }
   template <class Ask>
   static void CheckError(std::errc expected, Ask&& ask) {
     try {
       static_cast<void>(ask());
-      Must(false, "no error where there should be one");
+      Must(false, "an expected error was not thrown");
     } catch (const std::system_error& error) {
-      Must(error.code() == expected, "another error than expected");
+      Must(error.code() == expected, "the error is not the expected one");
     }
   }
   static constexpr auto kRefused = std::errc::resource_unavailable_try_again;
@@ -303,7 +304,7 @@ class World {
   }
 
   void Tell(ModelCaller& caller) {
-    for (auto& failing : failing_) {  // of a batch: one lands after the other, unseen
+    for (auto& failing : failing_) {  // calls of a batch land one after the other, unseen
       while (!caller.call->landed && !failing.empty() &&
              std::find(failing.begin(), failing.end(), caller.call) != failing.end()) {
         LandNextFailing(failing);
@@ -326,7 +327,7 @@ class World {
       return group_.Join(key, *waiter, [&](Lead lead) { Launch(caller, std::move(lead)); });
     };
     if (caller == nullptr) return CheckError(kRefused, join);
-    Must(join() == caller->role, "the role differs");  // from here the waiter may be gone
+    Must(join() == caller->role, "the role differs");  // from here on, the waiter may be destroyed
   }
   void JoinFuture() {
     const int key = PickKey();
@@ -338,7 +339,7 @@ class World {
     Hold(join(), caller);
   }
 
-  // What becomes of a new call's Lead.
+  // Decides what becomes of a new call's Lead.
   void Launch(const Caller& caller, Lead lead) {
     Must(caller->role == Role::kLeader, "a follower was given a Lead");
     const Call call = caller->call;
@@ -378,13 +379,13 @@ class World {
     RawWaiter* const waiter = Pick(waiters_);
     if (waiter == nullptr) return;
     const bool leaves = waiter->caller != nullptr && model_.Leave(*waiter->caller);
-    Must(group_.Leave(*waiter) == leaves, "Leave differs");
+    Must(group_.Leave(*waiter) == leaves, "the result of Leave differs");
   }
   void EndWaiter() {
     RawWaiter* const waiter = Pick(waiters_);
     if (waiter == nullptr) return;
     const bool off = waiter->caller == nullptr || model_.Detach(*waiter->caller);
-    Must(waiter->Detach() == off, "Detach differs");
+    Must(waiter->Detach() == off, "the result of Detach differs");
     Take(waiters_, waiter).reset();
   }
   void TakeResult() {
@@ -403,7 +404,7 @@ class World {
     ++call->leads;
     leads_.push_back(std::make_unique<HeldLead>(HeldLead{lead, call}));
   }
-  // One Lead less is about to be there.
+  // Notes that a Lead is about to be destroyed.
   void ReleaseLead(const Call& call) {
     if (--call->leads == 0) model_.Land(*call, How::kOwnerDead);
   }
@@ -426,7 +427,7 @@ class World {
     }
   }
 
-  // `lead` may end meanwhile.
+  // `lead` may be destroyed meanwhile.
   void Land(Lead& lead, const Call& call) {
     const How how = PickHow(true);
     const bool lands = model_.Land(*call, how);
@@ -437,7 +438,7 @@ class World {
       landed = lead.Fail(how == How::kOwnerDead ? nullptr
                                                 : std::make_exception_ptr(Failure{call->number}));
     }
-    Must(landed == lands, "Succeed or Fail differs");
+    Must(landed == lands, "the result of Succeed or Fail differs");
   }
   void Run(Lead& lead, const Call& call) {
     const bool runs = !call->landed && !call->run;
@@ -448,12 +449,12 @@ class World {
       ran = true;
       return Work(*call, stop, landed);
     });
-    --call->leads;  // it has landed
-    Must(ran == runs, "Run runs its function, or does not");
-    Must(returned == landed, "Run differs");
+    --call->leads;  // the call has landed
+    Must(ran == runs, "whether Run ran its function differs");
+    Must(returned == landed, "the result of Run differs");
   }
 
-  // The function of a call that is run here.
+  // Does the work of a call on this thread.
   Answer Work(ModelCall& call, const std::stop_token& stop, bool& landed) {
     call.run = true;
     ++call.on_this_thread;
@@ -509,9 +510,9 @@ class World {
     }
     const bool lands = !call->landed && !call->run;
     ++call->leads;
-    held->task();  // which may end it
+    held->task();  // it may destroy `held`
     --call->leads;
-    if (lands) Must(call->landed, "a task has run, and its call has not landed");
+    if (lands) Must(call->landed, "a task has run, but its call has not landed");
   }
 
   void UseFuture() {
@@ -528,7 +529,8 @@ class World {
     if (what == 2) {
       const auto wait = [&] { return held->future.WaitFor(std::chrono::nanoseconds(0)); };
       if (deadlock) return CheckError(kDeadlock, wait);
-      return Must((wait() == std::future_status::ready) == call.landed, "WaitFor differs");
+      return Must((wait() == std::future_status::ready) == call.landed,
+                  "the result of WaitFor differs");
     }
     if (deadlock) return CheckError(kDeadlock, [&] { return held->future.Get(); });
     if (!call.landed) return;
@@ -552,7 +554,7 @@ class World {
     Coroutine* coroutine;
   };
 
-  // What an awaitable `fn` returns.
+  // The awaitable that `fn` returns.
   struct Answering {
     bool await_ready() const { return at_once; }
     void await_suspend(std::coroutine_handle<> handle) const {
@@ -578,7 +580,7 @@ class World {
       coroutine.error = std::errc::operation_canceled;
     } else {
       coroutine.error = kRefused;
-      coroutine.caller = model_.Join(key, true, /*silent=*/true);  // until it is suspended
+      coroutine.caller = model_.Join(key, true, /*silent=*/true);  // silent until it is suspended
       if (coroutine.caller != nullptr && stop != nullptr) {
         stop->registered.push_back({.coroutine = &coroutine});
       }
@@ -605,7 +607,7 @@ class World {
   }
   Answering Answers(const Caller& caller, bool at_once) {
     const Call& call = caller->call;
-    ++call->leads;  // for good: the work holds it
+    ++call->leads;  // never released: the work holds a Lead
     ++call->on_this_thread;
     Nested();
     --call->on_this_thread;
@@ -632,7 +634,7 @@ class World {
                  [&]() -> const singleflight::Result<Answer>& { std::rethrow_exception(error); });
   }
 
-  // Its call has landed, or its stop has reached it, while it was suspended.
+  // The coroutine's call has landed, or its stop has reached it, while it was suspended.
   void OnResume(Coroutine& coroutine, std::coroutine_handle<> handle) {
     if (coroutine.caller->call->landed || !StopReaches(coroutine)) Tell(*coroutine.caller);
     if (bytes_.Coin()) {
@@ -656,7 +658,7 @@ class World {
       CheckError(std::errc::operation_canceled, receive);
     } else {
       Model::TellSilent(*coroutine.caller->call);
-      Must(coroutine.caller->told, "a coroutine goes on that was not told");
+      Must(coroutine.caller->told, "a coroutine continued, but was not notified");
       CheckOutcome(*coroutine.caller, receive);
     }
     Nested();
@@ -680,7 +682,7 @@ class World {
     const auto at = upstreams_.begin() + bytes_.Below(upstreams_.size());
     const std::shared_ptr<Upstream> upstream = *at;
     upstreams_.erase(at);
-    if (bytes_.Below(4) == 1) {  // the work ends without an answer
+    if (bytes_.Below(4) == 1) {  // the work is destroyed without an answer
       model_.Land(*upstream->call, How::kOwnerDead);
       upstream->handle.destroy();
     } else {
@@ -714,7 +716,7 @@ class World {
     }
     --stopping_;
   }
-  // True: this coroutine is the next that a stop reaches.
+  // Returns true if a stop reaches this coroutine next, and the coroutine leaves.
   bool StopReaches(const Coroutine& coroutine) {
     for (const auto& stop : stops_) {
       if (!stop->source.stop_requested()) continue;
@@ -731,7 +733,7 @@ class World {
     return std::any_of(stop.registered.begin(), stop.registered.end(),
                        [&](const Stoppable& it) { return it.coroutine == &coroutine; });
   }
-  // True: somebody leaves.
+  // Returns true if a caller leaves.
   bool Reach(const Stoppable& stoppable);
   void Unregister(const Coroutine& coroutine) {
     for (const auto& stop : stops_) {
@@ -758,7 +760,7 @@ class World {
     }
     if (bytes_.Coin()) options.on_failure = singleflight::OnFailure::kRetry;
     const auto not_run = [](std::stop_token) -> Answer {
-      Must(false, "a function is run that should not be");
+      Must(false, "a function ran that should not have");
       return {};
     };
     const auto ask = [&] { return group_.Do(key, not_run, options); };
@@ -771,12 +773,13 @@ class World {
         return CheckError(std::errc::timed_out, ask);
       }
       if (current->on_this_thread > 0) return CheckError(kDeadlock, ask);
-      if (!options.timeout) options.timeout = std::chrono::nanoseconds(3);  // or it would block
+      if (!options.timeout)
+        options.timeout = std::chrono::nanoseconds(3);  // without one it would block
       if (!model_.Enter(*current)) return CheckError(kRefused, ask);
       const std::int64_t deadline = model_.now + options.timeout->count();
       CheckError(std::errc::timed_out, ask);
-      Must(model_.now == deadline, "a caller waited longer or shorter than its timeout");
-      --current->callers;  // not the last
+      Must(model_.now == deadline, "a caller waited for more or less than its timeout");
+      --current->callers;  // this caller was not the last
       ++model_.stats.left;
       return;
     }
@@ -822,19 +825,19 @@ class World {
     std::int64_t deadline = 0;
     bool begun = false;
   };
-  // An element of what `fn` returns: its key's call lands when it becomes the value.
+  // An element of what a batch's `fn` returns. Its key's call lands when it becomes the value.
   struct Element {
     operator Answer() const {
       world->Nested();
       const How how = world->PickHow(false);
-      Must(world->model_.Land(*call, how), "a call of a batch has landed before");
+      Must(world->model_.Land(*call, how), "a call of a batch had already landed");
       return world->Deliver(*call, how);
     }
     World* world;
     Call call;
   };
 
-  // Goes on with the batch until `fn` is run (true) or all is done.
+  // Advances the batch. Returns true when `fn` must run next, and false when all is done.
   bool Advance(Batch& batch) {
     if (std::exchange(batch.begun, true)) FollowAndAskAgain(batch);
     while (!batch.asking.empty()) {
@@ -902,17 +905,17 @@ class World {
     failing_.emplace_back();
     const auto fn = [&](std::span<const int> missing) {
       LandFailing(frame);
-      Must(Advance(batch), "a batch's function is run that should not be");
+      Must(Advance(batch), "a batch's function ran that should not have");
       Must(std::equal(missing.begin(), missing.end(), batch.own.begin(), batch.own.end(),
                       [](int key, const Member* member) { return key == member->key; }),
-           "a batch's function is run for other keys");
+           "a batch's function ran for other keys");
       return RunBatch(batch, stop, frame);
     };
     const auto results = singleflight::DoMany(group_, keys, fn, batch.options);
     LandFailing(frame);
-    Must(!Advance(batch), "a batch's function is not run");
+    Must(!Advance(batch), "a batch's function did not run");
     failing_.pop_back();
-    Must(results.size() == order.size(), "a batch has more or fewer results");
+    Must(results.size() == order.size(), "a batch has the wrong number of results");
     for (std::size_t i = 0; i < order.size(); ++i) {
       const Member& member = *order[i];
       const auto receive = [&]() -> const singleflight::Result<Answer>& {
@@ -929,7 +932,7 @@ class World {
   }
   std::vector<Element> RunBatch(Batch& batch, Stop* stop, std::size_t frame) {
     for (const Member* member : batch.own) member->caller->call->on_this_thread = 1;
-    // The stop reaches them as long as `fn` runs.
+    // The stop reaches the batch's own calls while `fn` runs.
     const bool heeds = stop != nullptr && !stop->source.stop_requested();
     if (heeds) stop->registered.push_back({.batch = &batch});
     Nested();
@@ -950,7 +953,7 @@ class World {
   void LandNextFailing(std::deque<Call>& failing) {
     const Call call = failing.front();
     failing.pop_front();
-    Must(model_.Land(*call, call->how), "a call of a batch has landed before");
+    Must(model_.Land(*call, call->how), "a call of a batch had already landed");
   }
   void LandFailing(std::size_t frame) {
     while (!failing_[frame].empty()) LandNextFailing(failing_[frame]);
@@ -963,14 +966,14 @@ class World {
     const Call call = model_.Find(key);
     if (bytes_.Coin()) {
       if (call != nullptr) model_.Forget(*call);
-      return Must(group_.Forget(key) == (call != nullptr), "Forget differs");
+      return Must(group_.Forget(key) == (call != nullptr), "the result of Forget differs");
     }
     const bool shared = call != nullptr && Model::Getting(*call) > 1;
     if (call != nullptr && !shared) model_.Forget(*call);
-    Must(group_.ForgetUnshared(key) == !shared, "ForgetUnshared differs");
+    Must(group_.ForgetUnshared(key) == !shared, "the result of ForgetUnshared differs");
   }
 
-  // All calls land, and nobody is left behind.
+  // Lands all calls, and checks that nothing is left behind.
   void End() {
     while (!leads_.empty()) DropLead();
     while (!tasks_.empty()) {
@@ -982,7 +985,7 @@ class World {
     CheckBooks();
     Must(model_.stats.in_flight == 0, "a call has not landed at the end");
     for (const auto& coroutine : coroutines_)
-      Must(!coroutine->running, "a coroutine runs for ever");
+      Must(!coroutine->running, "a coroutine is still running at the end");
   }
 
   Bytes bytes_;
@@ -992,14 +995,15 @@ class World {
   std::vector<std::unique_ptr<HeldFuture>> futures_;
   std::vector<std::unique_ptr<Coroutine>> coroutines_;
   std::vector<std::unique_ptr<Stop>> stops_;
-  std::vector<std::deque<Call>> failing_;  // by batches that run: what fails with its batch
+  std::vector<std::deque<Call>> failing_;  // for each running batch, the calls that fail with it
   std::vector<std::unique_ptr<HeldLead>> leads_;
   std::vector<std::unique_ptr<HeldTask>> tasks_;
   std::vector<std::shared_ptr<Upstream>> upstreams_;
   int depth_ = 0;
   int steps_ = 0;
   int stopping_ = 0;
-  // Ends first, for the sanitizers to see: what holds a result may outlive it.
+  // Destroyed first: objects that hold a result may outlive the group, and the sanitizers check
+  // that.
   std::unique_ptr<Group> its_group_;
   Group& group_;
 };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Interleavings of callers that do not block, and of calls that are led by somebody else: waiters,
-// futures, coroutines, batches.
+// These tests interleave callers that do not block (waiters, futures, coroutines, batches), and
+// calls that another thread lands.
 
 #include <coroutine>
 #include <mutex>
@@ -30,7 +30,7 @@ using Group = World::Group;
 
 void Do(World& world) { world.Do(1); }
 
-// A call that was made before the threads begin, by a waiter, and that nobody has landed.
+// A call that a waiter made before the threads start, and that has not landed.
 struct Pending {
   explicit Pending(Scenario& scenario) : waiter(std::make_shared<Told>(*scenario)) {
     scenario->group->Join(1, *waiter, [this](Group::Lead its_lead) { lead = its_lead; });
@@ -39,7 +39,7 @@ struct Pending {
   std::optional<Group::Lead> lead;
 };
 
-// Lands it by running fn.
+// Lands the call by running fn.
 auto Landing(const Pending& pending) {
   return [lead = pending.lead](World& world) mutable {
     lead->Run(world.StoppableFn(1));
@@ -51,7 +51,7 @@ void ForgetThenDo(World& world) { world.ForgetThenDo(1); }
 
 }  // namespace
 
-TEST_CASE("Interleavings: a waiter leaves while its call lands") {
+TEST_CASE("Interleavings: when a waiter leaves while its call lands, it gets exactly one outcome") {
   const auto scenario_of = [](auto... others) {
     return [=](Run& run) {
       Scenario scenario(run);
@@ -69,7 +69,7 @@ TEST_CASE("Interleavings: a waiter leaves while its call lands") {
   ExploreRandom("last_waiter_against_newcomers", 3000, scenario_of(Do, ForgetThenDo));
 }
 
-TEST_CASE("Interleavings: a waiter that ends is told before that or not at all") {
+TEST_CASE("Interleavings: a waiter is notified before it is destroyed, or not at all") {
   ExploreAll("detach_against_landing", [](Run& run) {
     Scenario scenario(run);
     scenario->overlaps = scenario->drops = true;
@@ -88,13 +88,13 @@ TEST_CASE("Interleavings: a waiter that ends is told before that or not at all")
       if (!(*waiter)->Detach()) {
         while (!(*waiter)->told.load()) std::this_thread::yield();
       }
-      waiter->reset();  // and whoever touches it now is found
+      waiter->reset();  // from here on, any access to it is reported
     });
     scenario.Thread(Do);
   });
 }
 
-TEST_CASE("Interleavings: of several that land one call, one does") {
+TEST_CASE("Interleavings: when two threads land one call, exactly one of them succeeds") {
   const auto scenario_of = [](auto land, std::size_t vanish) {
     return [=](Run& run) {
       Scenario scenario(run);
@@ -112,7 +112,7 @@ TEST_CASE("Interleavings: of several that land one call, one does") {
       scenario.Thread(Do);
       scenario.Finally([waiter = pending.waiter] { waiter->Take(); });
       scenario.AtEnd([landed](World&) {
-        World::Expect(*landed == 1, "a call was landed by none or by both");
+        World::Expect(*landed == 1, "neither or both of the threads landed the call");
       });
     };
   };
@@ -122,7 +122,8 @@ TEST_CASE("Interleavings: of several that land one call, one does") {
   ExploreAll("landed_twice", scenario_of(give_up, 1));
 }
 
-TEST_CASE("Interleavings: the last Lead that goes lands its call, by whichever thread") {
+TEST_CASE(
+    "Interleavings: the last Lead to be destroyed lands its call, whichever thread destroys it") {
   ExploreAll("lead_dropped", [](Run& run) {
     Scenario scenario(run);
     Pending pending(scenario);
@@ -131,7 +132,8 @@ TEST_CASE("Interleavings: the last Lead that goes lands its call, by whichever t
     }
     scenario.Thread([](World& world) {
       const auto outcome = world.Do(1);
-      World::Expect(outcome.led || outcome.error == std::errc::owner_dead, "not owner_dead");
+      World::Expect(outcome.led || outcome.error == std::errc::owner_dead,
+                    "a follower did not get owner_dead");
     });
     scenario->vanish = 1;
     scenario.Finally([waiter = pending.waiter] { waiter->Take(); });
@@ -141,7 +143,7 @@ TEST_CASE("Interleavings: the last Lead that goes lands its call, by whichever t
 
 namespace {
 
-// A call whose task nobody has run yet, and the Future of its first caller.
+// A call whose task has not run yet, and the Future of its first caller.
 struct Submitted {
   explicit Submitted(Scenario& scenario)
       : future(std::make_shared<Future>(singleflight::DoAsync(
@@ -161,7 +163,7 @@ auto Running(Submitted& submitted) {
 
 }  // namespace
 
-TEST_CASE("Interleavings: a future is dropped while its call lands") {
+TEST_CASE("Interleavings: a future can be dropped while its call lands") {
   ExploreAll("future_dropped", [](Run& run) {
     Scenario scenario(run);
     scenario->overlaps = scenario->drops = true;
@@ -170,10 +172,10 @@ TEST_CASE("Interleavings: a future is dropped while its call lands") {
     scenario.Thread([future = submitted.future](World&) { *future = {}; });
     scenario.Thread(Do);
   });
-  CHECK(tally.overlapping > 0);  // where the one who drops it is the last to leave
+  CHECK(tally.overlapping > 0);  // the caller that drops it may be the last to leave
 }
 
-TEST_CASE("Interleavings: a future and a caller that blocks are on one call") {
+TEST_CASE("Interleavings: a future and a blocking caller can share one call") {
   ExploreAll("future_gets", [](Run& run) {
     Scenario scenario(run);
     Submitted submitted(scenario);
@@ -185,7 +187,7 @@ TEST_CASE("Interleavings: a future and a caller that blocks are on one call") {
   });
 }
 
-TEST_CASE("Interleavings: a wait for a future beyond the clock's end is no timeout") {
+TEST_CASE("Interleavings: a wait for a future beyond the clock's range never times out") {
   ExploreAll("future_waits_for_ever", [](Run& run) {
     Scenario scenario(run);
     scenario->drops = true;
@@ -193,13 +195,13 @@ TEST_CASE("Interleavings: a wait for a future beyond the clock's end is no timeo
     scenario.Thread(Running(submitted));
     scenario.Thread([future = submitted.future](World&) {
       const auto status = future->WaitFor(std::chrono::nanoseconds::max());
-      World::Expect(status == std::future_status::ready, "it timed out");
+      World::Expect(status == std::future_status::ready, "the wait timed out");
       *future = {};
     });
   });
 }
 
-TEST_CASE("Interleavings: copies of a SharedFuture are read while its call lands") {
+TEST_CASE("Interleavings: copies of a SharedFuture can be read while its call lands") {
   ExploreAll("shared_future", [](Run& run) {
     Scenario scenario(run);
     Submitted submitted(scenario);
@@ -207,7 +209,7 @@ TEST_CASE("Interleavings: copies of a SharedFuture are read while its call lands
     singleflight::SharedFuture<interleave::Value> shared(std::move(*submitted.future));
     for (int i = 0; i < 2; ++i) {
       scenario.Thread([shared](World&) mutable {
-        World::Expect(shared.Get()->execution == 0, "not the value");
+        World::Expect(shared.Get()->execution == 0, "the future has the wrong value");
         shared = {};
       });
     }
@@ -215,7 +217,7 @@ TEST_CASE("Interleavings: copies of a SharedFuture are read while its call lands
   });
 }
 
-TEST_CASE("Interleavings: a future outlives its group") {
+TEST_CASE("Interleavings: a future that outlives its group can be destroyed safely") {
   ExploreAll("future_outlives", [](Run& run) {
     Scenario scenario(run);
     scenario->drops = true;
@@ -228,7 +230,7 @@ TEST_CASE("Interleavings: a future outlives its group") {
   });
 }
 
-TEST_CASE("Interleavings: a group ends while a call that is led elsewhere lands") {
+TEST_CASE("Interleavings: a group can be destroyed while another thread lands its call") {
   const auto scenario_of = [](bool leaves) {
     return [leaves](Run& run) {
       Scenario scenario(run);
@@ -250,14 +252,14 @@ TEST_CASE("Interleavings: a group ends while a call that is led elsewhere lands"
 
 namespace {
 
-// Runs coroutines later, when it is asked to: what a loop of the user's does.
+// Stands for a user's event loop: it resumes posted coroutines later, in Poll.
 class Loop {
  public:
   void Post(std::coroutine_handle<> handle) {
     const std::lock_guard lock(mutex_);
     posted_ = handle;
   }
-  // Resumes what has been posted.
+  // Resumes the coroutine that was posted, if any.
   void Poll() {
     std::coroutine_handle<> handle;
     {
@@ -279,7 +281,9 @@ struct PostTo {
 
 }  // namespace
 
-TEST_CASE("Interleavings: a coroutine's frame is destroyed while its call lands") {
+TEST_CASE(
+    "Interleavings: when a coroutine's frame is destroyed while its call lands, nothing touches it "
+    "afterwards") {
   const auto scenario_of = [](bool stops, auto... others) {
     return [=](Run& run) {
       Scenario scenario(run);
@@ -295,7 +299,7 @@ TEST_CASE("Interleavings: a coroutine's frame is destroyed while its call lands"
       scenario.Thread([=](World& world) {  // the loop's thread
         loop->Poll();
         if (*resumed) return;
-        routine->Destroy();  // what is posted now is not resumed any more
+        routine->Destroy();  // a handle that is posted after Poll is never resumed
         world.Finish(0, {.error = std::errc::operation_canceled});
       });
       if (stops) scenario.Thread([stop](World&) mutable { stop.request_stop(); });
@@ -308,7 +312,9 @@ TEST_CASE("Interleavings: a coroutine's frame is destroyed while its call lands"
   ExploreAll("frame_destroyed_stop", scenario_of(true));
 }
 
-TEST_CASE("Interleavings: a coroutine's stop races with landing") {
+TEST_CASE(
+    "Interleavings: when a coroutine's stop races with landing, the coroutine gets exactly one "
+    "outcome") {
   const auto scenario_of = [](auto... others) {
     return [=](Run& run) {
       Scenario scenario(run);
@@ -327,7 +333,7 @@ TEST_CASE("Interleavings: a coroutine's stop races with landing") {
   ExploreAll("coroutine_stop_3", scenario_of(Do));
 }
 
-TEST_CASE("Interleavings: a stop comes while a coroutine joins and suspends") {
+TEST_CASE("Interleavings: a coroutine can be stopped while it joins and suspends") {
   ExploreAll("coroutine_suspends", [](Run& run) {
     Scenario scenario(run);
     scenario->overlaps = scenario->drops = true;
@@ -342,7 +348,7 @@ TEST_CASE("Interleavings: a stop comes while a coroutine joins and suspends") {
     scenario.Thread(Landing(pending));
     scenario.Finally([routine, unused, waiter = pending.waiter] {
       waiter->Take();
-      // Where the pending call has landed before, the coroutine leads one of its own.
+      // If the pending call has already landed, the coroutine leads a call of its own.
       if (unused->Awaited()) unused->Fire();
     });
   });
@@ -350,7 +356,7 @@ TEST_CASE("Interleavings: a stop comes while a coroutine joins and suspends") {
   CHECK(tally.shared > 0);
 }
 
-TEST_CASE("Interleavings: a coroutine that is resumed destroys the one to be resumed next") {
+TEST_CASE("Interleavings: a resumed coroutine may destroy the one that is to be resumed next") {
   ExploreAll("destroys_the_next", [](Run& run) {
     Scenario scenario(run);
     scenario->overlaps = scenario->drops = true;
@@ -373,7 +379,7 @@ TEST_CASE("Interleavings: batches that overlap do not block each other") {
   const auto crossing = [](auto... others) {
     return [=](Run& run) {
       Scenario scenario(run);
-      scenario->drops = true;  // a batch holds its results until it has all
+      scenario->drops = true;  // a batch keeps its results until it has all of them
       scenario.Thread([](World& world) { Many(world, {1, 2}); });
       scenario.Thread([](World& world) { Many(world, {2, 1}); });
       (scenario.Thread(others), ...);

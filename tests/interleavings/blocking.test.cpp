@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Interleavings of callers that block: they join, land, forget, time out, stop and retry.
+// These tests interleave blocking callers that join, land, forget, time out, stop and retry.
 
 #include <algorithm>
 #include <set>
@@ -28,31 +28,31 @@ void ForgetThenDo(World& world) { world.ForgetThenDo(1); }
 
 void Retry(World& world) {
   const auto outcome = world.Do(1, {.on_failure = OnFailure::kRetry});
-  World::Expect(!outcome.failed, "a retry got another's failure");
+  World::Expect(!outcome.failed, "a caller that retried got another leader's failure");
 }
 
 }  // namespace
 
-TEST_CASE("Interleavings: two callers of one key") {
+TEST_CASE("Interleavings: two callers of one key share a call or run one after the other") {
   ExploreAll("join_land", [](Run& run) {
     Scenario scenario(run);
     scenario.Thread(Do);
     scenario.Thread(Do);
     scenario.AtEnd([](World& world) {
       const auto stats = world.group->GetStats();
-      World::Expect(stats.executions + stats.followers == 2, "an ask is not counted");
+      World::Expect(stats.executions + stats.followers == 2, "a caller is not counted");
     });
   });
 }
 
-TEST_CASE("Interleavings: three callers of one key") {
+TEST_CASE("Interleavings: three callers of one key share a call or run one after another") {
   ExploreAll("join_join_land", [](Run& run) {
     Scenario scenario(run);
     for (int i = 0; i < 3; ++i) scenario.Thread(Do);
   });
 }
 
-TEST_CASE("Interleavings: two callers that ask twice, since a result is not kept") {
+TEST_CASE("Interleavings: a caller that asks again never gets the result of a landed call") {
   ExploreAll("join_land_twice", [](Run& run) {
     Scenario scenario(run);
     for (int i = 0; i < 2; ++i) {
@@ -64,7 +64,7 @@ TEST_CASE("Interleavings: two callers that ask twice, since a result is not kept
   });
 }
 
-TEST_CASE("Interleavings: a call is forgotten while others join and land") {
+TEST_CASE("Interleavings: a call can be forgotten while others join it and while it lands") {
   ExploreAll("join_land_forget", [](Run& run) {
     Scenario scenario(run);
     scenario->overlaps = true;
@@ -81,7 +81,7 @@ TEST_CASE("Interleavings: a call is forgotten while others join and land") {
   });
 }
 
-TEST_CASE("Interleavings: a forgotten call lands while a newer one is in its place") {
+TEST_CASE("Interleavings: a forgotten call that lands leaves the newer call in its place alone") {
   const auto scenario_of = [](int others) {
     return [others](Run& run) {
       Scenario scenario(run);
@@ -97,7 +97,7 @@ TEST_CASE("Interleavings: a forgotten call lands while a newer one is in its pla
   CHECK(tally.shared > 0);
 }
 
-TEST_CASE("Interleavings: a timeout races with landing") {
+TEST_CASE("Interleavings: when a timeout races with landing, the caller gets exactly one outcome") {
   const auto scenario_of = [](int others) {
     return [others](Run& run) {
       Scenario scenario(run);
@@ -106,7 +106,7 @@ TEST_CASE("Interleavings: a timeout races with landing") {
       for (int i = 0; i < others; ++i) scenario.Thread(Do);
       scenario.AtEnd([](World& world) {
         World::Expect(world.group->GetStats().left == world.Count(std::errc::timed_out),
-                      "who left is not counted");
+                      "a caller that left is not counted");
       });
     };
   };
@@ -118,10 +118,12 @@ TEST_CASE("Interleavings: a timeout races with landing") {
   }
 }
 
-TEST_CASE("Interleavings: a follower's stop races with landing") {
+TEST_CASE(
+    "Interleavings: when a follower's stop races with landing, the follower gets exactly one "
+    "outcome") {
   ExploreAll("stop_against_landing", [](Run& run) {
     Scenario scenario(run);
-    scenario->overlaps = true;  // where the one who is stopped leads
+    scenario->overlaps = true;  // needed when the stopped caller leads
     const std::stop_source stop;
     scenario.Thread(Do);
     scenario.Thread([stop](World& world) { world.Do(1, {.stop = stop.get_token()}); });
@@ -133,7 +135,7 @@ TEST_CASE("Interleavings: a follower's stop races with landing") {
 
 namespace {
 
-// A leader that may be stopped, and whose fn takes the call's token.
+// A leader that may be stopped and whose fn takes the call's token.
 struct StoppableLeader {
   std::stop_token stop;
   void operator()(World& world) const {
@@ -143,7 +145,9 @@ struct StoppableLeader {
 
 }  // namespace
 
-TEST_CASE("Interleavings: the last to leave races with a newcomer") {
+TEST_CASE(
+    "Interleavings: a caller that asks while the last one leaves joins in time or leads a new "
+    "call") {
   ExploreAll("last_leaver_against_newcomer", [](Run& run) {
     Scenario scenario(run);
     scenario->overlaps = true;
@@ -156,7 +160,7 @@ TEST_CASE("Interleavings: the last to leave races with a newcomer") {
   CHECK(tally.shared > 0);
 }
 
-TEST_CASE("Interleavings: a newcomer never joins a call that was told to stop") {
+TEST_CASE("Interleavings: no caller joins a call that was asked to stop") {
   ExploreAll("told_to_stop", [](Run& run) {
     Scenario scenario(run);
     scenario->overlaps = true;
@@ -167,10 +171,10 @@ TEST_CASE("Interleavings: a newcomer never joins a call that was told to stop") 
                                [&](std::stop_token of_call) {
                                  const auto value = world.Fn(1)();
                                  if (of_call.stop_requested() && world.group->Callers(1) != 0) {
-                                   // A newer call of a newcomer; joined to this one, it would be
-                                   // its caller here.
+                                   // A caller that is counted here is on a newer call. If it had
+                                   // joined this one, there would be only one execution.
                                    World::Expect(world.group->GetStats().executions == 2,
-                                                 "a call that was told to stop was joined");
+                                                 "a caller joined a call that was asked to stop");
                                  }
                                  return value;
                                },
@@ -212,17 +216,18 @@ TEST_CASE("Interleavings: followers try again when their leader has failed") {
       scenario.AtEnd([others](World& world) {
         for (int i = 0; i <= others; ++i) {
           const auto& outcome = world.OutcomeOfCaller(static_cast<std::size_t>(i));
-          World::Expect(outcome.execution != World::kNone, "a retry has no outcome");
+          World::Expect(outcome.execution != World::kNone,
+                        "a caller got neither a value nor a failure");
         }
       });
     };
   };
   ExploreAll("retry", scenario_of(1));
   ExploreAll("retry_3", scenario_of(2));
-  CHECK(tally.shared > 0);  // by those who have tried again
+  CHECK(tally.shared > 0);  // by the callers that retried
 }
 
-TEST_CASE("Interleavings: limits refuse exactly those who are too many") {
+TEST_CASE("Interleavings: limits refuse exactly the callers that exceed them") {
   const auto scenario_of = [](singleflight::GroupOptions limits, int last_key) {
     return [=](Run& run) {
       Scenario scenario(run, limits);
@@ -234,8 +239,9 @@ TEST_CASE("Interleavings: limits refuse exactly those who are too many") {
       scenario.AtEnd([](World& world) {
         const auto stats = world.group->GetStats();
         const std::size_t refused = world.Count(std::errc::resource_unavailable_try_again);
-        World::Expect(stats.refused == refused, "who was refused is not counted");
-        World::Expect(stats.executions + stats.followers + stats.refused == 3, "an ask is lost");
+        World::Expect(stats.refused == refused, "a refused caller is not counted");
+        World::Expect(stats.executions + stats.followers + stats.refused == 3,
+                      "a caller is not counted");
       });
     };
   };
@@ -247,7 +253,7 @@ TEST_CASE("Interleavings: limits refuse exactly those who are too many") {
   CHECK(tally.shared > 0);
 }
 
-TEST_CASE("Interleavings: four callers, each with a wish of its own") {
+TEST_CASE("Interleavings: four callers with different options each get exactly one outcome") {
   const auto body = [](Run& run) {
     Scenario scenario(run);
     scenario->overlaps = true;
@@ -280,10 +286,11 @@ TEST_CASE("Interleavings: keys that wait for each other are a deadlock, and noth
         });
       }
       scenario.AtEnd([=](World& world) {
-        // Where each leads its own key and none the next, the last to wait closes the cycle.
+        // If each thread leads its own key and none leads the next, the last to wait closes the
+        // cycle.
         const bool cycle = *led_own == keys && *led_next == 0;
         World::Expect(world.Count(std::errc::resource_deadlock_would_occur) == (cycle ? 1 : 0),
-                      "an error without a cycle, or a cycle with none or several");
+                      "a cycle without exactly one error, or an error without a cycle");
       });
     };
   };
@@ -297,7 +304,7 @@ TEST_CASE("Interleavings: keys that wait for each other are a deadlock, and noth
   }
 }
 
-TEST_CASE("Interleavings: who still wakes up from a call that has landed waits for nobody") {
+TEST_CASE("Interleavings: a follower that is still waking up from a landed call waits for nobody") {
   ExploreAll("no_false_alarm", [](Run& run) {
     Scenario scenario(run);
     const auto ask = [](World& world, int key, int next) {
@@ -310,12 +317,13 @@ TEST_CASE("Interleavings: who still wakes up from a call that has landed waits f
     });
     scenario.Thread([ask](World& world) { ask(world, 3, 1); });
     scenario.AtEnd([](World& world) {
-      World::Expect(world.Count(std::errc::resource_deadlock_would_occur) == 0, "a false alarm");
+      World::Expect(world.Count(std::errc::resource_deadlock_would_occur) == 0,
+                    "a deadlock was reported that does not exist");
     });
   });
 }
 
-TEST_CASE("Interleavings: what any schedule shows, one of those that stand for all has shown") {
+TEST_CASE("Interleavings: the exhaustive search shows every history that the other searches show") {
   const auto body_of = [](std::set<std::string>& histories) {
     return [&histories](Run& run) {
       Scenario scenario(run);

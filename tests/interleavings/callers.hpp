@@ -16,7 +16,7 @@
 
 namespace interleave {
 
-// A caller that is told. Only its owner takes the result or leaves.
+// A caller that is notified. Only its owner takes the result or leaves.
 class Told final : public World::Group::Waiter {
  public:
   explicit Told(World& world, int key = 1) : world_(world), id_(world.StartCaller(key)) {}
@@ -30,7 +30,7 @@ class Told final : public World::Group::Waiter {
     world_.Finish(id_, World::OutcomeOf([this] { return this->TakeResult(); }));
   }
 
-  // It left, or was refused.
+  // Notes that this caller left or was refused.
   void GiveUp() { world_.Finish(id_, {.error = std::errc::operation_canceled}); }
 
  private:
@@ -46,7 +46,7 @@ inline test::Task<Value> Answer(World& world, test::Signal& upstream) {
   co_return world.Fn(1)();
 }
 
-// A caller in a coroutine, which then does `last`.
+// A caller in a coroutine that calls `last` once it has its outcome.
 template <class Coroutine = test::Routine, class ResumeOn, class Last>
 Coroutine Ask(World& world, test::Signal& upstream, std::stop_token stop, ResumeOn resume_on,
               Last last) {
@@ -63,7 +63,7 @@ Coroutine Ask(World& world, test::Signal& upstream, std::stop_token stop, Resume
   last();
 }
 
-// A batch is a caller for each of its keys.
+// Asks for `keys` in one batch, which counts as a caller for each of them.
 inline void Many(World& world, std::vector<int> keys, singleflight::CallOptions options = {}) {
   std::vector<std::size_t> ids;
   for (const int key : keys) ids.push_back(world.StartCaller(key));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 
-// Stands between the code under test and what it rests on. For a thread that is not a scenario's,
-// and for the scheduler's own code, everything is as ever.
+// Intercepts the functions that the code under test relies on. They work as usual on threads that
+// belong to no scenario, and in the scheduler's own code.
 //
-// The compiler calls the __tsan_ functions where -fsanitize=thread tells it to; the interface is
+// With -fsanitize=thread the compiler inserts calls of the __tsan_ functions. Their interface is
 // that of compiler-rt's tsan_interface.h and tsan_interface_atomic.h.
 
 #include <cxxabi.h>
@@ -34,7 +34,7 @@ using interleave::Scheduled;
 
 namespace {
 
-// The function that would have been called without ours.
+// Returns the function that would be called without ours.
 template <class Function>
 Function* Real(const char* name) {
   void* const found = dlsym(RTLD_NEXT, name);
@@ -65,7 +65,7 @@ extern "C" int pthread_mutex_lock(pthread_mutex_t* mutex) noexcept {
 
 extern "C" int pthread_mutex_trylock(pthread_mutex_t* mutex) noexcept {
   if (Scheduled())
-    Unsupported("pthread_mutex_trylock: unlocking is no step, so it would miss some");
+    Unsupported("pthread_mutex_trylock: unlocking is not a step, so some outcomes would be missed");
   return REAL(pthread_mutex_trylock)(mutex);
 }
 
@@ -138,7 +138,7 @@ extern "C" int clock_gettime(clockid_t clock, timespec* time) noexcept {
   return 0;
 }
 
-// The futex: what std::shared_future and the semaphore of std::stop_callback wait by.
+// Emulates the futex, on which std::shared_future and the semaphore of std::stop_callback wait.
 extern "C" long syscall(long number, ...) noexcept {
   va_list list;
   va_start(list, number);
@@ -159,7 +159,7 @@ extern "C" long syscall(long number, ...) noexcept {
       interleave::WakeFutex(word, static_cast<std::size_t>(arguments[2]));
       return 0;
     case FUTEX_WAIT:
-      if (timeout != nullptr) {  // counted from now
+      if (timeout != nullptr) {  // relative to now
         deadline = interleave::Later(*timeout);
         timeout = &deadline;
       }
@@ -177,9 +177,9 @@ extern "C" long syscall(long number, ...) noexcept {
 
 namespace {
 
-// Ahead of each block.
+// Precedes each allocated block.
 struct alignas(std::max_align_t) Header {
-  void* begin;  // of what malloc gave
+  void* begin;  // the block that malloc returned
   std::size_t size;
   bool scheduled;  // allocated by a scheduled thread
 };
@@ -236,8 +236,8 @@ void operator delete[](void* memory, std::size_t) noexcept { Free(memory, CODE);
 void operator delete(void* memory, std::align_val_t) noexcept { Free(memory, CODE); }
 void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { Free(memory, CODE); }
 
-// The runtime of C++ counts who holds an exception where nobody sees it; so of its memory all that
-// is known is that it is new.
+// The C++ runtime counts the owners of an exception in code that is not instrumented. So all
+// that is recorded of an exception's memory is that it is new.
 extern "C" void* __cxa_allocate_exception(std::size_t size) noexcept {
   void* const memory = REAL(__cxa_allocate_exception)(size);
   if (Scheduled()) {
@@ -247,7 +247,7 @@ extern "C" void* __cxa_allocate_exception(std::size_t size) noexcept {
   return memory;
 }
 
-// ---- What the compiler calls. (Where it says "unaligned" or "volatile", nothing changes for us.)
+// ---- Functions that the compiler calls. "unaligned" and "volatile" make no difference here.
 
 namespace {
 
@@ -302,7 +302,8 @@ void __tsan_write_range(void* at, std::size_t size) {
   Access(at, size, Memory::Kind::kWrite, CODE);
 }
 void __tsan_vptr_read(void** at) { Access(at, 8, Memory::Kind::kRead, CODE); }
-// A destructor sets the pointer to its class's table anew: no change, as ThreadSanitizer takes it.
+// A destructor sets the vtable pointer of its class again. Like ThreadSanitizer, this ignores a
+// write that changes nothing.
 void __tsan_vptr_update(void** at, void* table) {
   if (*at != table) Access(at, 8, Memory::Kind::kWrite, CODE);
 }
@@ -375,7 +376,7 @@ ATOMIC(32, std::uint32_t)
 ATOMIC(64, std::uint64_t)
 
 void __tsan_atomic_thread_fence(int) {
-  if (Scheduled()) Unsupported("a fence, which is not modelled");
+  if (Scheduled()) Unsupported("atomic_thread_fence, which is not modelled");
 }
 void __tsan_atomic_signal_fence(int) {}
 }

@@ -81,7 +81,7 @@ std::optional<std::string> Memory::Check(const Where& where, const void* address
       *same = now;
     } else if (word.used < word.cells.size()) {
       word.cells[word.used++] = now;
-    } else {  // overwrites what is over: what this thread has seen
+    } else {  // full: overwrite an access that this thread has seen, if there is one
       auto* const over = std::find_if(word.cells.begin(), word.cells.end(), [&](const Cell& cell) {
         return cell.kind != Kind::kFree && cell.time <= where.clock[cell.thread];
       });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Interleavings of small programs that a seed has drawn: three threads, each with two operations of
-// every kind there is, on two keys.
+// These tests interleave small programs that are drawn from a seed. Each has three threads, and
+// each thread does two operations of any kind on two keys.
 
 #include <functional>
 #include <memory>
@@ -42,14 +42,15 @@ test::FireAndForget AskInCoroutine(World& world, int key, std::stop_token stop) 
   world.Finish(id, outcome);
 }
 
-// False: a limit refused it.
+// Returns false if a limit refused the caller.
 template <class Join>
 bool Ask(Join&& join) {
   try {
     join();
     return true;
   } catch (const std::system_error& error) {
-    World::Expect(error.code() == std::errc::resource_unavailable_try_again, "not refused");
+    World::Expect(error.code() == std::errc::resource_unavailable_try_again,
+                  "a caller failed, but was not refused");
     return false;
   }
 }
@@ -117,7 +118,7 @@ Operation Draw(std::mt19937& random, std::stop_source stop) {
 
 }  // namespace
 
-TEST_CASE("Interleavings: programs of every kind of operation, drawn by a seed") {
+TEST_CASE("Interleavings: the promises hold in random programs of every kind of operation") {
   const unsigned programs = test::Long() ? 10000 : 300;
   std::size_t schedules = 0;
   for (unsigned seed = 1; seed <= programs; ++seed) {

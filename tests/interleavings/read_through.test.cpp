@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Interleavings of a ReadThrough's callers: they look in the cache, load, put, refresh and
+// These tests interleave callers of a ReadThrough that look in the cache, load, put, refresh and
 // invalidate.
 
 #include <algorithm>
@@ -40,18 +40,18 @@ namespace {
 
 constexpr int kKey = 1;
 
-// What a load brings: the source as it was when the load began. Nothing: the source had nothing.
+// The result of a load: the source's version when the load began. Empty: the source had nothing.
 struct Loaded {
   std::size_t load;
   std::size_t version;
 };
 using Value = std::optional<Loaded>;
-constexpr std::size_t kPrimed = ~std::size_t{0};  // the `load` of what was in the cache before
+constexpr std::size_t kPrimed = ~std::size_t{0};  // the `load` of the value that Prime puts
 
 std::size_t VersionOf(const Value& value) { return value ? value->version : 0; }
 
-// A cache of one key. Where it is not kConcurrent it is nothing but memory, whose races are seen;
-// else each operation is one step, which orders nothing for others.
+// A cache of one key. If it is not kConcurrent, it is plain memory, whose races are detected. If it
+// is, each operation is one step that orders nothing for other threads.
 template <bool kIsConcurrent>
 class Cache {
  public:
@@ -69,7 +69,7 @@ class Cache {
     Access(Mode::kWrite, [this] { value_.reset(); });
   }
 
-  // When the threads have ended.
+  // Only for use when the threads have finished.
   const std::optional<Value>& Peek() const { return value_; }
   std::vector<std::size_t> puts;  // the loads whose values were put
 
@@ -92,7 +92,7 @@ template <class Cache>
 using ReadThrough = singleflight::ReadThrough<int, Value, Cache&, singleflight::DefaultHash<int>,
                                               singleflight::DefaultEqual<int>, OneShard>;
 
-// What a ReadThrough is there to replace.
+// The naive combination that a ReadThrough replaces.
 template <class Cache>
 class NaivePair {
  public:
@@ -120,18 +120,19 @@ class NaivePair {
       group_;
 };
 
-// What came of all schedules of an exploration: whether a scenario came to what it is about.
+// Totals over all schedules of an exploration. They show whether a scenario reached the situation
+// that it tests.
 struct Seen {
   std::size_t hits = 0;
   std::size_t followers = 0;
   std::size_t outdated = 0;
   std::size_t loaded_twice = 0;
-  std::size_t old_values = 0;  // that a caller got who had asked before they were invalidated
+  std::size_t old_values = 0;  // given to callers that asked before the Invalidate
   std::size_t unwanted = 0;    // loads that were asked to stop
 };
 Seen seen;
 
-// A cache, the source behind it, callers; and what must be true of every history.
+// A cache, the source behind it, and callers. Check tests what must be true of every history.
 template <class CacheType, class UsersType>
 class WorldOf {
  public:
@@ -142,10 +143,10 @@ class WorldOf {
 
   CacheType cache;
   std::unique_ptr<Users> users;
-  // The source has nothing until it is changed first.
+  // The source has nothing until its first change.
   bool nothing_at_first = false;
 
-  // Something is in the cache before the threads begin.
+  // Puts a value into the cache before the threads start.
   void Prime() {
     cache.Put(kKey, Loaded{kPrimed, 0});
     cache.puts.clear();
@@ -156,7 +157,7 @@ class WorldOf {
   auto Load() {
     return [this] { return DoLoad(); };
   }
-  // The same for a load that may be asked to stop.
+  // Like Load, for a load that may be asked to stop.
   auto StoppableLoad() {
     return [this](std::stop_token stop) {
       const Value value = DoLoad();
@@ -168,7 +169,7 @@ class WorldOf {
     };
   }
 
-  // A caller: asks by `ask`, which returns a result or what is like one.
+  // Runs a caller that asks by `ask`, which returns a result or something like one.
   template <class Ask>
   void Call(Ask&& ask) {
     const std::size_t at_least = StartGet();
@@ -182,7 +183,8 @@ class WorldOf {
     EndAsking(at_least, *users->Refresh(kKey, Load()));
   }
 
-  // By a task that `executor` is given. Whom another call keeps from it may have joined that.
+  // Refreshes by a task that `executor` gets. If this caller does not lead, it may have joined
+  // another call.
   template <class Executor>
   void RefreshBehind(Executor&& executor) {
     const auto role = users->Refresh(kKey, Load(), std::forward<Executor>(executor));
@@ -190,16 +192,17 @@ class WorldOf {
     ++(role == singleflight::Role::kLeader ? refreshes_ : may_have_joined_);
   }
 
-  // Who starts from now on must not see what is older than is returned here.
+  // Both return the oldest version that a caller which asks now may get.
   std::size_t StartGet() { return StartAsking(gets_); }
   std::size_t StartRefresh() { return StartAsking(refreshes_); }
   void EndAsking(std::size_t at_least, const Value& value) {
     const Unseen unseen;
-    Expect(VersionOf(value) >= at_least, "a caller got what was invalidated before it asked");
+    Expect(VersionOf(value) >= at_least,
+           "a caller got a value that was invalidated before it asked");
     seen.old_values += VersionOf(value) < invalidated_;
   }
 
-  // Changes the source and invalidates.
+  // Changes the source and invalidates the key.
   void Change() {
     const std::size_t version = Save();
     users->Invalidate(kKey);
@@ -218,16 +221,16 @@ class WorldOf {
   }
   void ExpectCached(std::size_t version) const {
     Expect(cache.Peek().has_value(), "the cache has nothing");
-    Expect(VersionOf(*cache.Peek()) == version, "the cache has not the value that it should have");
+    Expect(VersionOf(*cache.Peek()) == version, "the cache has the wrong value");
   }
 
-  // What is true of every history.
+  // Checks what must be true of every history.
   void Check() const {
     if (const auto& cached = cache.Peek()) {
       Expect(VersionOf(*cached) >= invalidated_, "the cache has what was invalidated");
     }
     for (const std::size_t load : cache.puts) {
-      Expect(!loads_[load].unwanted, "a value was put of a load that had been asked to stop");
+      Expect(!loads_[load].unwanted, "a load that was asked to stop put its value");
     }
     seen.loaded_twice += loads_.size() > 1;
     if constexpr (requires { users->GetStats(); }) {
@@ -271,20 +274,22 @@ class WorldOf {
     const std::size_t asked = stats.calls.executions + stats.calls.followers;
     const std::size_t at_least = stats.misses + refreshes_;
     Expect(at_least <= asked && asked <= at_least + may_have_joined_,
-           "misses and Refreshes are not what the group counted");
-    Expect(stats.loads == loads_.size(), "loads are not what was counted");
+           "misses and Refreshes do not match the group's counts");
+    Expect(stats.loads == loads_.size(), "the count of loads is wrong");
     Expect(nothing_at_first || stats.loads == cache.puts.size() + stats.outdated,
            "a value was neither put nor counted as outdated");
-    Expect(stats.calls.failures + stats.get_failures + stats.put_failures == 0, "a failure");
+    Expect(stats.calls.failures + stats.get_failures + stats.put_failures == 0,
+           "a failure was counted");
     Expect(stats.calls.in_flight == 0 && users->Callers(kKey) == 0, "a call is still in flight");
     seen.hits += stats.hits;
     seen.followers += stats.calls.followers;
     seen.outdated += stats.outdated;
   }
 
-  // Only under Unseen, once the threads have begun; the search knows them by their addresses.
+  // Once the threads have started, these are used only under Unseen. The search identifies them by
+  // their addresses.
   std::size_t saved_ = 0;        // the source's version
-  std::size_t invalidated_ = 0;  // what was older than this
+  std::size_t invalidated_ = 0;  // versions older than this have been invalidated
   std::size_t gets_ = 0;
   std::size_t refreshes_ = 0;
   std::size_t may_have_joined_ = 0;
@@ -296,7 +301,8 @@ using World = WorldOf<Cache<kConcurrent>, ReadThrough<Cache<kConcurrent>>>;
 template <bool kConcurrent>
 using Scenario = interleave::ScenarioOf<World<kConcurrent>>;
 
-// All schedules of `body(scenario)`, with a cache that needs a lock and with one that does not.
+// Explores all schedules of `body(scenario)`, with a cache that needs a lock and with one that does
+// not.
 template <class Body>
 void ExploreBoth(const std::string& name, Body&& body, GroupOptions options = {}) {
   seen = {};
@@ -309,7 +315,7 @@ void ExploreBoth(const std::string& name, Body&& body, GroupOptions options = {}
     body(scenario);
   });
 }
-// Where there are too many, those with few preemptions.
+// Explores the schedules with few preemptions, if there are too many to explore all.
 template <class Body>
 void ExploreFew(const char* name, Body&& body) {
   ExplorePreemptions(name, test::Long() ? 3 : 2, [&](Run& run) {
@@ -318,7 +324,7 @@ void ExploreFew(const char* name, Body&& body) {
   });
 }
 
-// Or some at random.
+// Explores random schedules.
 template <class Body>
 void ExploreSome(const char* name, std::size_t runs, Body&& body) {
   ExploreRandom(name, runs, [&](Run& run) {
@@ -336,7 +342,7 @@ const auto change_then_get = [](auto& world) {
 };
 
 const auto loads_once = [](auto& world) { world.Expect(world.Loads() == 1, "not loaded once"); };
-// These callers, who load once.
+// Returns a scenario in which `callers` must load once.
 const auto load_once = [](auto... callers) {
   return [=](auto& scenario) {
     (scenario.Thread(callers), ...);
@@ -381,20 +387,12 @@ test::FireAndForget GetInCoroutine(World& world, test::Signal& upstream) {
   const auto result = co_await singleflight::CoDo(*world.users, kKey, load);
   world.EndAsking(at_least, *result);
 }
-template <class World>
-test::FireAndForget RefreshInCoroutine(World& world, test::Signal& upstream) {
-  const std::size_t at_least = world.StartRefresh();
-  const auto load = [&] { return LoadSlowly(world, upstream); };
-  const auto result = co_await singleflight::CoDo(world.users->Refreshing(), kKey, load);
-  world.EndAsking(at_least, *result);
-}
-
-// Answers what was asked before the threads begin.
+// Answers a load that began before the threads started.
 auto Firing(std::shared_ptr<test::Signal> upstream) {
   return [upstream](auto&) { upstream->Fire(); };
 }
 
-// A task that nobody has run yet, and the Future of who asked for it.
+// A task that has not run yet, and the Future of its caller.
 template <class Scenario>
 struct Submitted {
   explicit Submitted(Scenario& scenario) : world(&*scenario), at_least(world->StartGet()) {
@@ -444,7 +442,7 @@ TEST_CASE("Interleavings: whichever way callers ask, the key is loaded once") {
   CHECK(seen.followers > 0);
 }
 
-TEST_CASE("Interleavings: a Get is never given what was invalidated before it") {
+TEST_CASE("Interleavings: a Get never returns a value that was invalidated before it") {
   ExploreBoth("invalidate", [](auto& scenario) {
     scenario.Thread(get);
     scenario.Thread(change_then_get);
@@ -458,7 +456,7 @@ TEST_CASE("Interleavings: a Get is never given what was invalidated before it") 
     scenario.Thread(change_then_get);
     scenario.AtEnd(caches_the_change);
   });
-  // Who looks again finds what was put since, and is then overtaken.
+  // The leader looks again, finds a value that was put since, and is overtaken by Invalidate.
   ExploreBoth("invalidate_what_was_put", [](auto& scenario) {
     scenario.Thread(get);
     scenario.Thread([](auto& world) {
@@ -483,7 +481,7 @@ TEST_CASE("Interleavings: a Get is never given what was invalidated before it") 
   });
 }
 
-TEST_CASE("Interleavings: an asynchronous load that was invalidated is not put") {
+TEST_CASE("Interleavings: an asynchronous load that was invalidated does not put its value") {
   ExploreBoth("invalidate_async", [](auto& scenario) {
     Submitted submitted(scenario);
     scenario.Thread(submitted.Running());
@@ -517,8 +515,9 @@ TEST_CASE("Interleavings: an asynchronous load that was invalidated is not put")
   });
 }
 
-TEST_CASE("Interleavings: of two loads in flight, the value of the later one stays") {
-  // However they end: the first was invalidated before the second began.
+TEST_CASE("Interleavings: when two loads are in flight, the value of the later one stays") {
+  // The first load was invalidated before the second began. So it makes no difference which of them
+  // finishes first.
   ExploreBoth("two_loads", [](auto& scenario) {
     const auto first = std::make_shared<test::Signal>();
     const auto second = std::make_shared<test::Signal>();
@@ -529,12 +528,12 @@ TEST_CASE("Interleavings: of two loads in flight, the value of the later one sta
     scenario.Thread(Firing(second));
     scenario.Thread(get);
     scenario.AtEnd([](auto& world) {
-      world.Expect(world.Loads() == 2, "not two loads");
+      world.Expect(world.Loads() == 2, "there were not two loads");
       world.ExpectCached(1);
     });
   });
   CHECK(seen.outdated > 0);
-  // The first is forgotten by whoever finds it too old, perhaps while it is being put.
+  // A caller that finds the first call too old forgets it, perhaps while its value is being put.
   const auto too_old = [](auto& scenario) {
     scenario.Thread(get);
     scenario.Thread([](auto& world) {
@@ -543,7 +542,8 @@ TEST_CASE("Interleavings: of two loads in flight, the value of the later one sta
     });
     scenario.AtEnd([](auto& world) {
       const bool both = world.LoadsOf(1) == 1;
-      world.Expect(world.ThreadOf(*world.cache.Peek()) == (both ? 1u : 0u), "the older one stays");
+      world.Expect(world.ThreadOf(*world.cache.Peek()) == (both ? 1u : 0u),
+                   "the older value stays");
     });
   };
   ExploreBoth("two_loads_max_age", too_old, {.max_age = 10ms});
@@ -551,7 +551,7 @@ TEST_CASE("Interleavings: of two loads in flight, the value of the later one sta
   CHECK(seen.outdated > 0);
 }
 
-TEST_CASE("Interleavings: while it is refreshed, a key's value is there for its readers") {
+TEST_CASE("Interleavings: while a key is refreshed, its readers always find a value") {
   const auto readers = [](auto... others) {
     return [=](auto& scenario) {
       scenario->Prime();
@@ -568,7 +568,7 @@ TEST_CASE("Interleavings: while it is refreshed, a key's value is there for its 
   ExploreBoth("refresh_readers", readers(get, get));
 }
 
-TEST_CASE("Interleavings: Refreshes that meet load once") {
+TEST_CASE("Interleavings: overlapping Refreshes load once") {
   const auto refreshes = [](auto... others) {
     return [=](auto& scenario) {
       scenario->Prime();
@@ -601,7 +601,7 @@ TEST_CASE("Interleavings: a Refresh that was overtaken by Invalidate puts nothin
     scenario.Thread(change_then_get);
     scenario.AtEnd(caches_the_change);
   });
-  // Nor does one that found nothing erase what came since.
+  // A Refresh that found nothing does not erase a newer value either.
   ExploreBoth("refresh_finds_nothing", [](auto& scenario) {
     scenario->nothing_at_first = true;
     scenario.Thread(refresh);
@@ -621,18 +621,9 @@ TEST_CASE("Interleavings: a Refresh that was overtaken by Invalidate puts nothin
     scenario.AtEnd(caches_the_change);
   });
   CHECK(seen.outdated > 0);
-  ExploreBoth("refresh_coroutine", [](auto& scenario) {
-    scenario->Prime();
-    const auto upstream = std::make_shared<test::Signal>();
-    RefreshInCoroutine(*scenario, *upstream);
-    scenario.Thread(Firing(upstream));
-    scenario.Thread(change_then_get);
-    scenario.AtEnd(caches_the_change);
-  });
-  CHECK(seen.outdated > 0);
 }
 
-TEST_CASE("Interleavings: a load that nobody wants any more is not put") {
+TEST_CASE("Interleavings: a load that nobody wants any more does not put its value") {
   ExploreBoth("load_left", [](auto& scenario) {
     Submitted submitted(scenario);
     scenario.Thread(submitted.Running());
@@ -645,7 +636,7 @@ TEST_CASE("Interleavings: a load that nobody wants any more is not put") {
   CHECK(seen.outdated > 0);
 }
 
-TEST_CASE("Interleavings: a ReadThrough ends while a load lands") {
+TEST_CASE("Interleavings: a ReadThrough can be destroyed while one of its calls lands") {
   ExploreBoth("read_through_ends", [](auto& scenario) {
     Submitted submitted(scenario);
     scenario.Thread(submitted.Running());
@@ -655,7 +646,8 @@ TEST_CASE("Interleavings: a ReadThrough ends while a load lands") {
   CHECK(seen.unwanted > 0);
 }
 
-TEST_CASE("Interleavings: four callers of a ReadThrough, each with a wish of its own") {
+TEST_CASE(
+    "Interleavings: four different callers of a ReadThrough leave the latest value in the cache") {
   ExploreSome("read_through_callers", 5000, [](auto& scenario) {
     scenario.Thread(get);
     scenario.Thread(change_then_get);
@@ -670,12 +662,13 @@ TEST_CASE("Interleavings: four callers of a ReadThrough, each with a wish of its
 
 namespace {
 
-// Callers who may leave the load to others, or to nobody.
+// Callers that may leave the call to others, or to nobody.
 const auto get_in_time = [](auto& world) {
   try {
     world.Call([&] { return world.users->Get(kKey, world.StoppableLoad(), {.timeout = 1ms}); });
   } catch (const std::system_error& error) {
-    world.Expect(error.code() == std::errc::timed_out, "neither a value nor a timeout");
+    world.Expect(error.code() == std::errc::timed_out,
+                 "a caller got neither a value nor a timeout");
   }
 };
 const auto get_and_drop = [](auto& world) {
@@ -736,7 +729,7 @@ std::size_t ExploreProgram(unsigned seed) {
 
 }  // namespace
 
-TEST_CASE("Interleavings: programs of all that a ReadThrough can do, drawn by a seed") {
+TEST_CASE("Interleavings: the promises hold in random programs of every ReadThrough operation") {
   const unsigned programs = test::Long() ? 10000 : 300;
   std::size_t schedules = 0;
   for (unsigned seed = 1; seed <= programs; ++seed) {
@@ -747,7 +740,7 @@ TEST_CASE("Interleavings: programs of all that a ReadThrough can do, drawn by a 
 
 namespace {
 
-// The failure that the search meets if the naive pair takes the place of the ReadThrough.
+// Returns the failure that the search finds if the naive pair takes the place of the ReadThrough.
 template <class Body>
 std::string FailureOfNaivePair(Body&& body) {
   try {
@@ -765,7 +758,9 @@ std::string FailureOfNaivePair(Body&& body) {
 
 }  // namespace
 
-TEST_CASE("Interleavings: a cache and a group without a ReadThrough show what it is there for") {
+TEST_CASE(
+    "Interleavings: without a ReadThrough, a cache and a group load twice and bring back old "
+    "values") {
   const std::string twice = FailureOfNaivePair(load_once(get, get));
   CHECK(twice == "interleavings: naive_pair: not loaded once");
   const std::string brought_back = FailureOfNaivePair([](auto& scenario) {
@@ -775,9 +770,9 @@ TEST_CASE("Interleavings: a cache and a group without a ReadThrough show what it
   CHECK(brought_back == "interleavings: naive_pair: the cache has what was invalidated");
 }
 
-TEST_CASE("Interleavings: a key's lock holds up those only who want the same") {
+TEST_CASE("Interleavings: a key's lock holds up only the threads that want the same key") {
   using singleflight::detail::KeyLock;
-  // Two keys that share a mutex.
+  // These two keys share a mutex.
   constexpr std::uint64_t kOne = 1;
   constexpr std::uint64_t kOther = 22;
   struct Keys {
@@ -798,7 +793,8 @@ TEST_CASE("Interleavings: a key's lock holds up those only who want the same") {
       ++keys->changed[1];
     });
   });
-  // Nobody could go on if the first held up the other key, or its waiter were woken instead.
+  // No thread could continue if the first one held up the other key, or if its waiter were woken
+  // instead.
   ExploreAll("key_lock_held", [&](Run& run) {
     const auto keys = std::make_shared<Keys>();
     run.Thread([keys] {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What hooks.cpp tells the scheduler. Everything here is for a scheduled thread only, within an
-// InRuntime.
+// hooks.cpp reports to the scheduler through these functions. Everything here is only for a
+// scheduled thread that is within an InRuntime.
 
 #include <cstddef>
 #include <cstdint>
@@ -15,9 +15,9 @@ namespace interleave {
 
 struct Worker;
 
-// Null: not a thread of a scenario.
+// Null on a thread that belongs to no scenario.
 extern thread_local Worker* this_worker;
-// Not 0: this thread is inside the scheduler, or Unseen.
+// Not 0 while this thread is inside the scheduler, or Unseen.
 extern thread_local int in_runtime;
 
 inline bool Scheduled() { return this_worker != nullptr && in_runtime == 0; }
@@ -33,24 +33,24 @@ class InRuntime {
 // ---- Memory
 
 void OnAccess(const void* address, std::size_t size, Memory::Kind kind, const void* code);
-// Freed memory stays where it is until the run ends.
+// The memory is not really freed until the run has finished.
 void OnFree(void* memory, std::size_t size, const void* code);
 void OnNewMemory(const void* memory, std::size_t size);
-// Memory is allocated by a scheduled thread; such memory is freed, on any thread.
+// CountNew: a scheduled thread has allocated memory. CountFree: any thread has freed such memory.
 void CountNew();
 void CountFree();
-// In hooks.cpp.
+// Defined in hooks.cpp.
 void ReallyFree(void* memory);
 
-// ---- Atomic operations. Each is called before the operation, and returns when it is this thread's
-// turn to carry it out.
+// ---- Atomic operations. OnAtomic is called before each of them, and returns when it is this
+// thread's turn to carry it out.
 
 struct Atomic {
   enum class Kind : std::uint8_t { kLoad, kStore, kExchange, kAdd, kUpdate, kCompareExchange };
   Kind kind;
   const volatile void* address;
   std::uint8_t size;
-  int order;              // as the compilers number them
+  int order;              // as compilers number it
   std::uint64_t operand;  // what kExchange stores, kAdd adds, kCompareExchange expects
   const void* code;
 };
@@ -62,16 +62,16 @@ void OnAtomic(const Atomic& atomic);
 void Lock(const void* mutex);
 void Unlock(const void* mutex);
 
-// At `object`, until somebody wakes it. False: `deadline` has come before. `mutex`, if not null, is
-// given up meanwhile.
+// Waits at `object` until another thread wakes this one. Returns false if `deadline` passes first.
+// `mutex`, if not null, is unlocked meanwhile.
 bool Wait(const void* object, const void* mutex, const timespec* deadline);
-// As Wait, but does not begin if `word` is no longer `expected`; then returns true.
+// Like Wait, but returns true at once if `word` is no longer `expected`.
 bool WaitWhile(const std::uint32_t* word, std::uint32_t expected, const timespec* deadline);
 void Notify(const void* condition, std::size_t count);
 void WakeFutex(const void* word, std::size_t count);
 void Yield();
 
 timespec Now();
-timespec Later(const timespec& by);  // than now
+timespec Later(const timespec& by);  // now, plus `by`
 
 }  // namespace interleave

@@ -29,9 +29,9 @@ thread_local int in_runtime = 0;
 namespace {
 
 constexpr std::size_t kTooManySteps = 20000;
-constexpr std::size_t kSpins = 4;  // equal reads in a row that are taken for a loop
+constexpr std::size_t kSpins = 4;  // this many equal reads in a row are taken for a loop
 
-// What one thread waits for and another gives.
+// One thread waits for it, and another gives it.
 class Baton {
  public:
   void Give() {
@@ -48,22 +48,22 @@ class Baton {
   std::atomic<std::uint32_t> given_ = 0;
 };
 
-// What a thread does next.
+// The next step of a thread.
 struct Step {
   enum class Kind : std::uint8_t { kNone, kBegin, kPoint, kLock, kWake, kAtomic };
-  Kind kind = Kind::kNone;  // kNone: the thread has ended
+  Kind kind = Kind::kNone;  // kNone: the thread has finished
   const void* object = nullptr;
-  Mode mode = Mode::kNone;             // of kPoint
-  Atomic atomic = {};                  // of kAtomic
-  const void* mutex = nullptr;         // of kWake: to be taken
-  const timespec* deadline = nullptr;  // of kWake
+  Mode mode = Mode::kNone;             // kPoint only
+  Atomic atomic = {};                  // kAtomic only
+  const void* mutex = nullptr;         // kWake only: the mutex to lock
+  const timespec* deadline = nullptr;  // kWake only
 };
 
 struct Object {
   Clock order_read = {}, order_mark = {}, order_write = {};  // the steps that touched it
-  Clock released = {};            // what C++ orders before a thread that acquires it
+  Clock released = {};            // what happens before a thread that acquires it
   std::uint64_t version = 0;      // how often it was changed
-  const Worker* owner = nullptr;  // of a mutex
+  const Worker* owner = nullptr;  // the holder, if this is a mutex
 };
 
 }  // namespace
@@ -73,15 +73,16 @@ struct Worker {
   Baton baton;
   const std::function<void()>* body = nullptr;
   Step next;
-  bool woken = false;  // of kWake: not by its deadline
+  bool woken = false;  // kWake only: woken before the deadline
   std::size_t waiting_since = 0;
-  // For loops that wait for an atomic to change: its last step was to read this, and found that.
+  // These detect a loop that waits for an atomic to change. The last step read the object `read`
+  // and found `read_version`.
   const void* read = nullptr;
   std::uint64_t read_version = 0;
-  std::size_t reads = 0;  // in a row
-  bool yielded = false;   // since
+  std::size_t reads = 0;  // equal reads in a row
+  bool yielded = false;   // it has yielded since the read
   bool spins = false;     // its next step would only read the same again
-  // Its stack: below `parked_at` nothing is alive while it does not run.
+  // The thread's stack. While the thread does not run, nothing below `parked_at` is alive.
   std::uintptr_t stack_begin = 0;
   std::uintptr_t parked_at = 0;
 };
@@ -91,7 +92,7 @@ namespace {
 class Scheduler {
  public:
   static Scheduler& Get() {
-    static Scheduler& scheduler = *new Scheduler;  // its threads end with the process
+    static Scheduler& scheduler = *new Scheduler;  // never destroyed: its threads never stop
     return scheduler;
   }
 
@@ -122,7 +123,7 @@ class Scheduler {
     return explored;
   }
 
-  // ---- On a worker that runs
+  // ---- Called on the worker that runs
 
   // Returns when it is this worker's turn to take `step`.
   [[gnu::noinline]] void Reach(const Step& step) {
@@ -158,7 +159,7 @@ class Scheduler {
     return AwaitWake(word, nullptr, deadline);
   }
 
-  // A futex may be gone already: waking it reads nothing.
+  // A futex may already be destroyed, so waking it reads nothing.
   void Wake(const void* object, std::size_t count, bool is_futex) {
     Reach({.kind = Step::Kind::kPoint, .object = object, .mode = Mode::kWrite});
     if (!is_futex) OnAccess(object, 1, Memory::Kind::kAtomic, nullptr);
@@ -193,7 +194,7 @@ class Scheduler {
   void OnAtomic(const Atomic& atomic) {
     Worker& me = *this_worker;
     const void* const address = const_cast<const void*>(atomic.address);
-    if (!IsIncrement(atomic)) {  // which commutes with whatever others may do to a count
+    if (!IsIncrement(atomic)) {  // an increment commutes with all that others do to a count
       me.spins = me.read == address && (me.yielded || me.reads >= kSpins);
       Reach({.kind = Step::Kind::kAtomic, .object = address, .atomic = atomic});
     }
@@ -259,7 +260,7 @@ class Scheduler {
     const auto start = [](void* self) -> void* { Get().Serve(*static_cast<Worker*>(self)); };
     if (pthread_create(&thread, nullptr, start, &worker) != 0) std::abort();
     pthread_detach(thread);
-    // One at a time runs: on one processor, a hand-over is a context switch and no more.
+    // Only one worker runs at a time. On one processor, a hand-over is just a context switch.
     cpu_set_t processors;
     if (cpu_ == CPU_SETSIZE) {
       if (sched_getaffinity(0, sizeof(processors), &processors) != 0) return;
@@ -291,7 +292,7 @@ class Scheduler {
         (*me.body)();
       } catch (...) {
         const InRuntime inside;
-        Fail("a thread of the scenario ended with an exception");
+        Fail("an exception escaped from a thread of the scenario");
       }
       in_runtime = 1;
       me.parked_at = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
@@ -320,7 +321,8 @@ class Scheduler {
 
   // ---- Choosing
 
-  // Chooses who goes on; returns when `me` does, if it has not ended. Null: the main thread.
+  // Chooses the worker that runs next. Returns when it is `me`, or at once if `me` has finished or
+  // is null (the main thread).
   void Dispatch(Worker* me) {
     State state;
     state.threads = threads_;
@@ -335,8 +337,8 @@ class Scheduler {
       if (CanGoOn(worker)) state.enabled |= Bit(i);
     }
     if (all_ended) return done_.Give();
-    if (state.enabled == 0) End("hangs: no thread can go on");
-    if (schedule_.size() == kTooManySteps) End("does not end");
+    if (state.enabled == 0) End("the run hangs: no thread can continue");
+    if (schedule_.size() == kTooManySteps) End("the run does not finish");
     current_ = search_->Choose(state);
     schedule_.push_back(static_cast<char>('0' + current_));
     Worker& chosen = *workers_[current_];
@@ -395,7 +397,8 @@ class Scheduler {
     return value;
   }
 
-  // Of a count of owners, as std::shared_ptr and std::stop_source keep it: one more, one less.
+  // These recognize one more and one fewer owner, as std::shared_ptr and std::stop_source count
+  // them.
   static bool IsIncrement(const Atomic& atomic) {
     return atomic.kind == Atomic::Kind::kAdd && atomic.size == 4 && atomic.operand == 1 &&
            (atomic.order == __ATOMIC_ACQ_REL || atomic.order == __ATOMIC_RELAXED);
@@ -405,17 +408,18 @@ class Scheduler {
            atomic.order == __ATOMIC_ACQ_REL;
   }
 
-  // As the operation would be, now.
+  // Returns the mode that the operation would have now.
   static Mode ModeOf(const Atomic& atomic) {
     const std::uint64_t value = Load(atomic);
     bool changes = true;
     switch (atomic.kind) {
       case Atomic::Kind::kLoad:
-        // libstdc++'s shared_ptr reads both its counts at once; if both are 1, that is the end.
+        // libstdc++'s shared_ptr reads both its counts at once. If both are 1, it destroys the
+        // object.
         changes = atomic.size == 8 && value == 0x1'0000'0001;
         break;
       case Atomic::Kind::kAdd:
-        changes = !IsDecrement(atomic) || value <= 2;  // all commute but the last two
+        changes = !IsDecrement(atomic) || value <= 2;  // all but the last two decrements commute
         break;
       case Atomic::Kind::kExchange:
         changes = value != atomic.operand;
@@ -430,9 +434,10 @@ class Scheduler {
     return changes ? Mode::kWrite : Mode::kRead;
   }
 
-  // The order that C++ gives to what comes before and after the operation.
+  // Orders what comes before and after the operation as C++ does.
   void Synchronize(const Atomic& atomic) {
-    if (IsIncrement(atomic)) return;  // or it would hide what happens where it comes too late
+    // An increment orders nothing: that would hide one that comes too late.
+    if (IsIncrement(atomic)) return;
     Object& object = objects_[const_cast<const void*>(atomic.address)];
     const int order = atomic.order;
     const bool stores = ModeOf(atomic) == Mode::kWrite || IsDecrement(atomic);
@@ -506,7 +511,7 @@ class Scheduler {
     if (step.kind == Step::Kind::kWake && step.mutex != nullptr) Own(me, step.mutex);
   }
 
-  // ---- Telling
+  // ---- Reporting
 
   [[noreturn]] void End(const char* why) {
     Fail(why);
@@ -544,22 +549,22 @@ class Scheduler {
     return text.str();
   }
 
-  std::vector<std::unique_ptr<Worker>> workers_;  // never end: those that hang could not
+  std::vector<std::unique_ptr<Worker>> workers_;  // never stopped: one that hangs could not be
   int cpu_ = CPU_SETSIZE;
 
-  // Of the search
+  // The current search
   Search* search_ = nullptr;
   std::string name_;
 
-  // Of the run
+  // The current run
   std::size_t threads_ = 0;
   std::size_t current_ = kMaxThreads;
   std::unordered_map<const void*, Object> objects_;
-  std::array<Clock, kMaxThreads> order_ = {};  // what the search takes for ordered
-  std::array<Clock, kMaxThreads> seen_ = {};   // what C++ does
+  std::array<Clock, kMaxThreads> order_ = {};  // the order that the search assumes
+  std::array<Clock, kMaxThreads> seen_ = {};   // the order that C++ guarantees
   Memory memory_;
   std::vector<void*> freed_;
-  std::size_t blocks_ = 0;  // that scheduled threads have allocated
+  std::size_t blocks_ = 0;  // allocated by scheduled threads, and not freed
   timespec now_ = {};
   std::string schedule_;
   std::vector<Step> trace_;
@@ -600,7 +605,7 @@ timespec Now() { return Scheduler::Get().Now(); }
 timespec Later(const timespec& by) { return Scheduler::Get().Later(by); }
 
 void Point(const void* object, Mode mode) {
-  if (this_worker == nullptr) return;  // before the threads begin, or after they have ended
+  if (this_worker == nullptr) return;  // before the threads start, or after they have finished
   const InRuntime inside;
   Scheduler::Get().Reach({.kind = Step::Kind::kPoint, .object = object, .mode = mode});
 }

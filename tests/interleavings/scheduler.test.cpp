@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// The scheduler itself: known faults are found, by every kind of search, and the number of
-// schedules is what can be counted by hand.
+// These tests check the scheduler itself. Every kind of search finds known faults, and the number
+// of schedules is the one counted by hand.
 
 #include "scheduler.hpp"
 
@@ -33,7 +33,7 @@ using interleave::Run;
 
 namespace {
 
-// The failure that a search of the scenario meets; empty if there is none.
+// Returns the failure that a search of the scenario finds, or nothing.
 template <class Scenario>
 std::string FailureOf(interleave::Search&& search, Scenario&& scenario) {
   try {
@@ -70,7 +70,7 @@ void Adders(Run& run) {
 
 }  // namespace
 
-TEST_CASE("The scheduler finds a lost update, by each search") {
+TEST_CASE("The scheduler finds a lost update with each search") {
   CHECK(Contains(FailureOf(Exhaustive(), Adders), "an addition is lost"));
   CHECK(Contains(FailureOf(Preemptions(1), Adders), "an addition is lost"));
   CHECK(Contains(FailureOf(Pct(1, 1000, 1), Adders), "an addition is lost"));
@@ -133,7 +133,7 @@ TEST_CASE("The scheduler explores each order in which a lock is taken") {
         });
       }
       run.AtEnd([=] {
-        if (*sum != threads) interleave::Fail("lost");
+        if (*sum != threads) interleave::Fail("an increment is lost");
       });
     };
   };
@@ -149,7 +149,7 @@ TEST_CASE("The scheduler finds a data race") {
   CHECK(Contains(FailureOf(Exhaustive(), race), "data race"));
 }
 
-TEST_CASE("The scheduler tells an order that is too weak from one that is not") {
+TEST_CASE("The scheduler tells a memory order that is too weak from one that is strong enough") {
   const auto publish = [](std::memory_order store, std::memory_order load) {
     return [=](Run& run) {
       struct World {
@@ -162,7 +162,8 @@ TEST_CASE("The scheduler tells an order that is too weak from one that is not") 
         world->ready.store(true, store);
       });
       run.Thread([=] {
-        if (world->ready.load(load) && world->value != 1) interleave::Fail("not seen");
+        if (world->ready.load(load) && world->value != 1)
+          interleave::Fail("the value was not seen");
       });
     };
   };
@@ -172,7 +173,7 @@ TEST_CASE("The scheduler tells an order that is too weak from one that is not") 
   CHECK(Contains(FailureOf(Exhaustive(), publish(release, relaxed)), "data race"));
 }
 
-TEST_CASE("The scheduler finds memory that is used after its end") {
+TEST_CASE("The scheduler finds memory that is used after it was freed") {
   const auto early = [](Run& run) {
     struct World {
       std::unique_ptr<int> number = std::make_unique<int>(1);
@@ -196,7 +197,7 @@ TEST_CASE("The scheduler finds memory that is used after its end") {
   CHECK(Contains(FailureOf(Exhaustive(), early), "memory used after its end"));
 }
 
-TEST_CASE("The scheduler finds that a shared_ptr is copied while it ends") {
+TEST_CASE("The scheduler finds a shared_ptr that is copied while it is destroyed") {
   const auto copied = [](Run& run) {
     auto* const pointer = new std::shared_ptr<int>(std::make_shared<int>(1));
     run.Thread([=] { const std::shared_ptr<int> copy = *pointer; });
@@ -205,7 +206,7 @@ TEST_CASE("The scheduler finds that a shared_ptr is copied while it ends") {
   CHECK(Contains(FailureOf(Exhaustive(), copied), "end of the memory"));
 }
 
-TEST_CASE("The scheduler explores which of its owners ends an object") {
+TEST_CASE("The scheduler explores which of an object's owners destroys it") {
   const auto last_is = [](std::size_t wanted) {
     return [wanted](Run& run) {
       const auto end = [wanted](int* number) {
@@ -221,7 +222,7 @@ TEST_CASE("The scheduler explores which of its owners ends an object") {
   }
 }
 
-TEST_CASE("The scheduler takes no loop for one that waits, if it does something") {
+TEST_CASE("The scheduler does not mistake a loop that does something for one that waits") {
   const auto ends_many = [](Run& run) {
     run.Thread([owners = std::vector(8, std::make_shared<int>(1))]() mutable { owners.clear(); });
   };
@@ -230,8 +231,8 @@ TEST_CASE("The scheduler takes no loop for one that waits, if it does something"
 
 namespace {
 
-// A thread of a program that a seed has drawn: atomic operations, a lock, owners that end; what it
-// read is its history.
+// Runs a thread of a program that is drawn from a seed: atomic operations, a lock, and owners that
+// are destroyed. Its history is what it read.
 void RunDrawn(std::mt19937& random, std::array<std::atomic<int>, 2>& numbers, std::mutex& mutex,
               std::shared_ptr<int>& owner, std::string& history) {
   for (int i = 0; i < 3; ++i) {
@@ -268,7 +269,7 @@ void RunDrawn(std::mt19937& random, std::array<std::atomic<int>, 2>& numbers, st
   }
 }
 
-// The histories that a search shows of the program.
+// Returns the histories of the program that a search shows.
 std::set<std::string> HistoriesOf(unsigned seed, interleave::Search&& search) {
   std::set<std::string> histories;
   Explore("drawn", search, [&](Run& run) {
@@ -300,14 +301,14 @@ std::set<std::string> HistoriesOf(unsigned seed, interleave::Search&& search) {
 
 }  // namespace
 
-TEST_CASE("The exhaustive search shows every history that there is") {
+TEST_CASE("The exhaustive search shows every possible history") {
   for (unsigned seed = 0; seed < 200; ++seed) {
     CAPTURE(seed);
     CHECK(HistoriesOf(seed, Exhaustive()) == HistoriesOf(seed, Preemptions(1000)));
   }
 }
 
-TEST_CASE("The scheduler finds a frame that is used after its end") {
+TEST_CASE("The scheduler finds a stack frame that is used after its function has returned") {
   const auto early = [](Run& run) {
     auto shared = std::make_shared<std::atomic<std::atomic<int>*>>(nullptr);
     run.Thread([=] {
@@ -329,7 +330,7 @@ TEST_CASE("The scheduler finds memory that is leaked") {
   CHECK(Contains(FailureOf(Exhaustive(), leak), "leaked: 1 blocks"));
 }
 
-TEST_CASE("The scheduler wakes those who wait, and lets deadlines pass") {
+TEST_CASE("The scheduler wakes threads that wait, and lets deadlines pass") {
   struct World {
     std::mutex mutex;
     std::condition_variable changed;
@@ -356,7 +357,7 @@ TEST_CASE("The scheduler wakes those who wait, and lets deadlines pass") {
       std::unique_lock lock(world->mutex);
       world->changed.wait(lock, [&] { return world->ready; });
       world->semaphore.acquire();
-      if (world->future.get() != 7) interleave::Fail("not the value");
+      if (world->future.get() != 7) interleave::Fail("the future has the wrong value");
     });
     run.Thread([=, &in_time, &too_late] {
       using namespace std::chrono_literals;
@@ -364,7 +365,7 @@ TEST_CASE("The scheduler wakes those who wait, and lets deadlines pass") {
       const bool ready = world->future.wait_for(50ms) == std::future_status::ready;
       const bool late = std::chrono::steady_clock::now() - begin >= 50ms;
       const interleave::Unseen unseen;
-      if (!ready && !late) interleave::Fail("timed out too early");
+      if (!ready && !late) interleave::Fail("the wait timed out too early");
       ++(ready ? in_time : too_late);
     });
   });
@@ -372,7 +373,7 @@ TEST_CASE("The scheduler wakes those who wait, and lets deadlines pass") {
   CHECK(too_late > 0);
 }
 
-TEST_CASE("The scheduler goes on with a thread that spins when there is something new to see") {
+TEST_CASE("The scheduler resumes a thread that spins when there is something new to see") {
   const auto spin = [](Run& run) {
     auto flag = std::make_shared<std::atomic<bool>>(false);
     run.Thread([=] { flag->store(true); });

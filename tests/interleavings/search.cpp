@@ -15,7 +15,7 @@ namespace {
 
 std::size_t First(ThreadMask mask) { return static_cast<std::size_t>(std::countr_zero(mask)); }
 
-// The thread that went last, if it can go on; else the first that can.
+// Returns the thread that took the last step if it can continue, else the first one that can.
 std::size_t Prefer(std::size_t current, ThreadMask among) {
   return current < kMaxThreads && (among & Bit(current)) != 0 ? current : First(among);
 }
@@ -51,7 +51,7 @@ std::size_t Exhaustive::Choose(const State& state) {
   if (depth_ > 0) path_[depth_ - 1].clock = state.clocks[path_[depth_ - 1].thread];
   if (depth_ == path_.size()) {
     const ThreadMask awake = state.enabled & ~sleep_;
-    if (awake == 0) {  // whatever comes has been explored in another order
+    if (awake == 0) {  // the rest of the run has been explored in another order
       repeats_ = true;
       ++repeated_;
       return Prefer(state.current, state.enabled);
@@ -84,7 +84,7 @@ void Exhaustive::ReverseRaces(std::size_t depth, const Accesses& step, std::size
     const Node& earlier = path_[i];
     if (earlier.thread == thread || earlier.index <= seen[earlier.thread]) continue;
     if (!Conflict(earlier.accesses, step)) continue;
-    bool through_another = false;  // which is to be reversed first
+    bool through_another = false;  // if so, the race with that step is reversed first
     for (std::size_t j = i + 1; j < depth && !through_another; ++j) {
       through_another = earlier.Before(path_[j]) && Conflict(path_[j].accesses, step) &&
                         path_[j].thread != thread && path_[j].index > seen[path_[j].thread];
@@ -93,8 +93,8 @@ void Exhaustive::ReverseRaces(std::size_t depth, const Accesses& step, std::size
   }
 }
 
-// Sees to it that from the state before step `race` a run is explored that takes what came after
-// it, but need not have, and then the next step, ahead of it.
+// Ensures that another run is explored from the state before step `race`. Ahead of `race`, that run
+// takes the later steps that do not depend on it, and then the next step.
 void Exhaustive::Reverse(std::size_t race, std::size_t depth, const Accesses& step,
                          std::size_t thread, const Clock& seen) {
   ThreadMask came = 0;   // threads with a step in that sequence
@@ -117,7 +117,7 @@ void Exhaustive::Reverse(std::size_t race, std::size_t depth, const Accesses& st
 
   Node& node = path_[race];
   if ((first & (node.backtrack | node.sleep)) != 0) return;
-  first &= node.enabled;  // if none is: the step came only because of the race's other one
+  first &= node.enabled;  // if none is, only step `race` made the next step possible
   if (first != 0) node.backtrack |= Bit(Prefer(thread, first));
 }
 
@@ -158,7 +158,7 @@ bool Pct::NextRun() {
   step_ = 0;
   if (run_ == runs_) return false;
   std::mt19937_64 random(seed_ + run_++);
-  // Priorities above `changes_` to begin with; a change gives one of the lower ones.
+  // The first priorities are `changes_` and above. A change gives one of the lower ones.
   for (std::size_t i = 0; i < kMaxThreads; ++i) priority_[i] = changes_ + i;
   std::shuffle(priority_.begin(), priority_.end(), random);
   change_at_.clear();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What the scheduler and the search say to each other: which step each thread would take next, and
+// The scheduler uses these types to tell the search which step each thread would take next, and
 // what that step touches.
 
 #include <array>
@@ -14,7 +14,7 @@ namespace interleave {
 inline constexpr std::size_t kMaxThreads = 6;
 using ThreadMask = std::uint32_t;
 
-// How far each thread had come when something happened.
+// A vector clock: how far each thread had come when something happened.
 using Clock = std::array<std::uint32_t, kMaxThreads>;
 
 inline void Merge(Clock& into, const Clock& other) {
@@ -23,8 +23,8 @@ inline void Merge(Clock& into, const Clock& other) {
   }
 }
 
-// How a step touches an object. Two steps that touch one object may be swapped without anybody
-// noticing if one of them is kNone, both are kRead, or both are kMark.
+// How a step touches an object. Two steps that touch one object may be swapped without any effect
+// if one of them is kNone, both are kRead, or both are kMark.
 enum class Mode : std::uint8_t { kNone, kRead, kMark, kWrite };
 
 inline bool Conflict(Mode a, Mode b) {
@@ -47,13 +47,13 @@ inline bool Conflict(const Accesses& a, const Accesses& b) {
   return false;
 }
 
-// All threads, at a moment when each is about to take its next step.
+// The threads at a moment when each is about to take its next step.
 struct State {
   std::size_t threads = 0;
-  std::size_t current = kMaxThreads;            // who took the last step; kMaxThreads: nobody has
-  ThreadMask enabled = 0;                       // those whose next step can be taken
-  std::array<Accesses, kMaxThreads> next = {};  // what it would touch
-  std::array<Clock, kMaxThreads> clocks = {};   // what each has seen of the others
+  std::size_t current = kMaxThreads;            // took the last step. kMaxThreads: none yet
+  ThreadMask enabled = 0;                       // threads whose next step can be taken
+  std::array<Accesses, kMaxThreads> next = {};  // what each thread's next step would touch
+  std::array<Clock, kMaxThreads> clocks = {};   // what each thread has seen of the others
 };
 
 inline constexpr ThreadMask Bit(std::size_t thread) { return ThreadMask{1} << thread; }
@@ -62,11 +62,11 @@ inline constexpr ThreadMask Bit(std::size_t thread) { return ThreadMask{1} << th
 class Search {
  public:
   virtual ~Search() = default;
-  // True: there is another schedule to run.
+  // Returns true if there is another schedule to run.
   virtual bool NextRun() = 0;
-  // One of state.enabled.
+  // Returns one of state.enabled.
   virtual std::size_t Choose(const State& state) = 0;
-  // How to run this run again, if there is a shorter way than by its schedule.
+  // Returns how to repeat this run, if there is a shorter way than by its schedule.
   virtual std::string HowToReplay() const { return {}; }
 };
 

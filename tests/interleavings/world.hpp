@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A group, callers and executions under the scheduler, with a history of what they saw; and what
-// must be true of every history.
+// A group, callers and executions under the scheduler, with a history of what they saw.
+// World::Check tests what must be true of every history.
 
 #include <array>
 #include <chrono>
@@ -25,7 +25,7 @@
 
 namespace interleave {
 
-// One shard, so that all keys meet. Everything else is as users have it.
+// All keys meet in one shard. Everything else is as users have it.
 struct OneShard : singleflight::GroupTraits {
   static constexpr std::size_t kShards = 1;
 };
@@ -33,22 +33,22 @@ struct OneShard : singleflight::GroupTraits {
 struct Value {
   std::size_t execution;
 };
-// What an execution that fails throws.
+// The exception that a failing execution throws.
 struct Failure {
   std::size_t execution;
 };
 
-// What came of the callers in all schedules of an exploration: whether a scenario came to what it
-// is about.
+// Totals over the callers in all schedules of an exploration. They show whether a scenario reached
+// the situation that it tests.
 struct Tally {
-  std::size_t shared = 0;  // got a result that others got, too
+  std::size_t shared = 0;  // callers whose result others got as well
   std::size_t timed_out = 0;
   std::size_t canceled = 0;
   std::size_t refused = 0;
   std::size_t deadlocks = 0;
   std::size_t owner_dead = 0;
   std::size_t stopped = 0;      // executions that were asked to stop
-  std::size_t overlapping = 0;  // executions of one key, as is right only where there was a reason
+  std::size_t overlapping = 0;  // pairs of executions of one key that overlap for a reason
 };
 inline Tally tally;
 
@@ -64,19 +64,19 @@ class World {
   std::unique_ptr<Group> group;
   // Executions of one key may overlap: calls are forgotten, grow too old, or lose their callers.
   bool overlaps = false;
-  // Callers may give up after the call has landed: then `shared` may be true for one alone.
+  // Callers may give up after their call has landed. Then `shared` may be true for a single caller.
   bool drops = false;
-  // Calls whose leader vanishes: they are counted, but nothing is executed.
+  // The number of calls whose leader vanishes. They are counted, but nothing is executed for them.
   std::size_t vanish = 0;
-  // It may be that nobody asks.
+  // Perhaps no caller asks.
   bool idle = false;
-  // As the group's options.
+  // These are the limits in the group's options.
   std::size_t max_callers = singleflight::GroupOptions::kNoLimit;
   std::size_t max_calls = singleflight::GroupOptions::kNoLimit;
 
   // ---- For the scenario's threads
 
-  // An execution for `key`, as fn: within it, `inside` is run; then it fails or not.
+  // Returns an fn for `key`. It runs `inside`, and then fails or returns a value.
   template <class Inside>
   auto Fn(int key, Inside inside, bool fails = false) {
     return [this, key, inside, fails] {
@@ -95,7 +95,7 @@ class World {
         key, [] {}, true);
   }
 
-  // The same for a call that may be asked to stop.
+  // Like Fn, for a call that may be asked to stop.
   auto StoppableFn(int key) {
     return [this, key](std::stop_token stop) {
       const Value value = Fn(key)();
@@ -106,15 +106,16 @@ class World {
     };
   }
 
-  // A caller for `key`: asks, by `ask`, which returns a result; what came of it is noted.
+  // A caller gets the value or the failure of an execution, or an error.
   struct Outcome {
-    std::size_t execution = kNone;  // whose value or failure it got
+    std::size_t execution = kNone;  // the execution whose value or failure it got
     bool failed = false;
     bool shared = false;
     bool led = false;
     std::optional<std::errc> error;
   };
 
+  // Runs a caller that asks for `key` by `ask`, which returns a result. Records its outcome.
   template <class Ask>
   Outcome Call(int key, Ask&& ask) {
     const std::size_t id = StartCaller(key);
@@ -146,13 +147,13 @@ class World {
     return outcome;
   }
 
-  // Forgets the call for `key`, and then asks: never gets what had begun before.
+  // Forgets the call for `key` and then asks. It must not get a result that had begun before.
   void ForgetThenDo(int key) {
     const std::size_t begun = BegunSoFar(key);
     group->Forget(key);
     Expect(Do(key).execution >= begun, "a caller joined a call that was forgotten");
   }
-  // Asks for what is then too old to be joined.
+  // Lets `time` pass and then asks. Every earlier call is then too old to be joined.
   void PassTimeThenDo(int key, std::chrono::nanoseconds time) {
     const std::size_t begun = BegunSoFar(key);
     PassTime(time);
@@ -182,7 +183,7 @@ class World {
   }
   const Outcome& OutcomeOfCaller(std::size_t id) const { return callers_[id].outcome; }
 
-  // What is true of every history.
+  // Checks what must be true of every history.
   void Check() const {
     for (const Caller& caller : callers_) {
       CheckCaller(caller);
@@ -200,18 +201,18 @@ class World {
     const singleflight::Stats stats = group->GetStats();
     Expect(stats.in_flight == 0, "a call is still in flight");
     Expect(stats.executions == executions_.size() + vanish,
-           "executions are not what the group counted");
+           "the group's count of executions is wrong");
     std::size_t failures = vanish;
     for (const Execution& execution : executions_) failures += execution.failed;
-    Expect(stats.failures == failures, "failures are not what the group counted");
+    Expect(stats.failures == failures, "the group's count of failures is wrong");
     for (int key = 0; key < 4; ++key) {
       Expect(group->Callers(key) == 0, "the table is not empty");
       Expect(group->ForgetUnshared(key) && !group->Forget(key), "the table is not empty");
     }
   }
 
-  // What came of this run, however its steps were ordered otherwise: each thread's callers, and
-  // which thread's execution each got.
+  // Describes each thread's callers, and which thread's execution each of them got. The order of
+  // the steps does not matter otherwise.
   std::string History() const {
     std::ostringstream text;
     for (std::size_t thread = 0; thread <= kMaxThreads; ++thread) {
@@ -232,7 +233,7 @@ class World {
   }
 
  private:
-  // Executions, of any key, that have begun.
+  // Returns how many executions, of any key, have begun.
   std::size_t BegunSoFar(int key) {
     Point(&running_.at(static_cast<std::size_t>(key)), Mode::kRead);
     const Unseen unseen;
@@ -243,7 +244,7 @@ class World {
     int key;
     std::size_t thread;
     std::size_t start;
-    std::size_t end;  // 0: it has not ended
+    std::size_t end;  // 0: it has not finished
     Outcome outcome;
   };
   struct Execution {
@@ -275,8 +276,10 @@ class World {
     }
     const Execution& execution = executions_[outcome.execution];
     Expect(execution.key == caller.key, "a caller got another key's result");
-    Expect(execution.end != 0 && execution.end < caller.end, "a result came before its end");
-    Expect(execution.failed == outcome.failed, "a failure is not what fn threw");
+    Expect(execution.end != 0 && execution.end < caller.end,
+           "a caller got a result before its execution had finished");
+    Expect(execution.failed == outcome.failed,
+           "a caller got a failure where fn returned a value, or the reverse");
     for (const Caller& other : callers_) {
       Expect(other.outcome.execution != outcome.execution || other.end > caller.start,
              "a caller got the result of a call that had landed before it asked");
@@ -294,14 +297,16 @@ class World {
       shared += caller.outcome.shared;
     }
     Expect(led <= 1, "an execution has two leaders");
-    Expect(got <= max_callers, "more callers on a call than the limit");
+    Expect(got <= max_callers, "a call has more callers than the limit");
     std::size_t at_once = 0;
     for (const Execution& other : executions_) {
       at_once += other.begin <= executions_[id].begin && executions_[id].begin <= other.end;
     }
-    Expect(at_once <= max_calls, "more calls in flight than the limit");
+    Expect(at_once <= max_calls, "more calls are in flight than the limit");
     Expect(shared == 0 || shared == got, "callers of one call disagree on `shared`");
-    if (!drops) Expect((shared > 0) == (got > 1), "`shared` is not whether several got the result");
+    if (!drops)
+      Expect((shared > 0) == (got > 1),
+             "`shared` does not say whether several callers got the result");
     for (std::size_t other = 0; other < id; ++other) {
       const Execution& a = executions_[other];
       const Execution& b = executions_[id];
@@ -311,14 +316,14 @@ class World {
     }
   }
 
-  // Only under Unseen.
+  // These are used only under Unseen.
   std::size_t time_ = 0;
   std::vector<Caller> callers_;
   std::vector<Execution> executions_;
-  std::array<char, 8> running_ = {};  // by key: stands for its execution in the search
+  std::array<char, 8> running_ = {};  // one for each key: stands for its executions in the search
 };
 
-// A scenario on a world of its own for each run.
+// A scenario that has a world of its own in each run.
 template <class World>
 class ScenarioOf {
  public:
@@ -340,9 +345,9 @@ class ScenarioOf {
   void Thread(Body body) {
     run_.Thread([world = world_, body]() mutable { body(*world); });
   }
-  // What is left to do when the threads have ended.
+  // Sets what is left to do when the threads have finished.
   void Finally(std::function<void()> finish) { finish_ = std::move(finish); }
-  // What else must be true then.
+  // Sets a further check, which runs last.
   void AtEnd(std::function<void(World&)> check) { check_ = std::move(check); }
 
  private:
@@ -353,13 +358,13 @@ class ScenarioOf {
 };
 using Scenario = ScenarioOf<World>;
 
-// ---- The searches, and the figures they give
+// ---- The searches, and the figures that they report
 
 inline void Report(const char* search, const char* name, std::size_t schedules) {
   test::Evidence(std::string("interleavings.") + search + '.' + name, schedules);
 }
 
-// All schedules.
+// Explores all schedules.
 template <class Body>
 void ExploreAll(const char* name, Body&& body) {
   tally = {};
@@ -368,7 +373,7 @@ void ExploreAll(const char* name, Body&& body) {
   Report("all", name, explored.schedules - search.repeated());
 }
 
-// All schedules with at most that many preemptions.
+// Explores all schedules with at most `bound` preemptions.
 template <class Body>
 void ExplorePreemptions(const char* name, std::size_t bound, Body&& body) {
   tally = {};
@@ -383,7 +388,7 @@ inline Pct RandomSearch(std::uint64_t seed, std::size_t runs, std::size_t steps)
   return Pct(seed, runs, /*changes=*/3, steps);
 }
 
-// Random schedules.
+// Explores random schedules.
 template <class Body>
 void ExploreRandom(const char* name, std::size_t runs, Body&& body) {
   tally = {};

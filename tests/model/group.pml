@@ -1,39 +1,43 @@
 // SPDX-License-Identifier: MIT
 
-// A model of one key of a Group: callers join, leave and land, calls are forgotten and doomed, and
-// in the end the group ends. SPIN walks through all interleavings of its steps. Run it with
+// This is a model of one key of a Group. Callers join and leave calls. Calls are forgotten, asked
+// to stop and landed. In the end the group is destroyed. SPIN explores all interleavings of these
+// steps. Run it with
 //
-//   tests/model/check                     # EVIDENCE_LONG=1: the larger configurations, too
+//   tests/model/check                     # EVIDENCE_LONG=1 adds the larger configurations
 //
-// What is modelled. Each label is a step, or a part of one, and has the name of the function in
+// Modelled: each label is a step, or a part of one, and is named after the function in
 // include/singleflight that it stands for. A step is what happens under one lock, together with
 // what its thread does before or after that no other thread can tell apart. Callers 1 to CALLERS
-// ask ASKS times each, each time in any way that KINDS allows; a stop may be requested of each, and
+// ask ASKS times each, each time in any way that KINDS allows. A stop may be requested of each, and
 // another thread forgets the key FORGETS times. With AGE, any call may be too old for the next
-// caller; with FAILS, `fn` may fail and a task be dropped; with THROWS, `launch` may throw after it
-// has handed its Lead on. Each asynchronous call is landed by a thread of its own. When all callers
-// are outside, the group ends; with OUTLIVE, waiters and Futures may leave or wait after that.
+// caller. With FAILS, `fn` may fail and a task may be dropped. With THROWS, `launch` may throw
+// after it has passed on its Lead. Each asynchronous call is landed by a thread of its own. The
+// group is destroyed when no caller is inside. With OUTLIVE, waiters and Futures may leave or wait
+// after that.
 //
-// What is not: other keys and shards (they meet only in the wait graph), limits, the wait graph,
-// failing allocations, several stops requested at the same moment, SharedFuture, and memory order:
-// here all threads see all writes in one order. The tests and ThreadSanitizer look after these.
+// Not modelled: limits, failing allocations, several stops requested at the same moment and
+// SharedFuture are left out. Other keys and shards are left out with the wait graph, the only place
+// where they meet. Memory order is left out: here all threads see all writes in one order. The
+// tests and ThreadSanitizer check these.
 //
-// What must hold is in the assertions, with the number of its promise in README.md. A process that
-// is stuck is found as an invalid end state. Callers differ only by number, so the model walks only
-// through executions in which their first steps come in the order of their numbers.
+// The assertions say what must hold, with the number of its promise in README.md. A process that is
+// stuck is found as an invalid end state. Callers differ only by number, so the model explores only
+// executions in which their first steps come in the order of their numbers.
 //
-// FAULT_... plants a fault in the model; each must be found.
+// FAULT_... plants a fault in the model. Each fault must be found.
 //
-// To read the model: in an atomic sequence, a jump to a label in the middle of one goes on with the
-// step, and a jump to a label before one ends it. Where a `skip` comes first, it is for the former.
+// How to read the jumps: within an atomic sequence, a jump to a label inside an atomic sequence
+// continues the step. A jump to a label in front of one finishes the step. A `skip` that comes
+// first keeps the label after it inside the sequence.
 
-// The ways to ask, as bits of KINDS.
+// The bits of KINDS are the ways to ask.
 #define DO 1       // Do without options
-#define RETRY 2    // with OnFailure::kRetry
-#define TIMED 4    // with a timeout
-#define STOPPED 8  // with a stop token
+#define RETRY 2    // Do with OnFailure::kRetry
+#define TIMED 4    // Do with a timeout
+#define STOPPED 8  // Do with a stop token
 #define WAITER 16  // Join with a Waiter
-#define FUTURE 32  // Join that gives a Future
+#define FUTURE 32  // Join that returns a Future
 
 #ifndef KINDS
 #define KINDS 63
@@ -60,49 +64,49 @@
 #define AGE 0
 #endif
 
-#define CALLS (CALLERS * ASKS)  // at most: who leads does not ask again in that Do
-#define NONE 0                  // no call, no caller: both are numbered from 1
+#define CALLS (CALLERS * ASKS)  // an upper bound: a leader does not ask again in that Do
+#define NONE 0                  // no call or no caller: both are numbered from 1
 
-// Outcomes of a call.
+// The outcomes of a call.
 #define UNSET 0
 #define VALUE 1
 #define FAILURE 2
 #define VANISHED 3
 #define ENDED 4  // the value was moved to its only caller or discarded
 
-// AsyncCall::Phase.
+// The states of AsyncCall::Phase.
 #define LAUNCHED 0
 #define RUNNING 1
 #define LANDED 2
 
-// What a stop callback calls.
+// The functions that a stop callback may call.
 #define NUDGE 1
 #define LEADER_LEAVES 2
 
 typedef Call {
-  // CallBase, Call
+  // The fields of CallBase and Call.
   unsigned callers : 3;
   bit leader_left;
   bit forgotten;
   bit has_state;
   bit asked;  // the stop source was requested
-  // SharedState
-  bit landed;  // `call` is null, HasLanded
+  // The fields of SharedState.
+  bit landed;  // `call` is null, and HasLanded is true
   bit shared;
   unsigned outcome : 3;
   bit broadcast;
   bit published;
   unsigned first : 2;
   unsigned last : 2;
-  // AsyncCall
+  // The fields of AsyncCall.
   bit async;
   unsigned phase : 2;
   unsigned leads : 2;
   bit posted;  // the executor has the task
-  // For the assertions.
-  unsigned on : 3;    // who will get the outcome
-  unsigned owed : 3;  // who was to get it when the call was closed
-  unsigned took : 3;  // who got it, or was to and did without
+  // Only the assertions use these.
+  unsigned on : 3;    // number of those that will get the outcome
+  unsigned owed : 3;  // number of those that were to get it when the call was closed
+  unsigned took : 3;  // number of those that got it, or were to and did not take it
   bit doomed;         // the last caller has left
   bit returned;       // a caller has got the outcome
   bit ran;            // fn was run
@@ -114,10 +118,10 @@ typedef Node {  // a Waiter, with its Event
   unsigned prev : 2;
   unsigned next : 2;
   bit told;
-  bit open;  // OnLanded has come
+  bit open;  // OnLanded has been called
   bit nudged;
   bit asleep;
-  bit left;  // for the assertions
+  bit left;  // used only by the assertions
 };
 
 typedef Stop {  // a caller's stop_callback
@@ -129,17 +133,17 @@ typedef Stop {  // a caller's stop_callback
 Call call[CALLS + 1];
 Node node[CALLERS + 1];
 Stop stop[CALLERS + 1];
-byte slot = NONE;     // the call that Find finds
+byte slot = NONE;     // the call that Find returns
 byte size = 0;        // Shard::size_
 byte forgotten = 0;   // Shard::forgotten_
 byte executions = 0;  // Stats::executions
 byte landings = 0;
 byte async_calls = 0;  // the length of Shard::async_calls
 bit draining;          // Shard::drained is set
-bit drained;           // that gate is open
-bit held;              // the shard is locked beyond one step: by who has opened that gate
+bit drained;           // the Event that Shard::drained points to is set
+bit held;              // the shard is locked beyond one step, by the thread that sets `drained`
 bit group_gone;
-byte inside = 0;  // who is inside a member of the group, or may get inside
+byte inside = 0;  // threads that are inside a member of the group, or may enter one
 byte started = 0;
 byte launching[CALLERS + 1];  // the call whose Lead this caller's Join still holds, or NONE
 
@@ -151,15 +155,15 @@ inline Lock() {
 }
 
 inline Unlock() {
-  // Promises 1 and 11: what can be joined has callers, is neither forgotten nor landed, and was not
-  // told to stop.
+  // Promises 1 and 11: a call that can be joined has callers, is neither forgotten nor landed, and
+  // was not asked to stop.
   assert(slot == NONE || (call[slot].callers > 0 && !call[slot].forgotten));
   assert(slot == NONE || !call[slot].landed);
-  assert(slot == NONE || !call[slot].asked || inside == 0);  // ~Group asks all
+  assert(slot == NONE || !call[slot].asked || inside == 0);  // ~Group asks all calls
   assert(size == (slot != NONE));
 }
 
-// Of a call that callers joined or left, or that is landed: who is counted is who is on it.
+// Unlocks after a caller joined or left call c, or after it landed. The counted are those on it.
 inline UnlockCounted(c) {
   assert(call[c].callers + call[c].leader_left == call[c].on);
   Unlock()
@@ -173,14 +177,14 @@ inline Erase(c) {
   :: else
   fi
 #else
-  assert(slot == c);  // else Shard::Erase runs off its bucket
+  assert(slot == c);  // else Shard::Erase would run off its bucket
   slot = NONE;
   size--
 #endif
 }
 
 inline Forget(c) {
-  call[c].forgotten = 1;  // first: c may be `slot` itself
+  call[c].forgotten = 1;  // this comes first: c may be `slot` itself
   forgotten++;
   Erase(c)
 }
@@ -201,7 +205,7 @@ inline Remove(c) {
 // Makes a new call c, led by this caller.
 inline Begin(c) {
   if
-  :: slot != NONE ->  // too old
+  :: slot != NONE ->  // that call is too old
 #ifndef FAULT_too_old_not_forgotten
     Forget(slot)
 #endif
@@ -218,7 +222,7 @@ inline Begin(c) {
 }
 
 inline AddFollower(c) {
-  assert(call[c].refs > 0 && !call[c].landed);              // the call is there
+  assert(call[c].refs > 0 && !call[c].landed);              // the call is in flight
   assert(!call[c].asked && !call[c].doomed);                // promise 11
   assert(!call[c].returned);                                // promise 2
   call[c].has_state = 1;
@@ -247,7 +251,7 @@ inline DropCaller(c, unwanted) {
 }
 
 inline Close(c) {
-  assert(call[c].refs > 0 && !call[c].landed);  // it lands once
+  assert(call[c].refs > 0 && !call[c].landed);  // a call lands once
   Remove(c);
   landings++;
   call[c].landed = 1;
@@ -261,18 +265,18 @@ inline Close(c) {
   call[c].owed = call[c].on
 }
 
-// A process has touched call c for the last time. When none may touch it any more, its books must
-// balance.
+// A process has touched call c for the last time. When no process may touch it any more, its counts
+// must add up.
 inline Release(c) {
   assert(call[c].refs > 0);
   call[c].refs--;
   if
   :: call[c].refs == 0 ->
-    assert(call[c].landed && call[c].took == call[c].owed);  // promise 1: one outcome each
+    assert(call[c].landed && call[c].took == call[c].owed);  // promise 1: each gets one outcome
     assert(call[c].shared == (call[c].owed > 1));            // promise 4
     assert(call[c].asked || !call[c].doomed);                // promise 11
     assert(call[c].first == NONE && call[c].last == NONE);
-    // So that states that differ only in calls that are over are one.
+    // This merges states that differ only in calls that are over.
     call[c].callers = 0;
     call[c].leader_left = 0;
     call[c].forgotten = 0;
@@ -308,7 +312,7 @@ inline Link(w, c) {
   call[c].last = w
 }
 
-// The same for the first waiter of a new call.
+// Links the first waiter of a new call.
 inline LinkFirst(w, c) {
   assert(call[c].first == NONE && call[c].last == NONE);
   node[w].alive = 1;
@@ -335,7 +339,7 @@ inline Unlink(w, c) {
 // The waiter's memory is given back.
 inline EndNode(w) {
   assert(node[w].alive);
-  assert(node[w].left != node[w].open);  // told once, or it has left: promise 10
+  assert(node[w].left != node[w].open);  // promise 10: it was notified once, or has left
   node[w].alive = 0;
   node[w].prev = NONE;
   node[w].next = NONE;
@@ -364,13 +368,13 @@ inline TakeResult(c) {
   call[c].returned = 1
 }
 
-// One that was to get the outcome does without.
+// A caller that was to get the outcome does not take it.
 inline GoWithout(c) {
   assert(call[c].landed);
   call[c].took++
 }
 
-// SharedState::Publish, on the thread that lands call c.
+// This is SharedState::Publish, on the thread that lands call c.
 inline PublishAndTell(c, w) {
   atomic {
     skip;
@@ -420,8 +424,8 @@ proctype Caller(byte me) {
   byte w = NONE;
   byte outcome = UNSET;
   bit left;
-  bit unwanted;  // it was the last to leave: the stop source of the call is its to request
-  bit parked;    // outside the group, which may end
+  bit unwanted;  // it was the last to leave, and must request the call's stop
+  bit parked;    // it is outside the group, which may be destroyed
 #ifdef FAULT_find_outside_lock
   byte found = NONE;
 #endif
@@ -541,7 +545,7 @@ LandAlone:
     UnlockCounted(c);
     if
     :: call[c].has_state && call[c].shared
-    :: else ->  // nobody else wants it: the leader takes the outcome as it is
+    :: else ->  // nobody else is on the call: the leader takes the outcome as it is
       call[c].took++;
       call[c].returned = 1;
       goto Return
@@ -560,7 +564,7 @@ Told:
     goto Return
   }
 
-  // A blocking follower, and a Future's Get.
+  // A blocking follower and a Future's Get wait here.
 Block:
   atomic {
     call[c].published ->
@@ -574,7 +578,7 @@ Block:
     goto Return
   }
 
-  // FollowOrLeave.
+  // A blocking follower that may leave waits here.
   atomic {
     skip;
 WaitOrInterrupt:
@@ -605,7 +609,7 @@ EndOfNudge:
     fi
   }
 
-  // Membership::End has not left: OnLanded is on its way.
+  // The caller was too late to leave: OnLanded is on its way.
 Await:
   atomic {
 #ifdef FAULT_leave_result_ignored
@@ -620,8 +624,8 @@ Await:
   }
   atomic { !node[me].asleep -> goto Await }
 
-  // An asynchronous call. Join holds a Lead as long as `launch` may still throw; who drops the last
-  // one makes no difference.
+  // An asynchronous call is launched. Join holds a Lead as long as `launch` may still throw. It
+  // makes no difference who drops the last Lead.
   atomic {
     skip;
 LaunchCall:
@@ -663,7 +667,7 @@ AwaitOnLanded:
     goto Return
   }
 
-  // SharedState::Leave, of a Waiter or a Future.
+  // This is SharedState::Leave, for a Waiter or a Future.
 Leave:
   atomic {
     if
@@ -740,7 +744,7 @@ NotLeft:
     if
     :: kind == TIMED || kind == STOPPED -> goto Await
     :: kind == WAITER -> goto AwaitOnLanded
-    :: kind == WAITER  // it was to end: Detach
+    :: kind == WAITER  // the waiter is to be destroyed: Detach
     :: kind == FUTURE -> GoWithout(c); goto Return
     fi
   }
@@ -773,8 +777,8 @@ Return:
   }
 }
 
-// ---- A thread with a Lead of call c: the executor's (`joiner` is NONE), or that of Join, called
-// by caller `joiner`, when `launch` has thrown.
+// ---- A thread with a Lead of call c. Either it is the executor's (`joiner` is NONE), or caller
+// `joiner` is in Join on it, and `launch` has thrown.
 
 proctype Leader(byte c; byte joiner) {
   byte w = NONE;
@@ -794,7 +798,7 @@ endIdle:
     :: FAILS -> goto DropLead  // the task is dropped
     :: THROWS && call[c].phase == LAUNCHED -> call[c].phase = RUNNING; goto Running
     :: THROWS && call[c].phase == LANDED -> goto DropLead
-    :: !THROWS -> goto Execute  // when `fn` began makes no difference
+    :: !THROWS -> goto Execute  // it makes no difference when `fn` began
     fi
   }
 Running:
@@ -952,7 +956,8 @@ ForgetUnshared:
   }
 }
 
-// Never ends; so no process before it is taken off SPIN's list, which would only be one more step.
+// Never finishes, so SPIN keeps the processes started before it. To remove one would only be one
+// more step.
 proctype Last() {
 endLast:
   false

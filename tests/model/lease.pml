@@ -1,44 +1,46 @@
 // SPDX-License-Identifier: MIT
 
-// A model of one key of a redis::Group: processes ask, lead, follow and die, leases expire, and
-// what the server keeps for a while goes away. SPIN walks through all interleavings of its steps.
+// This is a model of one key of a redis::Group. Processes ask, lead, follow and die. Leases expire,
+// and what the server keeps for a while disappears. SPIN explores all interleavings of these steps.
 // Run it with
 //
-//   tests/model/check                     # EVIDENCE_LONG=1: the larger configurations, too
+//   tests/model/check                     # EVIDENCE_LONG=1 adds the larger configurations
 //
-// What is modelled. Each label is a step, or a part of one. A step is what the server does in one
-// command (detail/redis_lease.hpp has them), together with what the process that asked for it does
-// before or after that no other can tell apart. PROCESSES processes ask ASKS times each, each time
-// with a new token. A leader's `fn` writes to a resource, after any stall; with FENCE, the resource
-// refuses a fence smaller than one that it has seen. MISHAPS things in all go wrong, at any step,
-// of the KINDS below.
+// Modelled: each label is a step, or a part of one. A step is what the server does in one command,
+// together with what the process that asked for it does before or after that no other process can
+// tell apart. The commands are in detail/redis/lease.hpp. PROCESSES processes ask ASKS times each,
+// each time with a new token. A leader's `fn` writes to a resource, possibly after a stall. With
+// FENCE, the resource refuses a fence smaller than one that it has seen. In all, MISHAPS of the
+// KINDS below happen, at any step.
 //
-// What is not: other keys, callers inside a process (group.pml has them), what is run without a
-// server, durations, the renewal of leases (one that is renewed does not expire, that is all), a
-// server that comes back with an older state, the bytes of a payload, exceptions of `fn` (they
-// travel as values do), and lost answers to XREAD and FORGET: to ask again changes nothing.
+// Not modelled: other keys, callers inside a process (group.pml has them), calls without a server,
+// durations and the bytes of a payload are left out. So is a server that comes back with an older
+// state. So is the renewal of leases: a lease that is renewed does not expire, that is all. So are
+// exceptions of `fn`, which travel as values do. So are lost answers to XREAD and FORGET, because
+// asking again changes nothing.
 //
-// What must hold is in the assertions. A process that is stuck is found as an invalid end state; an
-// XREAD does end without an entry, but here only if the next TAKE has something new to say.
-// Processes differ only by number, so the model walks only through executions in which their first
-// steps come in the order of their numbers.
+// The assertions say what must hold. A process that is stuck is found as an invalid end state. An
+// XREAD may return without an entry, but here only if the next TAKE has something new to say.
+// Processes differ only by number, so the model explores only executions in which their first steps
+// come in the order of their numbers.
 //
-// FAULT_... plants a fault in the model; each must be found.
+// FAULT_... plants a fault in the model. Each fault must be found.
 //
-// To read the model: in an atomic sequence, a jump to a label in the middle of one goes on with the
-// step, and a jump to a label before one ends it. Where a `skip` comes first, it is for the former.
+// How to read the jumps: within an atomic sequence, a jump to a label inside an atomic sequence
+// continues the step. A jump to a label in front of one finishes the step. A `skip` that comes
+// first keeps the label after it inside the sequence.
 
-// What goes wrong, as bits of KINDS.
+// The bits of KINDS are the mishaps.
 #define FORGET 1    // the key is forgotten
-#define EXPIRE 2    // the lease of a process that is alive expires: it has stalled
-#define CRASH 4     // a process dies; if it was to ask again, it has been started again
-#define LOSE 8      // the server's answer is lost; the process asks again for the same
-#define LATE 16     // a TAKE is late: the process asks again, and then the server gets it
-#define RESTART 32  // the server is restarted and has nothing
-#define ABANDON 64  // all callers of the leader's process leave; `fn` goes on
-#define GARBLE 128  // an outcome does not decode
-#define LINGER 256  // an outcome goes away before all who wait for it have read it
-// No mishap: the lease of a dead process expires, or an outcome goes away for which nobody waits.
+#define EXPIRE 2    // the lease of a live process expires, because it has stalled
+#define CRASH 4     // a process dies, and is restarted if it was to ask again
+#define LOSE 8      // the server's answer is lost, so the process repeats its command
+#define LATE 16     // a TAKE is late: the server gets it after the process has asked again
+#define RESTART 32  // the server is restarted and has lost everything
+#define ABANDON 64  // all callers of the leader's process leave, but `fn` continues
+#define GARBLE 128  // an outcome cannot be decoded
+#define LINGER 256  // an outcome expires before all that wait for it have read it
+// It is not a mishap if the lease of a dead process expires, or an outcome that nobody waits for.
 
 #ifndef KINDS
 #define KINDS 511
@@ -59,69 +61,70 @@
 #else
 #define TOKENS (PROCESSES * ASKS)
 #endif
-#define NONE 0  // no token, no process: both are numbered from 1
+#define NONE 0  // no token or no process: both are numbered from 1
 #define BIT(process) (1 << (process - 1))
 #define MAY(kind) (mishaps > 0 && (KINDS & kind))
-#define UNDISTURBED ((KINDS & ~LOSE) == 0)  // to lose an answer excuses nothing
+#define UNDISTURBED ((KINDS & ~LOSE) == 0)  // a lost answer excuses nothing
 
-// Outcomes of a call.
+// The outcomes of a call.
 #define UNSET 0
 #define VALUE 1
 #define ABANDONED 2
 #define GARBLED 3
 
-// Answers of PUBLISH; 0: nobody else waits.
+// The answers of PUBLISH. An answer of 0 means that nobody else waits.
 #define SHARED 1
 #define LOST 2
 
-// What a lease is to its call, whatever the server has of it.
+// The true state of a lease, whatever the server has stored of it.
 #define HELD 1
 #define FORGOTTEN 2
 
 typedef Call {  // by its token
-  // On the server.
-  bit forgotten;           // there is forgotten:token
-  bit forgotten_followed;  // it has the mark
+  // The server has stored these.
+  bit forgotten;           // forgotten:TOKEN exists
+  bit forgotten_followed;  // forgotten:TOKEN is marked as followed
   unsigned entry : 2;      // the outcome in its stream
-  // On the way there: a TAKE that nobody waits for, and whom it names.
+  // These are on the way to the server: a TAKE whose answer nobody waits for, and the token that it
+  // names.
   bit late;
   byte late_waited;
-  // For the assertions.
+  // Only the assertions use these.
   unsigned fate : 2;
-  bit kept;            // its process leads by it, or asks whether it does
-  bit told;            // the server has told another process of it
-  bit gone;            // its lease has expired, its outcome has gone away, or the server forgot
-  unsigned asked : 3;  // who asked before its outcome was published, and still does
+  bit kept;            // its process leads with it, or is asking whether it does
+  bit told;            // the server has named it to another process
+  bit gone;            // its lease or its outcome has expired, or the server has lost them
+  unsigned asked : 3;  // processes that asked before its outcome was published, and still ask
 };
 
-Call call[TOKENS + 1];  // call[NONE] has nothing
-byte lease = NONE;      // whose it is
-bit followed;           // it has the mark
-byte clock = 0;         // of the server
+Call call[TOKENS + 1];  // call[NONE] stays empty
+byte lease = NONE;      // the token that holds it
+bit followed;           // the lease is marked as followed
+byte clock = 0;         // the server's clock
 byte seen = 0;          // the greatest fence that the resource has seen
 byte mishaps = MISHAPS;
 byte started = 0;
 byte ended = 0;
-// For the assertions.
+// Only the assertions use these.
 byte held = 0;        // leases that are HELD
-byte owed = 0;        // leases taken and not executed yet, if UNDISTURBED
-byte leads = 0;       // how many have been told to lead
-byte newest = 0;      // the last of these that has written to the resource
-unsigned asking : 3;  // who is in a Do
+byte owed = 0;        // leases taken but not executed yet, if UNDISTURBED
+byte leads = 0;       // how many times a process was made the leader
+byte newest = 0;      // the number of the last leader that has written to the resource
+unsigned asking : 3;  // processes that are in a Do
 
 // ---- The server
 
 inline Release(t) {
-  assert(lease == t);  // a late leader deletes nothing of others'
+  assert(lease == t);  // a late leader does not delete another's lease
   lease = NONE; followed = 0
 }
 
 inline EndForgotten(t) { call[t].forgotten = 0; call[t].forgotten_followed = 0 }
 
-// The lease of call t ends, in truth.
+// The lease of call t is over, whatever the server has stored.
 inline EndLease(t) { held = held - (call[t].fate == HELD); call[t].fate = NONE }
 
-// The script that TAKE is, for token t. It answers t if t leads, or else whose outcome t waits for.
+// The script of TAKE, for token t. It answers t if t leads, else whose outcome t waits for.
 inline TakeScript(t, waited, answer) {
   if
 #ifndef FAULT_own_lease_not_known
@@ -156,9 +159,9 @@ SetLease:
         lease = t; followed = 0; answer = t;
         assert(call[t].fate == NONE);
         call[t].fate = HELD; call[t].told = 0; held++;
-        assert(held == 1);  // one holder
+        assert(held == 1);  // there is only one holder
         owed = owed + UNDISTURBED;
-        assert(owed <= 1)  // the lease before was executed
+        assert(owed <= 1)  // the previous lease was executed
       :: lease != NONE ->
 TellHolder:
 #ifndef FAULT_mark_not_atomic
@@ -167,7 +170,7 @@ TellHolder:
         call[lease].told = call[lease].told || lease != t;
         answer = lease
       fi;
-      // Who was told of a call gets its outcome, and does not execute nor wait for another.
+      // A process that waits for a call gets its outcome, and does not lead or wait for another.
       assert(waited == NONE || answer == waited || call[waited].gone)
     fi
   fi
@@ -184,8 +187,8 @@ inline AddEntry(t, outcome) {
 proctype Process(byte me) {
   byte asks = ASKS;
   byte token = NONE;
-  byte holder = NONE;  // whose outcome it waits for
-  bit there;           // it was told that there is one
+  byte holder = NONE;  // the token whose outcome it waits for
+  bit there;           // the server said that the outcome exists
   byte fence = 0;
   byte lead = 0;
   byte outcome = UNSET;
@@ -247,11 +250,11 @@ Read:
 #else
       :: call[holder].entry == VALUE ->
 #endif
-        assert(call[holder].entry == VALUE);  // whole
+        assert(call[holder].entry == VALUE);  // the outcome is whole
         goto Return
       :: else -> holder = NONE; goto Take
       fi
-    :: call[holder].entry != UNSET && !there -> goto Take  // XREAD had just ended
+    :: call[holder].entry != UNSET && !there -> goto Take  // XREAD has just timed out
     :: call[holder].entry == UNSET && !(lease == holder && followed) &&
 #ifndef FAULT_forgotten_not_followed
         !(call[holder].forgotten && call[holder].forgotten_followed) &&
@@ -278,7 +281,7 @@ Refused:
       if
       :: lead < newest ->
 Overtaken:
-        assert(!FENCE)  // no older write lands after a newer one
+        assert(!FENCE)  // no older write follows a newer one
       :: else
       fi;
       seen = fence; newest = lead
@@ -306,7 +309,7 @@ PublishForgotten:
       answer = call[token].forgotten_followed;
       EndForgotten(token)
     :: else ->
-      assert(call[token].fate == NONE);  // it was late, or asks again
+      assert(call[token].fate == NONE);  // the leader was late, or repeats its PUBLISH
       answer = (call[token].entry != UNSET -> SHARED : LOST);
 #ifdef FAULT_release_without_compare
       if
@@ -331,7 +334,7 @@ AddTheEntry:
     fi;
     EndLease(token);
 Published:
-    assert(answer == LOST || answer == call[token].told);  // `shared`
+    assert(answer == LOST || answer == call[token].told);  // `shared` is right
     answer = 0;
     if
     :: MAY(LOSE) -> mishaps--; goto Publish
@@ -340,7 +343,7 @@ Published:
     :: outcome != ABANDONED
     fi;
 Return:
-    assert(call[token].fate == NONE || (KINDS & LATE));  // who has left is not waited for
+    assert(call[token].fate == NONE || (KINDS & LATE));  // nobody waits for a process that has left
     goto End
   }
   atomic {
@@ -354,7 +357,7 @@ End:
     :: i <= TOKENS -> call[i].asked = call[i].asked & asking; i++
     :: else -> break
     od;
-    // So that states that differ only in what is over are one.
+    // This merges states that differ only in what is over.
     i = 0; token = NONE; holder = NONE; there = 0; fence = 0; lead = 0; outcome = UNSET; answer = 0;
     asks--;
     if
@@ -364,7 +367,7 @@ End:
   }
 }
 
-// ---- What befalls token t
+// ---- What may happen to token t in time
 
 proctype Time(byte t) {
   byte answer = 0;
@@ -397,7 +400,7 @@ TakeLate:
   }
 }
 
-// ---- Who forgets the key and restarts the server
+// ---- The outsider, which forgets the key and restarts the server
 
 proctype Outsider() {
   byte i = 0;
@@ -433,7 +436,8 @@ Restart:
   }
 }
 
-// Never ends; so no process before it is taken off SPIN's list, which would only be one more step.
+// Never finishes, so SPIN keeps the processes started before it. To remove one would only be one
+// more step.
 proctype Last() {
 endLast:
   false

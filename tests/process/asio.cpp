@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// AsyncDo when there is no memory to tell its handler that the call has landed.
+// AsyncDo terminates if there is no memory to notify its handler that the call has landed.
 
 #include "process.hpp"
 
@@ -28,7 +28,7 @@ struct HandlerMemory {
   using value_type = T;
   HandlerMemory() = default;
   template <class U>
-  // NOLINTNEXTLINE(google-explicit-constructor): an allocator's
+  // NOLINTNEXTLINE(google-explicit-constructor): allocators convert implicitly
   HandlerMemory(const HandlerMemory<U>&) noexcept {}
   bool operator==(const HandlerMemory&) const = default;
   T* allocate(std::size_t count) const {
@@ -41,7 +41,7 @@ struct HandlerMemory {
 };
 
 const process::Add landing(
-    "a call of AsyncDo lands when there is no memory to post its completion: it terminates",
+    "AsyncDo terminates the process if its call lands without memory to post the completion",
     [] {
       std::set_terminate([] { _exit(12); });
       IntGroup group;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 
 // Promise 6 (thread cancellation): a thread that is cancelled in a call does not take others, or
-// the process, with it. (AddressSanitizer needs detect_stack_use_after_return=1 here: else it fails
-// in itself when a thread is unwound out of a condition variable.)
+// the process, down with it. AddressSanitizer needs detect_stack_use_after_return=1 here. Otherwise
+// AddressSanitizer itself fails when a thread is unwound out of a condition variable.
 
 #include <pthread.h>
 #include <unistd.h>
@@ -20,10 +20,10 @@ using singleflight::Stats;
 
 namespace {
 
-// Never returns: to be cancelled in.
+// Waits until this thread is cancelled. Never returns.
 [[noreturn]] void SitInCancellationPoint() {
   for (;;) {
-#if defined(UNDER_THREAD_SANITIZER)  // whose own pause() does not see the unwinding
+#if defined(UNDER_THREAD_SANITIZER)  // its pause() does not see the unwinding
     pthread_testcancel();
 #else
     pause();
@@ -53,7 +53,7 @@ class PosixThread {
 };
 
 const process::Add leader(
-    "the leader is cancelled: all its followers get owner_dead, and the process goes on", [] {
+    "when the leader is cancelled, all its followers get owner_dead and the process continues", [] {
       Group<int, int> group;
       PosixThread cancelled(
           [&] { static_cast<void>(group.Do(1, []() -> int { SitInCancellationPoint(); })); });
@@ -93,17 +93,17 @@ void CancelFollower(const singleflight::CallOptions& options) {
 }
 
 const process::Add with_timeout(
-    "a follower with a timeout is cancelled: it leaves, the call goes on",
+    "a follower with a timeout leaves when it is cancelled, and the call continues",
     [] { CancelFollower({.timeout = 1h}); });
 const process::Add with_stop(
-    "a follower with a stop token is cancelled: it leaves, the call goes on", [] {
+    "a follower with a stop token leaves when it is cancelled, and the call continues", [] {
       const std::stop_source stop;
       CancelFollower({.stop = stop.get_token()});
     });
 
 const process::Add without(
-    "a follower with neither is cancelled: it stays until the call lands, gets the result, and is "
-    "cancelled then",
+    "a cancelled follower without a timeout or stop token stays until the call lands, gets the "
+    "result, and is cancelled then",
     [] {
       Group<int, int> group;
       HeldCall held(group, 1);
@@ -126,9 +126,8 @@ const process::Add without(
     });
 
 const process::Add in_handler(
-    "a leader is cancelled whose Do was called in a catch block: libstdc++ terminates, as "
-    "README.md "
-    "says",
+    "when a leader that called Do in a catch block is cancelled, libstdc++ terminates, as "
+    "README.md says",
     [] {
       Group<int, int> group;
       PosixThread cancelled([&] {

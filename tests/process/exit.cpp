@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 
-// std::exit while calls are in flight. It ends the groups with static storage, so no thread may be
-// inside of one (promise 14); a group that never ends, or an exit that ends nothing, may be inside
-// of as many as it likes.
+// These scenarios exit while calls are in flight. std::exit destroys the groups with static
+// storage, so no thread may be inside one of them (promise 14). Any number of threads may be inside
+// a group that is never destroyed, or inside any group at an exit that destroys nothing.
 
 #include <atomic>
 #include <cstdlib>
@@ -20,7 +20,7 @@ namespace {
 
 using IntGroup = Group<int, int>;
 
-// A leader that never returns, and followers of every kind, on threads that nobody joins.
+// Starts a leader that never returns, and followers of every kind, on detached threads.
 void StartCalls(IntGroup& group) {
   std::thread([&group] {
     static_cast<void>(group.Do(1, [] {
@@ -45,14 +45,14 @@ void StartCalls(IntGroup& group) {
   });
 }
 
-// Never returns.
+// Runs `end`, which exits, on another thread. Never returns.
 template <class End>
 void EndOnAnotherThread(End end) {
   std::thread(end).join();
 }
 
 const process::Add leaked(
-    "std::exit on another thread, a group that never ends and calls in flight: the process ends",
+    "std::exit on another thread stops the process while a leaked group has calls in flight",
     [] {
       static IntGroup& group = *new IntGroup;
       StartCalls(group);
@@ -61,7 +61,7 @@ const process::Add leaked(
     {.exit_code = 7});
 
 const process::Add quick(
-    "std::quick_exit on another thread, a static group and calls in flight: the process ends",
+    "std::quick_exit on another thread stops the process while a static group has calls in flight",
     [] {
       static IntGroup group;
       StartCalls(group);
@@ -70,7 +70,7 @@ const process::Add quick(
     {.exit_code = 8});
 
 const process::Add at_once(
-    "_exit on another thread, a static group and calls in flight: the process ends",
+    "_exit on another thread stops the process while a static group has calls in flight",
     [] {
       static IntGroup group;
       StartCalls(group);
@@ -79,11 +79,11 @@ const process::Add at_once(
     {.exit_code = 9});
 
 const process::Add asynchronous(
-    "std::exit on another thread, a static group and asynchronous calls in flight: they are asked "
-    "to stop and waited for",
+    "std::exit on another thread asks a static group's asynchronous calls to stop, and waits for "
+    "them",
     [] {
       static std::atomic<int> stopped = 0;
-      // Last of all, since it is registered first.
+      // This runs last, since it is registered first.
       std::atexit([] { MUST(stopped == 2); });
       static IntGroup group;
       const auto fn = [](std::stop_token stop) {
@@ -91,7 +91,7 @@ const process::Add asynchronous(
         ++stopped;
         return 1;
       };
-      // Of one a thread waits for the Future, which is no member of the group.
+      // A thread may wait for the Future of one call: a Future is not a member of the group.
       std::thread([fn] { static_cast<void>(DoAsync(group, 1, fn).Get()); }).detach();
       AwaitCallers(group, 1, 1);
       static auto unwatched = DoAsync(group, 2, fn);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 
-// fork with calls in flight: what the child may do.
+// These scenarios fork with calls in flight, and show what the child may do.
 //
-// Not under a sanitizer: ThreadSanitizer ends a forked child of several threads that starts a
-// thread; AddressSanitizer's allocator may be locked by another thread at the fork, and stays so.
+// They do not run under a sanitizer. ThreadSanitizer stops a child that starts a thread if its
+// parent had several. AddressSanitizer's allocator may be locked by another thread at the fork, and
+// stays locked in the child.
 
 #include "process.hpp"
 
@@ -27,7 +28,7 @@ namespace {
 
 using IntGroup = Group<int, int>;
 
-// A caller of every kind, and threads of the child's own.
+// Asks with every kind of caller, also on new threads.
 void UseInEveryWay(IntGroup& group) {
   const Stats before = group.GetStats();
   MUST(*group.Do(1, [] { return 1; }) == 1);
@@ -79,7 +80,8 @@ class Traffic {
 };
 
 const process::Add new_group(
-    "forked while other threads are inside of calls: the child uses a group that it makes", [] {
+    "a child that is forked while other threads are inside calls can use a group that it makes",
+    [] {
       const Traffic traffic;
       for (int i = 0; i < 20; ++i) {
         MUST(InChild([] {
@@ -90,8 +92,8 @@ const process::Add new_group(
     });
 
 const process::Add own_group(
-    "forked while other threads are inside of calls: the child uses a group that only the forking "
-    "thread was using",
+    "a child that is forked while other threads are inside calls can use a group that only the "
+    "forking thread used",
     [] {
       const Traffic traffic;
       IntGroup group;
@@ -103,8 +105,7 @@ const process::Add own_group(
     });
 
 const process::Add in_flight(
-    "forked with a call in flight that has followers: the parent's call goes on as if it had not",
-    [] {
+    "a fork does not disturb the parent's call in flight, nor its followers", [] {
       IntGroup group;
       HeldCall held(group, 1);
       Caller plain([&] { return group.Do(1, [] { return 2; }); });
@@ -119,7 +120,7 @@ const process::Add in_flight(
     });
 
 const process::Add in_fn(
-    "forked inside a function that nobody else waits for: parent and child each land their own "
+    "after a fork inside an fn that nobody else waits for, parent and child each land their own "
     "call",
     [] {
       IntGroup group;
@@ -138,8 +139,8 @@ const process::Add in_fn(
     });
 
 const process::Add single(
-    "forked by the only thread: the child may wait for calls inside of calls, and deadlocks are "
-    "found",
+    "a child that is forked by the only thread can wait for calls inside calls, and finds "
+    "deadlocks",
     [] {
       IntGroup group;
       MUST(InChild([&] {

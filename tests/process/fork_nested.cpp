@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 
-// fork while threads wait for calls inside of calls: the child finds nothing of their waits.
+// These scenarios fork while threads wait for calls inside calls. The child sees nothing of those
+// waits.
 //
-// Not under a sanitizer, as fork.cpp.
+// They do not run under a sanitizer, for the reasons given in fork.cpp.
 
 #include "process.hpp"
 
@@ -23,8 +24,8 @@ namespace {
 
 using IntGroup = Group<int, int>;
 
-// A thread leads a call, and another follows it inside of a call of its own. The one gets the stack
-// of a thread of the parent's, the other that of another; `swapped`: the other way round.
+// One thread leads a call, and another follows it inside a call of its own. Each gets the stack of
+// a different thread of the parent. `swapped` exchanges the two stacks.
 void WaitInsideOfCall(bool swapped) {
   IntGroup group;
   std::latch end_of_first(1);
@@ -40,7 +41,7 @@ void WaitInsideOfCall(bool swapped) {
 }
 
 const process::Add edges(
-    "forked while a thread waits for a call inside of a call: so does a thread of the child", [] {
+    "a child that is forked while a thread waits for a call inside a call can do the same", [] {
       IntGroup group;
       HeldCall held(group, 1);
       Caller nested([&] { return group.Do(2, [&] { return *group.Do(1, [] { return 2; }); }); });
@@ -53,14 +54,16 @@ const process::Add edges(
     });
 
 const process::Add lock(
-    "forked while a thread begins and ends waits inside of calls: so does a thread of the child",
+    "a child that is forked while a thread starts and stops waiting inside calls can wait there "
+    "too",
     [] {
-      constexpr int kChain = 100;  // calls of which each waits for the next: long to walk
+      constexpr int kChain = 100;  // calls that each wait for the next: a long walk
       IntGroup group;
       std::atomic<bool> begin = false;
       std::atomic<int> rounds = 0;
       std::atomic<bool> end = false;
-      // Leads the last, and so may not wait for the first: to find that out, it holds the lock.
+      // Leads the last call, and so may not wait for the first. It holds the wait graph's lock
+      // while it finds that out.
       Caller traffic([&] {
         return group.Do(kChain, [&] {
           Await([&] { return begin.load(); });

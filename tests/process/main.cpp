@@ -2,8 +2,8 @@
 
 // usage: process_tests [SCENARIO]
 //
-// Runs every scenario, each in a process of its own, and prints how many ended as they should; or
-// runs the one that is named, in this process.
+// Runs every scenario, each in a process of its own, and prints how many finished as they should.
+// With SCENARIO, runs only that one, in this process.
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,9 +19,9 @@
 
 namespace {
 
-constexpr int kDeadlineSeconds = 30;  // far beyond what any takes, also under a sanitizer
+constexpr int kDeadlineSeconds = 30;  // far more than any needs, even under a sanitizer
 
-// True if it ended as it should; says so if not.
+// Returns true if the scenario finished as it should. Prints what happened.
 bool EndsWell(const process::Scenario& scenario) {
   const pid_t child = fork();
   if (child == 0) {
@@ -47,7 +47,7 @@ bool EndsWell(const process::Scenario& scenario) {
   if (!in_time) {
     std::cout << "  it hangs\n";
   } else if (!well) {
-    std::cout << "  it ended with "
+    std::cout << "  it finished with "
               << (WIFEXITED(status) ? "exit code " + std::to_string(WEXITSTATUS(status))
                                     : "signal " + std::to_string(WTERMSIG(status)))
               << '\n';

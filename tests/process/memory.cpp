@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 
-// Rethrowing a leader's exception when there is no memory: the C++ runtime takes what it needs from
-// a pool of its own, and terminates when that is used up.
+// These scenarios rethrow a leader's exception when there is no memory. The C++ runtime takes what
+// it needs from a pool of its own, and terminates when that is used up.
 //
-// Not under a sanitizer, whose malloc cannot be replaced.
+// They do not run under a sanitizer, because its malloc cannot be replaced.
 
 #include "process.hpp"
 
@@ -50,7 +50,7 @@ struct WithoutMemory {
 using IntGroup = Group<int, int>;
 
 const process::Add rethrow(
-    "fn throws when there is no memory, to 60 followers: each gets that exception", [] {
+    "when fn throws and there is no memory, each of 60 followers gets that exception", [] {
       constexpr int kFollowers = 60;
       IntGroup group;
       std::atomic<int> got = 0;
@@ -90,7 +90,7 @@ const process::Add rethrow(
       MUST((group.GetStats() == Stats{.executions = 1, .followers = kFollowers, .failures = 1}));
     });
 
-// Each handler keeps one part of the runtime's pool until it ends.
+// Each handler keeps one part of the runtime's pool until it finishes.
 void RethrowInHandlers(const singleflight::SharedFuture<int>& future, int times) {
   try {
     static_cast<void>(future.Get());
@@ -100,7 +100,7 @@ void RethrowInHandlers(const singleflight::SharedFuture<int>& future, int times)
 }
 
 const process::Add exhausted(
-    "more handlers at once than the runtime has memory for: it terminates, and does not hang",
+    "with more handlers at once than the runtime has memory for, it terminates and does not hang",
     [] {
       std::set_terminate([] { _exit(11); });
       IntGroup group;
@@ -124,7 +124,7 @@ bool GetsBadAlloc(Ask ask) {
 }
 
 const process::Add timed_out(
-    "a follower times out when there is no memory for the error: it gets bad_alloc and leaves", [] {
+    "a follower that times out without memory for the error gets bad_alloc and leaves", [] {
       IntGroup group;
       std::optional<IntGroup::Lead> lead;
       auto first = group.Join(1, [&](IntGroup::Lead its_lead) { lead = std::move(its_lead); });
@@ -136,7 +136,7 @@ const process::Add timed_out(
     });
 
 const process::Add owner_dead(
-    "the leader vanishes and there is no memory for the error: the caller gets bad_alloc", [] {
+    "when the leader vanishes and there is no memory for the error, the caller gets bad_alloc", [] {
       IntGroup group;
       auto future = DoAsync(
           group, 1, [] { return 1; }, [](const auto&) {});

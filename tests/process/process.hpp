@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Scenarios that need a process of their own: one that forks, exits with calls in flight, is
-// flooded with signals or runs out of memory. main.cpp runs each in a fresh process, with a
-// deadline, and looks at how that ended.
+// These scenarios need a process of their own: they fork, exit with calls in flight, are flooded
+// with signals or run out of memory. main.cpp runs each in a new process, with a deadline, and
+// checks how that process finished.
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,10 +22,10 @@
 
 namespace process {
 
-// How the process is to end.
+// How the process should finish.
 struct End {
   int exit_code = 0;
-  int signal = 0;  // if not 0: killed by it
+  int signal = 0;  // not 0: the signal that kills it
 };
 
 struct Scenario {
@@ -34,7 +34,7 @@ struct Scenario {
   End end;
 };
 
-// Of all files here.
+// Returns the scenarios of all files in this folder.
 inline std::vector<Scenario>& Scenarios() {
   static std::vector<Scenario> scenarios;
   return scenarios;
@@ -46,7 +46,7 @@ struct Add {
   }
 };
 
-// Ends the process at once if something does not hold.
+// Exits at once if `condition` does not hold.
 #define MUST(condition)                                                                   \
   do {                                                                                    \
     if (!(condition)) {                                                                   \
@@ -55,7 +55,7 @@ struct Add {
     }                                                                                     \
   } while (false)
 
-// Runs `body` in a forked child; true if it came to its end, in time.
+// Runs `body` in a forked child. Returns true if it finished in time.
 template <class Body>
 bool InChild(Body body) {
   const pid_t child = fork();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// A storm of signals, without SA_RESTART, onto threads that wait for calls: no wait is cut short,
-// and none is taken for another.
+// A storm of signals, without SA_RESTART, hits threads that wait for calls. No wait is cut short,
+// and none is mistaken for another.
 
 #include <pthread.h>
 #include <sys/time.h>
@@ -26,11 +26,11 @@ std::atomic<int> handled = 0;
 void HandleSignals() {
   struct sigaction action = {};
   action.sa_handler = [](int) { ++handled; };
-  MUST(sigaction(SIGUSR1, &action, nullptr) == 0);  // sa_flags 0: what it interrupts sees EINTR
+  MUST(sigaction(SIGUSR1, &action, nullptr) == 0);  // sa_flags is 0: system calls see EINTR
   MUST(sigaction(SIGALRM, &action, nullptr) == 0);
 }
 
-// A signal of the process, to whichever thread, every 100 us for as long as it lives.
+// Sends the process a signal every 100 us while it exists. Any thread may get it.
 struct Timer {
   Timer() { Set(100); }
   ~Timer() { Set(0); }
@@ -42,8 +42,7 @@ struct Timer {
 };
 
 const process::Add storm(
-    "a storm of signals onto those who wait in every way: nobody returns before the call lands",
-    [] {
+    "in a storm of signals, no caller returns before the call lands, whichever way it waits", [] {
       constexpr int kRounds = 1000;
       HandleSignals();
       Group<int, int> group;
@@ -83,7 +82,7 @@ const process::Add storm(
           for (auto& thread : threads) pthread_kill(thread.native_handle(), SIGUSR1);
           if (i % 10 == 0) std::this_thread::yield();
         }
-#if !defined(UNDER_THREAD_SANITIZER)  // which holds signals back while a thread waits in libstdc++
+#if !defined(UNDER_THREAD_SANITIZER)  // it holds signals back while a thread waits in libstdc++
         Await([] { return handled > kRounds; });
 #endif
         MUST(returned == 0);
@@ -96,7 +95,7 @@ const process::Add storm(
     });
 
 const process::Add timeouts(
-    "a storm of signals onto those whose timeout runs: it neither ends early nor never", [] {
+    "in a storm of signals, a timeout still passes, and it does not pass too early", [] {
       HandleSignals();
       Group<int, int> group;
       HeldCall held(group, 1);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// A Redis server as the cache: the examples' adapter, and a ReadThrough over it, against a server
-// of the test's own.
+// Tests the examples' adapter for a Redis cache, and a ReadThrough with it. Each test has its own
+// server.
 
 #include <algorithm>
 #include <atomic>
@@ -30,7 +30,7 @@ RedisCache CacheOf(const RedisServer& server, std::chrono::milliseconds timeout 
   return RedisCache(server.Connect(), 1h, timeout);
 }
 
-// What the cache throws when it is asked for `key`.
+// Returns the message of what the cache throws for `key`, or "" if it throws nothing.
 std::string ComplaintOf(RedisCache& cache, std::string_view key) {
   try {
     static_cast<void>(cache.Get(key));
@@ -42,7 +42,7 @@ std::string ComplaintOf(RedisCache& cache, std::string_view key) {
 
 }  // namespace
 
-TEST_CASE("A Redis cache has what was put last") {
+TEST_CASE("A Redis cache returns the value that was put last") {
   const RedisServer server;
   RedisCache cache = CacheOf(server);
   CHECK(cache.Get("a") == std::nullopt);
@@ -51,7 +51,7 @@ TEST_CASE("A Redis cache has what was put last") {
   CHECK(cache.Get("a") == "2");
 }
 
-TEST_CASE("A Redis cache does not have what was erased") {
+TEST_CASE("A Redis cache does not return an erased value") {
   const RedisServer server;
   RedisCache cache = CacheOf(server);
   cache.Put("a", "1");
@@ -59,7 +59,7 @@ TEST_CASE("A Redis cache does not have what was erased") {
   CHECK(cache.Get("a") == std::nullopt);
 }
 
-TEST_CASE("A Redis cache takes keys and values of any bytes, and of none") {
+TEST_CASE("A Redis cache takes keys and values of any bytes, and an empty value") {
   const RedisServer server;
   RedisCache cache = CacheOf(server);
   const std::string bytes = "\0 %b\r\n\xff\""s;
@@ -74,12 +74,12 @@ TEST_CASE("A Redis cache takes keys and values of any bytes, and of none") {
 
 TEST_CASE("A Redis cache's entries expire when they should") {
   const RedisServer server;
-  CacheOf(server).Put("a", "1");  // for an hour
+  CacheOf(server).Put("a", "1");  // expires after an hour
   const long long left = server.Ask("PTTL a").number;
   CHECK((left > 1'800'000 && left <= 3'600'000));
 }
 
-TEST_CASE("A Redis cache throws what the server complains of, and goes on") {
+TEST_CASE("A Redis cache throws the server's error, and still works afterwards") {
   const RedisServer server;
   RedisCache cache = CacheOf(server);
   server.Ask("LPUSH a 1");
@@ -88,7 +88,7 @@ TEST_CASE("A Redis cache throws what the server complains of, and goes on") {
   CHECK(cache.Get("a") == "2");
 }
 
-TEST_CASE("A Redis cache whose server comes late is used from then on") {
+TEST_CASE("A Redis cache that is made before its server starts works once the server has started") {
   RedisServer server;
   server.Kill();
   RedisCache cache = CacheOf(server);
@@ -97,7 +97,7 @@ TEST_CASE("A Redis cache whose server comes late is used from then on") {
   CHECK(cache.Get("a") == std::nullopt);
 }
 
-TEST_CASE("A Redis cache whose server does not answer gives up, and takes no late answer later") {
+TEST_CASE("A Redis cache gives up on a server that does not answer, and never uses a late answer") {
   RedisServer server;
   RedisCache filled = CacheOf(server);
   filled.Put("a", "1");
@@ -106,19 +106,19 @@ TEST_CASE("A Redis cache whose server does not answer gives up, and takes no lat
   server.Stop();
   CHECK_THROWS_AS(cache.Get("a"), std::runtime_error);
   server.Continue();
-  CHECK(filled.Get("b") == "2");  // it has answered all that came before
+  CHECK(filled.Get("b") == "2");  // so the server has answered all earlier requests
   std::optional<std::string> found;
   Await([&] {
     try {
       found = cache.Get("b");
-    } catch (const std::runtime_error&) {  // this machine is busy
+    } catch (const std::runtime_error&) {  // a busy machine may exceed the 50 ms
     }
     return found.has_value();
   });
   CHECK(found == "2");
 }
 
-TEST_CASE("ReadThrough over Redis: what was loaded is there for the next") {
+TEST_CASE("ReadThrough over Redis: a loaded value is there for the next caller") {
   const RedisServer server;
   Users users(CacheOf(server));
   CHECK(GetOr(users, "a", "1"s) == "1");
@@ -126,7 +126,7 @@ TEST_CASE("ReadThrough over Redis: what was loaded is there for the next") {
   CHECK(users.GetStats().loads == 1);
 }
 
-TEST_CASE("ReadThrough over Redis: ten callers at once are one load") {
+TEST_CASE("ReadThrough over Redis: ten callers at the same time share one load") {
   const RedisServer server;
   Users users(CacheOf(server));
   const auto outcomes = GetTogether(users, "a", 10, "1"s);
@@ -134,7 +134,7 @@ TEST_CASE("ReadThrough over Redis: ten callers at once are one load") {
   CHECK(users.GetStats().loads == 1);
 }
 
-TEST_CASE("ReadThrough over Redis: callers of different keys share the connection") {
+TEST_CASE("ReadThrough over Redis: callers for different keys share the connection") {
   const RedisServer server;
   Users users(CacheOf(server));
   std::atomic<int> wrong = 0;
@@ -152,7 +152,7 @@ TEST_CASE("ReadThrough over Redis: callers of different keys share the connectio
   CHECK(users.GetStats().loads == 800);
 }
 
-TEST_CASE("ReadThrough over Redis: what was invalidated is loaded anew") {
+TEST_CASE("ReadThrough over Redis: an invalidated value is loaded again") {
   const RedisServer server;
   Users users(CacheOf(server));
   CHECK(GetOr(users, "a", "1"s) == "1");
@@ -161,7 +161,9 @@ TEST_CASE("ReadThrough over Redis: what was invalidated is loaded anew") {
   CHECK(GetOr(users, "a", "2"s) == "2");
 }
 
-TEST_CASE("ReadThrough over Redis: a load that was invalidated does not reach the server") {
+TEST_CASE(
+    "ReadThrough over Redis: a value that is invalidated while it loads does not reach the "
+    "server") {
   const RedisServer server;
   Users users(CacheOf(server));
   const auto load = [&] {
@@ -173,7 +175,7 @@ TEST_CASE("ReadThrough over Redis: a load that was invalidated does not reach th
   CHECK(users.GetStats().outdated == 1);
 }
 
-TEST_CASE("ReadThrough over Redis: what has expired is loaded anew") {
+TEST_CASE("ReadThrough over Redis: an expired value is loaded again") {
   const RedisServer server;
   Users users(CacheOf(server));
   CHECK(GetOr(users, "a", "1"s) == "1");
@@ -182,7 +184,7 @@ TEST_CASE("ReadThrough over Redis: what has expired is loaded anew") {
 }
 
 TEST_CASE(
-    "ReadThrough over Redis: two of them over one server see what the other puts and erases") {
+    "ReadThrough over Redis: two of them with one server see what the other puts and erases") {
   const RedisServer server;
   Users here(CacheOf(server)), there(CacheOf(server));
   CHECK(GetOr(here, "a", "1"s) == "1");
@@ -192,7 +194,8 @@ TEST_CASE(
   CHECK(there.GetStats().loads == 0);
 }
 
-TEST_CASE("ReadThrough over Redis: a server that has gone costs loads, and no answers") {
+TEST_CASE(
+    "ReadThrough over Redis: a server that is down costs loads, but callers still get values") {
   RedisServer server;
   Users users(CacheOf(server));
   CHECK(GetOr(users, "a", "1"s) == "1");
@@ -202,7 +205,8 @@ TEST_CASE("ReadThrough over Redis: a server that has gone costs loads, and no an
   CHECK(users.GetStats().put_failures == 1);
 }
 
-TEST_CASE("ReadThrough over Redis: ten callers at once are one load without the server, too") {
+TEST_CASE(
+    "ReadThrough over Redis: ten callers at the same time share one load without the server, too") {
   RedisServer server;
   Users users(CacheOf(server));
   server.Kill();
@@ -223,14 +227,15 @@ TEST_CASE("ReadThrough over Redis: a server that comes back is used again") {
   CHECK(GetOr(users, "a", "3"s) == "2");
 }
 
-TEST_CASE("ReadThrough over Redis: Invalidate says that the server cannot be told") {
+TEST_CASE("ReadThrough over Redis: Invalidate throws if the server cannot be reached") {
   RedisServer server;
   Users users(CacheOf(server));
   server.Kill();
   CHECK_THROWS_AS(users.Invalidate("a"), std::runtime_error);
 }
 
-TEST_CASE("ReadThrough over Redis: Invalidate forgets the call even if the server has gone") {
+TEST_CASE(
+    "ReadThrough over Redis: Invalidate forgets the call even if the server cannot be reached") {
   RedisServer server;
   Users users(CacheOf(server));
   server.Kill();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A real Redis Cluster for the tests: three servers that share the keys out among them.
+// RedisCluster runs a real Redis Cluster: three servers that divide the keys among themselves.
 
 #include <array>
 #include <cstddef>
@@ -17,7 +17,7 @@ class RedisCluster {
  public:
   static constexpr std::size_t kNodes = 3;
 
-  // Returns when each node knows all others, and who has which keys.
+  // Returns when each node knows all others and which keys they have.
   RedisCluster() {
     for (std::size_t i = 0; i < kNodes; ++i) {
       const auto slot = [](std::size_t node) { return kSlots * node / kNodes; };
@@ -25,7 +25,7 @@ class RedisCluster {
       nodes_[i].Ask("CLUSTER", "ADDSLOTSRANGE", std::to_string(slot(i)),
                     std::to_string(slot(i + 1) - 1));
     }
-    // All of them all others: else it takes seconds until word of the third one has gone round.
+    // Each node meets all others. Otherwise gossip takes seconds to introduce the third one.
     for (const RedisServer& node : nodes_) {
       for (const RedisServer& other : nodes_) {
         if (&node == &other) continue;
@@ -39,7 +39,7 @@ class RedisCluster {
   RedisServer& Node(std::size_t number) { return nodes_.at(number); }
   const RedisServer& Node(std::size_t number) const { return nodes_.at(number); }
 
-  // The number of the node that has `key`, if anybody sets it.
+  // Returns the number of the node that `key` belongs to.
   std::size_t NodeOf(std::string_view key) const {
     const auto slot = static_cast<std::size_t>(nodes_[0].Ask("CLUSTER", "KEYSLOT", key).number);
     std::size_t node = kNodes - 1;
@@ -51,7 +51,7 @@ class RedisCluster {
   static constexpr std::size_t kSlots = 16384;
 
   static RedisServerOptions Options() {
-    // Long after which a node that does not answer counts as failed: this machine may be busy.
+    // A node counts as failed only after a long silence, since the machine may be busy.
     return {.tcp = true, .cluster_enabled = true, .arguments = {"--cluster-node-timeout", "60000"}};
   }
 

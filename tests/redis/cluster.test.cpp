@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// A redis::Group whose keys are spread over the nodes of a Redis Cluster.
+// Tests a redis::Group whose keys are spread over the nodes of a Redis Cluster.
 
 #include "cluster.hpp"
 
@@ -36,7 +36,7 @@ long long BlockedClients(const RedisCluster& cluster) {
   return blocked;
 }
 
-// The first key, counting up, whose lease is on that node.
+// Returns the first key, counting up from 0, whose lease is on that node.
 std::string KeyOn(const RedisCluster& cluster, std::size_t node) {
   int key = 0;
   while (cluster.NodeOf(LeaseOf(std::to_string(key))) != node) ++key;
@@ -47,7 +47,7 @@ std::string KeyOn(const RedisCluster& cluster, std::size_t node) {
 
 TEST_CASE("Redis Cluster: processes that start at different nodes share a call, whatever the key") {
   const RedisCluster cluster;
-  // What could be taken for a tag, or end one, and whatever else a key may have in it.
+  // These keys have braces, which could be taken for a tag or close one, and other odd bytes.
   std::vector<std::string> keys = {
       ""s,        "}"s,        "}x"s,         "}}"s,   "{"s,
       "{}"s,      "a}"s,       "a{b"s,        "{a}b"s, "}{a}"s,
@@ -67,7 +67,7 @@ TEST_CASE("Redis Cluster: processes that start at different nodes share a call, 
   CHECK(followers.GetStats().outages == 0);
 }
 
-TEST_CASE("Redis Cluster: what is on the server for a key is on the node that has the key") {
+TEST_CASE("Redis Cluster: the lease of a key is on the node that has the key") {
   const RedisCluster cluster;
   RedisPages group(ClusterOptions(cluster, 0));
   for (std::size_t node = 0; node < RedisCluster::kNodes; ++node) {
@@ -82,7 +82,7 @@ TEST_CASE("Redis Cluster: what is on the server for a key is on the node that ha
   }
 }
 
-TEST_CASE("Redis Cluster: a node that has gone is an outage for its keys only") {
+TEST_CASE("Redis Cluster: a node that is down is an outage for its own keys only") {
   RedisCluster cluster;
   Options options = ClusterOptions(cluster, 0);
   options.retry_after = 1h;
@@ -100,7 +100,7 @@ TEST_CASE("Redis Cluster: a node that has gone is an outage for its keys only") 
   CHECK(group.GetStats().outages == 2);
 }
 
-TEST_CASE("Redis Cluster: a slot that moves is followed") {
+TEST_CASE("Redis Cluster: a group finds a slot that has moved to another node") {
   const RedisCluster cluster;
   const std::string key = KeyOn(cluster, 1);
   const std::string slot =

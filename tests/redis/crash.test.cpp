@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// A leader's process ends or stalls, anywhere: others take over, and the call ends well for them.
-// Its process is killed after every byte of what it says to the server, and is told.
+// A leader's process dies or stalls at any point. Others take over, and their callers get a result.
+// Some tests kill the process after each byte that it sends to the server or receives from it.
 
 #include <sys/wait.h>
 
@@ -37,10 +37,10 @@ using singleflight::redis::Stats;
 namespace {
 
 constexpr std::chrono::milliseconds kLease = 300ms;
-// For tests in which a leader is to keep its lease although the machine may stall.
+// This lease is long enough for a leader to keep it although the machine may stall.
 constexpr std::chrono::milliseconds kStableLease = 1s;
 
-// All of one length, so that the conversations about them have one, too.
+// All keys have one length, so that all conversations about them have one, too.
 std::string KeyOf(std::size_t number) {
   char key[] = "key-00000";
   std::snprintf(key, sizeof(key), "key-%05zu", number % 100'000);
@@ -57,7 +57,7 @@ long long LeftOf(const RedisServer& server, std::string_view key) {
   return server.Ask("PTTL", LeaseOf(key)).number;
 }
 
-// Returns when another process waits for that run's outcome; throws if the lease is lost before.
+// Returns when another process waits for that run's outcome. Throws if the lease is lost before.
 void AwaitFollowed(const RedisServer& server, std::string_view key, const MemberRun& run) {
   AwaitInTime([&] {
     const std::optional<std::string> lease = server.Get(LeaseOf(key));
@@ -74,9 +74,9 @@ MemberOutcome Followed(std::string value) {
 }
 MemberOutcome Failed(std::string error) { return {.value = {}, .error = std::move(error)}; }
 
-// ---- Killed after a byte of its conversation with the server
+// ---- Killed after any byte of its conversation with the server
 
-// How long a leader's commands and their replies are, about keys of KeyOf.
+// A Conversation holds the sizes of a leader's commands and their replies, for keys from KeyOf.
 struct Conversation {
   struct Size {
     std::uint64_t request, reply;
@@ -89,7 +89,7 @@ Conversation Listen(const RedisServer& server) {
   constexpr auto kReplies = RedisProxy::kReplies;
   Conversation sizes{};
   {
-    // Of these only the duration of the lease in the first request is longer than with kLease.
+    // Only the first request differs from one with kLease: its lease's duration has more digits.
     RedisProxy proxy(server.Socket());
     RedisMember leader("leader", proxy.Socket()), follower("follower", server.Socket());
     const std::string key = KeyOf(99'998);
@@ -106,16 +106,17 @@ Conversation Listen(const RedisServer& server) {
   RedisProxy proxy(server.Socket());
   RedisMember leader("leader", proxy.Socket(), {.lease = kLease});
   const std::string key = KeyOf(99'999);
-  // Nothing comes after the first command until we say so.
+  // The proxy holds what comes after the first command until Release.
   proxy.CallAt({kReplies, 1}, [&] {
     sizes.take.request = proxy.Bytes(0, kRequests);
     proxy.HoldAt({kRequests, sizes.take.request});
   });
   leader.Ask(key);
   leader.AwaitRun(key);
-  AwaitInTime([&] { return proxy.Deeds() == 2; });  // called, and held: else Release is too early
+  // Both rules must have been applied, or Release would come too early.
+  AwaitInTime([&] { return proxy.Deeds() == 2; });
   sizes.take.reply = proxy.Bytes(0, kReplies);
-  // And nothing after the first renewal.
+  // The proxy also holds what comes after the first renewal.
   std::atomic<bool> renewed = false;
   proxy.CallAt({kReplies, sizes.take.reply + 1}, [&] {
     sizes.renew.request = proxy.Bytes(0, kRequests) - sizes.take.request;
@@ -124,49 +125,51 @@ Conversation Listen(const RedisServer& server) {
   proxy.HoldAt({kReplies, sizes.take.reply + 1});
   proxy.Release();
   AwaitInTime([&] { return renewed.load(); });
-  sizes.renew.reply = sizes.publish.reply;  // a digit each
+  sizes.renew.reply = sizes.publish.reply;  // each reply is one digit
   return sizes;
 }
 
-// A leader's death at a place of its connection, and what became of a follower then.
+// A Death says where in its connection a leader dies, and what a follower gets then.
 struct Death {
   explicit Death(RedisProxy::Place its_place) : place(its_place) {}
 
   const RedisProxy::Place place;
-  std::string end;         // of the leader
-  std::size_t runs = 0;    // the leader's
-  bool published = false;  // the leader's outcome, before it died
-  long long left = 0;      // of the lease, when it had died
+  std::string end;         // how the leader's process finished
+  std::size_t runs = 0;    // how often the leader's `fn` began
+  bool published = false;  // whether the leader's outcome was published
+  long long left = 0;      // milliseconds left of the lease after the death (-2: no lease)
   std::string key;
-  MemberOutcome outcome = {};  // the follower's
+  MemberOutcome outcome = {};  // what the follower got
 };
 
-// When the leader's `fn` is to end, and when the follower asks.
+// A Plot says when the leader's `fn` returns and when the follower asks.
 enum class Plot : unsigned char {
-  kAlone,     // never; when the leader is dead
-  kHeld,      // never; when `fn` runs
-  kFollowed,  // when there is a follower; when `fn` runs
+  kAlone,     // `fn` never returns, and the follower asks when the leader is dead
+  kHeld,      // `fn` never returns, and the follower asks while it runs
+  kFollowed,  // the follower asks while `fn` runs, and then `fn` returns
 };
 
-// One thread's: a leader at a time, and a follower for all of them.
+// A Lane belongs to one thread. It has one leader at a time, and one follower for all of them.
 class Lane {
  public:
   explicit Lane(const RedisServer& server) : server_(server) { follower_.Order("*", "return"); }
 
-  // Does it again if the leader lives on: it did not come to this place, as what it had to say was
-  // said on another connection, beside a renewal.
+  // Tries again if the leader survives. Such a leader did not reach the place: it published on
+  // another connection, since a renewal was using this one.
   void Play(Plot plot, Death& death, std::atomic<std::size_t>& next_key) {
     for (int tries = 0; tries < 100; ++tries) {
       death.key = KeyOf(next_key++);
       if (Kills(plot, death)) return;
     }
-    throw std::runtime_error("the leader never comes to this place");
+    throw std::runtime_error("the leader never reaches this place");
   }
 
-  // Throws unless the follower was given a value for each execution of its own.
+  // Throws unless the follower got a value for each of its executions.
   void End() {
-    if (follower_.GetStats().executions != led_) throw std::runtime_error("it executed in vain");
-    if (follower_.End() != "exit 0") throw std::runtime_error("the follower has not ended well");
+    if (follower_.GetStats().executions != led_)
+      throw std::runtime_error("the follower executed without getting the value");
+    if (follower_.End() != "exit 0")
+      throw std::runtime_error("the follower did not exit with code 0");
   }
 
  private:
@@ -181,7 +184,7 @@ class Lane {
       siginfo_t ended;
       ::waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED | WNOWAIT);
     });
-    proxy_.CutAt(place);  // what it had sent beyond is lost with it
+    proxy_.CutAt(place);  // what the leader had sent beyond the place is lost
 
     leader.Ask(death.key);
     MemberRun run;
@@ -218,8 +221,8 @@ class Lane {
   std::uint64_t led_ = 0;  // outcomes of the follower's own executions
 };
 
-// Every place in a leader's conversation from byte `first` to `last`; with a sanitizer some of
-// them, since it takes long.
+// Adds every place from byte `first` to `last` of a leader's conversation. With a sanitizer it adds
+// only some of them, to save time.
 void AddPlaces(std::vector<Death>& deaths, RedisProxy::Way way, std::uint64_t first,
                std::uint64_t last) {
 #ifdef UNDER_SANITIZER
@@ -233,7 +236,7 @@ void AddPlaces(std::vector<Death>& deaths, RedisProxy::Way way, std::uint64_t fi
   deaths.emplace_back(RedisProxy::Place{way, last});
 }
 
-// All deaths, some at a time, since the followers mostly wait for a lease to end.
+// Plays all deaths, many at a time, since the followers mostly wait for a lease to expire.
 void Play(const RedisServer& server, Plot plot, std::vector<Death>& deaths) {
   std::atomic<std::size_t> next = 0, next_key = 0;
   std::mutex mutex;
@@ -257,8 +260,8 @@ void Play(const RedisServer& server, Plot plot, std::vector<Death>& deaths) {
   if (!error.empty()) throw std::runtime_error(error);
 }
 
-// That the lease, if it is there, ends soon enough; and that the follower got the leader's value
-// just if it had been published, or else its own.
+// Checks that a lease which is still there expires soon enough. Also checks that the follower got
+// the leader's value if that was published, and its own otherwise.
 void CheckTakeover(const Death& death) {
   CAPTURE(death.place.way == RedisProxy::kRequests, death.place.bytes);
   CHECK(death.end == "signal 9");
@@ -267,9 +270,9 @@ void CheckTakeover(const Death& death) {
         (death.published ? Followed("leader:" + death.key) : Led("follower:" + death.key)));
 }
 
-// ---- Killed or stopped when a test says so
+// ---- Killed or suspended when a test says so
 
-// The sum of what the members' groups counted.
+// Returns the sum of the statistics of the members' groups.
 template <class... Members>
 Stats SumOfStats(Members&... members) {
   Stats sum;
@@ -286,7 +289,7 @@ Stats SumOfStats(Members&... members) {
 
 // ---- Killed at every byte
 
-TEST_CASE("redis: a leader killed at any byte of taking its lease is overtaken within that lease") {
+TEST_CASE("redis: a leader killed at any byte of taking its lease is replaced within that lease") {
   const RedisServer server;
   const Conversation::Size take = Listen(server).take;
   std::vector<Death> deaths;
@@ -302,7 +305,8 @@ TEST_CASE("redis: a leader killed at any byte of taking its lease is overtaken w
   }
 }
 
-TEST_CASE("redis: a leader killed at any byte of renewing its lease is overtaken within it") {
+TEST_CASE(
+    "redis: a leader killed at any byte of renewing its lease is replaced within that lease") {
   const RedisServer server;
   const auto [take, publish, renew] = Listen(server);
   std::vector<Death> deaths;
@@ -316,7 +320,8 @@ TEST_CASE("redis: a leader killed at any byte of renewing its lease is overtaken
   }
 }
 
-TEST_CASE("redis: a leader killed at any byte of publishing: it is published whole, or overtaken") {
+TEST_CASE(
+    "redis: a leader killed at any byte of publishing has published completely, or is replaced") {
   const RedisServer server;
   const auto [take, publish, renew] = Listen(server);
   std::vector<Death> deaths;
@@ -332,7 +337,9 @@ TEST_CASE("redis: a leader killed at any byte of publishing: it is published who
 
 // ---- Killed inside its function
 
-TEST_CASE("redis: a leader killed in its function: one who waits takes over, the others follow") {
+TEST_CASE(
+    "redis: when a leader is killed in its function, one follower takes over and the others follow "
+    "it") {
   const RedisServer server;
   RedisMember leader("leader", server.Socket(), {.lease = kStableLease});
   RedisMember one("one", server.Socket()), other("other", server.Socket());
@@ -358,7 +365,7 @@ TEST_CASE("redis: a leader killed in its function: one who waits takes over, the
   CHECK(other.End() == "exit 0");
 }
 
-TEST_CASE("redis: a leader killed after renewals has a lease no longer than at first") {
+TEST_CASE("redis: a leader killed after renewals leaves a lease no longer than at first") {
   const RedisServer server;
   RedisMember leader("leader", server.Socket(), {.lease = kStableLease});
   RedisMember follower("follower", server.Socket());
@@ -386,7 +393,7 @@ TEST_CASE("redis: a leader killed after renewals has a lease no longer than at f
   CHECK(follower.End() == "exit 0");
 }
 
-TEST_CASE("redis: a leader that ends its process in its function is overtaken") {
+TEST_CASE("redis: a leader whose function exits or aborts the process is replaced") {
   const RedisServer server;
   const auto [order, end] = GENERATE(table<std::string, std::string>(
       {{"exit", "exit 3"}, {"quick_exit", "exit 4"}, {"abort", "signal 6"}}));
@@ -404,9 +411,10 @@ TEST_CASE("redis: a leader that ends its process in its function is overtaken") 
   CHECK(follower.End() == "exit 0");
 }
 
-// ---- Stopped
+// ---- Suspended (SIGSTOP)
 
-TEST_CASE("redis: a leader stopped past its lease is overtaken, and tells its outcome to nobody") {
+TEST_CASE(
+    "redis: a leader suspended for longer than its lease is replaced, and publishes nothing") {
   const RedisServer server;
   RedisMember stopped("stopped", server.Socket(), {.lease = kStableLease});
   RedisMember next("next", server.Socket()), follower("follower", server.Socket());
@@ -435,7 +443,7 @@ TEST_CASE("redis: a leader stopped past its lease is overtaken, and tells its ou
   for (RedisMember* member : {&stopped, &next, &follower}) CHECK(member->End() == "exit 0");
 }
 
-TEST_CASE("redis: a leader stopped for longer than all others' calls lands its own call only") {
+TEST_CASE("redis: a leader suspended until all other calls have landed lands only its own call") {
   const RedisServer server;
   RedisMember stopped("stopped", server.Socket(), {.lease = kLease});
   RedisMember next("next", server.Socket());
@@ -454,7 +462,9 @@ TEST_CASE("redis: a leader stopped for longer than all others' calls lands its o
   CHECK(next.End() == "exit 0");
 }
 
-TEST_CASE("redis: a follower stopped before it waits is told within linger, or executes anew") {
+TEST_CASE(
+    "redis: a follower suspended before it waits gets the outcome within linger, or runs its "
+    "function") {
   const RedisServer server;
   const Conversation::Size take = Listen(server).take;
   const bool in_time = GENERATE(true, false);
@@ -465,7 +475,7 @@ TEST_CASE("redis: a follower stopped before it waits is told within linger, or e
   const std::string key = KeyOf(0);
   leader.Ask(key);
   const MemberRun run = leader.AwaitRun(key);
-  // Stopped when it knows whom it is to follow, and has not got round to it.
+  // The follower is suspended when it knows its leader but does not wait for it yet.
   std::atomic<bool> told = false;
   proxy.HoldAt({RedisProxy::kRequests, take.request});
   proxy.CallAt({RedisProxy::kReplies, 1}, [&] { told = true; });
@@ -491,7 +501,7 @@ TEST_CASE("redis: a follower stopped before it waits is told within linger, or e
   CHECK(stopped.End() == "exit 0");
 }
 
-TEST_CASE("redis: a follower that is stopped while it waits is told all the same") {
+TEST_CASE("redis: a follower that is suspended while it waits still gets the outcome") {
   const RedisServer server;
   RedisMember leader("leader", server.Socket(), {.linger = 1ms});
   RedisMember stopped("stopped", server.Socket());
@@ -510,13 +520,15 @@ TEST_CASE("redis: a follower that is stopped while it waits is told all the same
   CHECK(stopped.End() == "exit 0");
 }
 
-// ---- Ends otherwise
+// ---- Exceptions and fences
 
-TEST_CASE("redis: an exception reaches other processes as its message, and its own as it is") {
+TEST_CASE(
+    "redis: an exception reaches its own process unchanged, and other processes as its message") {
   const RedisServer server;
   const auto [order, own, remote] = GENERATE(table<std::string, std::string, std::string>(
       {{"throw no more  paper", "std::logic_error: no more  paper", "RemoteError: no more  paper"},
-       {"throw_int", "int: 7", "RemoteError: an exception that is no std::exception"}}));
+       {"throw_int", "int: 7",
+        "RemoteError: an exception that is not derived from std::exception"}}));
   RedisMember leader("leader", server.Socket()), follower("follower", server.Socket());
   leader.Ask("key", 2);
   const MemberRun run = leader.AwaitRun("key");
@@ -533,7 +545,7 @@ TEST_CASE("redis: an exception reaches other processes as its message, and its o
   CHECK(follower.End() == "exit 0");
 }
 
-TEST_CASE("redis: fences grow from lease to lease, whoever takes them") {
+TEST_CASE("redis: fences grow from lease to lease, whichever process takes them") {
   const RedisServer server;
   RedisMember first("first", server.Socket()), second("second", server.Socket());
   std::vector<std::uint64_t> fences;
@@ -552,7 +564,8 @@ TEST_CASE("redis: fences grow from lease to lease, whoever takes them") {
 
 // ---- Forked
 
-TEST_CASE("redis: a group made before a fork refuses in the child, which may end it and exit") {
+TEST_CASE(
+    "redis: a group made before a fork refuses calls in the child, which may destroy it and exit") {
   const RedisServer server;
   RedisMember leader("leader", server.Socket()), follower("follower", server.Socket());
   const std::string refused =

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// The connection between a redis::Group and its server is cut after each byte of what a leader and
-// a follower have to say and to hear. Never a hang, never a wrong or half value.
+// These tests cut the connection between a redis::Group and its server after each byte that a
+// leader or a follower sends or receives. No caller ever hangs, or gets a wrong or partial value.
 
 #include <atomic>
 #include <cstddef>
@@ -31,7 +31,7 @@ using singleflight::redis::Options;
 
 namespace {
 
-// A value that a cut or a careless reader would be seen in, and another.
+// Returns a value in which a cut or a careless parser would show.
 std::string AllBytes(char first) {
   std::string bytes(1, first);
   for (int byte = 0; byte < 256; ++byte) bytes.push_back(static_cast<char>(byte));
@@ -40,7 +40,7 @@ std::string AllBytes(char first) {
 const std::string kOwn = AllBytes('o');
 const std::string kTheirs = AllBytes('t');
 
-// How many bytes a proxy's only connection has passed on both ways.
+// A Conversation holds how many bytes a proxy's only connection has forwarded each way.
 struct Conversation {
   explicit Conversation(const RedisProxy& proxy)
       : requests(proxy.Bytes(0, RedisProxy::kRequests)),
@@ -50,11 +50,11 @@ struct Conversation {
   std::uint64_t requests, replies;
 };
 
-// What a check has found wrong; nothing, if nothing is.
+// Collects what a check has found wrong.
 class Complaints {
  public:
   void Unless(bool holds, std::string_view what) {
-    if (!holds) (text_ += what) += "; ";
+    if (!holds) (text_ += what) += ". ";
   }
   const std::string& Text() const { return text_; }
 
@@ -62,8 +62,8 @@ class Complaints {
   std::string text_;
 };
 
-// Calls `check(at, complaints)` for each place from 0 to `last`: many at the same time, since most
-// of the time goes by in waiting for other threads and for the server.
+// Calls `check(at, complaints)` for each place from 0 to `last`. Many calls run at the same time,
+// since they mostly wait for other threads and for the server.
 template <class Check>
 void CheckEach(std::uint64_t last, Check check) {
   std::vector<Complaints> complaints(last + 1);
@@ -82,15 +82,15 @@ void CheckEach(std::uint64_t last, Check check) {
   }
   threads.clear();
   for (std::uint64_t at = 0; at <= last; ++at) {
-    INFO("after " << at << " bytes");
+    INFO("the cut is after " << at << " bytes");
     CHECK(complaints[at].Text() == "");
   }
 }
 
-// All of one length, so that all conversations are.
+// All keys have one length, so that all conversations about them have one, too.
 std::string NumberedKey(std::uint64_t number) { return std::to_string(1'000'000 + number); }
 
-// A leader that somebody follows, so that it has something to tell.
+// Leads a call whose lease is marked as followed, so that there is an outcome to publish.
 Outcome<std::string> Lead(RedisPages& group, const RedisServer& server, const std::string& key) {
   return Keep([&] {
     return group.Do(key, [&](const Lease& lease) {
@@ -108,7 +108,7 @@ Conversation LeadersConversation(const RedisServer& server) {
   return Conversation(proxy);
 }
 
-// What is on the server and does not expire, or is an outcome that was told twice.
+// Returns the names on the server that never expire, and those of outcomes published twice.
 std::vector<std::string> Unwanted(const RedisServer& server) {
   std::vector<std::string> names;
   const auto script =
@@ -124,8 +124,8 @@ std::vector<std::string> Unwanted(const RedisServer& server) {
   return names;
 }
 
-// Leaders whose first connection is cut at any place of that way have their result, and have told
-// their followers.
+// Checks leaders whose first connection is cut at any place of that way. They get their result, and
+// publish it.
 void CheckLeadersCutOnce(RedisProxy::Way way) {
   const RedisServer server;
   const Conversation bytes = LeadersConversation(server);
@@ -136,20 +136,20 @@ void CheckLeadersCutOnce(RedisProxy::Way way) {
     RedisPages group(PatientOptions(proxy.Socket(), OnOutage::kFail));
     const auto outcome = Lead(group, server, NumberedKey(at));
     const auto stats = group.GetStats();
-    complain.Unless(outcome.value == kOwn, "the value is the leader's own");
-    complain.Unless(outcome.shared, "it is shared");
-    complain.Unless(stats.executions == 1, "one execution");
-    complain.Unless(stats.unpublished == 0, "it was told");
-    complain.Unless(stats.outages == 0, "no outage");
-    complain.Unless(proxy.Deeds() == 1, "one cut");
+    complain.Unless(outcome.value == kOwn, "the value should be the leader's own");
+    complain.Unless(outcome.shared, "it should be shared");
+    complain.Unless(stats.executions == 1, "there should be one execution");
+    complain.Unless(stats.unpublished == 0, "it should be published");
+    complain.Unless(stats.outages == 0, "there should be no outage");
+    complain.Unless(proxy.Deeds() == 1, "there should be one cut");
   });
   CHECK(server.Keys("*:lease").empty());
   CHECK(server.Ask("DBSIZE").number == static_cast<long long>(last + 1));  // the outcomes
   CHECK(Unwanted(server).empty());
 }
 
-// Leaders whose every connection is cut at any place of that way have their result, if they have
-// run at all, and leave nothing behind that does not expire.
+// Checks leaders whose every connection is cut at any place of that way. They get their result if
+// they run at all, and leave nothing on the server that never expires.
 void CheckLeadersCutAlways(RedisProxy::Way way, OnOutage policy) {
   const RedisServer server;
   const Conversation bytes = LeadersConversation(server);
@@ -162,19 +162,19 @@ void CheckLeadersCutAlways(RedisProxy::Way way, OnOutage policy) {
     const auto stats = group.GetStats();
     if (policy == OnOutage::kFail && stats.outages == 1) {
       complain.Unless(outcome.error == std::errc::not_connected,
-                      "the caller is told of the outage");
-      complain.Unless(stats.executions == 0, "no execution");
+                      "the caller should get the outage");
+      complain.Unless(stats.executions == 0, "there should be no execution");
     } else {
-      complain.Unless(outcome.value == kOwn, "the value is the leader's own");
-      complain.Unless(stats.executions == 1, "one execution");
+      complain.Unless(outcome.value == kOwn, "the value should be the leader's own");
+      complain.Unless(stats.executions == 1, "there should be one execution");
     }
-    complain.Unless(proxy.Deeds() > 0, "a cut");
+    complain.Unless(proxy.Deeds() > 0, "there should be a cut");
   });
   CHECK(Unwanted(server).empty());
 }
 
-// A server where another process leads the call for "a" and is just telling its followers kTheirs:
-// for any number of callers.
+// On this server another process seems to lead the call for "a", and has just published kTheirs.
+// Any number of callers can follow it.
 class ToldServer {
  public:
   ToldServer() {
@@ -201,7 +201,8 @@ Conversation FollowersConversation(const RedisServer& server) {
   return Conversation(proxy);
 }
 
-// Followers whose first connection is cut at any place of that way get the leader's result.
+// Checks that followers whose first connection is cut at any place of that way get the leader's
+// result.
 void CheckFollowersCutOnce(RedisProxy::Way way) {
   const ToldServer told;
   const Conversation bytes = FollowersConversation(told.server);
@@ -212,18 +213,18 @@ void CheckFollowersCutOnce(RedisProxy::Way way) {
     RedisPages group(PatientOptions(proxy.Socket(), OnOutage::kFail));
     const auto outcome = AskFor(group, "a", kOwn);
     const auto stats = group.GetStats();
-    complain.Unless(outcome.value == kTheirs, "the value is the leader's");
-    complain.Unless(outcome.role == Role::kFollower, "who got it has followed");
-    complain.Unless(stats.remote == 1, "it came from another process");
-    complain.Unless(stats.executions == 0, "no execution");
-    complain.Unless(stats.outages == 0, "no outage");
-    complain.Unless(proxy.Deeds() == 1, "one cut");
+    complain.Unless(outcome.value == kTheirs, "the value should be the leader's");
+    complain.Unless(outcome.role == Role::kFollower, "the caller should be a follower");
+    complain.Unless(stats.remote == 1, "the value should come from another process");
+    complain.Unless(stats.executions == 0, "there should be no execution");
+    complain.Unless(stats.outages == 0, "there should be no outage");
+    complain.Unless(proxy.Deeds() == 1, "there should be one cut");
   });
   CHECK(told.server.Get(LeaseOf("a")) == told.token + "+");
 }
 
-// Followers whose every connection is cut at any place of that way get the leader's result, or what
-// the policy says.
+// Checks that followers whose every connection is cut at any place of that way get the leader's
+// result, or what the policy says.
 void CheckFollowersCutAlways(RedisProxy::Way way, OnOutage policy) {
   const ToldServer told;
   const Conversation bytes = FollowersConversation(told.server);
@@ -235,89 +236,97 @@ void CheckFollowersCutAlways(RedisProxy::Way way, OnOutage policy) {
     const auto outcome = AskFor(group, "a", kOwn);
     const auto stats = group.GetStats();
     if (stats.outages == 0) {
-      complain.Unless(outcome.value == kTheirs, "the value is the leader's");
-      complain.Unless(stats.remote == 1, "it came from another process");
-      complain.Unless(stats.executions == 0, "no execution");
+      complain.Unless(outcome.value == kTheirs, "the value should be the leader's");
+      complain.Unless(stats.remote == 1, "the value should come from another process");
+      complain.Unless(stats.executions == 0, "there should be no execution");
     } else if (policy == OnOutage::kRunLocally) {
-      complain.Unless(outcome.value == kOwn, "the value is the caller's own");
-      complain.Unless(stats.executions == 1, "one execution");
+      complain.Unless(outcome.value == kOwn, "the value should be the caller's own");
+      complain.Unless(stats.executions == 1, "there should be one execution");
     } else {
       complain.Unless(outcome.error == std::errc::not_connected,
-                      "the caller is told of the outage");
-      complain.Unless(stats.executions == 0, "no execution");
+                      "the caller should get the outage");
+      complain.Unless(stats.executions == 0, "there should be no execution");
     }
-    complain.Unless(proxy.Deeds() > 0, "a cut");
+    complain.Unless(proxy.Deeds() > 0, "there should be a cut");
   });
   CHECK(told.server.Get(LeaseOf("a")) == told.token + "+");
 }
 
 }  // namespace
 
-TEST_CASE("Redis outage: a leader's connection is cut after any byte of its requests") {
+TEST_CASE(
+    "Redis outage: a leader publishes even if its connection is cut once after any byte of its "
+    "requests") {
   CheckLeadersCutOnce(RedisProxy::kRequests);
 }
 
-TEST_CASE("Redis outage: a leader's connection is cut after any byte of its replies") {
+TEST_CASE(
+    "Redis outage: a leader publishes even if its connection is cut once after any byte of its "
+    "replies") {
   CheckLeadersCutOnce(RedisProxy::kReplies);
 }
 
 TEST_CASE(
-    "Redis outage: all connections of a leader that may run locally are cut after any byte of its "
-    "requests") {
+    "Redis outage: with kRunLocally a leader gets its result even if every connection is cut after "
+    "any byte of its requests") {
   CheckLeadersCutAlways(RedisProxy::kRequests, OnOutage::kRunLocally);
 }
 
 TEST_CASE(
-    "Redis outage: all connections of a leader that is to fail are cut after any byte of its "
-    "requests") {
+    "Redis outage: with kFail a leader gets its result or the outage if every connection is cut "
+    "after any byte of its requests") {
   CheckLeadersCutAlways(RedisProxy::kRequests, OnOutage::kFail);
 }
 
 TEST_CASE(
-    "Redis outage: all connections of a leader that may run locally are cut after any byte of its "
-    "replies") {
+    "Redis outage: with kRunLocally a leader gets its result even if every connection is cut after "
+    "any byte of its replies") {
   CheckLeadersCutAlways(RedisProxy::kReplies, OnOutage::kRunLocally);
 }
 
 TEST_CASE(
-    "Redis outage: all connections of a leader that is to fail are cut after any byte of its "
-    "replies") {
+    "Redis outage: with kFail a leader gets its result or the outage if every connection is cut "
+    "after any byte of its replies") {
   CheckLeadersCutAlways(RedisProxy::kReplies, OnOutage::kFail);
 }
 
-TEST_CASE("Redis outage: a follower's connection is cut after any byte of its requests") {
+TEST_CASE(
+    "Redis outage: a follower gets the result even if its connection is cut once after any byte of "
+    "its requests") {
   CheckFollowersCutOnce(RedisProxy::kRequests);
 }
 
-TEST_CASE("Redis outage: a follower's connection is cut after any byte of its replies") {
+TEST_CASE(
+    "Redis outage: a follower gets the result even if its connection is cut once after any byte of "
+    "its replies") {
   CheckFollowersCutOnce(RedisProxy::kReplies);
 }
 
 TEST_CASE(
-    "Redis outage: all connections of a follower that may run locally are cut after any byte of "
-    "its requests") {
+    "Redis outage: with kRunLocally a follower gets the leader's result or its own if every "
+    "connection is cut after any byte of its requests") {
   CheckFollowersCutAlways(RedisProxy::kRequests, OnOutage::kRunLocally);
 }
 
 TEST_CASE(
-    "Redis outage: all connections of a follower that is to fail are cut after any byte of its "
-    "requests") {
+    "Redis outage: with kFail a follower gets the leader's result or the outage if every "
+    "connection is cut after any byte of its requests") {
   CheckFollowersCutAlways(RedisProxy::kRequests, OnOutage::kFail);
 }
 
 TEST_CASE(
-    "Redis outage: all connections of a follower that may run locally are cut after any byte of "
-    "its replies") {
+    "Redis outage: with kRunLocally a follower gets the leader's result or its own if every "
+    "connection is cut after any byte of its replies") {
   CheckFollowersCutAlways(RedisProxy::kReplies, OnOutage::kRunLocally);
 }
 
 TEST_CASE(
-    "Redis outage: all connections of a follower that is to fail are cut after any byte of its "
-    "replies") {
+    "Redis outage: with kFail a follower gets the leader's result or the outage if every "
+    "connection is cut after any byte of its replies") {
   CheckFollowersCutAlways(RedisProxy::kReplies, OnOutage::kFail);
 }
 
-TEST_CASE("Redis outage: a connection that is cut while a follower waits is made anew") {
+TEST_CASE("Redis outage: a follower whose connection is cut while it waits connects again") {
   const RedisServer server;
   RedisPages elsewhere(PatientOptions(server.Socket()));
   RedisLeader leader(elsewhere, "a", kTheirs);
@@ -332,7 +341,7 @@ TEST_CASE("Redis outage: a connection that is cut while a follower waits is made
   CHECK(group.GetStats().outages == 0);
 }
 
-TEST_CASE("Redis outage: a lease is renewed although the connection is cut in the middle of that") {
+TEST_CASE("Redis outage: a lease is renewed although the connection is cut during the renewal") {
   const RedisServer server;
   RedisProxy proxy(server.Socket());
   Options options = PatientOptions(proxy.Socket(), OnOutage::kFail);
@@ -361,13 +370,13 @@ TEST_CASE("Redis outage: any damaged byte of an outcome makes a follower run its
                                .elements.at(1)
                                .text.size();
   REQUIRE(size > kTheirs.size());
-  const std::uint64_t end = bytes.replies - 2;  // "\r\n"
+  const std::uint64_t end = bytes.replies - 2;  // without the final "\r\n"
   for (std::uint64_t at = end - size; at < end; ++at) {
     INFO(at);
     told.TakeLease();
     RedisProxy proxy(told.server.Socket());
     proxy.CorruptAt({RedisProxy::kReplies, at}, static_cast<unsigned char>(1U << at % 8));
-    // The leader has told its outcome, and has gone.
+    // The leader has published its outcome and given its lease back.
     proxy.CallAt({RedisProxy::kReplies, at}, [&] { told.server.Ask("DEL", LeaseOf("a")); });
     RedisPages group(PatientOptions(proxy.Socket(), OnOutage::kFail));
     CHECK((AskFor(group, "a", kOwn).value == kOwn));

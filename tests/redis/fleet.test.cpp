@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Promise 1 across processes: all that ask at once for a key get the result of one execution.
+// Promise 1 across processes: all callers that ask for a key at the same time get the result of one
+// execution.
 
 #include <cstddef>
 #include <list>
@@ -25,7 +26,7 @@ constexpr std::size_t kProcesses = 8;
 constexpr std::size_t kThreads = 16;
 constexpr std::size_t kKeys = 200;
 
-// So many processes, named process0, process1, ...
+// Starts `count` processes, named process0, process1 and so on.
 std::list<RedisMember> StartFleet(const RedisServer& server, std::size_t count) {
   std::list<RedisMember> fleet;
   for (std::size_t i = 0; i < count; ++i) {
@@ -34,8 +35,8 @@ std::list<RedisMember> StartFleet(const RedisServer& server, std::size_t count) 
   return fleet;
 }
 
-// Returns when all threads of all processes are on the call for `key`, and each process but one
-// waits for another.
+// Returns when all threads of all processes are on the call for `key`, and all processes but the
+// leader's wait for its outcome.
 void AwaitWholeFleet(const RedisServer& server, std::list<RedisMember>& fleet,
                      std::string_view key) {
   for (RedisMember& member : fleet) {
@@ -44,7 +45,7 @@ void AwaitWholeFleet(const RedisServer& server, std::list<RedisMember>& fleet,
   AwaitInTime([&] { return server.BlockedClients() == static_cast<long long>(fleet.size()) - 1; });
 }
 
-// What came of a call for one key.
+// A Landing is what all callers of one call got.
 struct Landing {
   std::set<std::string> values;
   std::size_t values_given = 0;
@@ -55,14 +56,15 @@ struct Landing {
 };
 
 std::ostream& operator<<(std::ostream& out, const Landing& landing) {
-  out << "{" << landing.values_given << " got one of:";
+  out << "{" << landing.values_given << " callers got one of:";
   for (const std::string& value : landing.values) out << ' ' << value;
-  return out << ", leaders " << landing.leaders << ", alone " << landing.alone << "}";
+  return out << ", leaders " << landing.leaders << ", not shared " << landing.alone << "}";
 }
 
 }  // namespace
 
-TEST_CASE("redis: 8 processes of 16 threads ask for 200 keys: each is executed once, for all 128") {
+TEST_CASE(
+    "redis: 8 processes of 16 threads ask for 200 keys, and each is executed once for all 128") {
   const RedisServer server;
   std::list<RedisMember> fleet = StartFleet(server, kProcesses);
   std::vector<std::string> keys;

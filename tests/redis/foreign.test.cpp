@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Other people's data where a redis::Group's should be: nothing of it is changed, and a caller gets
-// what Options::on_outage says.
+// Tests foreign data under the names that a redis::Group uses. The group never changes such data,
+// and a caller gets what Options::on_outage says.
 
 #include <singleflight/redis.hpp>
 #include <string>
@@ -20,8 +20,8 @@ using singleflight::redis::Options;
 
 namespace {
 
-// That a call for "a" is an outage on a server where `prepare` has put something under the lease's
-// name, and that this is still there as it was.
+// Checks that a call for "a" is an outage if `prepare` has put something under the lease's name.
+// Also checks that this stays as it was.
 template <class Prepare>
 void CheckForeignLease(Prepare prepare) {
   const RedisServer server;
@@ -45,14 +45,14 @@ const std::string kSomeToken = "0123456789abcdef0123456789abcdef";
 
 }  // namespace
 
-TEST_CASE("Redis outage: a list under the lease's name is an outage, and left alone") {
+TEST_CASE("Redis outage: a list under the lease's name is an outage, and is left alone") {
   CheckForeignLease([](const RedisServer& server, const std::string& lease) {
     server.Ask("RPUSH", lease, "1", "2");
     server.Ask("PEXPIRE", lease, "3600000");
   });
 }
 
-TEST_CASE("Redis outage: a string that is no token is an outage, and left alone") {
+TEST_CASE("Redis outage: a string that is not a token is an outage, and is left alone") {
   for (const std::string& text :
        {""s, "+"s, "text"s, kSomeToken.substr(1), kSomeToken + "0", kSomeToken + "++",
         kSomeToken.substr(1) + "g", kSomeToken.substr(1) + "A", kSomeToken.substr(1) + "\n",
@@ -64,7 +64,7 @@ TEST_CASE("Redis outage: a string that is no token is an outage, and left alone"
   }
 }
 
-TEST_CASE("Redis outage: a token that never expires is an outage, and left alone") {
+TEST_CASE("Redis outage: a token that never expires is an outage, and is left alone") {
   for (const std::string& text : {kSomeToken, kSomeToken + "+"}) {
     CheckForeignLease([&](const RedisServer& server, const std::string& lease) {
       server.Ask("SET", lease, text);
@@ -72,7 +72,7 @@ TEST_CASE("Redis outage: a token that never expires is an outage, and left alone
   }
 }
 
-TEST_CASE("Redis outage: what is no stream under the outcome's name is left alone") {
+TEST_CASE("Redis outage: a string under the outcome's name is an outage, and is left alone") {
   for (const OnOutage policy : kOutagePolicies) {
     const RedisServer server;
     RedisPages elsewhere(PatientOptions(server.Socket(), policy));
@@ -91,7 +91,7 @@ TEST_CASE("Redis outage: what is no stream under the outcome's name is left alon
   }
 }
 
-TEST_CASE("Redis outage: a foreign entry in the outcome's stream is passed over") {
+TEST_CASE("Redis outage: a foreign entry in the outcome's stream is skipped") {
   const RedisServer server;
   RedisPages elsewhere(PatientOptions(server.Socket()));
   RedisLeader leader(elsewhere, "a", "theirs"s);
@@ -105,7 +105,8 @@ TEST_CASE("Redis outage: a foreign entry in the outcome's stream is passed over"
   CHECK(group.GetStats().undecodable == 1);
 }
 
-TEST_CASE("Redis outage: a foreign entry in the outcome's stream keeps no dead leader alive") {
+TEST_CASE(
+    "Redis outage: a foreign entry in the outcome's stream does not hide that the leader is dead") {
   RedisServer server;
   server.Ask("SET", LeaseOf("a"), kSomeToken, "PX", "2000");
   server.Ask("XADD", "singleflight:{a}:" + kSomeToken, "1-1", "foreign", "entry");
@@ -119,7 +120,7 @@ TEST_CASE("Redis outage: a foreign entry in the outcome's stream keeps no dead l
   CHECK(group.GetStats().takeovers == 1);
 }
 
-TEST_CASE("Redis outage: what is under a forgotten call's name is left alone") {
+TEST_CASE("Redis outage: foreign data under a forgotten call's name is left alone") {
   const RedisServer server;
   RedisPages elsewhere(PatientOptions(server.Socket()));
   RedisLeader leader(elsewhere, "a", "theirs"s);

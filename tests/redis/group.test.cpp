@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// redis::Group: what its callers get, within one process and across several. Groups of one prefix
-// stand for processes here; redis_fleet.test.cpp and redis_crash.test.cpp have real ones.
+// Tests what the callers of a redis::Group get, within one process and across several. Groups with
+// one prefix stand for processes here. fleet.test.cpp and crash.test.cpp have real ones.
 
 #include <array>
 #include <cstdint>
@@ -26,11 +26,11 @@ using namespace std::string_literals;
 
 namespace {
 
-// In another process's place: gives the lease of "k" to `token`, which is still to be led.
+// Acts as another process that takes the lease of "k" with `token`.
 void TakeLease(const RedisServer& server, const std::string& token) {
   server.Ask("SET", LeaseName("t", "k"), token, "PX", "3600000");
 }
-// ... and ends its call with this outcome, as it is.
+// Acts as that process when it lands its call. `payload` is published as it is.
 void PutOutcome(const RedisServer& server, const std::string& token, std::string_view payload) {
   server.Ask("DEL", LeaseName("t", "k"));
   server.Ask("XADD", "t:{k}:" + token, "*", "outcome", payload);
@@ -51,7 +51,7 @@ struct MoveOnly {
   std::unique_ptr<int> number;
 };
 
-// Reads numbers below 100 only, and throws for those with a sign.
+// Decodes only numbers below 100, and throws for those with a sign.
 struct SmallNumbers {
   static std::string Encode(const int& number) { return std::to_string(number); }
   static std::optional<int> Decode(std::string_view text) {
@@ -81,7 +81,7 @@ TEST_CASE("redis: a caller that is alone runs its function and leaves nothing on
   CHECK(pages.GetStats() == redis::Stats{.executions = 1, .calls = {.executions = 1}});
 }
 
-TEST_CASE("redis: who asks while another process executes gets its result") {
+TEST_CASE("redis: a caller that asks while another process executes gets its result") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
@@ -117,7 +117,7 @@ TEST_CASE("redis: the callers of one process ask the server once") {
   CHECK(there.GetStats().remote == 1);
 }
 
-TEST_CASE("redis: a call that only callers of its own process share is told to nobody") {
+TEST_CASE("redis: a call that only callers of its own process share is not published") {
   const RedisServer server;
   RedisPages pages(OptionsFor(server));
   RedisLeader leader(pages, "k", "v"s);
@@ -128,7 +128,7 @@ TEST_CASE("redis: a call that only callers of its own process share is told to n
   CHECK(server.Keys().empty());
 }
 
-TEST_CASE("redis: who asks after a call has landed runs its own function") {
+TEST_CASE("redis: a caller that asks after a call has landed runs its own function") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   CHECK(*here.Do("k", [] { return "1"s; }) == "1");
@@ -141,7 +141,7 @@ TEST_CASE("redis: who asks after a call has landed runs its own function") {
   CHECK(*there.Do("k", [] { return "4"s; }) == "4");
 }
 
-TEST_CASE("redis: an outcome stays for no longer than `linger`") {
+TEST_CASE("redis: an outcome stays on the server for no longer than linger") {
   const RedisServer server;
   redis::Options options = OptionsFor(server);
   options.linger = 1h;
@@ -156,14 +156,14 @@ TEST_CASE("redis: an outcome stays for no longer than `linger`") {
   CHECK((left > 1'800'000 && left <= 3'600'000));
 }
 
-TEST_CASE("redis: keys do not meet") {
+TEST_CASE("redis: calls for different keys are independent") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "a", "v"s);
   CHECK(*there.Do("b", [] { return "w"s; }) == "w");
 }
 
-TEST_CASE("redis: prefixes do not meet") {
+TEST_CASE("redis: calls of groups with different prefixes are independent") {
   const RedisServer server;
   redis::Options other = OptionsFor(server);
   other.prefix = "u";
@@ -172,7 +172,7 @@ TEST_CASE("redis: prefixes do not meet") {
   CHECK(*there.Do("k", [] { return "w"s; }) == "w");
 }
 
-TEST_CASE("redis: databases do not meet") {
+TEST_CASE("redis: calls of groups in different databases are independent") {
   const RedisServer server;
   redis::Options other = OptionsFor(server);
   other.database = 3;
@@ -182,7 +182,9 @@ TEST_CASE("redis: databases do not meet") {
   CHECK(there.GetStats().outages == 0);
 }
 
-TEST_CASE("redis: an exception is itself here, and a RemoteError with its message elsewhere") {
+TEST_CASE(
+    "redis: an exception is unchanged in its own process, and a RemoteError with its message in "
+    "others") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   std::optional<std::string> domain_error;
@@ -214,7 +216,9 @@ TEST_CASE("redis: an exception is itself here, and a RemoteError with its messag
   CHECK(there.GetStats().remote == 1);
 }
 
-TEST_CASE("redis: what is thrown and is no std::exception has a message elsewhere, too") {
+TEST_CASE(
+    "redis: a thrown object that is not a std::exception reaches other processes as a message, "
+    "too") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   std::optional<int> thrown;
@@ -231,12 +235,13 @@ TEST_CASE("redis: what is thrown and is no std::exception has a message elsewher
   AwaitCallers(here, "k", 1);
   Await([&] { return !server.Keys().empty(); });
   CHECK(Keep([&] { return there.Do("k", NeverRun); }).message ==
-        "an exception that is no std::exception");
+        "an exception that is not derived from std::exception");
   leader.join();
   CHECK(thrown == 42);
 }
 
-TEST_CASE("redis: with kRetry a follower whose leader failed elsewhere tries itself") {
+TEST_CASE(
+    "redis: with kRetry a follower whose leader failed in another process runs its own function") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", [](const auto&) -> std::string { throw std::runtime_error("no"); });
@@ -248,7 +253,8 @@ TEST_CASE("redis: with kRetry a follower whose leader failed elsewhere tries its
   CHECK(follower.Join().role == Role::kLeader);
 }
 
-TEST_CASE("redis: a function may take its lease: the token on the server and a growing fence") {
+TEST_CASE(
+    "redis: a function may take its lease, with the token on the server and a growing fence") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   std::uint64_t last = 0;
@@ -284,7 +290,7 @@ TEST_CASE("redis: a lease is renewed while its function runs") {
   CHECK(pages.GetStats().unpublished == 0);
 }
 
-TEST_CASE("redis: a leader older than `max_age` is overtaken everywhere") {
+TEST_CASE("redis: a leader older than the maximum age is replaced in every process") {
   const RedisServer server;
   redis::Options options = OptionsFor(server);
   options.group.max_age = 300ms;
@@ -324,7 +330,7 @@ TEST_CASE("redis: a process learns that it has lost its lease") {
   CHECK(lost);
 }
 
-TEST_CASE("redis: a follower takes over when the lease has ended without an outcome") {
+TEST_CASE("redis: a follower takes over when the lease has expired without an outcome") {
   const RedisServer server;
   RedisPages pages(OptionsFor(server));
   server.Ask("SET", LeaseName("t", "k"), kToken, "PX", "100");
@@ -332,7 +338,7 @@ TEST_CASE("redis: a follower takes over when the lease has ended without an outc
   CHECK(pages.GetStats().takeovers == 1);
 }
 
-TEST_CASE("redis: Forget lets the next caller start afresh, in every process") {
+TEST_CASE("redis: Forget lets the next caller start a new call, in every process") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server)), third(OptionsFor(server));
   RedisLeader leader(here, "k", "old"s);
@@ -346,7 +352,7 @@ TEST_CASE("redis: Forget lets the next caller start afresh, in every process") {
   CHECK(here.GetStats().unpublished == 0);
 }
 
-TEST_CASE("redis: a call that was forgotten before anybody joined is told to nobody") {
+TEST_CASE("redis: a call that was forgotten before anybody joined is not published") {
   const RedisServer server;
   RedisPages here(OptionsFor(server));
   RedisLeader leader(here, "k", "old"s);
@@ -387,7 +393,7 @@ TEST_CASE("redis: Forget says whether a call was in flight") {
   CHECK_FALSE(here.Forget("k"));
 }
 
-TEST_CASE("redis: keys of any bytes, and of none, are keys of their own") {
+TEST_CASE("redis: keys of any bytes, and the empty key, are distinct") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   const std::vector<std::string> keys = {"",         "}",   "}x",   "a{b", "{}",   "{a}b",
@@ -408,7 +414,7 @@ TEST_CASE("redis: keys of any bytes, and of none, are keys of their own") {
     CHECK(followers[i]->Join().value == "of " + keys[i]);
 }
 
-TEST_CASE("redis: values of any bytes, of none and of 16 MiB are the same elsewhere") {
+TEST_CASE("redis: values of any bytes, of no bytes and of 16 MiB reach other processes unchanged") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   std::string large(16 << 20, 'x');
@@ -422,7 +428,7 @@ TEST_CASE("redis: values of any bytes, of none and of 16 MiB are the same elsewh
   }
 }
 
-TEST_CASE("redis: a trivially copyable value travels as it is") {
+TEST_CASE("redis: a trivially copyable value reaches other processes without a codec of its own") {
   const RedisServer server;
   redis::Group<Point> here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader<redis::Group<Point>> leader(here, "k", Point{3, 0.5});
@@ -434,7 +440,8 @@ TEST_CASE("redis: a trivially copyable value travels as it is") {
   CHECK(follower.Join().value->y == 0.5);
 }
 
-TEST_CASE("redis: a value that cannot be copied or assigned travels by its codec") {
+TEST_CASE(
+    "redis: a value that cannot be copied or assigned reaches other processes through its codec") {
   const RedisServer server;
   redis::Group<MoveOnly> here(OptionsFor(server)), there(OptionsFor(server));
   int led = 0, followed = 0;
@@ -470,9 +477,9 @@ TEST_CASE("redis: a Value may be void") {
   CHECK(shared);
 }
 
-TEST_CASE("redis: what a codec cannot read is as if its leader had died") {
+TEST_CASE("redis: an outcome that a codec cannot read counts as if its leader had died") {
   const RedisServer server;
-  for (const int number : {100, -1}) {  // Decode gives nothing, and throws
+  for (const int number : {100, -1}) {  // Decode returns nothing for 100, and throws for -1
     redis::Group<int, SmallNumbers> here(OptionsFor(server)), there(OptionsFor(server));
     RedisLeader<redis::Group<int, SmallNumbers>> leader(here, "k", number);
     Caller follower([&] { return there.Do("k", [] { return 5; }); });
@@ -484,7 +491,7 @@ TEST_CASE("redis: what a codec cannot read is as if its leader had died") {
   }
 }
 
-TEST_CASE("redis: what Encode throws reaches all callers") {
+TEST_CASE("redis: an exception from Encode reaches all callers") {
   struct Refuses {
     static std::string Encode(const int&) { throw std::runtime_error("not this one"); }
     static std::optional<int> Decode(std::string_view) { return std::nullopt; }
@@ -498,7 +505,8 @@ TEST_CASE("redis: what Encode throws reaches all callers") {
   CHECK(follower.Join().message == "not this one");
 }
 
-TEST_CASE("redis: an outcome of another format, or damaged, is as if its leader had died") {
+TEST_CASE(
+    "redis: an outcome of another format, or a damaged one, counts as if its leader had died") {
   using redis::detail::Pack, redis::detail::PayloadKind, redis::detail::Checksum;
   const std::string whole = Pack({PayloadKind::kValue, "v"}, kToken);
   const auto with = [&](std::size_t at, char byte) {
@@ -525,7 +533,7 @@ TEST_CASE("redis: an outcome of another format, or damaged, is as if its leader 
   }
 }
 
-TEST_CASE("redis: a whole outcome is read whoever wrote it") {
+TEST_CASE("redis: a valid outcome is read, whoever wrote it") {
   using redis::detail::Pack, redis::detail::PayloadKind;
   const RedisServer server;
   RedisPages pages(OptionsFor(server));
@@ -545,7 +553,7 @@ TEST_CASE("redis: an outcome that is there before a follower waits for it is not
   CHECK(*pages.Do("k", NeverRun) == "v");
 }
 
-TEST_CASE("redis: while a call that is waited for may have an outcome, its lease is not taken") {
+TEST_CASE("redis: a follower does not take the lease of a call that may still have an outcome") {
   namespace detail = redis::detail;
   const RedisServer server;
   const redis::Options options = OptionsFor(server);
@@ -564,8 +572,8 @@ TEST_CASE("redis: while a call that is waited for may have an outcome, its lease
   CHECK(holder() == mine);
 }
 
-// tests/model/lease.pml has found what goes wrong otherwise.
-TEST_CASE("redis: who asks for a lease again, its first answer lost, is told of its own call") {
+// The model tests/model/lease.pml found what goes wrong otherwise.
+TEST_CASE("redis: a process that asks for a lease again after a lost answer finds its own call") {
   namespace detail = redis::detail;
   const RedisServer server;
   const redis::Options options = OptionsFor(server);
@@ -584,11 +592,11 @@ TEST_CASE("redis: who asks for a lease again, its first answer lost, is told of 
   CHECK(holder(mine) == mine);
   CHECK(leases.Publish(names, mine, "v") == detail::LeaseCommands::Published::kToOthers);
   CHECK(leases.Publish(names, mine, "v") == detail::LeaseCommands::Published::kToOthers);
-  CHECK(holder(mine) == mine);  // and the lease is not taken for what has ended:
+  CHECK(holder(mine) == mine);  // takes no lease for a landed call, as the next line shows
   CHECK(holder(other) == other);
 }
 
-TEST_CASE("redis: what a stranger adds to the stream does not keep the outcome from followers") {
+TEST_CASE("redis: a foreign entry in the stream does not keep the outcome from followers") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
@@ -611,7 +619,7 @@ TEST_CASE("redis: a function that asks for its own key is refused") {
   CHECK(error == std::errc::resource_deadlock_would_occur);
 }
 
-TEST_CASE("redis: the limits are those of the process's own group") {
+TEST_CASE("redis: the limits apply to the process's own group") {
   const RedisServer server;
   redis::Options options = OptionsFor(server);
   options.group.max_callers_per_call = 1;
@@ -621,7 +629,7 @@ TEST_CASE("redis: the limits are those of the process's own group") {
         std::errc::resource_unavailable_try_again);
 }
 
-TEST_CASE("redis: options that cannot be meant are refused at once") {
+TEST_CASE("redis: options that make no sense are refused at once") {
   std::vector<redis::Options> wrong(14);
   wrong[0].host = "";
   wrong[1].port = 0;
@@ -636,13 +644,13 @@ TEST_CASE("redis: options that cannot be meant are refused at once") {
   wrong[10].retry_after = -1ms;
   wrong[11].user = "without a password";
   wrong[12].lease = std::chrono::milliseconds::max();
-  wrong[13].tls.emplace();  // hiredis has none, or nobody is to be trusted
+  wrong[13].tls.emplace();  // hiredis has no TLS, or no certificate authority is given
   for (const redis::Options& options : wrong) {
     CHECK_THROWS_AS(RedisPages(options), std::invalid_argument);
   }
 }
 
-TEST_CASE("redis: tokens do not repeat, and are no two processes' alike") {
+TEST_CASE("redis: tokens are well formed and do not repeat") {
   std::vector<std::string> tokens;
   for (int i = 0; i < 1000; ++i) tokens.push_back(redis::detail::NewToken());
   CHECK(std::ranges::all_of(tokens, redis::detail::IsToken));
@@ -650,7 +658,7 @@ TEST_CASE("redis: tokens do not repeat, and are no two processes' alike") {
   CHECK(std::ranges::adjacent_find(tokens) == tokens.end());
 }
 
-TEST_CASE("redis: the slot of a name is that of its tag") {
+TEST_CASE("redis: the slot of a name is the slot of its tag") {
   using redis::detail::SlotOf;
   CHECK(SlotOf("123456789") == 0x31c3 % 16384);  // the check value of CRC-16/XMODEM
   CHECK(SlotOf("a:{123456789}:lease") == 0x31c3 % 16384);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// redis::Group: callers that give up, threads that are cancelled, and connections that went stale.
+// Tests callers of a redis::Group that leave, threads that are cancelled, and stale connections.
 
 #include <signal.h>
 #include <sys/wait.h>
@@ -36,7 +36,7 @@ void AwaitBlocked(const RedisServer& server, long long count) {
 
 }  // namespace
 
-TEST_CASE("redis: who waits for another process gives up after its timeout") {
+TEST_CASE("redis: a caller that waits for another process gives up after its timeout") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
@@ -47,7 +47,7 @@ TEST_CASE("redis: who waits for another process gives up after its timeout") {
   leader.Finish();
 }
 
-TEST_CASE("redis: who will not wait at all is told that another process executes") {
+TEST_CASE("redis: a caller with a timeout of zero times out while another process executes") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
@@ -60,7 +60,7 @@ TEST_CASE("redis: a timeout does not cut the caller's own function short") {
   CHECK(*pages.Do("k", [] { return "v"s; }, {.timeout = 0ms}) == "v");
 }
 
-TEST_CASE("redis: who waits for another process leaves when it is stopped") {
+TEST_CASE("redis: a caller that waits for another process leaves when it is stopped") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
@@ -73,7 +73,7 @@ TEST_CASE("redis: who waits for another process leaves when it is stopped") {
   AwaitBlocked(server, 0);
 }
 
-TEST_CASE("redis: whoever leaves is counted, and once") {
+TEST_CASE("redis: every caller that leaves is counted exactly once") {
   constexpr int kRounds = 300;
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
@@ -82,7 +82,7 @@ TEST_CASE("redis: whoever leaves is counted, and once") {
   for (int i = 0; i < kRounds; ++i) {
     std::stop_source stop;
     CallOptions options{.stop = stop.get_token()};
-    if (i % 2 == 0) options.timeout = 1ms;  // the two race
+    if (i % 2 == 0) options.timeout = 1ms;  // the timeout and the stop race
     Caller follower([&] { return there.Do("k", NeverRun, options); });
     Await([&] { return there.GetStats().calls.executions == static_cast<std::uint64_t>(i + 1); });
     if (!options.timeout) AwaitBlocked(server, 1);
@@ -95,7 +95,7 @@ TEST_CASE("redis: whoever leaves is counted, and once") {
   CHECK(there.GetStats().calls.failures == 0);
 }
 
-TEST_CASE("redis: a caller that was stopped before it asks does not") {
+TEST_CASE("redis: a caller that was stopped before it asks does not run its function") {
   const RedisServer server;
   RedisPages pages(OptionsFor(server));
   std::stop_source stop;
@@ -104,7 +104,7 @@ TEST_CASE("redis: a caller that was stopped before it asks does not") {
         std::errc::operation_canceled);
 }
 
-TEST_CASE("redis: who leaves while it waits for another process disturbs nobody else") {
+TEST_CASE("redis: a caller that leaves while it waits for another process disturbs nobody else") {
   const RedisServer server;
   for (const bool by_stop : {false, true}) {
     RedisPages here(OptionsFor(server)), there(OptionsFor(server));
@@ -127,7 +127,7 @@ TEST_CASE("redis: who leaves while it waits for another process disturbs nobody 
     }
     const Outcome<std::string>& outcome = first.Join();
     CHECK(outcome.error == (by_stop ? std::errc::operation_canceled : std::errc::timed_out));
-    AwaitCallers(there, "k", 5);  // one of them asks the server now
+    AwaitCallers(there, "k", 5);  // one of the five now asks the server
     AwaitBlocked(server, 1);
     leader.Finish();
     for (auto& other : others) {
@@ -141,7 +141,7 @@ TEST_CASE("redis: who leaves while it waits for another process disturbs nobody 
   }
 }
 
-TEST_CASE("redis: followers that ask again keep the time they have left") {
+TEST_CASE("redis: followers that ask again keep what is left of their timeout") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
@@ -158,7 +158,7 @@ TEST_CASE("redis: followers that ask again keep the time they have left") {
   CHECK(there.GetStats().calls.left == 2);
 }
 
-TEST_CASE("redis: a call that nobody of the leader's process wants is left to the others") {
+TEST_CASE("redis: other processes take over a call that nobody in the leader's process wants") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   std::stop_source stop;
@@ -168,7 +168,7 @@ TEST_CASE("redis: a call that nobody of the leader's process wants is left to th
       {.stop = stop.get_token()});
   Caller follower([&] { return there.Do("k", [] { return "mine"s; }); });
   AwaitBlocked(server, 1);
-  stop.request_stop();  // the leader's function goes on meanwhile
+  stop.request_stop();  // the leader's function keeps running meanwhile
   CHECK(follower.Join().value == "mine");
   CHECK(follower.Join().role == Role::kLeader);
   CHECK(*here.Do("k", [] { return "newcomer's"s; }) == "newcomer's");
@@ -177,7 +177,7 @@ TEST_CASE("redis: a call that nobody of the leader's process wants is left to th
   CHECK(here.GetStats().unpublished == 0);
 }
 
-TEST_CASE("redis: a leader that leaves does not end the call while its process wants it") {
+TEST_CASE("redis: a leader that leaves does not stop a call that its process still wants") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   std::stop_source stop;
@@ -199,7 +199,7 @@ TEST_CASE("redis: a leader that leaves does not end the call while its process w
   CHECK(follower.Join().value == "v");
 }
 
-TEST_CASE("redis: of a leader whose thread is cancelled the others take over at once") {
+TEST_CASE("redis: others take over at once from a leader whose thread is cancelled") {
   const RedisServer server;
   redis::Options options = OptionsFor(server);
   options.lease = 1h;
@@ -232,7 +232,7 @@ TEST_CASE("redis: a thread that is cancelled while it waits for another process 
   CHECK(another.Join().value == "v");
 }
 
-TEST_CASE("redis: a child that was forked in a function does not answer for its parent") {
+TEST_CASE("redis: a child that was forked in a function does not publish for its parent") {
   const RedisServer server;
   RedisPages pages(OptionsFor(server));
   pid_t child = -1;
@@ -252,7 +252,8 @@ TEST_CASE("redis: a child that was forked in a function does not answer for its 
   CHECK(pages.GetStats().unpublished == 0);
 }
 
-TEST_CASE("redis: who is stopped while the server hangs leaves when that is known to be away") {
+TEST_CASE(
+    "redis: a caller that is stopped while the server hangs leaves once the outage is noticed") {
   RedisServer server;
   redis::Options options = OptionsFor(server);
   options.command_timeout = 100ms;
@@ -266,7 +267,7 @@ TEST_CASE("redis: who is stopped while the server hangs leaves when that is know
   server.Continue();
 }
 
-TEST_CASE("redis: a follower whose XREAD the server ends asks again") {
+TEST_CASE("redis: a follower whose XREAD the server aborts asks again") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
@@ -275,7 +276,7 @@ TEST_CASE("redis: a follower whose XREAD the server ends asks again") {
   const std::string clients = server.Ask("CLIENT", "LIST").text;
   const std::size_t blocked = clients.rfind("id=", clients.find("cmd=xread"));
   const std::string id = clients.substr(blocked + 3, clients.find(' ', blocked) - blocked - 3);
-  REQUIRE(server.Ask("CLIENT", "UNBLOCK", id, "ERROR").number == 1);  // as when it is demoted
+  REQUIRE(server.Ask("CLIENT", "UNBLOCK", id, "ERROR").number == 1);  // as in a demotion
   const auto reads = [&] { return server.Ask("INFO", "commandstats").text.find("xread:calls=2"); };
   Await([&] { return reads() != std::string::npos; });
   leader.Finish();
@@ -283,7 +284,7 @@ TEST_CASE("redis: a follower whose XREAD the server ends asks again") {
   CHECK(there.GetStats().outages == 0);
 }
 
-TEST_CASE("redis: leases that cannot be renewed do not keep others from it") {
+TEST_CASE("redis: leases that cannot be renewed do not prevent the renewal of others") {
   const RedisServer server;
   redis::Options options = OptionsFor(server);
   options.lease = 2s;
@@ -301,7 +302,7 @@ TEST_CASE("redis: leases that cannot be renewed do not keep others from it") {
       long long left = server.Ask("PTTL", name).number;
       Await([&] {
         const long long before = std::exchange(left, server.Ask("PTTL", name).number);
-        return left > before || left < 0;  // lost
+        return left > before || left < 0;  // negative: the lease is lost
       });
     }
     return ""s;
@@ -309,9 +310,8 @@ TEST_CASE("redis: leases that cannot be renewed do not keep others from it") {
   CHECK(pages.GetStats().unpublished == 0);
 }
 
-TEST_CASE("redis: a thread that is cancelled as a connection breaks is unwound") {
-  const redis::detail::DisableCancellation
-      off;  // of this thread; the other is cancelled in the guard
+TEST_CASE("redis: a thread that is cancelled while a connection breaks is unwound") {
+  const redis::detail::DisableCancellation off;  // protects this thread, not the other one
   CancellableThread thread([] {
     sigset_t pipe;
     sigemptyset(&pipe);
@@ -326,7 +326,9 @@ TEST_CASE("redis: a thread that is cancelled as a connection breaks is unwound")
   CHECK(thread.JoinWasUnwound());
 }
 
-TEST_CASE("redis: a connection that the server has ended costs no caller anything, nor a signal") {
+TEST_CASE(
+    "redis: a connection that the server has closed costs no caller anything, and raises no "
+    "signal") {
   RedisServer server;
   RedisPages pages(OptionsFor(server));
   static_cast<void>(pages.Do("k", [] { return ""s; }));
@@ -337,7 +339,7 @@ TEST_CASE("redis: a connection that the server has ended costs no caller anythin
   CHECK(pages.GetStats().outages == 0);
 }
 
-TEST_CASE("redis: a SIGPIPE that was pending before stays") {
+TEST_CASE("redis: a SIGPIPE that was pending before stays pending") {
   const redis::detail::DisableCancellation off;
   sigset_t pipe, pending, mask;
   sigemptyset(&pipe);
@@ -358,12 +360,12 @@ TEST_CASE("redis: a SIGPIPE that was pending before stays") {
     ::raise(SIGPIPE);
   }
   CHECK(is_pending());
-  ::signal(SIGPIPE, SIG_IGN);  // takes it away
+  ::signal(SIGPIPE, SIG_IGN);  // discards the pending one
   ::signal(SIGPIPE, handler);
   ::pthread_sigmask(SIG_SETMASK, &mask, nullptr);
 }
 
-TEST_CASE("redis: connections are kept open, and no more than was asked for") {
+TEST_CASE("redis: connections are kept open, but no more than the options ask for") {
   const RedisServer server;
   redis::Options keeps_two = OptionsFor(server), keeps_none = OptionsFor(server);
   keeps_two.max_idle_connections = 2;
@@ -380,7 +382,7 @@ TEST_CASE("redis: connections are kept open, and no more than was asked for") {
     AwaitBlocked(server, 5);
     for (auto& leader : leaders) leader->Finish();
   }
-  Await([&] { return server.Info("connected_clients") == 3; });  // with the one that asks for it
+  Await([&] { return server.Info("connected_clients") == 3; });  // two idle ones and this one
   const long long received = server.Info("total_connections_received");
   CHECK(*here.Do("k", [] { return "v"s; }) == "v");
   CHECK(server.Info("total_connections_received") == received + 1);

@@ -2,26 +2,26 @@
 
 // usage: redis_member NAME SOCKET LEASE_MS LINGER_MS
 //
-// A process of its own with a redis::Group<std::string>, for the tests of several processes
-// (redis_members.hpp starts it). It does what the lines of its standard input say:
+// This is a process with a redis::Group<std::string>, for the tests of several processes.
+// members.hpp starts it. It obeys the lines of its standard input:
 //
-//   ask THREADS KEY...    so many threads ask for these keys, one after the other
-//   order KEY WHAT TEXT   what `fn` is to do for KEY, or "*": any key; it waits until it is told:
-//                         return (NAME:KEY), throw (a std::logic_error with TEXT), throw_int,
-//                         exit, quick_exit, abort
-//   callers KEY           reports how many of this process are on the call
-//   stats                 reports the group's
-//   fork KEY              a forked child asks for KEY, ends the group, and exits
-//   end                   when all have got what they asked for: ends the group, and exits
+//   ask THREADS KEY...    THREADS threads ask for these keys, one after the other
+//   order KEY WHAT TEXT   `fn` does WHAT for KEY, or for every key if KEY is "*". Until then it
+//                         waits. WHAT: return (NAME:KEY), throw (a std::logic_error with TEXT),
+//                         throw_int, exit, quick_exit, abort
+//   callers KEY           reports how many callers of this process are on the call
+//   stats                 reports the group's statistics
+//   fork KEY              a forked child asks for KEY, forgets it, destroys the group, and exits
+//   end                   destroys the group and exits, when all callers have their results
 //
-// and reports on its standard output:
+// It reports on its standard output:
 //
-//   running KEY TOKEN FENCE          `fn` has begun; "-" for no token
-//   landed KEY ROLE SHARED VALUE     what a caller got; SHARED: shared or alone
-//   failed KEY ERROR                 what it got instead
+//   running KEY TOKEN FENCE          `fn` has begun. TOKEN is "-" if there is none
+//   landed KEY ROLE SHARED VALUE     a caller got VALUE. SHARED is shared or alone
+//   failed KEY ERROR                 a caller got ERROR instead
 //   callers KEY COUNT, stats - NUMBER..., child KEY ERROR ERROR, forked KEY STATUS
 //
-// It ends at once if its parent does, or closes the input.
+// It exits at once if its parent exits or closes the input.
 
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -53,7 +53,8 @@
 namespace {
 bool forked = false;
 }  // namespace
-// In a forked child what the other threads had has leaked: that is not ours to mend.
+// In a forked child the memory of the other threads has leaked, which is not a fault of the
+// library.
 extern "C" int __lsan_is_turned_off() { return forked ? 1 : 0; }
 #endif
 
@@ -158,7 +159,7 @@ class Member {
   }
 
   void Fork(const std::string& key) {
-    std::unique_lock lock(reporting_);  // so that the child can report
+    std::unique_lock lock(reporting_);  // held during the fork, so that the child can report
     const pid_t child = ::fork();
     lock.unlock();
     if (child == 0) {
@@ -215,12 +216,12 @@ class Member {
   }
 
   const std::string name_;
-  Group* const group_;  // ends by "end" only: std::exit comes while threads are inside of it
+  Group* const group_;  // destroyed by "end" only: at std::exit threads may be inside it
   std::mutex reporting_;
   std::mutex mutex_;
   std::condition_variable ordered_;
   std::map<std::string, Order> orders_;  // guarded by mutex_
-  std::vector<std::thread> threads_;     // of the main thread
+  std::vector<std::thread> threads_;     // used by the main thread only
 };
 
 }  // namespace
@@ -228,7 +229,7 @@ class Member {
 int main(int argc, char** argv) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (argc != 5) return 2;
-  // Timeouts that never pass: what is late here is no outage.
+  // The timeouts never pass: a late answer is not an outage here.
   auto& member = *new Member(
       argv[1],
       {.unix_socket = argv[2],
@@ -237,8 +238,8 @@ int main(int argc, char** argv) {
        .connect_timeout = 1h,
        .command_timeout = 1h,
        .retry_after = 0ms,
-       .on_outage = singleflight::redis::OnOutage::kFail});  // lives as long as its threads
-  // Not by stdio: std::exit on another thread would have to wait for its lock.
+       .on_outage = singleflight::redis::OnOutage::kFail});  // never destroyed: its threads use it
+  // This does not use stdio: std::exit on another thread would have to wait for its lock.
   std::string input;
   char buffer[4096];
   for (ssize_t size; (size = ::read(STDIN_FILENO, buffer, sizeof(buffer))) > 0;) {

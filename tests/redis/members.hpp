@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Processes of their own that have a redis::Group each (redis_member.cpp), for the tests: started,
-// told what to do, stopped and killed.
+// A RedisMember is a process with a redis::Group of its own (member.cpp). A test starts it, gives
+// it orders, suspends it and kills it.
 //
 //   RedisMember leader("leader", server.Socket());
 //   leader.Ask("key");
-//   const MemberRun run = leader.AwaitRun("key");  // its `fn` has begun, and waits
+//   const MemberRun run = leader.AwaitRun("key");  // its `fn` has begun and waits
 //   leader.Order("key", "return");
 //   CHECK(leader.AwaitOutcome("key").value == "leader:key");
 //   CHECK(leader.End() == "exit 0");
@@ -40,37 +40,38 @@
 
 namespace test {
 
-// What takes longer hangs: far beyond what anything takes, also on a busy machine.
+// Whatever takes longer hangs: nothing takes nearly as long, even on a busy machine.
 inline constexpr std::chrono::seconds kRedisMemberWatch{60};
 
-// As Await; throws std::runtime_error for a hang.
+// Works like Await, but throws std::runtime_error for a hang.
 template <class Condition>
 void AwaitInTime(Condition&& condition) {
   const auto deadline = std::chrono::steady_clock::now() + kRedisMemberWatch;
   Await([&] {
     if (condition()) return true;
-    if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("it hangs");
+    if (std::chrono::steady_clock::now() > deadline)
+      throw std::runtime_error("the awaited condition does not become true");
     return false;
   });
 }
 
 struct RedisMemberOptions {
-  std::chrono::milliseconds lease = 1h;  // far beyond any test: never renewed
+  std::chrono::milliseconds lease = 1h;  // outlasts any test, so it is never renewed
   std::chrono::milliseconds linger = 1h;
 };
 
-// That `fn` has begun in a member.
+// A MemberRun reports that `fn` has begun in a member.
 struct MemberRun {
   std::string token;
   std::uint64_t fence = 0;
 };
 
-// What a caller of a member got.
+// A MemberOutcome is what a caller in a member got.
 struct MemberOutcome {
   std::string value;
   singleflight::Role role = singleflight::Role::kFollower;
   bool shared = false;
-  std::string error;  // its type and message; empty if there was none
+  std::string error;  // the exception's type and message; empty: none
 
   bool operator==(const MemberOutcome&) const = default;
 };
@@ -80,9 +81,9 @@ inline std::ostream& operator<<(std::ostream& out, const MemberOutcome& outcome)
              << (outcome.shared ? ", shared" : ", alone") << ", error " << outcome.error << "}";
 }
 
-// For one thread, which also must live as long: the process ends with it. What a member is to
-// report is awaited for kRedisMemberWatch; then std::runtime_error is thrown, or at once if it has
-// ended.
+// Only the thread that makes a RedisMember may use it. The process is killed when that thread
+// exits. Functions that await a report throw std::runtime_error after kRedisMemberWatch, or at once
+// if the process has finished.
 class RedisMember {
  public:
   RedisMember(std::string name, const std::string& socket, RedisMemberOptions options = {})
@@ -95,17 +96,17 @@ class RedisMember {
 
   pid_t Pid() const { return pid_; }
 
-  // So many threads ask for the keys (with a space between each other), one after the other.
+  // Makes so many threads ask for the keys, which are separated by spaces, one after the other.
   void Ask(std::string_view keys, std::size_t threads = 1) {
     Send("ask " + std::to_string(threads) + ' ' + std::string(keys));
   }
-  // What `fn` does for a key, or "*" for all that have no order of their own: see redis_member.cpp.
-  // Before, it waits. A member that has ended is told nothing.
+  // Says what `fn` does for `key`, or for all keys without an order of their own if it is "*": see
+  // member.cpp. Until then `fn` waits. Does nothing if the process has finished.
   void Order(std::string_view key, std::string_view what) {
     Send("order " + std::string(key) + ' ' + std::string(what));
   }
 
-  // Each report is given once.
+  // Each report is returned once.
   MemberRun AwaitRun(std::string_view key) {
     std::istringstream words(Await("running", key));
     MemberRun run;
@@ -125,7 +126,7 @@ class RedisMember {
             .shared = shared == "shared",
             .error = {}};
   }
-  // What two more members of the group throw in a forked child, and how that ended.
+  // Returns what Do and Forget throw in a forked child, and the child's exit status.
   std::string AwaitFork(std::string_view key) {
     Send("fork " + std::string(key));
     const std::string errors = Await("child", key);
@@ -146,7 +147,7 @@ class RedisMember {
     return stats;
   }
 
-  // Returns when none of its threads runs any longer.
+  // Suspends the process. Returns when none of its threads runs any more.
   void Stop() {
     ::kill(pid_, SIGSTOP);
     ::waitpid(pid_, nullptr, WUNTRACED);
@@ -157,12 +158,13 @@ class RedisMember {
     AwaitEnd();
   }
 
-  // Ends in good order, when all have got what they asked for. How: see AwaitEnd.
+  // Makes the process exit when all its callers have their results. Returns what AwaitEnd does.
   std::string End() {
     Send("end");
     return AwaitEnd();
   }
-  // "exit CODE" or "signal NUMBER". What it has reported before can still be read.
+  // Waits until the process finishes, and returns "exit CODE" or "signal NUMBER". Its earlier
+  // reports can still be read.
   std::string AwaitEnd() {
     while (ReadMore()) {
     }
@@ -171,7 +173,7 @@ class RedisMember {
     return WIFEXITED(status) ? "exit " + std::to_string(WEXITSTATUS(status))
                              : "signal " + std::to_string(WTERMSIG(status));
   }
-  // True if it lived to report an outcome, and false if it ended before that.
+  // Returns true if the process reports an outcome, and false if it finishes before that.
   bool AwaitOutcomeOrEnd() {
     do {
       if (std::ranges::any_of(lines_, [](const Line& line) { return line.kind == "landed"; })) {
@@ -180,7 +182,7 @@ class RedisMember {
     } while (ReadMore());
     return false;
   }
-  // How many reports of a kind have been read, and were not given yet.
+  // Returns how many reports of a kind have been read but not returned yet.
   std::size_t Unread(std::string_view kind) const {
     return static_cast<std::size_t>(
         std::ranges::count(lines_, kind, [](const Line& line) { return line.kind; }));
@@ -191,7 +193,7 @@ class RedisMember {
     std::string kind, key, rest;
   };
 
-  // Of a connection between here and there.
+  // Returns the two ends of a connection between the test and the process.
   static std::array<int, 2> Ends() {
     std::array<int, 2> ends;
     if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
@@ -224,7 +226,7 @@ class RedisMember {
     line += '\n';
     for (std::string_view rest = line; !rest.empty();) {
       const ssize_t sent = ::send(*file_, rest.data(), rest.size(), MSG_NOSIGNAL);
-      if (sent < 0) return;  // it has ended, as the next report that is awaited will show
+      if (sent < 0) return;  // the process has finished, as the next awaited report will show
       rest.remove_prefix(static_cast<std::size_t>(sent));
     }
   }
@@ -242,12 +244,12 @@ class RedisMember {
         lines_.erase(found);
         return given;
       }
-      if (!ReadMore()) throw std::runtime_error(name_ + " has ended");
+      if (!ReadMore()) throw std::runtime_error(name_ + " has finished");
       line = lines_.begin();
     }
   }
 
-  // False if there will be no more.
+  // Returns false if there is nothing more to read.
   bool ReadMore() {
     pollfd file{*file_, POLLIN, 0};
     const std::chrono::milliseconds watch = kRedisMemberWatch;
@@ -272,8 +274,8 @@ class RedisMember {
   const std::string name_;
   const OpenFile file_;
   pid_t pid_ = 0;
-  std::string input_;      // of a line that has not come to its end
-  std::list<Line> lines_;  // that were not given yet
+  std::string input_;      // an incomplete line
+  std::list<Line> lines_;  // reports that were not returned yet
 };
 
 }  // namespace test

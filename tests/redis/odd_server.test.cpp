@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// redis::Group against what speaks like a Redis server, and is none.
+// Tests a redis::Group against servers that only pretend to be Redis.
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -31,7 +31,7 @@ using namespace std::string_literals;
 
 namespace {
 
-// Answers whatever it is sent on any connection by `reply`.
+// Answers whatever it is sent, on any connection, with `reply`.
 class OddServer {
  public:
   explicit OddServer(std::string reply) : reply_(std::move(reply)) {
@@ -40,7 +40,7 @@ class OddServer {
     Path().copy(address.sun_path, sizeof(address.sun_path) - 1);
     if (::bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
         ::listen(listener_, 100) != 0) {
-      throw std::system_error(errno, std::generic_category(), "no odd server");
+      throw std::system_error(errno, std::generic_category(), "cannot start the odd server");
     }
     thread_ = std::jthread([this](const std::stop_token& stop) { Serve(stop); });
   }
@@ -97,7 +97,7 @@ TEST_CASE("Odd server: a connection with a reply that nobody asked for is not us
   CHECK(server.Connections() == 2);
 }
 
-TEST_CASE("Odd server: one that answers what is no lease is an outage, on one connection") {
+TEST_CASE("Odd server: a reply that is not a lease is an outage, and the connection is kept") {
   const OddServer server("+OK\r\n");
   RedisPages pages(OptionsFor(server));
   for (int i = 0; i < 2; ++i) {
@@ -106,26 +106,26 @@ TEST_CASE("Odd server: one that answers what is no lease is an outage, on one co
   CHECK(server.Connections() == 1);
 }
 
-TEST_CASE("Odd server: a command that does not block cannot be unblocked") {
+TEST_CASE("Odd server: an UNBLOCKED error for a command that does not block is an outage") {
   const OddServer server("-UNBLOCKED really\r\n");
   RedisPages pages(OptionsFor(server));
   CHECK(ErrorOf([&] { return pages.Do("k", NeverRun); }) == std::errc::protocol_error);
   CHECK(ErrorOf([&] { return pages.Forget("k"); }) == std::errc::protocol_error);
 }
 
-TEST_CASE("Odd server: what is no reply at all is an outage") {
+TEST_CASE("Odd server: data that is not a Redis reply is an outage") {
   const OddServer server("HTTP/1.1 400 Bad Request\r\n\r\n");
   RedisPages pages(OptionsFor(server));
   CHECK(ErrorOf([&] { return pages.Do("k", NeverRun); }) == std::errc::not_connected);
 }
 
-TEST_CASE("Odd server: nodes that send each other's callers round in circles are an outage") {
-  const OddServer server("-MOVED 7 127.0.0.1:1\r\n");  // by Unix socket it is always this
+TEST_CASE("Odd server: nodes that redirect callers in a circle are an outage") {
+  const OddServer server("-MOVED 7 127.0.0.1:1\r\n");  // over a Unix socket each node is this one
   RedisPages pages(OptionsFor(server));
   CHECK(ErrorOf([&] { return pages.Do("k", NeverRun); }) == std::errc::protocol_error);
 }
 
-TEST_CASE("Odd server: a MOVED that says nothing is an outage") {
+TEST_CASE("Odd server: a malformed MOVED is an outage") {
   for (const std::string_view what : {"", "x", "1", "1 ", "1 :", "x a:1", "1 a:x", "1 a:1x", "-"}) {
     const OddServer server("-MOVED " + std::string(what) + "\r\n");
     RedisPages pages(OptionsFor(server));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// A redis::Group whose server is not there, goes away, hangs or refuses. Never a hang, never a
-// wrong value; Options::on_outage decides what a caller gets.
+// Tests a redis::Group whose server is not there, dies, hangs or refuses. No caller ever hangs or
+// gets a wrong value. Options::on_outage decides what it gets.
 
 #include <algorithm>
 #include <chrono>
@@ -25,7 +25,7 @@ using singleflight::redis::Options;
 
 namespace {
 
-// Timeouts that pass soon, for tests in which they are to pass.
+// Returns options with timeouts that pass soon, for tests in which they should pass.
 Options HastyOptions(const std::string& socket, OnOutage policy = OnOutage::kRunLocally) {
   Options options = PatientOptions(socket, policy);
   options.linger = options.connect_timeout = options.command_timeout = 100ms;
@@ -47,7 +47,7 @@ TEST_CASE("Redis outage: without a server each call gets what the policy says, a
   }
 }
 
-TEST_CASE("Redis outage: a TCP port where nobody listens is a server that is not there") {
+TEST_CASE("Redis outage: a TCP port where nobody listens is an outage") {
   const ReservedPort port;
   for (const OnOutage policy : kOutagePolicies) {
     Options options = PatientOptions("", policy);
@@ -57,7 +57,7 @@ TEST_CASE("Redis outage: a TCP port where nobody listens is a server that is not
   }
 }
 
-TEST_CASE("Redis outage: without a server callers of one process share their call all the same") {
+TEST_CASE("Redis outage: without a server the callers of one process still share a call") {
   const TemporaryDirectory directory;
   RedisPages group(PatientOptions(directory.Path() + "/nobody"));
   const auto outcomes = AskAtOnce(8, [&] {
@@ -71,7 +71,8 @@ TEST_CASE("Redis outage: without a server callers of one process share their cal
   CHECK(group.GetStats().outages == 1);
 }
 
-TEST_CASE("Redis outage: without a server every caller of one process fails, if it is to") {
+TEST_CASE(
+    "Redis outage: without a server every caller of one process fails if the policy is kFail") {
   const TemporaryDirectory directory;
   RedisPages group(PatientOptions(directory.Path() + "/nobody", OnOutage::kFail));
   const auto outcomes = AskAtOnce(8, [&] { return group.Do("a", [] { return "own"s; }); });
@@ -87,7 +88,7 @@ TEST_CASE("Redis outage: without a server a caller gets the exception of its own
                   std::out_of_range);
 }
 
-TEST_CASE("Redis outage: a server that has failed is left alone for retry_after") {
+TEST_CASE("Redis outage: a server that has failed is not contacted during the retry delay") {
   RedisServer server;
   Options options = PatientOptions(server.Socket());
   options.retry_after = 1h;
@@ -97,13 +98,13 @@ TEST_CASE("Redis outage: a server that has failed is left alone for retry_after"
   server.Start();
   const long long connections = server.Info("total_connections_received");
   CHECK(AskFor(group, "a").value == "own");
-  CHECK(server.Info("total_connections_received") == connections + 1);  // this one
+  CHECK(server.Info("total_connections_received") == connections + 1);  // Info's own connection
   CHECK(group.GetStats().outages == 2);
 }
 
-// ---- The server goes away, and comes back
+// ---- The server dies and comes back
 
-TEST_CASE("Redis outage: the server dies before the call, with connections idle") {
+TEST_CASE("Redis outage: a server that dies before the call, with idle connections, is an outage") {
   for (const OnOutage policy : kOutagePolicies) {
     RedisServer server;
     RedisPages group(PatientOptions(server.Socket(), policy));
@@ -114,7 +115,7 @@ TEST_CASE("Redis outage: the server dies before the call, with connections idle"
   }
 }
 
-TEST_CASE("Redis outage: the server dies while a leader runs, whose callers get its result") {
+TEST_CASE("Redis outage: a leader whose server dies while it runs still gets its result") {
   for (const OnOutage policy : kOutagePolicies) {
     RedisServer server;
     RedisPages group(PatientOptions(server.Socket(), policy));
@@ -130,7 +131,7 @@ TEST_CASE("Redis outage: the server dies while a leader runs, whose callers get 
   }
 }
 
-TEST_CASE("Redis outage: the server dies while a leader runs, whose exception its callers get") {
+TEST_CASE("Redis outage: a leader whose server dies while it runs still gets its exception") {
   RedisServer server;
   RedisPages group(PatientOptions(server.Socket()));
   const auto load = [&]() -> std::string {
@@ -141,7 +142,7 @@ TEST_CASE("Redis outage: the server dies while a leader runs, whose exception it
   CHECK(group.GetStats().unpublished == 1);
 }
 
-TEST_CASE("Redis outage: the server dies while a follower waits") {
+TEST_CASE("Redis outage: a server that dies while a follower waits is an outage") {
   for (const OnOutage policy : kOutagePolicies) {
     RedisServer server;
     RedisPages elsewhere(PatientOptions(server.Socket()));
@@ -173,17 +174,17 @@ TEST_CASE("Redis outage: a server that comes back is used again") {
   CHECK(group.GetStats().outages == 1);
 }
 
-TEST_CASE("Redis outage: a server that was restarted between two calls was never away") {
+TEST_CASE("Redis outage: a server that restarts between two calls causes no outage") {
   RedisServer server;
   RedisPages group(PatientOptions(server.Socket(), OnOutage::kFail));
   CHECK(AskFor(group, "a").value == "own");
-  server.Restart();  // all connections are gone, and all scripts
+  server.Restart();  // all connections and scripts are lost
   CHECK(AskFor(group, "a").value == "own");
   CHECK(group.GetStats().outages == 0);
   CHECK(group.GetStats().unpublished == 0);
 }
 
-TEST_CASE("Redis outage: a leader whose server lost its lease in a restart tells nobody") {
+TEST_CASE("Redis outage: a leader whose server lost the lease in a restart publishes nothing") {
   RedisServer server;
   RedisPages group(PatientOptions(server.Socket()));
   const auto outcome = Keep([&] {
@@ -199,7 +200,7 @@ TEST_CASE("Redis outage: a leader whose server lost its lease in a restart tells
 
 // ---- The server hangs
 
-TEST_CASE("Redis outage: a stopped server is given up by a caller") {
+TEST_CASE("Redis outage: a caller gives up on a suspended server") {
   for (const OnOutage policy : kOutagePolicies) {
     RedisServer server;
     RedisPages group(HastyOptions(server.Socket(), policy));
@@ -212,13 +213,13 @@ TEST_CASE("Redis outage: a stopped server is given up by a caller") {
   }
 }
 
-TEST_CASE("Redis outage: a stopped server is given up by a follower that waits, within the bound") {
+TEST_CASE("Redis outage: a follower that waits gives up on a suspended server within the bound") {
   RedisServer server;
   RedisPages elsewhere(PatientOptions(server.Socket()));
   RedisLeader leader(elsewhere, "a", "theirs"s);
   Options options = PatientOptions(server.Socket(), OnOutage::kFail);
   options.linger = 5s;
-  options.connect_timeout = options.command_timeout = 1s;  // enough to begin
+  options.connect_timeout = options.command_timeout = 1s;  // enough to start waiting
   RedisPages group(options);
   Caller follower([&] { return group.Do("a", NeverRun); });
   Await([&] { return server.BlockedClients() == 1; });
@@ -229,17 +230,16 @@ TEST_CASE("Redis outage: a stopped server is given up by a follower that waits, 
   const auto noticed = std::chrono::steady_clock::now();
   CHECK_FALSE(watch.Hung());
   const auto bound = options.linger + 2 * (options.connect_timeout + options.command_timeout);
-  CHECK(noticed - stopped < bound + 2s);  // which the machine may need
+  CHECK(noticed - stopped < bound + 2s);  // the machine may need 2 s more
   server.Continue();
   CHECK(leader.Finish().value == "theirs");
 }
 
-TEST_CASE("Redis outage: a stopped server is given up by a leader that has its result") {
-  for (const std::size_t size :
-       {1UL, 16UL << 20}) {  // also one that no socket's buffer has room for
+TEST_CASE("Redis outage: a leader that has its result gives up on a suspended server") {
+  for (const std::size_t size : {1UL, 16UL << 20}) {  // the second exceeds any socket's buffer
     RedisServer server;
     Options options = PatientOptions(server.Socket(), OnOutage::kFail);
-    options.command_timeout = 1s;  // enough to take the lease
+    options.command_timeout = 1s;  // enough time to take the lease
     RedisPages group(options);
     std::optional<HangWatch> watch;
     const auto outcome = Keep([&] {
@@ -256,7 +256,7 @@ TEST_CASE("Redis outage: a stopped server is given up by a leader that has its r
   }
 }
 
-TEST_CASE("Redis outage: a paused server is given up by a caller") {
+TEST_CASE("Redis outage: a caller gives up on a paused server") {
   for (const OnOutage policy : kOutagePolicies) {
     RedisServer server;
     RedisPages group(HastyOptions(server.Socket(), policy));
@@ -267,10 +267,10 @@ TEST_CASE("Redis outage: a paused server is given up by a caller") {
   }
 }
 
-TEST_CASE("Redis outage: a paused server is given up by a leader that has its result") {
+TEST_CASE("Redis outage: a leader that has its result gives up on a paused server") {
   RedisServer server;
   Options options = PatientOptions(server.Socket(), OnOutage::kFail);
-  options.command_timeout = 1s;  // enough to take the lease
+  options.command_timeout = 1s;  // enough time to take the lease
   RedisPages group(options);
   std::optional<HangWatch> watch;
   const auto outcome = Keep([&] {
@@ -285,7 +285,7 @@ TEST_CASE("Redis outage: a paused server is given up by a leader that has its re
   CHECK(group.GetStats().unpublished == 1);
 }
 
-TEST_CASE("Redis outage: a pause that is shorter than the timeouts is no outage") {
+TEST_CASE("Redis outage: a pause that is shorter than the timeouts is not an outage") {
   RedisServer server;
   RedisPages group(PatientOptions(server.Socket(), OnOutage::kFail));
   server.PauseFor(100ms);
@@ -293,7 +293,7 @@ TEST_CASE("Redis outage: a pause that is shorter than the timeouts is no outage"
   CHECK(group.GetStats().outages == 0);
 }
 
-TEST_CASE("Redis outage: a server that went on in time costs its followers nothing") {
+TEST_CASE("Redis outage: a server that resumes in time costs its followers nothing") {
   RedisServer server;
   RedisPages elsewhere(PatientOptions(server.Socket()));
   RedisLeader leader(elsewhere, "a", "theirs"s);
@@ -306,7 +306,8 @@ TEST_CASE("Redis outage: a server that went on in time costs its followers nothi
   CHECK(follower.Join().value == "theirs");
 }
 
-TEST_CASE("Redis outage: no late answer of a server that hung is taken for another's") {
+TEST_CASE(
+    "Redis outage: a late answer of a server that hung is never taken for another call's answer") {
   RedisServer server;
   RedisPages group(HastyOptions(server.Socket()));
   CHECK(AskFor(group, "a").value == "own");
@@ -319,7 +320,7 @@ TEST_CASE("Redis outage: no late answer of a server that hung is taken for anoth
     CHECK(AskFor(group, "b", std::to_string(i)).value == std::to_string(i));
 }
 
-TEST_CASE("Redis outage: a reply of which only a part comes is given up") {
+TEST_CASE("Redis outage: a caller gives up on a reply that arrives only in part") {
   const RedisServer server;
   for (const OnOutage policy : kOutagePolicies) {
     RedisProxy proxy(server.Socket());
@@ -395,7 +396,7 @@ TEST_CASE("Redis outage: a database that the server does not have is an outage")
   CHECK(server.Keys().empty());
 }
 
-TEST_CASE("Redis outage: a user who may not do what the group needs is an outage") {
+TEST_CASE("Redis outage: a user without the rights that the group needs is an outage") {
   const RedisServer server;
   server.Ask("ACL", "SETUSER", "bob", "on", ">secret", "~other*", "+@all");
   for (const OnOutage policy : kOutagePolicies) {
@@ -407,7 +408,7 @@ TEST_CASE("Redis outage: a user who may not do what the group needs is an outage
   }
 }
 
-TEST_CASE("Redis outage: a server without memory is an outage, until it has some") {
+TEST_CASE("Redis outage: a server that is out of memory is an outage until it has memory again") {
   const RedisServer server;
   for (const OnOutage policy : kOutagePolicies) {
     RedisPages group(PatientOptions(server.Socket(), policy));
@@ -420,13 +421,14 @@ TEST_CASE("Redis outage: a server without memory is an outage, until it has some
   }
 }
 
-TEST_CASE("Redis outage: a server that runs out of memory while a leader runs") {
+TEST_CASE(
+    "Redis outage: a leader whose server runs out of memory gets its result and leaves no lease") {
   for (const OnOutage policy : kOutagePolicies) {
     const RedisServer server;
     RedisPages group(PatientOptions(server.Socket(), policy));
     const auto outcome = Keep([&] {
       return group.Do("a", [&] {
-        server.Ask("APPEND", LeaseOf("a"), "+");  // so that it has something to tell
+        server.Ask("APPEND", LeaseOf("a"), "+");  // so that there is an outcome to publish
         server.Ask("CONFIG SET maxmemory 1");
         return "own"s;
       });
@@ -436,7 +438,7 @@ TEST_CASE("Redis outage: a server that runs out of memory while a leader runs") 
   }
 }
 
-TEST_CASE("Redis outage: a replica, which is only to be read from, is an outage") {
+TEST_CASE("Redis outage: a read-only replica is an outage") {
   const ReservedPort nobody;
   const RedisServer server;
   server.Ask("REPLICAOF", "127.0.0.1", std::to_string(nobody.Number()));

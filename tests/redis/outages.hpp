@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What the tests have in common in which something is wrong between a redis::Group and its server.
+// These helpers are for tests in which something is wrong between a redis::Group and its server.
 
 #include <array>
 #include <condition_variable>
@@ -25,7 +25,7 @@ namespace test {
 inline constexpr std::array kOutagePolicies = {singleflight::redis::OnOutage::kRunLocally,
                                                singleflight::redis::OnOutage::kFail};
 
-// Timeouts that never pass, for tests in which none is to pass; each caller tries the server.
+// Returns options with timeouts that never pass. Each caller tries the server.
 inline singleflight::redis::Options PatientOptions(
     const std::string& socket,
     singleflight::redis::OnOutage policy = singleflight::redis::OnOutage::kRunLocally) {
@@ -38,13 +38,13 @@ inline singleflight::redis::Options PatientOptions(
           .on_outage = policy};
 }
 
-// What comes of asking `pages` for `key`, by a function that returns `value`.
+// Asks `pages` for `key` with a function that returns `value`, and returns the outcome.
 inline Outcome<std::string> AskFor(RedisPages& pages, std::string_view key,
                                    const std::string& value = "own") {
   return Keep([&] { return pages.Do(key, [&] { return value; }); });
 }
 
-// That a caller whose function returns "own" met an outage, and got what `policy` says.
+// Checks that a caller whose function returns "own" met an outage and got what `policy` says.
 inline void CheckOutage(const Outcome<std::string>& outcome, singleflight::redis::OnOutage policy,
                         std::errc error) {
   if (policy == singleflight::redis::OnOutage::kRunLocally) {
@@ -57,12 +57,12 @@ inline void CheckOutage(const Outcome<std::string>& outcome, singleflight::redis
   }
 }
 
-// The name of a key's lease, with the prefix that all these tests use.
+// Returns the name of a key's lease, with the prefix that all these tests use.
 inline std::string LeaseOf(std::string_view key) {
   return LeaseName("singleflight", std::string(key));
 }
 
-// Ends what the test would wait for forever, after far more time than the library may take.
+// Calls `end_it`, so that the test stops waiting, after far more time than the library may take.
 class HangWatch {
  public:
   explicit HangWatch(std::function<void()> end_it)
@@ -74,7 +74,7 @@ class HangWatch {
           end_it();
         }) {}
 
-  // Whether it had to. From here on it watches no longer.
+  // Stops watching, and returns whether `end_it` was called.
   bool Hung() {
     thread_.request_stop();
     if (thread_.joinable()) thread_.join();
@@ -84,7 +84,7 @@ class HangWatch {
  private:
   std::mutex mutex_;
   std::condition_variable_any stopped_;
-  bool hung_ = false;  // read when the thread has been joined
+  bool hung_ = false;  // read only after the thread has been joined
   std::jthread thread_;
 };
 

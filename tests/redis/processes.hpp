@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What the tests of redis::Group have in common that need no second process: two Groups with one
+// These helpers are for tests of redis::Group that need no second process. Two Groups with one
 // prefix do not know of each other, as if each were in a process of its own.
 
 #include <functional>
@@ -24,14 +24,15 @@ inline singleflight::redis::Options OptionsFor(const RedisServer& server) {
   return {.unix_socket = server.Socket(), .prefix = "t", .command_timeout = 1min};
 }
 
-// A leader, on a thread of its own, that is inside its `fn` until Finish, or until the object ends.
+// A RedisLeader leads a call on its own thread. It stays inside its `fn` until Finish, or until it
+// is destroyed.
 template <class Group = RedisPages>
 class RedisLeader {
  public:
   using Value = typename Group::ValueType;
   using Fn = std::function<Value(const singleflight::redis::Lease&)>;
 
-  // Returns when `fn` has begun. What it returns or throws in the end is that of `and_then`.
+  // Returns when `fn` has begun. After Finish, `fn` returns or throws what `and_then` does.
   RedisLeader(Group& group, std::string_view key, Fn and_then,
               singleflight::CallOptions options = {})
       : caller_([this, &group, key = std::string(key), and_then = std::move(and_then), options] {
@@ -62,10 +63,10 @@ class RedisLeader {
   std::promise<void> begun_, finish_;
   std::string token_;
   bool finished_ = false;
-  Caller<Value> caller_;  // last: its thread uses the others
+  Caller<Value> caller_;  // declared last: its thread uses the others
 };
 
-// A function that must not be run.
+// This function must not run.
 inline std::string NeverRun() { throw std::logic_error("fn was run"); }
 
 inline std::string LeaseName(const std::string& prefix, const std::string& key) {

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Stands between the clients and a server on a Unix socket, passes on what they say, and does harm
-// where a test tells it to: after exactly so many bytes of a connection's requests or replies.
+// A RedisProxy stands between clients and a server on a Unix socket, and forwards what they send.
+// It does harm where a test wants it: after an exact number of bytes of a connection's requests or
+// replies.
 //
 //   RedisProxy proxy(server.Socket());
-//   proxy.CutAt({RedisProxy::kReplies, 5});  // each connection, in the middle of its first reply
+//   proxy.CutAt({RedisProxy::kReplies, 5});  // cuts each connection within its first reply
 //
-// It knows no Redis: any server that listens on a Unix socket will do. One thread, no timers.
+// It knows nothing of Redis, so any server on a Unix socket will do. It has one thread and no
+// timers.
 
 #include <fcntl.h>
 #include <poll.h>
@@ -37,7 +39,7 @@
 
 namespace test {
 
-// A socket, or another file, that is closed at the end.
+// Owns a file descriptor, such as a socket, and closes it when destroyed.
 class OpenFile {
  public:
   explicit OpenFile(int file) : file_(file) {}
@@ -66,7 +68,7 @@ inline sockaddr_un UnixAddress(const std::string& path) {
   return address;
 }
 
-// A socket that listens at `path`; none of its operations waits.
+// Returns a non-blocking socket that listens at `path`.
 inline OpenFile ListenAt(const std::string& path) {
   OpenFile listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const sockaddr_un address = UnixAddress(path);
@@ -77,7 +79,7 @@ inline OpenFile ListenAt(const std::string& path) {
   return listener;
 }
 
-// A connection to whoever listens at `path`, or -1. `flags`: SOCK_NONBLOCK or none.
+// Returns a connection to the listener at `path`, or -1. `flags` may be SOCK_NONBLOCK.
 inline OpenFile ConnectTo(const std::string& path, int flags = 0) {
   OpenFile socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
   const sockaddr_un address = UnixAddress(path);
@@ -87,16 +89,16 @@ inline OpenFile ConnectTo(const std::string& path, int flags = 0) {
   return socket;
 }
 
-// Its members may be used by any thread, and by what it calls itself.
+// Any thread may use its members, and so may the hooks that it calls.
 class RedisProxy {
  public:
   enum Way : unsigned char { kRequests, kReplies };  // to the server, and back
 
-  // Between two bytes of a connection: so many of this way have been passed on, and no more.
+  // A Place is between two bytes of a connection: exactly `bytes` of them were forwarded this way.
   struct Place {
     Way way;
     std::uint64_t bytes;
-    std::optional<std::size_t> connection = {};  // in order of coming, from 0 on; none: every one
+    std::optional<std::size_t> connection = {};  // counted from 0 as they arrive; none: all
   };
 
   explicit RedisProxy(std::string server) : server_(std::move(server)) {}
@@ -107,20 +109,21 @@ class RedisProxy {
 
   std::string Socket() const { return directory_.Path() + "/socket"; }
 
-  // What happens at a place, once for each connection, as soon as one is there: a new connection is
-  // at 0 both ways before anything else. A connection that has passed the place is left alone.
-  // Several rules for one place: in the order in which they were made.
+  // The functions below make rules for a place. A rule is applied once to each connection, as soon
+  // as it is at the place. A new connection starts at 0 both ways. A connection that has passed the
+  // place is left alone. Several rules for one place are applied in the order in which they were
+  // made.
 
-  // Both sides see the connection closed, the one after the bytes that it was passed on.
+  // Both sides see the connection closed, the receiver after the bytes that were forwarded.
   void CutAt(Place place) { AddRule(place, kCut, {}); }
-  // Nothing more is passed on this way, until Release.
+  // Nothing more is forwarded this way until Release.
   void HoldAt(Place place) { AddRule(place, kHold, {}); }
-  // The next byte is passed on with these bits inverted.
+  // The next byte is forwarded with these bits inverted.
   void CorruptAt(Place place, unsigned char bits = 0xff) { AddRule(place, kCorrupt, {}, bits); }
-  // Calls `hook` on the proxy's thread; nothing at all is passed on before it returns.
+  // Calls `hook` on the proxy's thread. Nothing at all is forwarded before it returns.
   void CallAt(Place place, std::function<void()> hook) { AddRule(place, kCall, std::move(hook)); }
 
-  // What is held goes on.
+  // Forwards what is held.
   void Release() {
     {
       const std::lock_guard lock(mutex_);
@@ -130,28 +133,29 @@ class RedisProxy {
     }
     Wake();
   }
-  // From here on nothing happens anywhere; what is held stays so.
+  // Removes all rules. What is held stays held.
   void ForgetRules() {
     const std::lock_guard lock(mutex_);
     rules_.clear();
   }
 
-  // That have come so far.
+  // Returns how many connections have arrived so far.
   std::size_t Connections() const {
     const std::lock_guard lock(mutex_);
     return passed_.size();
   }
-  // That have come and are still there.
+  // Returns how many connections are open.
   std::size_t OpenConnections() const {
     const std::lock_guard lock(mutex_);
     return connections_.size();
   }
-  // Passed on so far: what has arrived at the other side, or will even if the connection is cut.
+  // Returns how many bytes were forwarded. They have arrived, or will even if the connection is
+  // cut.
   std::uint64_t Bytes(std::size_t connection, Way way) const {
     const std::lock_guard lock(mutex_);
     return passed_.at(connection)[way];
   }
-  // How often a rule has been followed.
+  // Returns how often a rule was applied.
   std::size_t Deeds() const {
     const std::lock_guard lock(mutex_);
     return deeds_;
@@ -168,14 +172,14 @@ class RedisProxy {
     unsigned char bits;
   };
 
-  // One way of a connection.
+  // A Flow is one way of a connection.
   struct Flow {
-    std::string pending = {};  // read, and not passed on
+    std::string pending = {};  // read but not forwarded yet
     std::uint64_t passed = 0;
     bool held = false;
     bool ended = false;                        // nothing more will be read
-    unsigned char invert = 0;                  // in the next byte
-    std::vector<std::uint64_t> followed = {};  // rules
+    unsigned char invert = 0;                  // the bits to invert in the next byte
+    std::vector<std::uint64_t> followed = {};  // ids of the rules applied
   };
 
   struct Connection {
@@ -213,7 +217,7 @@ class RedisProxy {
         if (Serve(*connection, lock)) {
           ++connection;
         } else {
-          // Even if a forked child has it open, too.
+          // A close is not enough if a forked child has the connection open, too.
           ::shutdown(*connection->client, SHUT_RDWR);
           ::shutdown(*connection->server, SHUT_RDWR);
           connection = connections_.erase(connection);
@@ -222,7 +226,7 @@ class RedisProxy {
     }
   }
 
-  // Those whose next event there is something to do about.
+  // Returns the files to poll, each for the event that the proxy can handle next.
   std::vector<pollfd> Files() const {
     const std::lock_guard lock(mutex_);
     std::vector<pollfd> files = {{*wake_, POLLIN, 0}, {*listener_, POLLIN, 0}};
@@ -251,7 +255,7 @@ class RedisProxy {
     }
   }
 
-  // False if the connection is to be closed.
+  // Returns false if the connection must be closed.
   bool Serve(Connection& connection, std::unique_lock<std::mutex>& lock) {
     for (const Way way : {kRequests, kReplies}) {
       Flow& flow = connection.flows[way];
@@ -263,7 +267,7 @@ class RedisProxy {
     return !has_ended(connection.flows[kRequests]) && !has_ended(connection.flows[kReplies]);
   }
 
-  // True if there was something to read.
+  // Returns true if there was something to read.
   static bool Read(int source, Flow& flow) {
     if (flow.ended) return false;
     char buffer[65536];
@@ -273,7 +277,7 @@ class RedisProxy {
     return size > 0;
   }
 
-  // Follows the rules for the places to which it comes. False if one of them is to cut.
+  // Forwards what is pending and applies the rules on its way. Returns false if one of them cuts.
   bool PassOn(Connection& connection, Way way, std::unique_lock<std::mutex>& lock) {
     Flow& flow = connection.flows[way];
     for (;;) {
@@ -295,7 +299,7 @@ class RedisProxy {
       const ssize_t sent = ::send(connection.Target(way), flow.pending.data(),
                                   UntilNextRule(connection, way), MSG_NOSIGNAL);
       if (sent < 0 && errno == EAGAIN) return true;
-      if (sent < 0) {  // The target has gone; what it has said before is passed on all the same.
+      if (sent < 0) {  // the target has closed, but what it sent before is still forwarded
         flow.pending.clear();
         return true;
       }
@@ -310,7 +314,8 @@ class RedisProxy {
            rule.place.connection.value_or(connection.number) == connection.number;
   }
 
-  // The first one for the place where this connection is, if there is one: now followed.
+  // Returns the first rule for this connection's place that was not applied yet, and marks it
+  // applied.
   std::optional<Rule> NextRule(Connection& connection, Way way) const {
     Flow& flow = connection.flows[way];
     for (const Rule& rule : rules_) {
@@ -322,7 +327,7 @@ class RedisProxy {
     return std::nullopt;
   }
 
-  // How much of what is pending may be passed on before there is another rule to be followed.
+  // Returns how many pending bytes may be forwarded before the next rule.
   std::size_t UntilNextRule(const Connection& connection, Way way) const {
     const Flow& flow = connection.flows[way];
     std::uint64_t size = flow.pending.size();
@@ -342,8 +347,8 @@ class RedisProxy {
   mutable std::mutex mutex_;  // guards all below but the thread; not held in a hook
   std::vector<Rule> rules_;
   std::uint64_t next_rule_ = 0;
-  std::list<Connection> connections_;                 // only its own thread adds and erases
-  std::vector<std::array<std::uint64_t, 2>> passed_;  // of all connections that have come
+  std::list<Connection> connections_;                 // only the proxy's thread adds and erases
+  std::vector<std::array<std::uint64_t, 2>> passed_;  // one for each connection that has arrived
   std::size_t deeds_ = 0;
   std::jthread thread_{[this] { Run(); }};
 };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// The proxy that does harm to the other tests' connections does it where it says, and nowhere else;
-// the servers that they use are as they ask for.
+// Tests that the proxy harms the other tests' connections where it should, and nowhere else. Also
+// tests the servers that they use.
 
 #include "proxy.hpp"
 
@@ -25,7 +25,7 @@ using namespace std::string_literals;
 
 namespace {
 
-// One end of a connection; its operations wait.
+// A Peer is one end of a connection. Its operations block.
 class Peer {
  public:
   explicit Peer(OpenFile socket) : socket_(std::move(socket)) { REQUIRE(*socket_ >= 0); }
@@ -34,7 +34,7 @@ class Peer {
     REQUIRE(::send(*socket_, text.data(), text.size(), MSG_NOSIGNAL) ==
             static_cast<ssize_t>(text.size()));
   }
-  // What the other side says next: so many bytes, or less if it ends before.
+  // Returns the next `size` bytes from the other side, or fewer if it closes before.
   std::string Hear(std::size_t size) {
     std::string heard(size, '\0');
     std::size_t so_far = 0;
@@ -46,9 +46,9 @@ class Peer {
     heard.resize(so_far);
     return heard;
   }
-  // All that the other side says until it ends.
+  // Returns all that the other side sends until it closes.
   std::string HearAll() { return Hear(1'000'000); }
-  // Whether the other side has said something that was not heard yet, or has ended.
+  // Returns whether the other side has sent something that was not read yet, or has closed.
   bool CanHear() {
     char byte;
     return ::recv(*socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
@@ -58,11 +58,11 @@ class Peer {
   OpenFile socket_;
 };
 
-// A server that says what the test says, behind a proxy.
+// A Scene is a server behind a proxy. The test plays the server.
 class Scene {
  public:
   Peer Connect() { return Peer(ConnectTo(proxy.Socket())); }
-  // The server's end of the connection that was made first, of those not yet accepted.
+  // Returns the server's end of the oldest connection that was not accepted yet.
   Peer Accept() {
     Await([&] {
       accepted_.emplace(::accept4(*listener_, nullptr, nullptr, SOCK_CLOEXEC));
@@ -82,7 +82,7 @@ class Scene {
 
 }  // namespace
 
-TEST_CASE("The tests' proxy passes on both ways, and counts the bytes of each connection") {
+TEST_CASE("The tests' proxy forwards both ways, and counts the bytes of each connection") {
   Scene scene;
   Peer client = scene.Connect();
   Peer server = scene.Accept();
@@ -101,7 +101,8 @@ TEST_CASE("The tests' proxy passes on both ways, and counts the bytes of each co
   CHECK(scene.proxy.Deeds() == 0);
 }
 
-TEST_CASE("The tests' proxy closes each side when the other has, and passes on what came before") {
+TEST_CASE(
+    "The tests' proxy closes each side after the other has closed, and forwards what came before") {
   Scene scene;
   {
     Peer client = scene.Connect();
@@ -124,7 +125,7 @@ TEST_CASE("The tests' proxy closes a connection whose server is not there") {
   CHECK(proxy.Connections() == 1);
 }
 
-TEST_CASE("The tests' proxy cuts after each byte of the replies, exactly there") {
+TEST_CASE("The tests' proxy cuts the replies after exactly as many bytes as it should") {
   for (std::size_t bytes = 0; bytes <= 5; ++bytes) {
     Scene scene;
     scene.proxy.CutAt({RedisProxy::kReplies, bytes});
@@ -138,7 +139,7 @@ TEST_CASE("The tests' proxy cuts after each byte of the replies, exactly there")
   }
 }
 
-TEST_CASE("The tests' proxy cuts after each byte of the requests, exactly there") {
+TEST_CASE("The tests' proxy cuts the requests after exactly as many bytes as it should") {
   for (std::size_t bytes = 0; bytes <= 5; ++bytes) {
     Scene scene;
     scene.proxy.CutAt({RedisProxy::kRequests, bytes});
@@ -151,7 +152,7 @@ TEST_CASE("The tests' proxy cuts after each byte of the requests, exactly there"
   }
 }
 
-TEST_CASE("The tests' proxy cuts the connection it was told to, and no other") {
+TEST_CASE("The tests' proxy cuts the given connection, and no other") {
   Scene scene;
   scene.proxy.CutAt({RedisProxy::kRequests, 2, 1});
   for (const std::string expected : {"query", "qu", "query"}) {
@@ -163,7 +164,7 @@ TEST_CASE("The tests' proxy cuts the connection it was told to, and no other") {
   CHECK(scene.proxy.Deeds() == 1);
 }
 
-TEST_CASE("The tests' proxy cuts every connection, if it was not told which") {
+TEST_CASE("The tests' proxy cuts every connection if none is given") {
   Scene scene;
   scene.proxy.CutAt({RedisProxy::kRequests, 2});
   for (int i = 0; i < 3; ++i) {
@@ -187,7 +188,7 @@ TEST_CASE("The tests' proxy leaves alone a connection that has passed the place"
   CHECK(scene.proxy.Deeds() == 0);
 }
 
-TEST_CASE("The tests' proxy cuts a connection that is at the place already") {
+TEST_CASE("The tests' proxy cuts a connection that is already at the place") {
   Scene scene;
   Peer client = scene.Connect();
   Peer server = scene.Accept();
@@ -198,7 +199,7 @@ TEST_CASE("The tests' proxy cuts a connection that is at the place already") {
   CHECK(client.HearAll().empty());
 }
 
-TEST_CASE("The tests' proxy holds replies from the byte that it was told, and requests go on") {
+TEST_CASE("The tests' proxy holds replies from the given byte on, and still forwards requests") {
   Scene scene;
   scene.proxy.HoldAt({RedisProxy::kReplies, 2});
   Peer client = scene.Connect();
@@ -213,7 +214,7 @@ TEST_CASE("The tests' proxy holds replies from the byte that it was told, and re
   CHECK(client.Hear(3) == "ply");
 }
 
-TEST_CASE("The tests' proxy ends while it holds something") {
+TEST_CASE("The tests' proxy can be destroyed while it holds something") {
   Scene scene;
   scene.proxy.HoldAt({RedisProxy::kRequests, 0});
   Peer client = scene.Connect();
@@ -221,7 +222,7 @@ TEST_CASE("The tests' proxy ends while it holds something") {
   Await([&] { return scene.proxy.Deeds() == 1; });
 }
 
-TEST_CASE("The tests' proxy corrupts the byte that it was told, and no other") {
+TEST_CASE("The tests' proxy corrupts the given byte, and no other") {
   for (std::size_t bytes = 0; bytes < 5; ++bytes) {
     Scene scene;
     scene.proxy.CorruptAt({RedisProxy::kReplies, bytes}, 0x20);
@@ -235,7 +236,8 @@ TEST_CASE("The tests' proxy corrupts the byte that it was told, and no other") {
   }
 }
 
-TEST_CASE("The tests' proxy calls between two bytes: the one is passed on, the other is not") {
+TEST_CASE(
+    "The tests' proxy calls a hook between two bytes, and forwards the second one afterwards") {
   Scene scene;
   std::latch called{1}, go_on{1};
   scene.proxy.CallAt({RedisProxy::kRequests, 2}, [&] {
@@ -252,7 +254,7 @@ TEST_CASE("The tests' proxy calls between two bytes: the one is passed on, the o
   CHECK(server.Hear(3) == "ery");
 }
 
-TEST_CASE("The tests' proxy does nothing any more when its rules are forgotten") {
+TEST_CASE("The tests' proxy does no harm any more once its rules are forgotten") {
   Scene scene;
   scene.proxy.CutAt({RedisProxy::kRequests, 2});
   scene.proxy.ForgetRules();
@@ -262,7 +264,7 @@ TEST_CASE("The tests' proxy does nothing any more when its rules are forgotten")
   CHECK(server.Hear(5) == "query");
 }
 
-TEST_CASE("The tests' proxy passes on what is larger than any buffer") {
+TEST_CASE("The tests' proxy forwards values that are larger than any buffer") {
   const RedisServer server;
   const RedisProxy proxy(server.Socket());
   const std::string value(3'000'000, 'x');
@@ -279,7 +281,7 @@ TEST_CASE("The tests' proxy passes on what is larger than any buffer") {
   redisFree(connection);
 }
 
-TEST_CASE("The tests' Redis server answers what it was asked, whatever the bytes") {
+TEST_CASE("The tests' Redis server takes commands of any bytes") {
   const RedisServer server;
   const std::string bytes = "\0 %b\r\n\xff\""s;
   CHECK(server.Get(bytes) == std::nullopt);
@@ -307,7 +309,7 @@ TEST_CASE("The tests' Redis server comes back on its TCP port, with nothing in m
   CHECK(server.Keys().empty());
 }
 
-TEST_CASE("The tests' Redis server lets in its user only, if it has one") {
+TEST_CASE("The tests' Redis server admits only its user, if it has one") {
   const RedisServer server({.user = "alice", .password = "s p"});
   CHECK(server.Ask("ACL WHOAMI").text == "alice");
   redisContext* const connection = server.Connect();
@@ -327,7 +329,7 @@ TEST_CASE("The tests' Redis server counts the clients that are blocked") {
   CHECK(server.BlockedClients() == 0);
 }
 
-TEST_CASE("The tests' Redis cluster has each key on the node that it says, and only there") {
+TEST_CASE("The tests' Redis cluster has each key on the node that NodeOf says, and only there") {
   const RedisCluster cluster;
   std::array<int, RedisCluster::kNodes> keys = {};
   for (int i = 0; i < 30; ++i) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A real redis-server for the tests, as a child process: on a Unix socket in a directory of its
-// own, and on a loopback TCP port if the test asks for one.
+// A RedisServer is a real redis-server, run as a child process. It listens on a Unix socket in a
+// directory of its own, and on a loopback TCP port if the test asks for one.
 
 #include <arpa/inet.h>
 #include <hiredis/hiredis.h>
@@ -33,9 +33,9 @@
 
 namespace test {
 
-// A loopback TCP port that the system gives to nobody else as long as this lives: it is bound. But
-// whoever asks for this very port with SO_REUSEADDR, as Redis does, may listen there. So a server
-// can end and come back on its port.
+// Binds a loopback TCP port, so that the system gives it to nobody else. A program that asks for
+// this very port with SO_REUSEADDR, as Redis does, may still listen there. So a server can stop and
+// come back on its port.
 class ReservedPort {
  public:
   ReservedPort() : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
@@ -64,25 +64,26 @@ class ReservedPort {
   int number_ = 0;
 };
 
-// What a server answers. An error is thrown instead.
+// A RedisAnswer is a reply of the server. An error is thrown instead.
 struct RedisAnswer {
-  std::string text;      // of a string or a status
-  long long number = 0;  // of a number
+  std::string text;      // the string or the status
+  long long number = 0;  // the integer
   std::vector<RedisAnswer> elements;
   bool nil = false;
 };
 
 struct RedisServerOptions {
-  bool tcp = false;           // on a port of its own, too
-  std::string user = {};      // the only one who may do anything; else the default user
-  std::string password = {};  // of that user
+  bool tcp = false;           // listens on a TCP port, too
+  std::string user = {};      // the only user with any rights; empty: the default user
+  std::string password = {};  // that user's password
   bool cluster_enabled = false;
-  std::vector<std::string> arguments = {};  // more, as redis-server takes them
+  std::vector<std::string> arguments = {};  // further arguments of redis-server
 };
 
-// Runs for as long as this lives, except after Kill. Only the thread that makes it may start it
-// again, and must live as long: the server ends with the thread that started it, so that no test
-// leaves one behind. The other members may be used by any thread, but not beside Kill and Start.
+// The server runs as long as this object lives, except after Kill. It is killed when the thread
+// that started it exits, so that no test leaves one behind. So only the thread that makes this
+// object may call Start, and must outlive it. Any thread may use the other members, but not during
+// Kill or Start.
 class RedisServer {
  public:
   explicit RedisServer(RedisServerOptions options = {}) : options_(std::move(options)) {
@@ -95,9 +96,9 @@ class RedisServer {
     if (pid_ > 0) Kill();
   }
 
-  // Returns when it answers. What it had in memory before is gone.
+  // Returns when the server answers. It has nothing in memory.
   void Start() {
-    // All of it is made before the fork: the child of a process with threads may not allocate.
+    // All memory is allocated before the fork: the child of a process with threads must not do it.
     std::vector<std::string> words = CommandLine();
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());
@@ -105,7 +106,7 @@ class RedisServer {
     pid_ = ::fork();
     if (pid_ == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      ::close_range(3, ~0U, 0);  // else it would keep connections open that the test has closed
+      ::close_range(3, ~0U, 0);  // else it keeps connections open that the test has closed
       ::execvp(argv[0], argv.data());
       ::_exit(127);
     }
@@ -113,7 +114,7 @@ class RedisServer {
     Await([&] {
       if (::waitpid(pid_, nullptr, WNOHANG) != 0) {
         pid_ = 0;
-        throw std::runtime_error("no redis-server: " + Log());
+        throw std::runtime_error("redis-server did not start: " + Log());
       }
       return Answers();
     });
@@ -129,7 +130,7 @@ class RedisServer {
     Start();
   }
 
-  // From here on until Continue it answers nothing; who asks it waits.
+  // Suspends the server until Continue. Clients that ask it wait.
   void Stop() {
     ::kill(pid_, SIGSTOP);
     ::waitpid(pid_, nullptr, WUNTRACED);
@@ -140,29 +141,29 @@ class RedisServer {
   int Port() const { return port_.value().Number(); }
   int ClusterPort() const { return cluster_port_.value().Number(); }
 
-  // A connection that has not authenticated itself. The caller frees it.
+  // Returns a connection without authentication. The caller frees it.
   redisContext* Connect() const { return redisConnectUnix(Socket().c_str()); }
 
-  // What it answers to a command of these words, on a connection of its own. Throws
-  // std::runtime_error if it answers with an error, or not at all.
+  // Sends a command of these words on a new connection, and returns the reply. Throws
+  // std::runtime_error if the reply is an error, or if there is none.
   template <class... Words>
   requires(sizeof...(Words) > 0) RedisAnswer Ask(std::string_view name, const Words&... words)
   const { return AskWords({name, std::string_view(words)...}); }
-  // The same for a command whose words have no spaces in them, and one between each other.
+  // Does the same for a command whose words are separated by spaces.
   RedisAnswer Ask(const char* command) const {
     std::istringstream text(command);
     const std::vector<std::string> words(std::istream_iterator<std::string>(text), {});
     return AskWords({words.begin(), words.end()});
   }
 
-  // The string there, if there is any.
+  // Returns the string at `key`, if there is one.
   std::optional<std::string> Get(std::string_view key) const {
     RedisAnswer answer = Ask("GET", key);
     if (answer.nil) return std::nullopt;
     return std::move(answer.text);
   }
 
-  // All keys that match a pattern, in order.
+  // Returns all keys that match a pattern, sorted.
   std::vector<std::string> Keys(std::string_view pattern = "*") const {
     std::vector<std::string> keys;
     for (RedisAnswer& key : Ask("KEYS", pattern).elements) keys.push_back(std::move(key.text));
@@ -170,7 +171,7 @@ class RedisServer {
     return keys;
   }
 
-  // A number of its INFO, by its name.
+  // Returns the number with that name in the server's INFO.
   long long Info(std::string_view name) const {
     const std::string info = Ask("INFO").text;
     const std::string line = "\r\n" + std::string(name) + ":";
@@ -179,10 +180,10 @@ class RedisServer {
     return std::stoll(info.substr(begin + line.size()));
   }
 
-  // Connections that wait in a command that blocks, as a follower's XREAD does.
+  // Returns how many connections wait in a blocking command, such as a follower's XREAD.
   long long BlockedClients() const { return Info("blocked_clients"); }
 
-  // It answers nothing for so long; who asks it waits.
+  // Makes the server answer nothing for that long. Clients that ask it wait.
   void PauseFor(std::chrono::milliseconds time) const {
     Ask("CLIENT", "PAUSE", std::to_string(time.count()), "ALL");
   }

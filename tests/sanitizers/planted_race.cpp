@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 
-// Two data races on purpose, one a process, that ThreadSanitizer must report also in a program with
-// tsan_exception_ptr.cpp: a tool that had been told to overlook too much would say that all is
-// well. Built with ThreadSanitizer only.
+// Each run has one of two deliberate data races, which ThreadSanitizer must report although the
+// program contains tsan_exception_ptr.cpp. If that file made ThreadSanitizer ignore too much, no
+// race would be reported. This program is built with ThreadSanitizer only.
 //
-//   planted_race after_fn        the leader writes after its fn has returned; a follower reads
+//   planted_race after_fn        the leader writes after its fn returned, while a follower reads
 //   planted_race in_exception    two callers write to the one exception that both got
-//   planted_race none            the same without a race: what fn wrote before it returned
+//   planted_race none            no race: a follower reads what fn wrote before it returned
 
 #include <atomic>
 #include <iostream>
@@ -23,7 +23,7 @@ void AwaitFollower() {
   while (group.Callers(1) < 2) std::this_thread::yield();
 }
 
-// Runs `then` in both callers of one call, when it has landed, with whether it is the leader.
+// Runs `then(is_leader)` in both callers of one call after the call has landed.
 template <class Fn, class Then>
 void Share(Fn fn, Then then) {
   std::jthread leader([&] {
@@ -68,7 +68,7 @@ void InException() {
   const auto fn = []() -> int { throw Failure("shared"); };
   Share(fn, [](bool leader) {
     try {
-      throw;  // the one that both are handling
+      throw;  // rethrows the exception that both callers are handling
     } catch (Failure& failure) {
       failure.seen_by = leader ? 1 : 2;
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Whether a test is built with a sanitizer: g++ says it by a macro, clang++ by a feature.
+// Tells whether a test is built with a sanitizer. g++ says so with a macro, clang++ with a feature.
 
 #if defined(__has_feature)
 #define TEST_HAS_FEATURE(feature) __has_feature(feature)

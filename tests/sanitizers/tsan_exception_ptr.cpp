@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 
-// Linked into the ThreadSanitizer builds of the tests.
+// This file is linked into the ThreadSanitizer builds of the tests.
 //
 // Threads that hold one exception share its reference count, which lives in libstdc++, where
 // ThreadSanitizer does not look. It therefore takes the last holder's destruction of the exception
-// for a race with the earlier holders' reads. Here it is told to overlook what that destruction
-// reads and writes, and nothing else: no lock is added, so no two threads that race look ordered.
+// for a race with the earlier holders' reads. This file makes it ignore what that destruction reads
+// and writes, and nothing else. No lock is added, so no two threads that race look ordered.
 
 #include <dlfcn.h>
 
@@ -28,8 +28,8 @@ void std::__exception_ptr::exception_ptr::_M_release() noexcept {
   AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
 }
 
-// The end of a handler may destroy its exception too. Held until afterwards, the exception goes
-// through the function above instead.
+// Leaving a handler may destroy its exception, too. Holding the exception until afterwards makes
+// the function above destroy it instead.
 extern "C" void __cxa_end_catch() {
   static const auto end_catch = reinterpret_cast<void (*)()>(dlsym(RTLD_NEXT, "__cxa_end_catch"));
   const std::exception_ptr held = std::current_exception();

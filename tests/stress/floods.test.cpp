@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 
-// Promise 12 (bounded damage) at size: keys made to collide, a million callers on one call, a
-// million calls in flight. Counts are exact; times are held only to ratios that a busy machine does
-// not reach.
+// Tests promise 12 (bounded damage) at scale: keys made to collide, a million callers on one call,
+// and a million calls in flight. Counts are exact. Times are only held to ratios that a busy
+// machine does not reach.
 
 #include <algorithm>
 #include <cstddef>
@@ -35,15 +35,15 @@ constexpr std::size_t kMany = 1'000'000 / kLess;
 
 constexpr auto kRefused = std::errc::resource_unavailable_try_again;
 
-// A caller that only counts how often it is told.
+// A caller that only counts how often it is notified.
 template <class G>
 struct Counted final : G::Waiter {
   void OnLanded() noexcept override { ++told; }
   int told = 0;
 };
 
-// Nanoseconds of processor time that each of `count` parts of `work` takes: what other programs do
-// meanwhile does not count.
+// Returns how many nanoseconds of processor time each of `count` parts of `work` takes. What other
+// programs do meanwhile does not count.
 template <class Work>
 double NanosecondsEach(std::size_t count, Work&& work) {
   const std::clock_t start = std::clock();
@@ -54,7 +54,7 @@ double NanosecondsEach(std::size_t count, Work&& work) {
 
 // ---- Keys in flight
 
-// What it costs to begin and to land calls.
+// The cost of beginning and of landing a call, in nanoseconds.
 struct Cost {
   double begin = 0;
   double land = 0;
@@ -77,7 +77,7 @@ class CallsInFlight {
       }
     });
   }
-  // The oldest first: in a chain they are the last.
+  // Lands the oldest first, since these are the last in a chain.
   void Land() {
     cost.land = NanosecondsEach(keys_.size(), [&] {
       for (auto& lead : leads_) lead.Succeed(1);
@@ -108,7 +108,7 @@ Cost CostOf(const std::vector<typename G::KeyType>& keys) {
   return calls.cost;
 }
 
-// The least of some runs: the one that other programs have disturbed least.
+// Returns the least of three runs, the one that other programs have disturbed least.
 template <class Measure>
 double Least(Measure&& measure) {
   double least = measure();
@@ -137,7 +137,7 @@ struct OneHash {
   std::size_t operator()(int) const { return 42; }
 };
 
-// Numbers spread over all 64 bits, always the same.
+// Returns numbers spread over all 64 bits, always the same ones.
 std::vector<std::uint64_t> Scattered(std::size_t count) {
   std::vector<std::uint64_t> numbers;
   std::uint64_t state = 1;
@@ -148,7 +148,7 @@ std::vector<std::uint64_t> Scattered(std::size_t count) {
   return numbers;
 }
 
-// A hash that is the key, as libstdc++'s and libc++'s std::hash are for numbers.
+// A hash that returns the key, as libstdc++'s and libc++'s std::hash do for numbers.
 struct Identity {
   std::size_t operator()(std::uint64_t key) const { return key; }
 };
@@ -156,7 +156,7 @@ using NumberGroup = Group<std::uint64_t, int, Identity>;
 
 }  // namespace
 
-TEST_CASE("Flood: keys that all have one hash cost a comparison for each call in flight") {
+TEST_CASE("Flood: keys with the same hash cost one comparison for each call in flight") {
   using Collide = Group<int, int, OneHash, CountsCompared>;
   constexpr int kCalls = 2000;
   Collide group({.max_calls_in_flight = kCalls});
@@ -165,7 +165,7 @@ TEST_CASE("Flood: keys that all have one hash cost a comparison for each call in
   CountsCompared::compared = 0;
   CallsInFlight<Collide> calls(group, keys);
   CHECK(calls.leaders == kCalls);
-  // Each is compared with all that are there, and then the limit bounds the chain.
+  // Each is compared with all that are in flight, until the limit bounds the chain.
   CHECK(CountsCompared::compared == std::size_t{kCalls} * (kCalls - 1) / 2);
   CountsCompared::compared = 0;
   CHECK(ErrorOf([&] { return group.Do(kCalls, [] { return 1; }); }) == kRefused);
@@ -180,8 +180,8 @@ TEST_CASE("Flood: keys that all have one hash cost a comparison for each call in
   Evidence("floods.one_hash.land_ns", calls.cost.land);
 }
 
-TEST_CASE("Flood: keys that agree in their lower or upper bits cost what others do") {
-  // In a table of 2^n buckets without a salt, all of each kind would meet in one.
+TEST_CASE("Flood: keys that agree in many of their bits cost about as much as others") {
+  // In a table of 2^n buckets without a salt, all keys of a kind would share one.
   const std::size_t count = 50'000 / kLess;
   std::vector<std::uint64_t> lower_equal;
   std::vector<std::uint64_t> upper_equal;
@@ -191,7 +191,7 @@ TEST_CASE("Flood: keys that agree in their lower or upper bits cost what others 
     upper_equal.push_back(0xABCDEull << 44 | i);
     middle_equal.push_back((i & 0xFF) | (i >> 8) << 56 | 0xABCDEull << 16);
   }
-  static_cast<void>(BestCostOf<NumberGroup>(Scattered(count)));  // to have the memory
+  static_cast<void>(BestCostOf<NumberGroup>(Scattered(count)));  // allocates the memory
   const Cost scattered = BestCostOf<NumberGroup>(Scattered(count));
   const auto ratio = [&](const std::vector<std::uint64_t>& keys) {
     const Cost cost = BestCostOf<NumberGroup>(keys);
@@ -204,7 +204,7 @@ TEST_CASE("Flood: keys that agree in their lower or upper bits cost what others 
   Evidence("floods.chosen_keys.lower_bits_equal_ratio", lower);
   Evidence("floods.chosen_keys.upper_bits_equal_ratio", upper);
   Evidence("floods.chosen_keys.middle_bits_equal_ratio", middle);
-  // Chains of all of them would cost hundreds of times as much.
+  // One chain of all of them would cost hundreds of times as much.
   CHECK(lower < 10);
   CHECK(upper < 10);
   CHECK(middle < 10);
@@ -212,7 +212,8 @@ TEST_CASE("Flood: keys that agree in their lower or upper bits cost what others 
 
 namespace {
 
-// Nanoseconds that each of `count` callers of one call costs, from joining to being told.
+// Returns how many nanoseconds each of `count` callers on one call costs, from joining until it is
+// notified.
 double CostOfCallers(std::size_t count) {
   using G = Group<std::string, int>;
   G group({.max_callers_per_call = count});
@@ -243,7 +244,7 @@ double CostOfCallers(std::size_t count) {
 
 }  // namespace
 
-TEST_CASE("Flood: a million callers on one call cost the same each as a tenth of them") {
+TEST_CASE("Flood: a million callers on one call cost about as much each as a tenth of them") {
   const double tenth = Least([] { return CostOfCallers(kMany / 10); });
   const double all = Least([] { return CostOfCallers(kMany); });
   Evidence("floods.callers.count", kMany);
@@ -252,7 +253,7 @@ TEST_CASE("Flood: a million callers on one call cost the same each as a tenth of
   CHECK(all / tenth < 10);
 }
 
-TEST_CASE("Flood: of many callers all beyond max_callers_per_call are refused, and no others") {
+TEST_CASE("Flood: exactly the callers beyond max_callers_per_call are refused") {
   using G = Group<std::string, int>;
   constexpr std::size_t kLimit = 1000;
   G group({.max_callers_per_call = kLimit});
@@ -275,7 +276,8 @@ TEST_CASE("Flood: of many callers all beyond max_callers_per_call are refused, a
   Evidence("floods.callers.refused", refused);
 }
 
-TEST_CASE("Flood: a million callers that leave in any order cost the same each as a tenth") {
+TEST_CASE(
+    "Flood: a million callers that leave in any order cost about as much each as a tenth of them") {
   using G = Group<int, int>;
   const auto cost_of = [](std::size_t count) {
     G group;
@@ -307,7 +309,7 @@ TEST_CASE("Flood: a million callers that leave in any order cost the same each a
   CHECK(all / tenth < 10);
 }
 
-TEST_CASE("Flood: a million calls in flight cost about the same each as a tenth of them") {
+TEST_CASE("Flood: a million calls in flight cost about as much each as a tenth of them") {
   const auto keys = Scattered(kMany);
   const Cost tenth = BestCostOf<NumberGroup>({keys.begin(), keys.begin() + kMany / 10});
   const Cost all = BestCostOf<NumberGroup>(keys);
@@ -320,7 +322,7 @@ TEST_CASE("Flood: a million calls in flight cost about the same each as a tenth 
   CHECK(all.land / tenth.land < 10);
 }
 
-TEST_CASE("Flood: of many keys all beyond max_calls_in_flight are refused, and no others") {
+TEST_CASE("Flood: exactly the calls beyond max_calls_in_flight are refused") {
   constexpr std::size_t kLimit = 10'000;
   NumberGroup group({.max_calls_in_flight = kLimit});
   const auto keys = Scattered(kMany / 5);  // each refusal throws
@@ -335,7 +337,7 @@ TEST_CASE("Flood: of many keys all beyond max_calls_in_flight are refused, and n
   CHECK(group.GetStats() == Stats{.executions = kLimit, .refused = refused, .in_flight = kLimit});
   calls.Land();
   CHECK(calls.told == kLimit);
-  // All have made room.
+  // All calls have made room for new ones.
   std::size_t served = 0;
   for (const std::uint64_t key : first) served += *group.Do(key, [] { return 1; }) == 1;
   CHECK(served == kLimit);

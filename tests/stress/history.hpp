@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A history of what many callers asked and got, and the check that it could only have come from a
-// group that keeps its promises. Callers and functions write down what they saw and when; the check
-// runs when all is over, so it disturbs nobody.
+// A history records what many callers asked for and got. The check finds out whether a group that
+// keeps its promises could have produced it. Callers and functions write down what they saw and
+// when. The check runs when all is over, so it disturbs nobody.
 
 #include <algorithm>
 #include <array>
@@ -21,7 +21,7 @@
 
 namespace test {
 
-// Of the steady clock, which no thread sees go back.
+// A time of the steady clock, which no thread sees go back.
 using Nanoseconds = std::int64_t;
 inline Nanoseconds Now() {
   return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -29,27 +29,27 @@ inline Nanoseconds Now() {
 
 inline constexpr std::uint32_t kNoExecution = std::numeric_limits<std::uint32_t>::max();
 
-// One run of a function for one key; its number is its place in History::executions.
+// One run of a function for one key. Its number is its index in History::executions.
 struct Execution {
   int key = 0;
   std::uint64_t asked_by = 0;  // the operation whose function it is
-  Nanoseconds asked = 0;       // when that began
-  Nanoseconds begin = 0;       // of the function
+  Nanoseconds asked = 0;       // when that operation began
+  Nanoseconds begin = 0;       // when the function began
   Nanoseconds end = 0;
   bool failed = false;
-  bool stopped = false;  // was asked to stop before it ended
+  bool stopped = false;  // was asked to stop before it finished
 };
 
 enum class Got : unsigned char {
   kValue,
   kFailure,    // what the execution threw
-  kOwnerDead,  // its task was dropped
+  kOwnerDead,  // the leader's task was dropped
   kTimedOut,
   kCanceled,
   kRefused,
   kDeadlock,
-  kLeft,     // by Leave
-  kDropped,  // a Future or a frame ended: it left, or did not look
+  kLeft,     // it left, by Leave
+  kDropped,  // its Future or frame was destroyed: it left, or did not look
 };
 
 // One caller of one key.
@@ -63,10 +63,10 @@ struct Ask {
   singleflight::Role role = singleflight::Role::kFollower;  // if it got a value
   bool shared = false;                                      // if it got a value
   bool retries = false;
-  bool stop_requested = false;  // at its end
+  bool stop_requested = false;  // by the time it finished
 
   bool HasOutcome() const { return got == Got::kValue || got == Got::kFailure; }
-  // Whether it may have been the last to leave its call.
+  // Returns whether it may have been the last to leave its call.
   bool MayHaveForgotten() const {
     return got == Got::kTimedOut || got == Got::kCanceled || got == Got::kLeft ||
            got == Got::kDropped || stop_requested;
@@ -85,7 +85,7 @@ struct History {
   std::vector<Execution> executions;
   std::vector<Ask> asks;
   std::vector<Forgetting> forgettings;
-  // Of the group.
+  // These are the options of the group.
   std::size_t max_callers_per_call = std::numeric_limits<std::size_t>::max();
   std::size_t max_calls_in_flight = std::numeric_limits<std::size_t>::max();
   std::optional<Nanoseconds> max_age;
@@ -93,7 +93,7 @@ struct History {
   int strict_keys = 0;
 };
 
-// Finds what no group that keeps its promises could have done.
+// Finds what a group that keeps its promises could not have done.
 class HistoryCheck {
  public:
   explicit HistoryCheck(const History& history) : history_(history) {
@@ -108,12 +108,12 @@ class HistoryCheck {
     CheckCallsInFlight();
   }
 
-  // One sentence each.
+  // Each is one sentence.
   const std::vector<std::string>& Violations() const { return violations_; }
 
  private:
   void CheckAsk(const Ask& ask) {
-    if (ask.end < ask.start) Report("a caller ended before it started", ask);
+    if (ask.end < ask.start) Report("a caller finished before it started", ask);
     if (Strict(ask.key) && ask.MayHaveForgotten()) {
       Report("a caller that could not leave has left", ask);
     }
@@ -127,10 +127,10 @@ class HistoryCheck {
     const bool own = execution.asked_by == ask.operation;
     if (execution.key != ask.key) Report("a caller got another key's result", ask);
     if (execution.failed != (ask.got == Got::kFailure)) {
-      Report("a caller got a value of an execution that failed, or the other way round", ask);
+      Report("a caller got a value from an execution that failed, or the other way round", ask);
     }
     if (execution.end == 0 || execution.end > ask.end) {
-      Report("a caller returned before its execution had ended", ask);
+      Report("a caller returned before its execution had finished", ask);
     }
     if (ask.got == Got::kValue && own != (ask.role == singleflight::Role::kLeader)) {
       Report("the leader is not the caller whose function was run", ask);
@@ -155,7 +155,7 @@ class HistoryCheck {
     const std::vector<const Ask*>& callers = callers_[number];
     auto first_return = std::numeric_limits<Nanoseconds>::max();
     for (const Ask* ask : callers) first_return = std::min(first_return, ask->end);
-    std::size_t counted = 0;  // a leader that was stopped is none of the callers
+    std::size_t counted = 0;  // a leader that was stopped does not count
     std::size_t leaders = 0;
     std::size_t values = 0;
     for (const Ask* ask : callers) {
@@ -203,7 +203,7 @@ class HistoryCheck {
   }
 
   void CheckOverlap(const Execution& first, const Execution& second) {
-    // Which of their calls began first is not known: the function of either may have begun late.
+    // It is not known which of their calls began first: the function of either may have begun late.
     const Nanoseconds from = std::min(first.asked, second.asked);
     if (history_.max_age && second.begin - from > *history_.max_age) return;
     if (!Strict(first.key)) {
@@ -211,12 +211,12 @@ class HistoryCheck {
         if (it.end >= from && it.start <= second.begin) return;
       }
     }
-    Report("two executions for one key at the same time, and none was forgotten",
+    Report("two executions for one key ran at the same time, and neither was forgotten",
            static_cast<std::size_t>(&second - history_.executions.data()));
   }
 
   void CheckCallsInFlight() {
-    std::vector<std::pair<Nanoseconds, int>> steps;  // an end comes before a begin
+    std::vector<std::pair<Nanoseconds, int>> steps;  // an end sorts before a begin
     for (const Execution& execution : history_.executions) {
       steps.emplace_back(execution.begin, 1);
       steps.emplace_back(execution.end, -1);
@@ -256,7 +256,7 @@ class HistoryCheck {
   }
 
   const History& history_;
-  std::vector<std::vector<const Ask*>> callers_;  // of each execution
+  std::vector<std::vector<const Ask*>> callers_;  // each execution's callers
   std::unordered_map<int, std::vector<Forgetting>> forgetting_;
   std::vector<std::string> violations_;
 };

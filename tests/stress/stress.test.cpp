@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 
-// All operations at once: 16 threads, a history of what each caller got and when, and a check that
-// only a group that keeps its promises can pass (history.hpp). STRESS_SECONDS sets how long, and
-// STRESS_SEED what is asked for; how the threads interleave no seed can set.
+// Runs all operations at once on 16 threads, and records what each caller got and when. Only a
+// group that keeps its promises can pass the check of that history (history.hpp). STRESS_SECONDS
+// sets how long it runs, and STRESS_SEED what is asked for. No seed can set how the threads
+// interleave.
 //
-// It goes window by window: a new group and other settings for each, so that histories stay small.
+// The test runs in windows. Each has a new group and other settings, so that histories stay small.
 
 #include <array>
 #include <atomic>
@@ -36,7 +37,7 @@ using singleflight::Role;
 namespace {
 
 constexpr unsigned kThreads = 16;
-constexpr int kOperations = 200;  // of each thread in a window
+constexpr int kOperations = 200;  // by each thread in a window
 constexpr int kKeys = 6;
 constexpr std::size_t kMaxBatch = 4;
 
@@ -44,7 +45,7 @@ using Random = std::mt19937;
 
 // ---- What the group is made of
 
-// A std::mutex at which threads like to change places, as they would if they were preempted there.
+// A std::mutex at which threads often yield, as if they were preempted there.
 struct JitteryMutex {
   void lock() {
     Jitter();
@@ -61,7 +62,7 @@ struct JitteryMutex {
   }
 
   std::mutex mutex;
-  static inline std::atomic<unsigned> rate = 0;  // 0: as a std::mutex
+  static inline std::atomic<unsigned> rate = 0;  // 0: it behaves like a std::mutex
   static inline thread_local Random random;
 };
 
@@ -69,13 +70,13 @@ struct Jittery : singleflight::GroupTraits {
   using Mutex = JitteryMutex;
 };
 
-// Which execution a caller got. On the heap, for the sanitizers to see who reads it.
+// Says which execution a caller got. Its key is on the heap, so that sanitizers see who reads it.
 struct Answer {
   std::uint32_t execution;
   std::vector<int> key;
 };
 
-// The same for one that failed; those of a batch fail together.
+// Says the same for executions that failed. Those of a batch fail together.
 struct Failure {
   std::array<std::uint32_t, kKeys> executions;  // by key
 };
@@ -128,7 +129,7 @@ class Pool {
   std::vector<std::jthread> threads_;
 };
 
-// Set once, by another thread as a rule.
+// It is set once, usually by another thread.
 class Event {
  public:
   void Set() {
@@ -153,7 +154,7 @@ class Event {
 
 // ---- A window
 
-// What may happen in a window. Where something may not, more of the counters are known exactly.
+// Says what may happen in a window. The less may happen, the more counters are known exactly.
 struct Settings {
   std::uint64_t seed = 0;
   GroupOptions options;
@@ -171,7 +172,7 @@ struct Window {
     history.executions.resize(std::size_t{kThreads} * kOperations * (kMaxBatch + 1));
   }
 
-  // Whoever runs an execution writes to its own place.
+  // The thread that runs an execution writes only to that execution's place.
   std::uint32_t Begin(int key, std::uint64_t operation, Nanoseconds asked) {
     const std::uint32_t number = executions++;
     Execution& execution = history.executions.at(number);
@@ -194,10 +195,10 @@ struct Window {
   std::atomic<std::uint32_t> executions = 0;
   std::atomic<std::uint64_t> dropped_tasks = 0;
   std::atomic<std::uint64_t> progress = 0;
-  // What each thread's caller may be stopped by.
+  // Each thread's caller may be stopped by these.
   std::array<std::mutex, kThreads> stop_mutexes;
   std::array<std::optional<std::stop_source>, kThreads> stops;
-  Group group;  // the last: it waits for calls that use all of the above
+  Group group;  // declared last, so destroyed first: its calls use all of the above
 };
 
 // The function of one operation.
@@ -222,14 +223,14 @@ struct Work {
   Nanoseconds asked;
   unsigned spins;
   bool fails;
-  const std::function<void()>* inside = nullptr;  // asks for more, on the leader's thread
+  const std::function<void()>* inside = nullptr;  // asks for more keys, on the leader's thread
 };
 
 struct StoppableWork : Work {
   Answer operator()(std::stop_token stop) const { return Run(stop); }
 };
 
-// The same as a task that goes on in the pool.
+// Does the same as a task that continues in the pool.
 Task<Answer> RunInPool(Work work, std::stop_token stop) {
   struct Resumed : std::suspend_always {
     explicit Resumed(Pool& its_pool) : pool(its_pool) {}
@@ -247,7 +248,7 @@ struct PooledWork {
   Work work;
 };
 
-// Calls `receive`, which returns a Result or throws, and writes down what came of it.
+// Calls `receive`, which returns a Result or throws, and writes the outcome down.
 template <class Receive>
 void Note(Ask& ask, Receive&& receive) {
   try {
@@ -276,8 +277,8 @@ void Note(Ask& ask, Receive&& receive) {
   ask.end = Now();
 }
 
-// Where a coroutine's handle is put when it is to go on. Its frame belongs to another thread, which
-// resumes it or ends it, so the two cannot meet.
+// Keeps the handle of a coroutine that may continue. Its frame belongs to another thread, which
+// either resumes or destroys it, so the two cannot meet.
 class Resumption {
  public:
   void operator()(std::coroutine_handle<> handle) const {
@@ -293,7 +294,7 @@ class Resumption {
  private:
   struct Slot {
     Event event;
-    std::coroutine_handle<> handle;  // before the event
+    std::coroutine_handle<> handle;  // written before the event is set
   };
   std::shared_ptr<Slot> slot_ = std::make_shared<Slot>();
 };
@@ -319,13 +320,13 @@ class Worker {
 
   std::vector<Ask> asks;
   std::vector<Forgetting> forgettings;
-  std::uint64_t looks = 0;  // Callers, GetStats, a caller that asks for its own key
+  std::uint64_t looks = 0;  // calls of Callers and GetStats, and callers that ask for their own key
   std::vector<std::string> violations;
 
-  // That no waiter was told more than once, or after it had left.
+  // Checks that no waiter was notified more than once, or after it had left.
   void CheckWaiters() {
     for (const RawWaiter& waiter : waiters_) {
-      if (waiter.told != waiter.to_be_told) Report("a waiter was not told just once");
+      if (waiter.told != waiter.to_be_told) Report("a waiter was notified too often or too rarely");
     }
   }
 
@@ -399,7 +400,7 @@ class Worker {
     Ask ask = NewAsk(key);
     Work work = WorkFor(ask);
     const std::function<void()> inside = [&] {
-      // In the order of the keys, so that nobody waits in a circle; or for its own key.
+      // Asks in the order of the keys, so that no cycle arises, or for its own key.
       if (key < StrictKeys() && OneIn(2)) {
         ++looks;
         if (ErrorOf([&] { return group_.Do(key, work); }) !=
@@ -460,7 +461,7 @@ class Worker {
     asks.push_back(ask);
   }
 
-  // The Future is dropped, or the leader's task is.
+  // Drops the Future, or the leader's task.
   void AsyncDropped(int key) {
     if (!settings_.drops) return Async(key);
     Ask ask = NewAsk(key);
@@ -498,7 +499,7 @@ class Worker {
 
   // ---- CoDo
 
-  // It goes on wherever its call lands, or it is stopped.
+  // The coroutine resumes on the thread that lands its call or requests its stop.
   void CoroutineInline(int key) {
     Ask ask = NewAsk(key);
     const bool may_stop = settings_.stops && key >= StrictKeys();
@@ -510,7 +511,7 @@ class Worker {
       AskInline(group_, PooledWork{WorkFor(ask)}, stop, ask, done);
     }
     done.Await();
-    if (may_stop) static_cast<void>(WithdrawStop());  // it leaves, or not: never both
+    if (may_stop) static_cast<void>(WithdrawStop());  // it has left, or has a result: never both
     asks.push_back(ask);
   }
   template <class Fn>
@@ -525,7 +526,7 @@ class Worker {
     done.Set();
   }
 
-  // It goes on here, or its frame ends here.
+  // The coroutine resumes on this thread, or its frame is destroyed here.
   void CoroutineOfOurs(int key) {
     Ask ask = NewAsk(key);
     Resumption resumption;
@@ -665,15 +666,15 @@ class Worker {
   void Look(int key) {
     ++looks;
     if (group_.Callers(key) > settings_.options.max_callers_per_call) {
-      Report("Callers is more than max_callers_per_call");
+      Report("Callers returned more than max_callers_per_call");
     }
     const singleflight::Stats stats = group_.GetStats();
     if (stats.executions < seen_.executions || stats.followers < seen_.followers ||
         stats.failures < seen_.failures || stats.left < seen_.left ||
         stats.refused < seen_.refused) {
-      Report("a counter went back");
+      Report("a counter decreased");
     }
-    if (stats.failures > stats.executions) Report("more failures than executions");
+    if (stats.failures > stats.executions) Report("there are more failures than executions");
     seen_ = stats;
   }
 
@@ -689,7 +690,7 @@ class Worker {
   }
   std::stop_token OfferToStop() {
     std::stop_source stop;
-    if (OneIn(8)) stop.request_stop();  // before it asks
+    if (OneIn(8)) stop.request_stop();  // stopped before it asks
     const std::lock_guard lock(window_.stop_mutexes[thread_]);
     return window_.stops[thread_].emplace(std::move(stop)).get_token();
   }
@@ -709,10 +710,10 @@ class Worker {
   Random random_;
   std::uint64_t operations_ = 0;
   singleflight::Stats seen_;
-  std::deque<RawWaiter> waiters_;  // until the window ends: a waiter told too late is seen
+  std::deque<RawWaiter> waiters_;  // kept until the window is over, to see late notifications
 };
 
-// ---- The books at the end of a window
+// ---- The statistics at the end of a window
 
 struct Range {
   std::uint64_t least = 0;
@@ -732,7 +733,7 @@ void CheckStats(const Window& window, const std::vector<Ask>& asks,
   }
   std::uint64_t refused = 0;
   Range left;
-  Range joined;  // as leader or follower
+  Range joined;  // joined as leader or follower
   bool retried = false;
   for (const Ask& ask : asks) {
     retried |= ask.retries;
@@ -743,11 +744,11 @@ void CheckStats(const Window& window, const std::vector<Ask>& asks,
         left.Add(true);
         joined.Add(true);
         break;
-      case Got::kCanceled:  // or it was stopped before it had asked
+      case Got::kCanceled:  // it left, or was stopped before it asked
         left.Add(false);
         joined.Add(false);
         break;
-      case Got::kDropped:  // or the call had landed
+      case Got::kDropped:  // it left, or the call had landed
         left.Add(false);
         joined.Add(true);
         break;
@@ -755,7 +756,7 @@ void CheckStats(const Window& window, const std::vector<Ask>& asks,
       case Got::kDeadlock:
         break;
       default:
-        if (ask.stop_requested) left.Add(false);  // before `fn` ended, or after
+        if (ask.stop_requested) left.Add(false);  // the stop came before `fn` finished, or after
         joined.Add(true);
     }
   }
@@ -775,7 +776,7 @@ void CheckStats(const Window& window, const std::vector<Ask>& asks,
   expect("executions + followers", stats.executions + stats.followers, joined);
 }
 
-// All calls have landed: there is room for as many as ever, and for no more.
+// Once all calls have landed, there is room for as many as before, and for no more.
 void CheckRoom(Group& group, const GroupOptions& options, std::vector<std::string>& violations) {
   if (options.max_calls_in_flight == GroupOptions::kNoLimit) return;
   const std::function<Answer(int)> nest = [&](int key) -> Answer {
@@ -822,8 +823,8 @@ struct Totals {
   std::uint64_t executions = 0;
 };
 
-// Waits until `condition`, and ends the process if nothing moves for a long time: better than to
-// hang, since the seed is known.
+// Waits until `condition` holds, and aborts if nothing moves for a long time. That is better than
+// to hang, since it prints the seed.
 template <class Condition>
 void AwaitProgress(const Window& window, const char* what, Condition&& condition) {
   using namespace std::chrono_literals;
@@ -834,7 +835,7 @@ void AwaitProgress(const Window& window, const char* what, Condition&& condition
     const auto now = std::chrono::steady_clock::now();
     if (std::exchange(progress, window.progress) != window.progress) since = now;
     if (now - since < 20s) continue;
-    std::cerr << "stress: nothing moves, " << what << "; STRESS_SEED=" << window.settings.seed
+    std::cerr << "stress: nothing moves: " << what << ". STRESS_SEED=" << window.settings.seed
               << '\n';
     std::abort();
   }
@@ -862,7 +863,7 @@ std::vector<std::string> RunWindow(const Settings& settings, Pool& pool, Totals&
         ++ended;
       });
     }
-    AwaitProgress(window, "a thread does not end", [&] { return ended == kThreads; });
+    AwaitProgress(window, "a thread does not finish", [&] { return ended == kThreads; });
   }
   AwaitProgress(window, "a call does not land",
                 [&] { return window.group.GetStats().in_flight == 0; });
@@ -880,7 +881,7 @@ std::vector<std::string> RunWindow(const Settings& settings, Pool& pool, Totals&
   }
   CheckStats(window, history.asks, violations);
   for (int key = 0; key < kKeys; ++key) {
-    if (window.group.Callers(key) != 0) violations.push_back("a key is still in flight");
+    if (window.group.Callers(key) != 0) violations.push_back("a key still has a call in flight");
   }
   CheckRoom(window.group, settings.options, violations);
   history.executions.resize(window.executions);
@@ -893,7 +894,7 @@ std::vector<std::string> RunWindow(const Settings& settings, Pool& pool, Totals&
 
 }  // namespace
 
-TEST_CASE("Under a mix of everything the history is one that keeps all promises") {
+TEST_CASE("Under a mix of everything the group keeps all its promises") {
   const std::uint64_t first_seed = Number("STRESS_SEED", 1);
   const std::chrono::seconds time(Number("STRESS_SECONDS", 2));
   std::cout << "stress: STRESS_SEED=" << first_seed << std::endl;
@@ -913,12 +914,12 @@ TEST_CASE("Under a mix of everything the history is one that keeps all promises"
   Evidence("stress.executions", totals.executions);
   Evidence("stress.seconds", seconds);
   if (violations.size() > 10) violations.resize(10);
-  INFO("after " << seconds << " s, with STRESS_SEED=" << seed - 1);
+  INFO("it ran for " << seconds << " s, at last with STRESS_SEED=" << seed - 1);
   CHECK(violations == std::vector<std::string>());
 }
 
-TEST_CASE("The history check finds what no group that keeps its promises could have done") {
-  // Key 0: a leader and a follower share execution 0. Key 3: execution 1, forgotten, then 2.
+TEST_CASE("The history check finds what a group that keeps its promises could not have done") {
+  // Key 0: a leader and a follower share execution 0. Key 3: execution 1 is forgotten, then 2 runs.
   History good;
   good.strict_keys = 1;
   good.executions = {{.key = 0, .asked_by = 1, .asked = 10, .begin = 20, .end = 30},

@@ -21,7 +21,7 @@ class CancellableThread {
         this);
   }
   void Cancel() { pthread_cancel(thread_); }
-  // True if the thread was unwound to its end, by cancellation or pthread_exit.
+  // Returns true if the thread was unwound by cancellation or pthread_exit.
   bool JoinWasUnwound() {
     void* result = nullptr;
     pthread_join(thread_, &result);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Coroutine types of the tests' own, as a user might have written them.
+// These are the tests' own coroutine types, as a user might have written them.
 
 #include <coroutine>
 #include <exception>
@@ -10,7 +10,7 @@
 
 namespace test {
 
-// A lazy task: starts when it is awaited, and resumes whoever awaits it by symmetric transfer.
+// A lazy task. It starts when it is awaited, and resumes its awaiter by symmetric transfer.
 template <class Value>
 struct Task {
   struct promise_type {
@@ -52,7 +52,7 @@ struct Task {
   std::coroutine_handle<promise_type> handle;
 };
 
-// A coroutine that starts at once. Its frame is the object's, and ends with it.
+// A coroutine that starts at once. The object owns the frame and destroys it.
 struct Routine {
   struct promise_type {
     Routine get_return_object() {
@@ -80,7 +80,7 @@ struct Routine {
   std::coroutine_handle<promise_type> handle;
 };
 
-// A coroutine that starts at once, and whose frame ends with it.
+// A coroutine that starts at once and destroys its frame when it finishes.
 struct FireAndForget {
   struct promise_type {
     FireAndForget get_return_object() noexcept { return {}; }
@@ -91,13 +91,13 @@ struct FireAndForget {
   };
 };
 
-// What one coroutine awaits until the test fires it: an upstream's answer, say.
+// One coroutine awaits this until the test fires it, as it would await an upstream's answer.
 class Signal {
  public:
   void Fire() { std::exchange(handle_, nullptr).resume(); }
   bool Awaited() const { return handle_ != nullptr; }
 
-  // Not an awaiter itself: GCC 12 copies one that is no temporary.
+  // A Signal is not an awaiter itself, because GCC 12 copies an awaiter that is not a temporary.
   auto operator co_await() noexcept {
     struct Awaiter : std::suspend_always {
       explicit Awaiter(Signal& its_signal) : signal(its_signal) {}

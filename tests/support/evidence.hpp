@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The figures of the README's table "How it is tested", printed by the tests that measure them.
+// The tests that measure the figures of the README's table "How it is tested" print them with this.
 
 #include <cstdlib>
 #include <iostream>
@@ -10,7 +10,7 @@
 
 namespace test {
 
-// Prints one figure, in one piece.
+// Prints one figure in a single write.
 template <class Figure>
 void Evidence(std::string_view name, const Figure& figure) {
   std::ostringstream line;
@@ -18,7 +18,7 @@ void Evidence(std::string_view name, const Figure& figure) {
   std::cout << line.str() << std::flush;
 }
 
-// Whether the tests take the time for their long forms: EVIDENCE_LONG=1.
+// Whether the tests run their long forms, which EVIDENCE_LONG=1 asks for.
 inline bool Long() {
   const char* const set = std::getenv("EVIDENCE_LONG");
   return set != nullptr && std::string_view(set) == "1";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What the tests have in common. Workers store what they saw; the main thread asserts.
+// Helpers that the tests share. Workers store what they saw, and the main thread asserts.
 
 #include <cstddef>
 #include <exception>
@@ -17,7 +17,7 @@
 
 namespace singleflight {
 
-// So that Catch2 prints them.
+// Catch2 prints these types with these operators.
 inline std::ostream& operator<<(std::ostream& out, Role role) {
   return out << (role == Role::kLeader ? "kLeader" : "kFollower");
 }
@@ -33,7 +33,7 @@ namespace test {
 
 using namespace std::chrono_literals;
 
-// A hang here is a failure: ctest's timeout ends it.
+// Waits until `condition` is true. A hang here is a failure, which ctest's timeout stops.
 template <class Condition>
 void Await(Condition&& condition) {
   while (!condition()) std::this_thread::yield();
@@ -44,7 +44,7 @@ void AwaitCallers(const Group& group, const Key& key, std::size_t count) {
   Await([&] { return group.Callers(key) == count; });
 }
 
-// Whether the calls so far, and there is one, have had `count` callers each.
+// Whether there has been a call, and the calls so far have had `count` callers each.
 template <class Group>
 bool HadCallersEach(const Group& group, std::size_t count) {
   const singleflight::Stats stats = group.GetStats();
@@ -55,17 +55,17 @@ void AwaitCallersOfEach(const Group& group, std::size_t count) {
   Await([&] { return HadCallersEach(group, count); });
 }
 
-// What a caller came back with.
+// A caller's outcome.
 template <class Value>
 struct Outcome {
   std::optional<Value> value;
   bool shared = false;
   singleflight::Role role = singleflight::Role::kLeader;
-  std::optional<std::errc> error;  // of a std::system_error
-  std::string message;             // of another std::exception
+  std::optional<std::errc> error;  // the code of a std::system_error
+  std::string message;             // the text of another std::exception
 };
 
-// Calls `ask`, which returns a Result, and keeps what came of it.
+// Calls `ask`, which returns a Result, and returns its outcome.
 template <class Ask>
 auto Keep(Ask&& ask) {
   using Value = std::remove_cvref_t<decltype(*ask())>;
@@ -83,7 +83,7 @@ auto Keep(Ask&& ask) {
   return outcome;
 }
 
-// The std::errc with which `ask` fails, if it does.
+// Returns the std::errc with which `ask` fails, if it does.
 template <class Ask>
 std::optional<std::errc> ErrorOf(Ask&& ask) {
   try {
@@ -94,7 +94,7 @@ std::optional<std::errc> ErrorOf(Ask&& ask) {
   }
 }
 
-// A thread that asks, and keeps what came of it until Join.
+// A thread that asks, and keeps the outcome for Join.
 template <class Value>
 class Caller {
  public:
@@ -115,8 +115,8 @@ class Caller {
 template <class Ask>
 Caller(Ask) -> Caller<std::remove_cvref_t<decltype(*std::declval<Ask&>()())>>;
 
-// A call for `key` whose leader is inside its function until Finish, or until the object ends, and
-// then returns 1.
+// A call for `key`. Its leader stays inside its function until Finish or until this object is
+// destroyed, and then returns 1.
 template <class Group, class Key>
 class HeldCall {
  public:
@@ -142,7 +142,7 @@ class HeldCall {
   Caller<int> leader_;
 };
 
-// `count` threads that ask at the same time; what they came back with.
+// Asks on `count` threads at the same time, and returns their outcomes.
 template <class Ask>
 auto AskAtOnce(std::size_t count, Ask ask) {
   std::vector<decltype(Keep(ask))> outcomes(count);

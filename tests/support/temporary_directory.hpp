@@ -10,7 +10,7 @@
 
 namespace test {
 
-// A directory that is there, with all that is in it, for as long as this lives.
+// A new directory, removed with its contents when this object is destroyed.
 class TemporaryDirectory {
  public:
   TemporaryDirectory() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A group whose lock knows which thread holds it.
+// A group's mutex that counts how many locks each thread holds.
 
 #include <cstddef>
 #include <mutex>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// DoAsync, Future and SharedFuture.
+// Tests of DoAsync, Future and SharedFuture.
 
 #include <atomic>
 #include <functional>
@@ -23,15 +23,15 @@ namespace {
 
 using IntGroup = Group<std::string, int>;
 
-// Executors: one that runs a task there and then, and one that keeps it for the test to run.
+// Two executors: kInline runs a task at once, and KeepIn keeps it for the test to run.
 constexpr auto kInline = [](auto task) { task(); };
 
 auto KeepIn(std::function<void()>& kept) {
   return [&kept](auto task) { kept = task; };
 }
 
-constexpr auto kMustNotSubmit = [](auto) { FAIL("submitted"); };
-constexpr auto kMustNotRun = []() -> int { throw std::logic_error("run"); };
+constexpr auto kMustNotSubmit = [](auto) { FAIL("no task may be submitted"); };
+constexpr auto kMustNotRun = []() -> int { throw std::logic_error("this fn must not run"); };
 
 template <class Value>
 Outcome<Value> Get(Future<Value>& future) {
@@ -57,7 +57,8 @@ TEST_CASE("DoAsync: without an executor the function runs on a thread of its own
   CHECK(group.GetStats() == Stats{.executions = 1});
 }
 
-TEST_CASE("Promise 1: of ten Futures and a blocked thread one executes, and only it is submitted") {
+TEST_CASE(
+    "Promise 1: ten Futures and a blocked thread share one execution, and one task is submitted") {
   IntGroup group;
   std::function<void()> task;
   int submitted = 0;
@@ -86,7 +87,7 @@ TEST_CASE("Promise 1: of ten Futures and a blocked thread one executes, and only
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 10});
 }
 
-TEST_CASE("DoAsync: an executor that runs the task there and then lands the call in DoAsync") {
+TEST_CASE("DoAsync: if the executor runs the task at once, the call lands inside DoAsync") {
   IntGroup group;
   auto future = DoAsync(
       group, "key", [] { return 7; }, kInline);
@@ -95,7 +96,7 @@ TEST_CASE("DoAsync: an executor that runs the task there and then lands the call
   CHECK(*future.Get() == 7);
 }
 
-TEST_CASE("DoAsync: what an executor throws is the failure of the call, for followers too") {
+TEST_CASE("DoAsync: an exception that the executor throws fails the call, for followers too") {
   IntGroup group;
   Future<int> follower;
   auto leader = DoAsync(group, "key", kMustNotRun, [&](auto) {
@@ -107,7 +108,7 @@ TEST_CASE("DoAsync: what an executor throws is the failure of the call, for foll
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 1, .failures = 1});
 }
 
-TEST_CASE("DoAsync: an executor that throws but has kept the task runs nothing later") {
+TEST_CASE("DoAsync: a task that its executor kept does nothing once the executor has thrown") {
   IntGroup group;
   std::function<void()> task;
   auto future = DoAsync(group, "key", kMustNotRun, [&](auto submitted) {
@@ -170,7 +171,7 @@ TEST_CASE("DoAsync: however often a task is called, on however many threads, it 
   CHECK(*future.Get() == 1);
 }
 
-TEST_CASE("DoAsync: a task may be kept by an executor that copies it into a constant closure") {
+TEST_CASE("DoAsync: an executor may keep the task as a copy in a lambda that is not mutable") {
   IntGroup group;
   std::function<void()> posted;
   auto future = DoAsync(
@@ -179,7 +180,7 @@ TEST_CASE("DoAsync: a task may be kept by an executor that copies it into a cons
   CHECK(*future.Get() == 7);
 }
 
-TEST_CASE("DoAsync: a thread that cannot be started is the failure of the call") {
+TEST_CASE("DoAsync: the call fails if its thread cannot be started") {
   IntGroup group;
   int failures = 0;
   for (std::size_t allocation = 0;; ++allocation) {
@@ -188,7 +189,7 @@ TEST_CASE("DoAsync: a thread that cannot be started is the failure of the call")
       const FailAllocations fail(allocation);
       future = DoAsync(group, "key", [] { return 7; });
     } catch (const std::bad_alloc&) {
-      continue;  // before there was a call
+      continue;  // it failed before the call was made
     }
     const auto outcome = Get(*future);
     if (outcome.value == 7) break;
@@ -201,7 +202,7 @@ TEST_CASE("DoAsync: a thread that cannot be started is the failure of the call")
   CHECK(stats.in_flight == 0);
 }
 
-TEST_CASE("DoAsync: a function that cannot be copied, and one that takes a stop token") {
+TEST_CASE("DoAsync: the function may be move-only, and may take a stop token") {
   IntGroup group;
   auto moved = DoAsync(group, "key", [value = std::make_unique<int>(7)] { return *value; });
   CHECK(*moved.Get() == 7);
@@ -209,7 +210,7 @@ TEST_CASE("DoAsync: a function that cannot be copied, and one that takes a stop 
   CHECK(*token.Get() == 1);
 }
 
-TEST_CASE("DoAsync: what the function has captured ends before the call lands") {
+TEST_CASE("DoAsync: the captures of the function are destroyed before the call lands") {
   IntGroup group;
   const auto captured = std::make_shared<int>(7);
   std::function<void()> task;
@@ -224,13 +225,13 @@ TEST_CASE("DoAsync: what the function has captured ends before the call lands") 
   } waiter;
   waiter.shared = &captured;
   waiter.uses = &uses_at_landing;
-  group.Join("key", waiter, [](auto) { FAIL("launched"); });
+  group.Join("key", waiter, [](auto) { FAIL("no call may be launched"); });
   task();
   CHECK(uses_at_landing == 1);
   CHECK(*future.Get() == 7);
 }
 
-TEST_CASE("DoAsync: values that are void, or can only be moved") {
+TEST_CASE("DoAsync: a value may be void or move-only") {
   Group<int, void> nothing;
   bool ran = false;
   DoAsync(nothing, 1, [&] { ran = true; }).Get().value();
@@ -241,7 +242,7 @@ TEST_CASE("DoAsync: values that are void, or can only be moved") {
   CHECK_FALSE(result.shared());
 }
 
-TEST_CASE("DoAsync: a follower allocates nothing, but for the first of its kind") {
+TEST_CASE("DoAsync: a follower allocates nothing, unless it is its call's first Future") {
   IntGroup group;
   std::function<void()> task;
   auto leader = DoAsync(
@@ -258,7 +259,7 @@ TEST_CASE("DoAsync: a follower allocates nothing, but for the first of its kind"
   CHECK(*leader.Get() == 7);
 }
 
-TEST_CASE("Promise 5: an exception reaches every Future, also one of no known type") {
+TEST_CASE("Promise 5: an exception of any type reaches every Future") {
   IntGroup group;
   std::function<void()> task;
   auto leader = DoAsync(
@@ -273,7 +274,7 @@ TEST_CASE("Promise 5: an exception reaches every Future, also one of no known ty
 TEST_CASE("Promise 8: an executor and its task run with no lock held") {
   IntGroup group;
   std::atomic<int> runs = 0;
-  // Whoever held a shard's lock could not ask the group for anything.
+  // GetStats would deadlock if this thread held a shard's lock.
   const auto ask = [&] {
     ++runs;
     static_cast<void>(group.GetStats());
@@ -294,7 +295,7 @@ TEST_CASE("Promise 8: an executor and its task run with no lock held") {
         task();
       });
   CHECK(*future.Get() == 7);
-  CHECK(runs == 4);  // the executor, the function, its capture, and the temporary of that
+  CHECK(runs == 4);  // the executor, fn, the captured Asking and its temporary each ask
 }
 
 TEST_CASE("Promise 9: a function that waits for the Future of its own key is refused") {
@@ -315,7 +316,8 @@ TEST_CASE("Promise 9: a function that waits for the Future of its own key is ref
   CHECK(*future.Get() == 7);
 }
 
-TEST_CASE("Promise 9: a ring of a Future and a blocked thread is refused in one place") {
+TEST_CASE(
+    "Promise 9: in a cycle of a Future and a blocked thread, exactly one of them is refused") {
   IntGroup group;
   std::latch both_lead(2);
   std::optional<std::errc> first;
@@ -339,7 +341,7 @@ TEST_CASE("Promise 9: a ring of a Future and a blocked thread is refused in one 
   CHECK(first.value_or(*second) == std::errc::resource_deadlock_would_occur);
 }
 
-TEST_CASE("Promise 10: to drop a Future, or assign to it, is to leave; the call goes on") {
+TEST_CASE("Promise 10: a Future that is dropped or assigned to leaves, and its call continues") {
   IntGroup group;
   std::function<void()> task;
   auto leader = DoAsync(
@@ -351,7 +353,7 @@ TEST_CASE("Promise 10: to drop a Future, or assign to it, is to leave; the call 
     assigned = Future<int>();
     CHECK(group.Callers("key") == 2);
     auto moved = std::move(dropped);
-    CHECK_FALSE(dropped.valid());  // NOLINT(bugprone-use-after-move): that is the question
+    CHECK_FALSE(dropped.valid());  // NOLINT(bugprone-use-after-move): this is what is tested
     CHECK(group.Callers("key") == 2);
   }
   CHECK(group.Callers("key") == 1);
@@ -379,7 +381,7 @@ TEST_CASE("Promise 10: a Future whose wait times out stays on its call") {
 }
 
 TEST_CASE(
-    "Promise 11: the last Future to be dropped asks the call to stop; a newcomer starts anew") {
+    "Promise 11: dropping the last Future asks the call to stop, and a newcomer starts a new one") {
   IntGroup group;
   std::stop_token stop;
   std::function<void()> task;
@@ -401,7 +403,8 @@ TEST_CASE(
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .left = 2});
 }
 
-TEST_CASE("Promise 11: the last Future to leave and a newcomer race, and no newcomer is stopped") {
+TEST_CASE(
+    "Promise 11: when the last Future to leave races with a newcomer, no newcomer is stopped") {
   constexpr int kRounds = 3000;
   IntGroup group;
   int stopped_newcomers = 0;
@@ -448,7 +451,7 @@ TEST_CASE("Promise 10: a Future that is dropped while its call lands disturbs no
     dropped = {};
     const auto result = leader.Get();
     landing.join();
-    // Either it left first, and the other is alone, or it had a result that nobody took.
+    // Either `dropped` left first and the leader is alone, or it got a result that nobody took.
     const std::uint64_t left = group.GetStats().left;
     if (*result != 7 || result.shared() != (left == left_before)) ++wrong;
     left_before = left;
@@ -484,7 +487,7 @@ TEST_CASE("Promise 13: what the function did happens before any Future's Get ret
   }
 }
 
-TEST_CASE("Promise 14: the destructor waits for calls on threads of their own") {
+TEST_CASE("Promise 14: the destructor waits for calls that run on threads of their own") {
   std::atomic<bool> stopped = false;
   std::optional<Future<int>> future;
   {
@@ -502,7 +505,7 @@ TEST_CASE("Promise 14: the destructor waits for calls on threads of their own") 
   CHECK(*future->Get() == 7);
 }
 
-TEST_CASE("Promise 14: a value that nobody wants any more ends before its group") {
+TEST_CASE("Promise 14: a value that nobody wants any more is destroyed before its group") {
   const auto counted = std::make_shared<int>(7);
   std::function<void()> task;
   {
@@ -516,7 +519,7 @@ TEST_CASE("Promise 14: a value that nobody wants any more ends before its group"
   }
 }
 
-TEST_CASE("Promise 14: a Future may outlive its group, read or not") {
+TEST_CASE("Promise 14: a Future may outlive its group, whether it is read or not") {
   std::vector<Future<int>> futures;
   {
     IntGroup group;
@@ -533,7 +536,7 @@ TEST_CASE("Promise 14: a Future may outlive its group, read or not") {
   CHECK(result.shared());
 }
 
-TEST_CASE("Future: whoever is on no call has nothing to wait for") {
+TEST_CASE("Future: Get and Wait throw no_state if the Future is on no call") {
   const auto is_no_state = [](auto&& ask) {
     try {
       static_cast<void>(ask());
@@ -553,7 +556,7 @@ TEST_CASE("Future: whoever is on no call has nothing to wait for") {
 }
 
 TEST_CASE(
-    "SharedFuture: its copies are one caller, and all read the one value, as often as they like") {
+    "SharedFuture: copies count as one caller, and can read the one value any number of times") {
   IntGroup group;
   std::function<void()> task;
   SharedFuture<int> shared = DoAsync(
@@ -574,7 +577,7 @@ TEST_CASE(
   CHECK(shared.valid());
 }
 
-TEST_CASE("SharedFuture: the last copy to be dropped leaves") {
+TEST_CASE("SharedFuture: the caller leaves when the last copy is dropped") {
   IntGroup group;
   std::function<void()> task;
   auto shared = DoAsync(

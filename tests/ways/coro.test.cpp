@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// CoDo. (Lambdas that capture by value are named before they are awaited: see coro.hpp on GCC 12.)
+// Tests of CoDo. Lambdas that capture by value are named before they are awaited, because of the
+// bug of GCC 12 that coro.hpp describes.
 
 #include <atomic>
 #include <latch>
@@ -21,9 +22,9 @@ namespace {
 
 using IntGroup = Group<std::string, int>;
 
-int MustNotRun() { throw std::logic_error("run"); }
+int MustNotRun() { throw std::logic_error("this fn must not run"); }
 
-// Asks for "key" and keeps what came of it.
+// Asks for "key" and stores the outcome.
 template <class Fn = int (&)()>
 Routine Ask(IntGroup& group, Outcome<int>& outcome, Fn&& fn = MustNotRun,
             std::stop_token stop = {}) {
@@ -39,7 +40,7 @@ Routine Ask(IntGroup& group, Outcome<int>& outcome, Fn&& fn = MustNotRun,
   }
 }
 
-// The work of a call that waits for an upstream.
+// Makes an `fn` that returns `value` once `signal` fires, as work does that waits for an upstream.
 auto AwaitSignal(Signal& signal, int value = 7) {
   return [&signal, value]() -> Task<int> {
     co_await signal;
@@ -47,7 +48,7 @@ auto AwaitSignal(Signal& signal, int value = 7) {
   };
 }
 
-// A coroutine whose promise passes on what is awaited.
+// A coroutine whose promise has an await_transform, which passes every awaitable on.
 struct Passing {
   struct promise_type : FireAndForget::promise_type {
     Passing get_return_object() noexcept { return {}; }
@@ -60,7 +61,7 @@ struct Passing {
 
 }  // namespace
 
-TEST_CASE("CoDo: a function that is no coroutine runs there and then, and nothing is suspended") {
+TEST_CASE("CoDo: a function that is not a coroutine runs at once, and nothing is suspended") {
   IntGroup group;
   Outcome<int> outcome;
   const auto fn = [] { return 7; };
@@ -72,7 +73,7 @@ TEST_CASE("CoDo: a function that is no coroutine runs there and then, and nothin
   CHECK(group.GetStats() == Stats{.executions = 1});
 }
 
-TEST_CASE("CoDo: a task that completes at once, or later, or fails") {
+TEST_CASE("CoDo: the task that fn returns may complete at once, complete later, or fail") {
   IntGroup group;
   Outcome<int> at_once;
   const auto complete = []() -> Task<int> { co_return 7; };
@@ -96,7 +97,7 @@ TEST_CASE("CoDo: a task that completes at once, or later, or fails") {
   CHECK(group.GetStats() == Stats{.executions = 3, .failures = 1});
 }
 
-TEST_CASE("Promise 1: of ten coroutines one executes, and all get its result") {
+TEST_CASE("Promise 1: ten coroutines share one execution, and all get its result") {
   IntGroup group;
   Signal signal;
   Outcome<int> outcomes[10];
@@ -113,7 +114,7 @@ TEST_CASE("Promise 1: of ten coroutines one executes, and all get its result") {
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 9});
 }
 
-TEST_CASE("Promise 2: a coroutine that is resumed and asks again gets a call of its own") {
+TEST_CASE("Promise 2: a coroutine that asks again after it was resumed gets a new call") {
   IntGroup group;
   Signal signal;
   Outcome<int> outcome;
@@ -132,7 +133,7 @@ TEST_CASE("Promise 2: a coroutine that is resumed and asks again gets a call of 
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1});
 }
 
-TEST_CASE("CoDo: keys in braces and as views, values that are void or can only be moved") {
+TEST_CASE("CoDo: a key may be in braces or a view, and a value may be void or move-only") {
   Group<std::string, void> nothing;
   Group<std::pair<int, int>, std::unique_ptr<int>, decltype([](const std::pair<int, int>& pair) {
           return static_cast<std::size_t>(pair.first);
@@ -154,7 +155,7 @@ TEST_CASE("CoDo: keys in braces and as views, values that are void or can only b
   CHECK(value == 7);
 }
 
-TEST_CASE("CoDo: what a temporary closure has captured ends once") {
+TEST_CASE("CoDo: the captures of a function that is moved into it are destroyed exactly once") {
   IntGroup group;
   const auto captured = std::make_shared<int>(7);
   const auto ask = [&]() -> Routine {
@@ -170,7 +171,7 @@ TEST_CASE("CoDo: what a temporary closure has captured ends once") {
   CHECK(captured.use_count() == 1);
 }
 
-TEST_CASE("CoDo: what an awaitable function has captured ends before the call lands") {
+TEST_CASE("CoDo: the captures of an awaitable function are destroyed before the call lands") {
   IntGroup group;
   Signal signal;
   auto captured = std::make_shared<int>(7);
@@ -203,7 +204,7 @@ TEST_CASE("CoDo: a follower allocates nothing but its own frame") {
   CHECK(outcomes[2].value == 7);
 }
 
-TEST_CASE("CoDo: a limit that refuses is thrown from the co_await") {
+TEST_CASE("CoDo: the co_await throws if a limit refuses the caller") {
   IntGroup group({.max_callers_per_call = 1});
   Signal signal;
   Outcome<int> leading;
@@ -218,7 +219,7 @@ TEST_CASE("CoDo: a limit that refuses is thrown from the co_await") {
 }
 
 TEST_CASE(
-    "Promise 7: whichever allocation fails, only that coroutine does, and the key works again") {
+    "Promise 7: whichever allocation fails, only that coroutine fails, and the key works again") {
   IntGroup group;
   int failures = 0;
   for (std::size_t allocation = 0;; ++allocation) {
@@ -228,7 +229,7 @@ TEST_CASE(
       const FailAllocations fail(allocation);
       const Routine routine = Ask(group, outcome, complete);
     } catch (const std::bad_alloc&) {
-      continue;  // the coroutine's own frame
+      continue;  // the coroutine's own frame was not allocated
     }
     CHECK(group.GetStats().in_flight == 0);
     if (outcome.value == 7) break;
@@ -250,7 +251,7 @@ TEST_CASE("Promise 8: fn runs and coroutines are resumed with no lock held, outs
     try {
       static_cast<void>(co_await CoDo(group, "key", fn));
     } catch (const std::runtime_error&) {
-      // What is rethrown here is handled here.
+      // The exception is handled here, so `look` sees only a catch block of the resuming code.
     }
     look();
   };
@@ -267,7 +268,7 @@ TEST_CASE("Promise 8: fn runs and coroutines are resumed with no lock held, outs
   CHECK(in_catch_block == std::vector<bool>(4, false));
 }
 
-TEST_CASE("Promise 9: a function that blocks for its own key is refused") {
+TEST_CASE("Promise 9: a function that blocks on its own key is refused") {
   IntGroup group;
   Outcome<int> outcome;
   std::optional<std::errc> refused;
@@ -289,7 +290,7 @@ TEST_CASE("Promise 9: a function that blocks for its own key is refused") {
   CHECK(outcome.value == 7);
 }
 
-TEST_CASE("Promise 10: a coroutine that is stopped leaves at once, and the call goes on") {
+TEST_CASE("Promise 10: a coroutine that is stopped leaves at once, and the call continues") {
   IntGroup group;
   Signal signal;
   Outcome<int> leading;
@@ -308,7 +309,7 @@ TEST_CASE("Promise 10: a coroutine that is stopped leaves at once, and the call 
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 1, .left = 1});
 }
 
-TEST_CASE("Promise 10: the first caller may leave the work that it began to the others") {
+TEST_CASE("Promise 10: a coroutine that leads may leave, and the call continues for the others") {
   IntGroup group;
   Signal signal;
   Outcome<int> leading;
@@ -334,7 +335,7 @@ TEST_CASE(
   CHECK(group.GetStats() == Stats());
 }
 
-TEST_CASE("Promise 10: a stop that comes before the coroutine has suspended") {
+TEST_CASE("Promise 10: a coroutine leaves even if the stop comes before it has suspended") {
   IntGroup group;
   Outcome<int> outcome;
   std::stop_source stop;
@@ -375,8 +376,8 @@ TEST_CASE("Promise 10: a caller can be stopped while it runs the function itself
   CHECK(group.GetStats() == Stats{.executions = 2, .left = 2});
 }
 
-TEST_CASE("Promise 11: the work that a stop ends may own the coroutine that it is stopped for") {
-  // Resumes the one who waits when its token is requested.
+TEST_CASE("Promise 11: work that is asked to stop may own the coroutine that was its last caller") {
+  // Resumes the awaiting coroutine when a stop is requested.
   struct UntilStopped : std::suspend_always {
     explicit UntilStopped(std::stop_token its_token) : token(std::move(its_token)) {}
     void await_suspend(std::coroutine_handle<> handle) { on_stop.emplace(token, handle); }
@@ -400,13 +401,13 @@ TEST_CASE("Promise 11: the work that a stop ends may own the coroutine that it i
   *session = ask(group, session, stop.get_token(), handles);
   session.reset();
   CHECK_FALSE(ended.expired());
-  stop.request_stop();  // the work ends, and with it the frame that was just to be resumed
+  stop.request_stop();  // the work finishes, and destroys the frame that was to be resumed
   CHECK(ended.expired());
   CHECK(handles == 1);
   CHECK(group.GetStats() == Stats{.executions = 1, .left = 1});
 }
 
-TEST_CASE("CoDo: in a coroutine whose promise passes on what is awaited") {
+TEST_CASE("CoDo: it works in a coroutine whose await_transform passes awaitables on") {
   IntGroup group;
   Signal signal;
   int sum = 0;
@@ -420,7 +421,7 @@ TEST_CASE("CoDo: in a coroutine whose promise passes on what is awaited") {
   CHECK(sum == 8);
 }
 
-TEST_CASE("Promise 10: a frame that is destroyed while it is suspended has left") {
+TEST_CASE("Promise 10: a coroutine leaves if its frame is destroyed while it is suspended") {
   IntGroup group;
   Signal signal;
   Outcome<int> outcomes[3];
@@ -437,7 +438,7 @@ TEST_CASE("Promise 10: a frame that is destroyed while it is suspended has left"
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 2, .left = 2});
 }
 
-TEST_CASE("Promise 10: a coroutine that is resumed may destroy those that are to be resumed next") {
+TEST_CASE("Promise 10: a coroutine that is resumed may destroy those that would be resumed next") {
   IntGroup group;
   Signal signal;
   std::vector<Routine> others;
@@ -485,7 +486,8 @@ TEST_CASE("Promise 11: when the last coroutine leaves, the call is asked to stop
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .left = 2});
 }
 
-TEST_CASE("Promise 11: the last coroutine to leave and a newcomer race: no newcomer is stopped") {
+TEST_CASE(
+    "Promise 11: when the last coroutine to leave races with a newcomer, no newcomer is stopped") {
   constexpr std::uint64_t kRounds = 2000;
   IntGroup group;
   int wrong = 0;
@@ -543,14 +545,14 @@ TEST_CASE("Promise 10: when a result and a stop race, a coroutine gets exactly o
     stopping.join();
     values += following.value == 7 ? 1 : 0;
     cancellations += following.error == std::errc::operation_canceled ? 1 : 0;
-    if (leading.shared != (following.value == 7)) ++values;  // spoils the sum
+    if (leading.shared != (following.value == 7)) ++values;  // makes the sum below wrong
   }
   CHECK(values + cancellations == kRounds);
   CHECK(group.GetStats() ==
         Stats{.executions = kRounds, .followers = kRounds, .left = cancellations});
 }
 
-TEST_CASE("Promise 10: a stop races with the coroutine's own suspension") {
+TEST_CASE("Promise 10: a coroutine leaves even if the stop races with its own suspension") {
   constexpr std::uint64_t kRounds = 2000;
   IntGroup group;
   std::uint64_t canceled = 0;
@@ -574,7 +576,7 @@ TEST_CASE("Promise 10: a stop races with the coroutine's own suspension") {
   CHECK(group.GetStats().in_flight == 0);
 }
 
-TEST_CASE("Promise 10: a call lands while its coroutine is about to suspend") {
+TEST_CASE("Promise 10: a coroutine gets its result even if the call lands while it is suspending") {
   constexpr std::uint64_t kRounds = 2000;
   Group<int, int> group;
   std::uint64_t got = 0;
@@ -582,7 +584,8 @@ TEST_CASE("Promise 10: a call lands while its coroutine is about to suspend") {
     // The task is resumed, and lands the call, on another thread.
     struct Elsewhere : std::suspend_always {
       explicit Elsewhere(std::jthread& its_thread) : thread(its_thread) {}
-      // Clang 14 would keep what it has here in the frame, which may be gone once it is resumed.
+      // This is not inlined, because Clang 14 would then keep the locals in the frame. The frame
+      // may be destroyed as soon as it is resumed.
       [[gnu::noinline]] void await_suspend(std::coroutine_handle<> handle) const {
         std::jthread& kept = thread;
         kept = std::jthread(handle);
@@ -625,7 +628,7 @@ TEST_CASE("Promise 10: a caller whose call lands before it has suspended does no
   CHECK(leader.value == 7);
 }
 
-TEST_CASE("CoDo: resume_on gets the handle of who has suspended, once, on the landing thread") {
+TEST_CASE("CoDo: resume_on gets a suspended caller's handle, once, on the landing thread") {
   IntGroup group;
   Signal signal;
   std::vector<std::coroutine_handle<>> loop;
@@ -658,8 +661,7 @@ TEST_CASE("CoDo: resume_on gets the handle of who has suspended, once, on the la
   CHECK(done == 2);
 }
 
-TEST_CASE(
-    "Promise 10: a stop that comes after landing and before the coroutine goes on is too late") {
+TEST_CASE("Promise 10: a stop that comes between landing and resumption is too late") {
   IntGroup group;
   Signal signal;
   std::vector<std::coroutine_handle<>> loop;
@@ -679,7 +681,7 @@ TEST_CASE(
   CHECK(group.GetStats() == Stats{.executions = 1});
 }
 
-TEST_CASE("CoDo: resume_on may hold what ends with the call, and is used by a stop as well") {
+TEST_CASE("CoDo: resume_on is called for a stop as well, and what it captures is not leaked") {
   IntGroup group;
   Signal signal;
   const auto loop = std::make_shared<std::vector<std::coroutine_handle<>>>();
@@ -706,9 +708,10 @@ TEST_CASE("CoDo: resume_on may hold what ends with the call, and is used by a st
   CHECK(loop.use_count() == 1);
 }
 
-// What coro.hpp says of frames that are destroyed on another thread: until resume_on has been given
-// the handle that is leaving; afterwards whoever has the handle must know not to use it.
-TEST_CASE("Promise 10: when a frame's end races with landing, it leaves or resume_on is called") {
+// coro.hpp lets a frame be destroyed while its call lands on another thread. Until resume_on has
+// been given the handle, that is leaving. Afterwards the holder of the handle must not use it.
+TEST_CASE(
+    "Promise 10: when a frame's destruction races with landing, it leaves or resume_on is called") {
   constexpr std::uint64_t kRounds = 3000;
   IntGroup group;
   std::uint64_t given = 0;
@@ -735,13 +738,13 @@ TEST_CASE("Promise 10: when a frame's end races with landing, it leaves or resum
     given += static_cast<std::uint64_t>(handles.load());
     shared += leading.shared ? 1 : 0;
   }
-  // Shared but not given: it ended after the call had landed and before its turn came.
+  // A frame was shared but not given if it was destroyed after landing but before its turn came.
   CHECK(given <= shared);
   CHECK(group.GetStats() ==
         Stats{.executions = kRounds, .followers = kRounds, .left = kRounds - shared});
 }
 
-TEST_CASE("Promise 13: what the work did happens before a coroutine goes on") {
+TEST_CASE("Promise 13: what the work did happens before a coroutine is resumed") {
   IntGroup group;
   for (int round = 0; round < 200; ++round) {
     int written = 0;
@@ -788,7 +791,7 @@ TEST_CASE("Promise 14: the destructor asks the work of coroutines to stop and wa
 }
 
 TEST_CASE("CoDo: work whose coroutine is destroyed lands the call with owner_dead") {
-  // An awaitable that ends whoever awaits it, as an event loop does that shuts down.
+  // Destroys the coroutine that awaits it, as an event loop does when it shuts down.
   struct Shutdown {
     bool await_ready() const noexcept { return false; }
     void await_suspend(std::coroutine_handle<> handle) const { handle.destroy(); }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// CoDo on a small stack. Built without optimization, where no compiler turns a resumption into a
-// jump: what does not return takes stack.
+// Tests of CoDo on a small stack. This file is built without optimization, so that no compiler
+// turns a resumption into a jump. A resumption that does not return then takes stack.
 
 #include <pthread.h>
 
@@ -20,7 +20,7 @@ using singleflight::Stats;
 namespace {
 
 #if defined(UNDER_SANITIZER)
-constexpr std::uint64_t kMany = 100'000;  // a sanitizer takes its time, and memory
+constexpr std::uint64_t kMany = 100'000;  // sanitizers are slow and need memory
 #else
 constexpr std::uint64_t kMany = 1'000'000;
 #endif

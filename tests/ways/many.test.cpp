@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// DoMany.
+// Tests of DoMany.
 
 #include <pthread.h>
 
@@ -29,16 +29,16 @@ namespace {
 using IntGroup = Group<int, int>;
 using Keys = std::vector<int>;
 
-// Ten times each key.
+// Returns ten times each key.
 Keys TenTimes(std::span<const int> keys) {
   Keys values;
   for (const int key : keys) values.push_back(10 * key);
   return values;
 }
 
-Keys MustNotRun(std::span<const int>) { throw std::logic_error("run"); }
+Keys MustNotRun(std::span<const int>) { throw std::logic_error("this fn must not run"); }
 
-// The error of a key that has one.
+// Returns the error of a key, if it has one.
 template <class Value>
 std::optional<std::errc> ErrorOfKey(const KeyResult<Value>& result) {
   if (result) return std::nullopt;
@@ -81,7 +81,7 @@ TEST_CASE("DoMany: the function is run once, and the results are in the order of
   CHECK(group.GetStats() == Stats{.executions = 3});
 }
 
-TEST_CASE("DoMany: a key that is given twice is asked for once, and its value never copied") {
+TEST_CASE("DoMany: a key that is given twice is asked for once, and its value is never copied") {
   Group<int, Counted> group;
   Counted::copies = 0;
   std::size_t asked = 0;
@@ -95,7 +95,7 @@ TEST_CASE("DoMany: a key that is given twice is asked for once, and its value ne
   REQUIRE(results.size() == 4);
   CHECK(&*results[0] == &*results[3]);
   CHECK(results[2]->value == 1);
-  CHECK(results[0].shared());  // by three places
+  CHECK(results[0].shared());  // three places share it
   CHECK_FALSE(results[1].shared());
   CHECK(Counted::copies == 0);
   CHECK(group.GetStats() == Stats{.executions = 2});
@@ -103,7 +103,7 @@ TEST_CASE("DoMany: a key that is given twice is asked for once, and its value ne
 
 TEST_CASE("DoMany: keys in flight are joined, and the function gets the rest") {
   IntGroup group;
-  HeldCall in_flight(group, 2);  // returns 1
+  HeldCall in_flight(group, 2);  // its fn returns 1
   std::atomic<bool> ran = false;
   std::jthread release([&] {
     Await([&] { return group.Callers(2) == 2 && ran; });
@@ -125,7 +125,7 @@ TEST_CASE("DoMany: keys in flight are joined, and the function gets the rest") {
   CHECK(group.GetStats() == Stats{.executions = 3, .followers = 1});
 }
 
-TEST_CASE("DoMany: if all keys are in flight, or there are none, the function is not run") {
+TEST_CASE("DoMany: if all keys are in flight, or there are no keys, the function is not run") {
   IntGroup group;
   {
     HeldCall in_flight(group, 1);
@@ -141,7 +141,8 @@ TEST_CASE("DoMany: if all keys are in flight, or there are none, the function is
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 1});
 }
 
-TEST_CASE("Promise 1: callers that come while the function runs follow, each on its key") {
+TEST_CASE(
+    "Promise 1: callers that ask for a batch's keys while its function runs become followers") {
   IntGroup group;
   std::vector<std::jthread> threads;
   Outcome<int> one;
@@ -185,7 +186,8 @@ TEST_CASE("DoMany: a function that throws fails its own keys and no others") {
   CHECK(*results[1] == 1);
 }
 
-TEST_CASE("DoMany: a wrong number of values is an error to exactly the function's keys") {
+TEST_CASE(
+    "DoMany: a wrong number of values is an error for exactly the keys that the function got") {
   IntGroup group;
   HeldCall in_flight(group, 2);
   std::jthread release([&] {
@@ -201,7 +203,8 @@ TEST_CASE("DoMany: a wrong number of values is an error to exactly the function'
   CHECK(group.GetStats().in_flight == 0);
 }
 
-TEST_CASE("DoMany: a map gives each key its value, and one that is missing its own error") {
+TEST_CASE(
+    "DoMany: a map gives each key its value, and a key that it lacks gets an error of its own") {
   IntGroup group;
   const auto map = DoMany(group, {3, 1, 2}, [](std::span<const int>) {
     return std::map<int, int>{{1, 10}, {3, 30}, {4, 40}};
@@ -220,7 +223,8 @@ TEST_CASE("DoMany: a map gives each key its value, and one that is missing its o
   CHECK(**moved[0] == 7);
 }
 
-TEST_CASE("DoMany: values are moved out of what is returned, but not out of what others own") {
+TEST_CASE(
+    "DoMany: values are moved out of a returned container, but not out of one that others own") {
   Group<int, std::string> group;
   const std::string text = "too long for the small string optimization";
   std::vector<std::string> kept{text};
@@ -249,7 +253,7 @@ TEST_CASE("DoMany: values are moved out of what is returned, but not out of what
   CHECK(Counted::copies == 0);
 }
 
-TEST_CASE("DoMany: keys are whatever Do takes, values may be void or only movable") {
+TEST_CASE("DoMany: keys may be anything that Do takes, and values may be void or move-only") {
   Group<std::string, int> group;
   const std::array<std::string_view, 2> views{"a", "bb"};
   CHECK(*DoMany(group, {"a", "bb"}, [](std::span<const std::string> keys) {
@@ -281,7 +285,7 @@ TEST_CASE("DoMany: keys are whatever Do takes, values may be void or only movabl
   CHECK(**std::move(owned[0]).result() == 7);
 }
 
-TEST_CASE("DoMany: it lands its own keys before it waits for others'") {
+TEST_CASE("DoMany: it lands its own keys before it waits for those of other callers") {
   IntGroup group;
   HeldCall in_flight(group, 2);
   std::jthread release([&] {
@@ -294,7 +298,7 @@ TEST_CASE("DoMany: it lands its own keys before it waits for others'") {
   CHECK(*results[1] == 10);
 }
 
-TEST_CASE("Promise 9: batches that overlap crosswise never wait for each other in a ring") {
+TEST_CASE("Promise 9: batches that overlap in any order never wait for each other in a cycle") {
   constexpr int kRounds = 500;
   IntGroup group;
   std::atomic<int> right = 0;
@@ -336,7 +340,8 @@ TEST_CASE("Promise 9: a function that asks for one of its own keys is refused") 
   CHECK_FALSE(results[0].shared());
 }
 
-TEST_CASE("Promise 9: who is told that a batch has failed cannot wait for its other keys") {
+TEST_CASE(
+    "Promise 9: a waiter that is notified of a batch's failure cannot wait for its other keys") {
   struct AsksForTwo final : IntGroup::Waiter {
     void OnLanded() noexcept override {
       refused = ErrorOf([this] { return group->Do(2, [] { return -1; }); });
@@ -355,9 +360,9 @@ TEST_CASE("Promise 9: who is told that a batch has failed cannot wait for its ot
 }
 
 TEST_CASE(
-    "Promise 9: until all have landed, the batch's thread is the one that its keys wait for") {
+    "Promise 9: until all have landed, a batch's thread counts as the leader of each of its keys") {
   IntGroup group;
-  // A value that is made when it is read.
+  // A value that is computed when it is read.
   struct Lazy {
     operator int() const {
       *refused = ErrorOf([this] { return group->Do(2, [] { return -1; }); });
@@ -373,7 +378,7 @@ TEST_CASE(
   CHECK(lazily == std::errc::resource_deadlock_would_occur);
   CHECK(*results[1] == 7);
 
-  // One who is told of key 1, and blocks for key 2.
+  // A waiter that is notified of key 1, and then blocks on key 2.
   struct Blocking final : IntGroup::Waiter {
     void OnLanded() noexcept override {
       refused = ErrorOf([this] { return group->Do(2, [] { return -1; }); });
@@ -383,14 +388,15 @@ TEST_CASE(
   } waiter;
   waiter.group = &group;
   const auto others = DoMany(group, {1, 2}, [&](std::span<const int> keys) {
-    group.Join(1, waiter, [](auto) { FAIL("launched"); });
+    group.Join(1, waiter, [](auto) { FAIL("no call may be launched"); });
     return TenTimes(keys);
   });
   CHECK(waiter.refused == std::errc::resource_deadlock_would_occur);
   CHECK(*others[1] == 20);
 }
 
-TEST_CASE("Promise 10: keys whose time passes are timed out, the others have their results") {
+TEST_CASE(
+    "Promise 10: keys that do not land in time are timed out, and the others get their results") {
   IntGroup group;
   HeldCall in_flight(group, 2);
   const auto results = DoMany(group, {1, 2, 3}, TenTimes, {.timeout = 1ms});
@@ -402,7 +408,8 @@ TEST_CASE("Promise 10: keys whose time passes are timed out, the others have the
   CHECK(group.GetStats() == Stats{.executions = 3, .followers = 1, .left = 1});
 }
 
-TEST_CASE("Promise 10: a batch that is stopped leaves the calls of others, and keeps what it has") {
+TEST_CASE(
+    "Promise 10: a batch that is stopped leaves the calls of others, and keeps its own results") {
   IntGroup group;
   HeldCall in_flight(group, 2);
   std::stop_source stop;
@@ -435,7 +442,7 @@ TEST_CASE("Promise 11: a batch that is stopped while its function runs leaves it
     });
     AwaitCallers(group, 1, 2);
     stop.request_stop();
-    asked_too_early = token.stop_requested();  // somebody wants key 1
+    asked_too_early = token.stop_requested();  // key 1 still has a caller
     follower_stop.request_stop();
     Await([&] { return group.GetStats().left == 3; });
     Await([&] { return token.stop_requested(); });
@@ -452,7 +459,7 @@ TEST_CASE("Promise 11: a batch that is stopped while its function runs leaves it
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .left = 3});
 }
 
-TEST_CASE("Promise 11: who still wants a key of a batch that was stopped gets its value") {
+TEST_CASE("Promise 11: a caller that still wants a key of a stopped batch gets its value") {
   IntGroup group;
   std::stop_source stop;
   Outcome<int> follower;
@@ -546,7 +553,8 @@ TEST_CASE("DoMany: a key that is refused when it is asked for again has that err
   waiter.finish.count_down();
 }
 
-TEST_CASE("Promise 8: when a batch asks again, the failure before ends with no lock held") {
+TEST_CASE(
+    "Promise 8: when a batch asks again, the earlier failure is destroyed with no lock held") {
   IntGroup group;
   struct Asking {
     ~Asking() { static_cast<void>(group->GetStats()); }  // waits for ever if a lock is held
@@ -581,7 +589,8 @@ TEST_CASE("Promise 12: a key that a limit refuses has its own error") {
   CHECK(group.GetStats() == Stats{.executions = 2, .refused = 1});
 }
 
-TEST_CASE("Promise 6: a thread that is cancelled inside the function lands its keys as vanished") {
+TEST_CASE(
+    "Promise 6: if a thread is cancelled inside the function, its keys land with owner_dead") {
   IntGroup group;
   std::latch inside(1);
   std::thread batch([&] {
@@ -600,7 +609,7 @@ TEST_CASE("Promise 6: a thread that is cancelled inside the function lands its k
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .failures = 2, .left = 2});
 }
 
-TEST_CASE("Promise 7: whichever allocation fails, the batch ends, and the keys work again") {
+TEST_CASE("Promise 7: whichever allocation fails, the batch finishes, and the keys work again") {
   Group<std::string, int> group;
   struct Silent final : Group<std::string, int>::Waiter {
     void OnLanded() noexcept override {}
@@ -630,7 +639,7 @@ TEST_CASE("Promise 7: whichever allocation fails, the batch ends, and the keys w
   CHECK(failures > 10);
 }
 
-TEST_CASE("Promise 7: a batch can be stopped where there is no memory") {
+TEST_CASE("Promise 7: a batch can be stopped when there is no memory") {
   IntGroup group;
   std::stop_source stop;
   const auto results = DoMany(group, {1, 2},
@@ -668,7 +677,7 @@ TEST_CASE("Promise 8: the function runs, and values are moved, with no lock held
   CHECK(results[1]->moves > 0);
 }
 
-TEST_CASE("Promise 13: what the leaders did happens before a batch, and its followers, go on") {
+TEST_CASE("Promise 13: what the leaders did happens before a batch and its followers continue") {
   IntGroup group;
   int wrong = 0;
   for (int round = 1; round <= 200; ++round) {
@@ -716,8 +725,8 @@ TEST_CASE("Promise 14: a batch leaves nothing behind that the group would have t
 }
 
 TEST_CASE(
-    "Promise 14: a group that ends asks the call that a batch of its own fn follows to stop") {
-  // The batch runs on a thread of its own as the work of an asynchronous call: ~Group waits for it.
+    "Promise 14: if a group is destroyed, a batch that its fn runs asks its own call to stop") {
+  // The batch is the work of an asynchronous call, on a thread of its own, so ~Group waits for it.
   int value = 0;
   {
     IntGroup group;

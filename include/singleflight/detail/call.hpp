@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// One call: what its leader holds while it is in flight (Call), what it shares with its followers
-// and what outlives it in their hands (SharedState), and how a caller that does not block is told
-// (Waiter).
+// One call: what its leader holds while it is in flight (Call), and what it shares with its
+// followers and leaves to them (SharedState).
 //
-// A call whose leader blocks lives on the leader's stack and refers to the key where the caller
-// left it; while nobody joins, that is all there is. The first follower makes the SharedState, so
-// that landing has nothing left to allocate.
+// A call whose leader blocks in Do is on the leader's stack, and refers to the caller's own key.
+// Until somebody joins, there is nothing else. The first follower allocates the SharedState, so
+// landing has nothing left to allocate.
 
 #include <chrono>
 #include <exception>
@@ -20,6 +19,7 @@
 #include <variant>
 
 #include "../result.hpp"
+#include "../waiter.hpp"
 #include "call_table.hpp"
 #include "outcome.hpp"
 #include "spin_mutex.hpp"
@@ -27,75 +27,23 @@
 
 namespace singleflight::detail {
 
-template <class Value>
-class SharedState;
-
-// A caller that is told when its call lands, instead of blocking for it. Its memory is the
-// caller's: from the Join that links it until OnLanded has begun or Leave has returned true, it
-// must stay where it is. After TakeResult it may be used for another Join.
-template <class Value>
-class Waiter {
- public:
-  Waiter() = default;
-  Waiter(const Waiter&) = delete;
-  Waiter& operator=(const Waiter&) = delete;
-
-  // Told once, on the thread that lands the call, with no lock held and outside any catch block of
-  // the library's. Must not reach a cancellation point of a thread that may be cancelled.
-  // The group does not touch the waiter afterwards: it may be destroyed in here. Must not block:
-  // those who are told next wait for it.
-  virtual void OnLanded() noexcept = 0;
-
-  // The result, or throws what the call's `fn` threw; `owner_dead` if the leader vanished. Once, in
-  // OnLanded or after it.
-  Result<Value> TakeResult();
-
-  // As Group::Leave, also after the group's end, though not while another thread is ending it.
-  bool Leave() noexcept;
-
-  // For a waiter that is about to end: leaves, or if the call has landed, takes the waiter off the
-  // list of those who are still to be told. True: OnLanded will not come any more. False: it is
-  // coming right now on another thread, or has come and the result was not taken. May race with
-  // what Leave may race with.
-  bool Detach() noexcept;
-
- protected:
-  ~Waiter() = default;
-
-  // For a waiter that will not take the result of its landed call: that ends now, and not under the
-  // lock of the next Join.
-  void DropResult() noexcept { state_.reset(); }
-
-  // As Leave, but if no caller is left it is for this waiter to ask the call to stop, by
-  // `unwanted`: what then ends may own the waiter.
-  bool Leave(std::stop_source& unwanted) noexcept;
-
- private:
-  friend class SharedState<Value>;
-
-  std::shared_ptr<SharedState<Value>> state_;  // null: on no call, or it has left it
-  // Guarded by the shard's mutex until the call lands, by the state's waiters_mutex_ afterwards.
-  Waiter* prev_ = nullptr;
-  Waiter* next_ = nullptr;
-  bool notified_ = false;  // OnLanded has come or is coming
-  Role role_ = Role::kFollower;
-};
-
 // What the callers of a shared call have in common.
 template <class Value>
 class SharedState : public WaitTarget {
  public:
   SharedState(CallBase& of, const ThreadMark* leader) noexcept
       : WaitTarget(leader), hash(of.hash), call(&of) {}
-  SharedState() noexcept : WaitTarget(nullptr), hash(0), call(nullptr) {}  // of no group's call
+  // For a value that no call of a group produced: see LandedState.
+  SharedState() noexcept : WaitTarget(nullptr), hash(0), call(nullptr) {}
 
-  const std::uint64_t hash;  // finds the shard, also when the call is gone
+  const std::uint64_t hash;  // finds the shard, even after the call has gone
 
   // Guarded by the shard's mutex.
   CallBase* call;  // null once it has landed
 
-  // A caller leaves; one that has no Waiter gives null. Touches the group only while the call is in
-  // flight. If no caller is left, the call is to be asked to stop by `unwanted`.
+  // A caller leaves. `waiter` is null for a caller that has none. Touches the group only while the
+  // call is in flight. If no caller is left, `unwanted` becomes the call's stop source, which is
+  // then to be requested.
   virtual bool Leave(Waiter<Value>* waiter, std::stop_source& unwanted) noexcept = 0;
   bool Leave(Waiter<Value>* waiter) noexcept {
     std::stop_source unwanted(std::nostopstate);
@@ -104,7 +52,8 @@ class SharedState : public WaitTarget {
     return left;
   }
 
-  // Joining and leaving, under the shard's mutex.
+  // ---- Joining and leaving, under the shard's mutex
+
   void PrepareToBlock() {  // may throw, before the caller is counted
     if (!broadcast_) broadcast_.emplace();
   }
@@ -127,14 +76,16 @@ class SharedState : public WaitTarget {
     return waiter.state_;
   }
 
-  // Landing. First under the shard's mutex: nobody joins or leaves any more.
+  // ---- Landing: Close, SetOutcome (which may come before Close), Publish
+
+  // Under the shard's mutex: from here on no caller joins or leaves.
   void Close(bool is_shared) noexcept {
     call = nullptr;
     shared_ = is_shared;
     MarkLanded();
   }
-  // Then, or before by the one who is to land the call: what the callers will read. A value whose
-  // move throws becomes that exception, for all of them.
+  // Stores what the callers will read. If the move of a value throws, all of them get that
+  // exception.
   void SetOutcome(Outcome<Value>&& outcome) noexcept {
     if (auto* value = std::get_if<1>(&outcome)) {
       try {
@@ -146,15 +97,15 @@ class SharedState : public WaitTarget {
       outcome_.template emplace<0>(std::move(*error));
     }
   }
-  // Where nobody is left who would take the value.
+  // Drops the value: no caller is left to take it.
   void Discard() noexcept { outcome_.template emplace<0>(); }
-  // Last, with no lock held: wakes the callers. A waiter that is told may end others that are not
-  // yet, so none is held on to meanwhile.
+  // With no lock held: wakes the callers. OnLanded may destroy waiters that are still in the list,
+  // so no pointer into the list is kept across a call of it.
   void Publish() noexcept {
     if (broadcast_) broadcast_->promise.set_value();
     while (Waiter<Value>* const waiter = PopWaiter()) waiter->OnLanded();
   }
-  // Once landed: false if the waiter is told or being told.
+  // After landing. False if the waiter has been, or is being, notified.
   bool UnlinkUnlessNotified(Waiter<Value>& waiter) noexcept {
     const std::lock_guard lock(waiters_mutex_);
     if (waiter.notified_) return false;
@@ -162,30 +113,39 @@ class SharedState : public WaitTarget {
     return true;
   }
 
-  // Waiting without a Waiter, after PrepareToBlock.
+  // ---- Waiting without a Waiter, after PrepareToBlock
+
   void Block() const { broadcast_->landed.wait(); }
   template <class Clock, class Duration>
   std::future_status BlockUntil(const std::chrono::time_point<Clock, Duration>& deadline) const {
     return broadcast_->landed.wait_until(deadline);
   }
 
-  // Once published.
+  // ---- Reading, once published
+
   bool Failed() const noexcept { return detail::Failed<Value>(outcome_); }
   std::exception_ptr Error() const { return detail::ErrorOf<Value>(outcome_); }
-  static Result<Value> Receive(std::shared_ptr<SharedState> self, Role role);
-  // For a caller that hands its result on to several: reads only, so it may be called often.
-  static Result<Value> ReceiveShared(std::shared_ptr<SharedState> self, Role role);
+  static Result<Value> Receive(std::shared_ptr<SharedState> self, Role role) {
+    if (!self->shared_) return ResultFactory::Take<Value>(self->outcome_, role);
+    return ReceiveShared(std::move(self), role);
+  }
+  // For a caller that passes its result on to several. Only reads, so it may be called repeatedly.
+  static Result<Value> ReceiveShared(std::shared_ptr<SharedState> self, Role role) {
+    if (self->Failed()) std::rethrow_exception(self->Error());
+    const Stored<Value>* const value = std::get_if<1>(&self->outcome_);
+    return ResultFactory::Shared<Value>({std::move(self), value}, role);
+  }
 
  protected:
   ~SharedState() = default;
 
  private:
-  // Made by the first follower that blocks.
+  // Allocated by the first follower that blocks.
   struct Broadcast {
     std::promise<void> promise;
     std::shared_future<void> landed = promise.get_future().share();
   };
-  std::optional<Broadcast> broadcast_;  // guarded by the shard's mutex until it is closed
+  std::optional<Broadcast> broadcast_;  // guarded by the shard's mutex until closed
 
   Waiter<Value>* PopWaiter() noexcept {
     const std::lock_guard lock(waiters_mutex_);
@@ -197,12 +157,12 @@ class SharedState : public WaitTarget {
     return waiter;
   }
 
-  // Guarded by the shard's mutex until closed, by waiters_mutex_ afterwards.
+  // Guarded by the shard's mutex until closed, and by waiters_mutex_ afterwards.
   SpinMutex waiters_mutex_;
   Waiter<Value>* first_ = nullptr;
   Waiter<Value>* last_ = nullptr;
 
-  // Written by the landing thread, read by callers once it has published.
+  // Written by the landing thread, and read by callers once it has published.
   bool shared_ = false;
   Outcome<Value> outcome_;
 };
@@ -217,42 +177,5 @@ struct Call : CallBase {
   // Guarded by the shard's mutex. Null: nobody has joined yet.
   std::shared_ptr<SharedState<Value>> state;
 };
-
-template <class Value>
-Result<Value> SharedState<Value>::Receive(std::shared_ptr<SharedState> self, Role role) {
-  if (!self->shared_) return ResultFactory::Take<Value>(self->outcome_, role);
-  return ReceiveShared(std::move(self), role);
-}
-
-template <class Value>
-Result<Value> SharedState<Value>::ReceiveShared(std::shared_ptr<SharedState> self, Role role) {
-  if (self->Failed()) std::rethrow_exception(self->Error());
-  const Stored<Value>* const value = std::get_if<1>(&self->outcome_);
-  return ResultFactory::Shared<Value>({std::move(self), value}, role);
-}
-
-template <class Value>
-Result<Value> Waiter<Value>::TakeResult() {
-  return SharedState<Value>::Receive(std::move(state_), role_);
-}
-
-template <class Value>
-bool Waiter<Value>::Leave() noexcept {
-  const std::shared_ptr<SharedState<Value>> state = state_;
-  return state != nullptr && state->Leave(this);
-}
-
-template <class Value>
-bool Waiter<Value>::Leave(std::stop_source& unwanted) noexcept {
-  const std::shared_ptr<SharedState<Value>> state = state_;
-  return state != nullptr && state->Leave(this, unwanted);
-}
-
-template <class Value>
-bool Waiter<Value>::Detach() noexcept {
-  if (state_ == nullptr) return true;
-  const std::shared_ptr<SharedState<Value>> state = state_;
-  return state->Leave(this) || state->UnlinkUnlessNotified(*this);
-}
 
 }  // namespace singleflight::detail

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The map from key to the call in flight for it: shards, each a mutex and an intrusive hash table.
+// The map from a key to the call in flight for it: shards, each a mutex and an intrusive hash
+// table.
 //
-// The links are inside the calls, which live on their leaders' stacks or with their Lead. So
-// inserting and erasing allocate nothing, except that a shard grows its buckets now and then; where
-// no memory is to be had for that, it goes on with the old ones and longer chains. Erasing compares
-// addresses, never keys: a call can only remove itself.
+// The links are members of the calls, which live on their leaders' stacks or are owned by their
+// Leads. So inserting and erasing allocate nothing, except that a shard now and then grows its
+// buckets. If there is no memory for that, it keeps the old ones, with longer chains. Erasing
+// compares addresses, never keys, so a call can only remove itself.
 
 #include <algorithm>
 #include <array>
@@ -20,6 +21,7 @@
 
 #include "../options.hpp"
 #include "event.hpp"
+#include "fibonacci_hash.hpp"
 #include "intrusive_list.hpp"
 
 namespace singleflight::detail {
@@ -30,21 +32,22 @@ struct CallBase {
   CallBase(const CallBase&) = delete;
   CallBase& operator=(const CallBase&) = delete;
 
-  // Set before the call is in the table, constant since.
-  std::uint64_t hash;                       // mixed: picks the shard and the bucket
+  // Set before the call is put into the table, and constant from then on.
+  std::uint64_t hash;                       // mixed: selects the shard and the bucket
   std::stop_source stop{std::nostopstate};  // asks `fn` to stop, if it can be asked
-  std::chrono::nanoseconds::rep started;    // when, if the group has a max_age; else not set
+  std::chrono::nanoseconds::rep started;    // set only if the group has a max_age
 
   // Guarded by the shard's mutex.
-  CallBase* next;             // in the bucket, set by Insert; this call itself once forgotten
-  std::uint32_t callers = 1;  // those that have not left
-  bool leader_left = false;   // a blocking leader that was stopped: no caller, but gets the outcome
+  CallBase* next;             // in the bucket; this call itself once it is forgotten
+  std::uint32_t callers = 1;  // callers that have not left
+  bool leader_left = false;   // a blocking leader was stopped: it still receives the outcome
 
   bool Forgotten() const noexcept { return next == this; }
-  bool Shared() const noexcept { return callers + leader_left > 1; }  // who would get the outcome
+  // Whether more than one caller would receive the outcome.
+  bool Shared() const noexcept { return callers + leader_left > 1; }
 };
 
-// A call that is led asynchronously is also on its shard's list of such, for ~Group to wait for.
+// A call that is led asynchronously is also on a list of its shard, so that ~Group can wait for it.
 struct AsyncEntry : ListLink {
   explicit AsyncEntry(CallBase& its_call) noexcept : call(its_call) {}
   CallBase& call;
@@ -54,11 +57,10 @@ struct AsyncEntry : ListLink {
 template <class Mutex>
 class LockedShard;
 
-// One part of the table, reached through a LockedShard only: everything in it is guarded by its
-// mutex.
+// One part of the table. It is reached only through a LockedShard: its mutex guards everything.
 //
-// It has cache lines of its own, so that threads in different shards do not disturb each other; and
-// what an unshared call touches is all on the first one, so that little moves when they do meet.
+// A shard has cache lines of its own, so threads in different shards do not disturb each other. All
+// that an unshared call touches is on the first line, so little moves between threads that do meet.
 template <class Mutex>
 class alignas(64) Shard {
  public:
@@ -69,7 +71,7 @@ class alignas(64) Shard {
   Shard(const Shard&) = delete;
   Shard& operator=(const Shard&) = delete;
 
-  // The call with this hash for which `is_it` holds, or null.
+  // Returns the call with this hash for which `is_it` holds, or null.
   template <class Predicate>
   CallBase* Find(std::uint64_t hash, Predicate&& is_it) {
     for (CallBase* call = BucketOf(hash); call != nullptr; call = call->next) {
@@ -88,14 +90,14 @@ class alignas(64) Shard {
     ++size_;
   }
 
-  // The call goes on, but nobody finds it any more.
+  // The call continues, but no caller finds it any more.
   void Forget(CallBase& call) noexcept {
     Erase(call);
     call.next = &call;
     ++forgotten_;
   }
 
-  // The call has landed.
+  // Removes a call that lands.
   void Remove(CallBase& call) noexcept {
     if (call.Forgotten()) {
       --forgotten_;
@@ -143,28 +145,28 @@ class alignas(64) Shard {
   Mutex mutex_;
   union {
     CallBase* one_ = nullptr;  // if mask_ is 0: the only bucket
-    CallBase** many_;          // else mask_ + 1 of them, a power of two
+    CallBase** many_;          // otherwise: mask_ + 1 buckets, a power of two
   };
   std::uint32_t mask_ = 0;
   std::uint32_t size_ = 0;  // calls in the buckets
 
  public:
   // As in Stats.
-  std::uint64_t executions = 0;  // the last on the first cache line
+  std::uint64_t executions = 0;  // the last field on the first cache line
   std::uint64_t followers = 0;
   std::uint64_t failures = 0;
   std::uint64_t left = 0;
   std::uint64_t refused = 0;
 
  private:
-  std::size_t forgotten_ = 0;  // calls in flight that are in no bucket any more
+  std::size_t forgotten_ = 0;  // calls in flight that are no longer in a bucket
 
  public:
-  ListLink async_calls;      // a list of AsyncEntry: calls led asynchronously that have not landed
-  Event* drained = nullptr;  // opened when there is none left; null but in ~Group
+  ListLink async_calls;      // of AsyncEntry: calls led asynchronously that have not landed
+  Event* drained = nullptr;  // set when async_calls becomes empty; null except during ~Group
 };
 
-// A shard, locked as long as this object lives or until Unlock.
+// A shard that stays locked until Unlock, or until this object is destroyed.
 template <class Mutex>
 class LockedShard {
  public:
@@ -190,17 +192,17 @@ class CallTable {
  public:
   using Locked = LockedShard<Mutex>;
 
-  // Spreads a user's hash, which may be the key itself, over the upper bits, differently in each
-  // group and each run: which of two different hashes meet in a bucket is not for a client to know.
-  // (Keys made to have one and the same hash stay together; only another Hash can part them.) The
-  // rotations are those of Evensen's rrmxmx, the factor is 2^64 over the golden ratio (Knuth).
+  // Spreads a user's hash, which may be the key itself, over the upper bits. The salt makes this
+  // different in each group and each run, so a client cannot know which hashes share a bucket.
+  // (Keys with equal hashes stay together. Only another Hash can separate them.) The rotations are
+  // those of Evensen's rrmxmx.
   std::uint64_t Mix(std::uint64_t hash) const noexcept {
     hash ^= salt_;
     hash ^= std::rotr(hash, 25) ^ std::rotr(hash, 47);
-    return hash * 0x9E3779B97F4A7C15u;
+    return hash * kGoldenRatio;
   }
 
-  // The shard for a mixed hash: the top bits pick it, and those from bit 32 up the bucket in it.
+  // Locks the shard of a mixed hash. The top bits select it, and bits from 32 up select its bucket.
   Locked Lock(std::uint64_t hash) {
     constexpr int kShardBits = std::countr_zero(kShards);
     return Locked(shards_[hash >> 32 >> (32 - kShardBits)]);
@@ -218,34 +220,34 @@ class CallTable {
     }
     for (Shard<Mutex>& shard : shards_) {
       Locked locked(shard);
-      if (locked->async_calls.Alone()) continue;
+      if (locked->async_calls.Empty()) continue;
       Event drained;
       locked->drained = &drained;
       locked.Unlock();
       drained.Wait();
-      Locked{shard};  // whoever opened the gate has left the shard
+      Locked{shard};  // the thread that set the event has released the shard
     }
   }
 
  private:
-  // False: all have been asked. Those that have been are at the end of the list.
+  // False: all have been asked. Those already asked are at the end of the list.
   static bool AskOneToStop(Locked shard) {
-    if (shard->async_calls.Alone()) return false;
+    if (shard->async_calls.Empty()) return false;
     auto& entry = static_cast<AsyncEntry&>(*shard->async_calls.next);
     if (std::exchange(entry.asked_to_stop, true)) return false;
     entry.Unlink();
     entry.InsertBefore(shard->async_calls);
-    std::stop_source stop = entry.call.stop;  // it may land as soon as the shard is unlocked
+    std::stop_source stop = entry.call.stop;  // the call may land once the shard is unlocked
     shard.Unlock();
     stop.request_stop();
     return true;
   }
 
-  // Where this group lies and when it was made: both beyond a remote client's knowledge.
+  // The group's address and the time of its construction: a remote client knows neither.
   std::uint64_t MakeSalt() const noexcept {
     const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
     return (reinterpret_cast<std::uintptr_t>(this) + static_cast<std::uint64_t>(now)) *
-           0x9E3779B97F4A7C15u;
+           kGoldenRatio;
   }
 
   const std::uint64_t salt_ = MakeSalt();

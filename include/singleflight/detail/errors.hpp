@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// The errors that the library itself reports.
+
 #include <exception>
 #include <system_error>
 
 namespace singleflight::detail {
 
-// The library's own errors. Where there is no memory for the text, a std::bad_alloc instead.
+// Holds a std::bad_alloc instead if there is no memory for the text.
 inline std::exception_ptr MakeError(std::errc code, const char* what) noexcept {
   try {
     return std::make_exception_ptr(std::system_error(std::make_error_code(code), what));
@@ -28,15 +30,17 @@ inline std::exception_ptr MakeDeadlock() {
 inline std::exception_ptr MakeOwnerDead() {
   return MakeError(std::errc::owner_dead, "singleflight: the leader vanished without a result");
 }
-// In a catch (...): what was thrown. A forced unwind (the thread is cancelled) cannot be kept: it
-// goes on.
+
+[[noreturn]] inline void Throw(std::errc code, const char* what) {
+  throw std::system_error(std::make_error_code(code), what);
+}
+
+// Returns what was thrown. Call it in a catch (...) only. A forced unwind (the thread is being
+// cancelled) cannot be kept as an exception_ptr, so it is thrown on.
 inline std::exception_ptr Caught() {
   std::exception_ptr error = std::current_exception();
   if (error == nullptr) throw;
   return error;
-}
-[[noreturn]] inline void Throw(std::errc code, const char* what) {
-  throw std::system_error(std::make_error_code(code), what);
 }
 
 }  // namespace singleflight::detail

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// Event: what a thread waits for if something else may end its wait early.
+
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -10,7 +12,7 @@ namespace singleflight::detail {
 
 using Deadline = std::optional<std::chrono::steady_clock::time_point>;  // none: wait for ever
 
-// The moment `timeout` from now; none if that is beyond the clock's end.
+// The moment `timeout` from now. None if the clock cannot represent it.
 inline Deadline DeadlineAfter(std::chrono::nanoseconds timeout) noexcept {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point now = Clock::now();
@@ -18,11 +20,10 @@ inline Deadline DeadlineAfter(std::chrono::nanoseconds timeout) noexcept {
   return now + timeout;
 }
 
-// What a thread waits at when something other than the awaited event may end its wait. Opened once,
-// and allocates nothing.
+// A one-shot event. A deadline or Interrupt can end a wait for it early. Allocates nothing.
 class Event {
  public:
-  // The last touch: from here on the waiting thread may destroy the gate.
+  // The waiting thread may destroy the event as soon as it sees this, so nothing may follow it.
   void Set() noexcept { Raise(set_); }
 
   // Ends a wait in WaitOrInterrupt.
@@ -33,14 +34,14 @@ class Event {
     changed_.wait(lock, [this] { return set_; });
   }
 
-  // True: the gate is open. False: it was nudged, or the deadline passed.
+  // True: the event is set. False: it was interrupted, or the deadline passed.
   bool WaitOrInterrupt(const Deadline& deadline) {
     std::unique_lock lock(mutex_);
-    const auto ended = [this] { return set_ || interrupted_; };
+    const auto woken = [this] { return set_ || interrupted_; };
     if (deadline) {
-      changed_.wait_until(lock, *deadline, ended);
+      changed_.wait_until(lock, *deadline, woken);
     } else {
-      changed_.wait(lock, ended);
+      changed_.wait(lock, woken);
     }
     return set_;
   }
@@ -49,7 +50,7 @@ class Event {
   void Raise(bool& flag) noexcept {
     const std::lock_guard lock(mutex_);
     flag = true;
-    changed_.notify_all();  // under the lock, since the gate may be gone after it
+    changed_.notify_all();  // under the lock: once it is released, the event may be destroyed
   }
 
   std::mutex mutex_;

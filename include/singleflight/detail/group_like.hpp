@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What the free functions that wait for a group's calls ask of it.
+// What the free functions that wait for a group's calls require of it.
 
 #include <concepts>
 #include <type_traits>
@@ -12,7 +12,7 @@ namespace singleflight {
 
 namespace detail {
 
-// A Group, or what looks like one to the free functions that wait for it.
+// A Group, or a class with the same members for joining calls, such as a ReadThrough.
 template <class G>
 concept GroupLike = !std::is_const_v<G> && requires {
   typename G::KeyType;
@@ -23,7 +23,7 @@ concept GroupLike = !std::is_const_v<G> && requires {
   typename G::Lead;
 };
 
-// A Key of its own, made of whatever the group's members take for one.
+// Makes a Key from anything that the group's members accept as one.
 template <GroupLike G, class K>
 typename G::KeyType CopyKey(const K& key) {
   using Key = typename G::KeyType;

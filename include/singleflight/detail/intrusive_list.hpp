@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// A doubly linked, circular list whose links are members of its elements. Allocates nothing.
+
 namespace singleflight::detail {
 
-// A place on a circular list whose links are in its members; the list itself is one such place.
+// Both an element's link and the list itself. A link that is on no list points at itself.
 struct ListLink {
   ListLink* prev = this;
   ListLink* next = this;
 
-  bool Alone() const noexcept { return next == this; }
+  // For the list itself: whether it has no elements.
+  bool Empty() const noexcept { return next == this; }
   void InsertBefore(ListLink& other) noexcept {
     prev = other.prev;
     next = &other;

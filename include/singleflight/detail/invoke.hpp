@@ -3,6 +3,7 @@
 
 // How a call's `fn` is checked and run.
 
+#include <concepts>
 #include <exception>
 #include <functional>
 #include <stop_token>
@@ -15,10 +16,10 @@
 
 namespace singleflight::detail {
 
-// Where std::stop_source() is inlined, GCC 12 warns falsely that it is not initialized.
+// Not inlined, because GCC 12 warns falsely that an inlined std::stop_source() is uninitialized.
 [[gnu::noinline]] inline std::stop_source NewStopSource() { return std::stop_source(); }
 
-// `fn` may take the call's stop token.
+// Whether `fn` takes the call's stop token.
 template <class Fn>
 inline constexpr bool kTakesStopToken = std::is_invocable_v<Fn, std::stop_token>;
 
@@ -40,6 +41,13 @@ constexpr void CheckFn() {
                 "fn must return the group's Value or something that converts to it");
 }
 
+// For a call that outlives the expression that made it.
+template <class Fn>
+constexpr void CheckKept() {
+  static_assert(std::constructible_from<std::decay_t<Fn>, Fn>,
+                "the call keeps fn: pass one that can be copied, or std::move it");
+}
+
 template <class Value, class Fn, class... Args>
 Stored<Value> Invoke(Fn&& fn, Args&&... args) {
   if constexpr (std::is_void_v<Value>) {
@@ -50,10 +58,11 @@ Stored<Value> Invoke(Fn&& fn, Args&&... args) {
   }
 }
 
-// Runs `fn` on this thread as the work of a call; what it throws becomes the outcome. A forced
-// unwind (the thread is cancelled) cannot be kept: it passes through, and leaves the outcome
-// "vanished". (Where the thread is inside a handler already, libstdc++ terminates instead, as it
-// does at any catch (...).)
+// Runs `fn` on this thread as a call's work. What it throws becomes the outcome.
+//
+// A forced unwind (the thread is being cancelled) cannot be kept as an exception. It passes
+// through, and leaves the outcome "vanished". If the thread is already inside a catch block,
+// libstdc++ terminates instead, as it does at any catch (...).
 template <class Value, class Fn>
 void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop) {
   const LeadingScope leading;
@@ -65,8 +74,14 @@ void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop) {
     }
   } catch (...) {
     outcome.template emplace<0>(std::current_exception());
-    if (*std::get_if<0>(&outcome) == nullptr) throw;  // not a C++ exception
+    if (*std::get_if<0>(&outcome) == nullptr) throw;  // a forced unwind
   }
 }
+
+// A hook that runs just before a call lands. This one, the default, does nothing.
+struct NoHook {
+  template <class... Args>
+  void operator()(Args&&...) const noexcept {}
+};
 
 }  // namespace singleflight::detail

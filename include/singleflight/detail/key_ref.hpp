@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// How a call refers to a key that it does not own.
+// KeyRef: how a call refers to a key that it does not own.
 
 #include <concepts>
 #include <cstddef>
@@ -20,8 +20,8 @@ constexpr void CheckKeyCopy() {
                 "for it with Do");
 }
 
-// How a call refers to a key that stays in its caller's hands: by a view where the key is a string
-// whose hash and equality take views, else by its address.
+// Refers to a key that stays in its caller's hands. It is a view if the key is a string and Hash
+// and KeyEqual accept views, and otherwise the key's address.
 template <class Key, class Hash, class KeyEqual>
 class KeyRef {
   using View = typename StringView<Key>::type;
@@ -40,8 +40,8 @@ class KeyRef {
   static constexpr bool kIsView = TakesViews();
 
  public:
-  // What a caller gave as the key, made into what a KeyRef can refer to: the caller's own Key, a
-  // view of the caller's string, or a Key converted from anything else. Keep it as long as the ref.
+  // Turns what a caller passed as the key into what a KeyRef can refer to: the caller's own Key, a
+  // view of the caller's string, or a Key converted from anything else. It must outlive the KeyRef.
   template <class K>
   static decltype(auto) Adapt(const K& key) {
     if constexpr (std::same_as<K, Key>) {
@@ -79,14 +79,16 @@ class KeyRef {
     }
   }
 
-  // Two numbers that differ must not become one key.
+  // Refuses a number that the Key type cannot represent: different numbers must stay different
+  // keys.
   template <class K>
   static Key Convert(const K& key) {
     if constexpr (std::is_arithmetic_v<K> && std::is_arithmetic_v<Key>) {
-      // NOLINTNEXTLINE(bugprone-signed-char-misuse): the next line finds every change of value
+      // NOLINTNEXTLINE(bugprone-signed-char-misuse): the line after it detects a changed value
       const auto converted = static_cast<Key>(key);
       if (static_cast<K>(converted) != key || IsNegative(converted) != IsNegative(key)) {
-        throw std::out_of_range("singleflight: this number is no value of the group's Key type");
+        throw std::out_of_range(
+            "singleflight: this number cannot be represented by the group's Key type");
       }
       return converted;
     } else if constexpr (std::convertible_to<const K&, Key>) {

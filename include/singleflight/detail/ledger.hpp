@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The books of a group: which calls are in flight, who is on them, what the limits allow and what
-// is counted. Joining, leaving and landing are entries in these books; each is one critical
-// section.
+// Ledger: a group's bookkeeping. Which calls are in flight, how many callers each has, what the
+// limits allow, and the statistics. Joining, leaving and landing are one critical section each.
 
 #include <atomic>
 #include <chrono>
@@ -16,10 +15,10 @@
 #include <utility>
 
 #include "../options.hpp"
+#include "async_call.hpp"
 #include "call.hpp"
 #include "call_table.hpp"
 #include "event.hpp"
-#include "lead.hpp"
 
 namespace singleflight::detail {
 
@@ -34,7 +33,7 @@ class Ledger {
   using Call = detail::Call<KeyRef, Value>;
   using AsyncCall = detail::AsyncCall<Ledger>;
   using State = SharedState<Value>;
-  using Shard = typename Table::Locked;  // locked, until it goes out of scope or is unlocked
+  using Shard = typename Table::Locked;  // stays locked until Unlock or the end of its scope
 
   explicit Ledger(const GroupOptions& options) : options_(options) {
     if (options.max_callers_per_call == 0) {
@@ -69,7 +68,7 @@ class Ledger {
 
   // ---- Leading
 
-  // Before the call is begun, since it reads the clock.
+  // Called before the shard is locked, because it reads the clock.
   void StampStart(Call& call) const {
     if (options_.max_age) call.started = Now();
   }
@@ -77,8 +76,8 @@ class Ledger {
     return options_.max_age && std::chrono::nanoseconds(Now() - call.started) > *options_.max_age;
   }
 
-  // Puts a new call into the table, in the place of one that is too old to be joined, or null.
-  // False: there are too many calls in flight, and nothing was done.
+  // Puts a new call into the table. It replaces `too_old`, a call that is too old to be joined,
+  // unless that is null. False: too many calls are in flight, and nothing was done.
   [[nodiscard]] bool Begin(const Shard& shard, Call& call, Call* too_old) {
     if (LimitsCalls()) [[unlikely]] {
       std::size_t in_flight = in_flight_.load(kRelaxed);
@@ -112,7 +111,7 @@ class Ledger {
     ++shard->followers;
   }
 
-  // ---- Giving up
+  // ---- Leaving, and being refused
 
   [[noreturn]] [[gnu::noinline]] static void Refuse(Shard shard, const char* why) {
     ++shard->refused;
@@ -120,7 +119,7 @@ class Ledger {
     detail::Throw(std::errc::resource_unavailable_try_again, why);
   }
 
-  // A blocking leader was stopped: it is a caller no longer, but stays until `fn` ends.
+  // A blocking leader was stopped. It no longer counts as a caller, but stays until `fn` returns.
   void LeaderLeaves(Call& call) {
     std::stop_source unwanted(std::nostopstate);
     {
@@ -131,16 +130,16 @@ class Ledger {
     unwanted.request_stop();
   }
 
-  // Whether anybody may still ask for the call and get what comes of it.
+  // Whether a new caller could still get this call's result.
   bool IsWanted(const CallBase& call) {
     const Shard shard = Lock(call.hash);
     return !call.Forgotten() && !call.stop.stop_requested();
   }
 
-  // ---- Landing: the books are closed under the lock, then the outcome is published, then the
-  // callers are woken.
+  // ---- Landing: the entry is removed under the lock, then the outcome is published, then the
+  // callers are woken
 
-  // A call on its leader's stack. True: it has landed. False: Share it with the leader's followers.
+  // Lands a call on its leader's stack. False: it has followers, so it must be landed with Share.
   [[nodiscard]] bool LandAlone(Call& call, bool failed) noexcept {
     return !Close(Lock(call.hash), call, failed);
   }
@@ -153,32 +152,32 @@ class Ledger {
     return std::move(call.state);
   }
 
-  // A call whose leader is unwound out of `fn`.
+  // Lands a call whose leader's thread is being cancelled inside `fn`.
   [[gnu::noinline]] void LandVanished(Call& call) noexcept {
     if (!LandAlone(call, true)) Share(call, {});
   }
 
-  // A call that is led asynchronously. The group may be destroyed as soon as the shard is unlocked.
+  // Lands a call that is led asynchronously. The group may be destroyed once the shard is unlocked.
   void Land(AsyncCall& async, Outcome<Value>&& outcome) noexcept {
     State& state = *async.call.state;
     state.SetOutcome(std::move(outcome));
     const bool failed = state.Failed();
-    if (!CloseAsync(async, failed, /*even_unwanted=*/false)) {
+    if (!CloseAsync(async, failed, /*without_callers=*/false)) {
       state.Discard();
-      CloseAsync(async, failed, /*even_unwanted=*/true);
+      CloseAsync(async, failed, /*without_callers=*/true);
     }
     state.Publish();
   }
 
  private:
-  // A call's state, which knows its books.
+  // The shared state of a group's call. It can reach the ledger, so that a caller can leave.
   class LedgerState final : public State {
    public:
     LedgerState(Ledger& ledger, CallBase& of, const ThreadMark* leader) noexcept
         : State(of, leader), ledger_(ledger) {}
 
     bool Leave(Waiter<Value>* waiter, std::stop_source& unwanted) noexcept override {
-      if (this->HasLanded()) return false;  // the group may be gone
+      if (this->HasLanded()) return false;  // the group may have been destroyed
       const Shard shard = ledger_.Lock(this->hash);
       if (this->call == nullptr) return false;
       if (waiter != nullptr) this->Unlink(*waiter);
@@ -190,7 +189,7 @@ class Ledger {
     Ledger& ledger_;
   };
 
-  static constexpr auto kRelaxed = std::memory_order_relaxed;  // in_flight_ is only a count
+  static constexpr auto kRelaxed = std::memory_order_relaxed;  // in_flight_ is only a counter
 
   bool LimitsCalls() const noexcept {
     return options_.max_calls_in_flight != GroupOptions::kNoLimit;
@@ -200,8 +199,8 @@ class Ledger {
     return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
 
-  // Counts one caller less; if it was the last, forgets the call and returns what asks it to stop,
-  // once the shard is unlocked (when the call may land).
+  // Counts one caller fewer. If it was the last, forgets the call and returns its stop source, to
+  // be requested once the shard is unlocked.
   static std::stop_source DropCaller(const Shard& shard, CallBase& call) noexcept {
     ++shard->left;
     if (--call.callers > 0) return std::stop_source(std::nostopstate);
@@ -209,18 +208,19 @@ class Ledger {
     return call.stop;
   }
 
-  // False: nobody is on the call, and will be: it was forgotten when the last left. Its value is to
-  // end before it is closed, and so before the group.
-  bool CloseAsync(AsyncCall& async, bool failed, bool even_unwanted) noexcept {
+  // False: no caller is left and none can join, because the call was forgotten when the last one
+  // left. Its value must be destroyed before the call closes: the group may be destroyed right
+  // after.
+  bool CloseAsync(AsyncCall& async, bool failed, bool without_callers) noexcept {
     const Shard shard = Lock(async.call.hash);
-    if (async.call.callers == 0 && !even_unwanted) return false;
+    if (async.call.callers == 0 && !without_callers) return false;
     Close(shard, async.call, failed);
     async.entry.Unlink();
-    if (shard->drained != nullptr && shard->async_calls.Alone()) shard->drained->Set();
+    if (shard->drained != nullptr && shard->async_calls.Empty()) shard->drained->Set();
     return true;
   }
 
-  // Nobody finds the call, joins or leaves it any more. True: its outcome goes to several callers.
+  // From here on no caller finds, joins or leaves the call. True: several callers get its outcome.
   bool Close(const Shard& shard, Call& call, bool failed) noexcept {
     shard->Remove(call);
     if (failed) [[unlikely]] {
@@ -237,7 +237,7 @@ class Ledger {
   }
 
   const GroupOptions options_;
-  std::atomic<std::size_t> in_flight_ = 0;  // kept only if LimitsCalls
+  std::atomic<std::size_t> in_flight_ = 0;  // counted only if LimitsCalls()
   Table table_;
 };
 

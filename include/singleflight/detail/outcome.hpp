@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// How a call ended, and the Result that a caller makes of that.
+// How a call landed, and how a caller's Result is made from that.
 
 #include <exception>
 #include <memory>
@@ -14,11 +14,11 @@
 
 namespace singleflight::detail {
 
-// What is kept of a Value: std::monostate for void.
+// How a Value is stored: as std::monostate if it is void.
 template <class Value>
 using Stored = std::conditional_t<std::is_void_v<Value>, std::monostate, Value>;
 
-// How a call ended: 0, with an exception, where a null one stands for a leader that vanished; or 1,
+// How a call landed. Index 0: with an exception, which is null if the leader vanished. Index 1:
 // with a value.
 template <class Value>
 using Outcome = std::variant<std::exception_ptr, Stored<Value>>;
@@ -28,7 +28,7 @@ bool Failed(const Outcome<Value>& outcome) noexcept {
   return outcome.index() != 1;
 }
 
-// Of a failed outcome; never null.
+// The error of a failed outcome. Never null.
 template <class Value>
 std::exception_ptr ErrorOf(const Outcome<Value>& outcome) {
   if (const auto* error = std::get_if<0>(&outcome); error != nullptr && *error != nullptr) {
@@ -56,20 +56,20 @@ struct ResultFactory {
     }
   }
 
-  // Of a call that failed: holds nothing to read.
+  // A placeholder beside an error: there is nothing in it to read.
   template <class Value>
   static Result<Value> Empty(Role role) noexcept {
     return Shared<Value>(nullptr, role);
   }
 
-  // Of a call that nobody shares.
+  // For the only caller of a call.
   template <class Value>
   static Result<Value> Take(Outcome<Value>& outcome, Role role) {
     if (detail::Failed<Value>(outcome)) std::rethrow_exception(detail::ErrorOf<Value>(outcome));
     return Alone<Value>(std::move(*std::get_if<1>(&outcome)), role);
   }
 
-  // The same result, for a caller that knows more of who was given it.
+  // The same result, corrected by a caller that knows who else received it.
   template <class Value>
   static Result<Value> As(Result<Value>&& result, bool shared, Role role) {
     if constexpr (std::is_void_v<Value>) {

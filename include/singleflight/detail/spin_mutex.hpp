@@ -7,14 +7,15 @@
 
 namespace singleflight::detail {
 
-// A mutex for a few instructions that hardly ever meet others: half the price of a std::mutex.
+// A spin lock, for sections of a few instructions that are hardly ever contended: half the cost of
+// std::mutex. Not fair, and not for sections that may block.
 class SpinMutex {
  public:
   void lock() noexcept {
     for (int tries = 1; locked_.test_and_set(std::memory_order_acquire); ++tries) {
       if (tries % 100 != 0) {
         std::this_thread::yield();
-      } else {  // the owner may have a lower priority, and no processor
+      } else {  // the owner may have a lower priority, and be waiting for a processor
         std::this_thread::sleep_for(std::chrono::microseconds(100));
       }
     }
@@ -22,7 +23,7 @@ class SpinMutex {
   void unlock() noexcept { locked_.clear(std::memory_order_release); }
 
  private:
-  std::atomic_flag locked_;
+  std::atomic_flag locked_;  // set: locked. The release in unlock pairs with the acquire in lock.
 };
 
 }  // namespace singleflight::detail

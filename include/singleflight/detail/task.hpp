@@ -11,9 +11,9 @@
 
 namespace singleflight::detail {
 
-// The work of one call, as an executor takes it: copyable, and copies are one and the same work. It
-// runs once, whichever copy is called first; if the last copy goes without, the call lands with
-// `owner_dead`.
+// One call's work, as an executor receives it. Copyable, and all copies share one piece of work: it
+// runs once, whichever copy is called first. If all copies are destroyed before that, the call
+// lands with `owner_dead`.
 template <class G, class Fn>
 class Task {
   using Value = typename G::ValueType;
@@ -24,11 +24,11 @@ class Task {
       : work_(std::make_shared<Work>(std::move(lead), std::forward<F>(fn))) {}
 
   void operator()() const {
-    const std::shared_ptr<Work> work = work_;  // whom the landing wakes may destroy this task
+    const std::shared_ptr<Work> work = work_;  // a woken caller may destroy this task
     if constexpr (kTakesStopToken<Fn>) {
-      work->lead.Run([&work](std::stop_token stop) { return work->Once(std::move(stop)); });
+      work->lead.Run([&work](std::stop_token stop) { return work->RunFn(std::move(stop)); });
     } else {
-      work->lead.Run([&work] { return work->Once(); });
+      work->lead.Run([&work] { return work->RunFn(); });
     }
   }
 
@@ -38,18 +38,18 @@ class Task {
     Work(typename G::Lead its_lead, F&& its_fn)
         : lead(std::move(its_lead)), fn(std::in_place, std::forward<F>(its_fn)) {}
 
-    // What `fn` has captured ends before the call lands.
+    // Destroys what `fn` has captured before the call lands.
     template <class... Args>
-    Stored<Value> Once(Args&&... args) {
-      struct EndOfFn {
-        ~EndOfFn() { fn.reset(); }
+    Stored<Value> RunFn(Args&&... args) {
+      struct DestroyFn {
+        ~DestroyFn() { fn.reset(); }
         std::optional<Fn>& fn;
-      } const end{fn};
+      } const destroy{fn};
       return detail::Invoke<Value>(std::move(*fn), std::forward<Args>(args)...);
     }
 
     typename G::Lead lead;
-    std::optional<Fn> fn;  // touched by the one run
+    std::optional<Fn> fn;  // accessed only by the one run
   };
 
   std::shared_ptr<Work> work_;

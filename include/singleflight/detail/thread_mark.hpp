@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// Which thread this is, and whether it leads a call.
+
 #include <cstddef>
 
 namespace singleflight::detail {
 
-// A thread, by the address of its mark: unique among living threads.
+// Identifies a thread by the address of its mark, which is unique among living threads.
 struct ThreadMark {
-  // The calls whose `fn` this thread is inside of. Touched by this thread only.
+  // How many calls' `fn` this thread is inside. Accessed by this thread only.
   std::size_t leading = 0;
 };
 
 inline constinit thread_local ThreadMark this_thread_mark;
 
-// Marks this thread as one that leads a call, for as long as it runs the call's `fn`.
+// Marks this thread as one that leads a call, while it runs the call's `fn`.
 class LeadingScope {
  public:
   LeadingScope() noexcept { ++this_thread_mark.leading; }

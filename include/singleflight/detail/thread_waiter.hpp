@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "call.hpp"
+#include "../waiter.hpp"
 #include "event.hpp"
 #include "wait_graph.hpp"
 
@@ -13,33 +13,33 @@ namespace singleflight::detail {
 template <class Value>
 class ThreadWaiter : public Waiter<Value> {
  public:
-  // A thread that is cancelled is unwound out of its wait.
-  ~ThreadWaiter() { End(); }
+  // Leaves if it is still on its call: the thread was cancelled in its wait.
+  ~ThreadWaiter() { DetachOrWait(); }
 
-  // Leaves if the call has not landed, and waits for an OnLanded that is on its way. For a derived
-  // class whose members must outlive that.
-  void End() {
+  // Leaves if the call has not landed, and waits for an OnLanded in progress. For the destructor of
+  // a derived class whose members must outlive that.
+  void DetachOrWait() {
     if (!this->Detach()) landed_->Wait();
   }
 
-  // Before it joins another call.
+  // Makes the waiter ready to join another call.
   void Reuse() {
     this->DropResult();
     landed_.emplace();
   }
 
-  // Ends a wait in AwaitOrLeave. Any thread may call it while this is on a call.
+  // Ends a wait in WaitOrLeave. Any thread may call it while this waiter is on a call.
   void Interrupt() noexcept { landed_->Interrupt(); }
 
-  // True: the call has landed. False: this caller has left it.
-  bool AwaitOrLeave(WaitEdge& edge, const Deadline& deadline) {
+  // Waits. True: the call has landed. False: this caller has left it.
+  bool WaitOrLeave(WaitEdge& edge, const Deadline& deadline) {
     if (landed_->WaitOrInterrupt(deadline)) return true;
     edge.Remove();  // before it leaves: this thread no longer waits
-    return AwaitUnlessLeft();
+    return LandedBeforeLeaving();
   }
 
-  // Leaves at once. True: it was too late, and the call has landed.
-  bool AwaitUnlessLeft() {
+  // Leaves at once. True if it was too late: the call has landed.
+  bool LandedBeforeLeaving() {
     if (this->Leave()) return false;
     landed_->Wait();  // OnLanded is on its way
     return true;

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Who waits for whom: tells a thread, before it blocks, that its wait would never end.
+// The wait graph: detects, before a thread blocks, that its wait would never end.
 //
-// A call waits when its leader's thread does. So an edge goes from a thread that leads at least one
-// call to the call it is about to wait for, and on from that call to the thread that leads it. A
-// wait that would lead back to its own thread is refused instead of recorded; the recorded edges
-// therefore never form a cycle, and a walk along them always ends.
+// A call makes no progress while its leader's thread waits. So an edge goes from a thread that
+// leads at least one call to the call that it is about to wait for, and on to the thread that leads
+// that call. A wait that would lead back to its own thread is refused. So the recorded edges never
+// form a cycle, and a walk along them always terminates.
 //
-// One table serves all groups of the process, so a cycle through several groups is seen as well.
-// (Shared libraries built with hidden visibility have a table each, and no cycle is seen across.)
+// One table serves all groups of the process, so cycles through several groups are detected, too.
+// (Shared libraries built with hidden visibility have a table each. Cycles that cross them are not
+// detected.)
 
 #if __has_include(<pthread.h>)
 #include <pthread.h>
@@ -22,6 +23,7 @@
 #include <mutex>
 #include <new>
 
+#include "fibonacci_hash.hpp"
 #include "thread_mark.hpp"
 
 namespace singleflight::detail {
@@ -31,7 +33,7 @@ class WaitTarget {
  public:
   explicit WaitTarget(const ThreadMark* running_on) noexcept : running_on_(running_on) {}
 
-  // True once the call has landed; what its leader did before then happened before.
+  // True once the call has landed. What its leader did before that happens-before this returns.
   bool HasLanded() const noexcept {
     return running_on_.load(std::memory_order_acquire) == &landed_mark;
   }
@@ -39,28 +41,28 @@ class WaitTarget {
  protected:
   ~WaitTarget() = default;
 
-  // Release, with the acquire in WaitEdge::ClosesCycle: a thread that has landed a call and then
-  // waits for another is never taken to hold up the first one still.
+  // Release pairs with the acquire in WaitEdge::ClosesCycle: a thread that has landed one call and
+  // then waits for another must not be seen as still holding up the first.
   void MarkLanded() noexcept { running_on_.store(&landed_mark, std::memory_order_release); }
 
  private:
   friend class WaitEdge;
   friend class RunningScope;
 
-  // Stands for no thread, so no edge goes on from it.
+  // Belongs to no thread, so no edge starts from it.
   static inline constinit ThreadMark landed_mark;
 
   void Change(const ThreadMark* from, const ThreadMark* to) noexcept {
     running_on_.compare_exchange_strong(from, to, std::memory_order_acq_rel);
   }
 
-  // States: the thread that leads the call, for a blocking leader, or that is inside its `fn`; null
-  // while an asynchronous call is on no thread; &landed_mark once it has landed, for good.
+  // States: the leader's thread, if it blocks in Do. The thread that is inside `fn`, if the call is
+  // led asynchronously, and null while there is none. &landed_mark once the call has landed.
   std::atomic<const ThreadMark*> running_on_;
 };
 
-// Names this thread as the one that does the work of an asynchronous call, for as long as the
-// object lives; of no consequence once the call has landed.
+// Records that this thread does the work of an asynchronous call, during this object's lifetime.
+// Has no effect once the call has landed.
 class RunningScope {
  public:
   explicit RunningScope(WaitTarget& target) noexcept : target_(target) {
@@ -74,8 +76,8 @@ class RunningScope {
   WaitTarget& target_;
 };
 
-// The edge "this thread waits for that call", for as long as the object lives or until Remove.
-// Lives on the waiting thread's stack, so recording it allocates nothing.
+// The edge "this thread waits for that call". It is recorded until Remove, or until this object is
+// destroyed. It is on the waiting thread's stack, so recording it allocates nothing.
 class WaitEdge {
  public:
   WaitEdge() = default;
@@ -83,8 +85,8 @@ class WaitEdge {
   WaitEdge(const WaitEdge&) = delete;
   WaitEdge& operator=(const WaitEdge&) = delete;
 
-  // False: waiting for `target` would never end, and nothing was recorded. A thread that leads
-  // nothing holds nobody up and can be in no cycle: it pays for one thread-local read.
+  // False: waiting for `target` would never end, and nothing was recorded. A thread that leads no
+  // call cannot be part of a cycle, and pays for one thread-local read.
   [[nodiscard]] bool Record(const WaitTarget& target) {
     if (this_thread_mark.leading == 0) return true;
     const std::lock_guard lock(table.mutex);
@@ -108,27 +110,26 @@ class WaitEdge {
     const std::lock_guard lock(table.mutex);
     WaitEdge** link = &BucketOf(thread_);
     while (*link != nullptr && *link != this) link = &(*link)->next_;
-    if (*link != nullptr) *link = next_;  // else this is a child, forked since by a signal handler
+    if (*link != nullptr) *link = next_;  // null: a signal handler forked, and this is the child
     target_ = nullptr;
   }
 
  private:
   struct Table {
     std::mutex mutex;
-    std::array<WaitEdge*, 64> buckets = {};  // guarded by mutex, as are the links in the edges
+    std::array<WaitEdge*, 64> buckets = {};  // guarded by mutex, like the links in the edges
   };
   static Table table;
 #if __has_include(<pthread.h>)
-  static const int at_fork;  // of no interest but for how it is initialized
+  static const int at_fork;  // initialized for its side effect: registers the handler
 #endif
 
   static WaitEdge*& BucketOf(const ThreadMark* thread) noexcept {
-    const std::uint64_t address = reinterpret_cast<std::uintptr_t>(thread);
-    return table.buckets[(address * 0x9E3779B97F4A7C15u) >> 58];  // the top 6 bits: 64 buckets
+    return table.buckets[TopBits<6>(reinterpret_cast<std::uintptr_t>(thread))];
   }
 
-  // A mark found in a call that has not landed belongs to a living thread, and a thread has an edge
-  // only while it waits; so the walk compares marks and never looks into one.
+  // The walk compares the addresses of marks and never reads one. The mark in a call that has not
+  // landed belongs to a living thread, and a thread has an edge only while it waits.
   bool ClosesCycle(const WaitTarget& first) const noexcept {
     for (const WaitTarget* target = &first;;) {
       const ThreadMark* leader = target->running_on_.load(std::memory_order_acquire);
@@ -149,10 +150,10 @@ class WaitEdge {
 inline constinit WaitEdge::Table WaitEdge::table;
 
 #if __has_include(<pthread.h>)
-// A forked child has one thread, and that waits for nothing: its table begins anew. The edges of
-// the parent's other threads would lie on stacks that the child's threads get, and one of those
-// threads may have held the mutex. (Nothing is locked in the parent: another library's handlers may
-// come next, and wait for threads that need the table.)
+// A forked child has one thread, which waits for nothing, so it starts with an empty table. Edges
+// of the parent's other threads would be on stacks that the child's new threads reuse, and one of
+// those threads may have held the mutex. (The parent locks nothing before it forks: another
+// library's handler may run next, and wait for threads that need the table.)
 inline const int WaitEdge::at_fork =
     pthread_atfork(nullptr, nullptr, [] { new (&table) WaitEdge::Table; });
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// A user's program whose server is away.
+// A user's program whose server is unreachable.
 
 #include <cstdlib>
 #include <singleflight/redis.hpp>

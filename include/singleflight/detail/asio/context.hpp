@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Which Asio this is, standalone or Boost's, and what an operation needs from the execution context
-// that it completes on.
+// Selects Asio, standalone or Boost's. Also what an operation needs from the execution context that
+// it completes on.
 
 #include <condition_variable>
 #include <cstddef>
@@ -87,7 +87,7 @@ using NetSystemError = ::boost::system::system_error;
 #error "singleflight/asio.hpp needs Asio 1.20 (asio/version.hpp) or Boost 1.78; neither was found"
 #endif
 
-// All that follows is in an inline namespace of the flavor, so that one program may use both, each
+// Everything below is in an inline namespace of the flavor, so that one program may use both, each
 // in files of its own.
 namespace singleflight::detail {
 inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
@@ -98,8 +98,8 @@ inline constexpr bool kRunsInline = requires {
       net::execution::blocking_t(net::execution::blocking.always);
 };
 
-// The executor that a function is bound to; another if it is bound to none, or to one that runs
-// everything inline (in newer versions that of use_future).
+// Returns the executor that a function is bound to. Returns `other` if it is bound to none, or to
+// one that runs everything inline, as that of use_future does in newer versions.
 template <class Fn, class Executor>
 auto ExecutorOf(const Fn& fn, const Executor& other) {
   using Own = std::remove_cvref_t<decltype(net::get_associated_executor(fn, other))>;
@@ -110,21 +110,22 @@ auto ExecutorOf(const Fn& fn, const Executor& other) {
   }
 }
 
-// Whether an executor can be told to return before it has run what it is given.
+// Whether an executor can be required to return before it has run what it is given.
 template <class Executor>
 inline constexpr bool kCanPost =
     !net::execution::is_executor<Executor>::value ||
     net::can_require<Executor, net::execution::blocking_t::never_t>::value;
 
-// Lets everybody who would use a context later know that it ends. Asio destroys the operations that
-// wait in a context; one that waits for a call that is led elsewhere must not complete into it.
+// Notifies everyone who still intends to use an execution context that it is being destroyed. Asio
+// destroys the operations that wait in a context. An operation that waits for a call led elsewhere
+// must not complete into it.
 class ContextService final : public net::execution_context::service {
  public:
-  // Whoever will use the context once more. Guarded by the service's mutex.
+  // Someone who still intends to use the context. Guarded by the service's mutex.
   class User : private ListLink {
    public:
-    // The context ends, and the user must not use it any more. Called with no lock held, by a
-    // thread that may destroy the user in here.
+    // Called when the context is being destroyed: the user must not use it any more. No lock is
+    // held, and this may destroy the user.
     virtual void OnShutdown() noexcept = 0;
 
    protected:
@@ -133,17 +134,18 @@ class ContextService final : public net::execution_context::service {
 
    private:
     friend ContextService;
-    bool too_late_ = false;  // it wanted to use the context when that had ended
+    bool too_late_ = false;  // it called UseLast after the shutdown
   };
 
   static inline net::execution_context::id id;
 
   explicit ContextService(net::execution_context& context)
       : net::execution_context::service(context) {}
-  ~ContextService() override { shutdown(); }  // else left out if it began while its context ended
+  // Asio does not call shutdown for a service that was added while its context was being destroyed.
+  ~ContextService() override { shutdown(); }
 
-  // Null for an executor that does not tell its context, which then has to outlive the calls that
-  // are waited for on it.
+  // Returns the service of an executor's context. Null if the executor does not reveal its context,
+  // which must then outlive the calls that are waited for on it.
   template <class Executor>
   static ContextService* Of(const Executor& executor) {
     net::execution_context* context = nullptr;
@@ -154,8 +156,8 @@ class ContextService final : public net::execution_context::service {
     } else {
       return nullptr;
     }
-    // Services end in the reverse order of their beginning, and until this one does, it lets others
-    // post to strands: so those are to begin first.
+    // Services are destroyed in reverse order of their construction. Until this one is, others may
+    // post to strands, so the service of strands must be constructed first.
     if constexpr (kCanPost<Executor>) {
       if (!net::has_service<ContextService>(*context)) {
         static_cast<void>(net::make_strand(executor));
@@ -164,10 +166,10 @@ class ContextService final : public net::execution_context::service {
     return &net::use_service<ContextService>(*context);
   }
 
-  // False: the context has ended.
+  // False: the context has been shut down.
   bool Add(User& user) noexcept {
     const std::lock_guard lock(mutex_);
-    if (ended_) return false;
+    if (shut_down_) return false;
     user.InsertBefore(users_);
     return true;
   }
@@ -177,8 +179,8 @@ class ContextService final : public net::execution_context::service {
     user.Unlink();
   }
 
-  // Removes the user and runs `use()`, unless the context has ended. The context stays meanwhile;
-  // the user may go.
+  // Removes the user and runs `use()`, unless the context has been shut down. The context is kept
+  // meanwhile. The user may be destroyed.
   template <class Use>
   void UseLast(User& user, Use&& use) {
     struct InUse {
@@ -186,13 +188,13 @@ class ContextService final : public net::execution_context::service {
       ~InUse() {
         const std::lock_guard lock(service.mutex_);
         --service.in_use_;
-        service.changed_.notify_all();  // under the lock, since the service may be gone after it
+        service.changed_.notify_all();  // under the lock: afterwards the service may be destroyed
       }
       ContextService& service;
     };
     {
       const std::lock_guard lock(mutex_);
-      if (ended_) {
+      if (shut_down_) {
         user.too_late_ = true;
         changed_.notify_all();
         return;
@@ -204,8 +206,8 @@ class ContextService final : public net::execution_context::service {
     std::forward<Use>(use)();
   }
 
-  // In OnShutdown: waits until UseLast has come too late.
-  void AwaitTooLate(const User& user) noexcept {
+  // For OnShutdown: waits until UseLast was called, and found that it is too late.
+  void WaitUntilTooLate(const User& user) noexcept {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return user.too_late_; });
   }
@@ -215,9 +217,9 @@ class ContextService final : public net::execution_context::service {
 
   void shutdown() noexcept override {
     std::unique_lock lock(mutex_);
-    ended_ = true;
+    shut_down_ = true;
     changed_.wait(lock, [this] { return in_use_ == 0; });
-    while (!users_.Alone()) {
+    while (!users_.Empty()) {
       User& user = static_cast<User&>(*users_.next);
       user.Unlink();
       lock.unlock();
@@ -228,9 +230,9 @@ class ContextService final : public net::execution_context::service {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  ListLink users_;          // guarded by mutex_, as are the links in the users
-  std::size_t in_use_ = 0;  // guarded by mutex_: how many are inside of UseLast
-  bool ended_ = false;      // guarded by mutex_
+  ListLink users_;          // guarded by mutex_, like the links in the users
+  std::size_t in_use_ = 0;  // guarded by mutex_: how many threads are inside UseLast
+  bool shut_down_ = false;  // guarded by mutex_
 };
 
 }  // namespace SINGLEFLIGHT_ASIO_FLAVOR

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The work of a call that an AsyncDo has begun: `fn` on an executor, as a function or a coroutine.
+// How an AsyncDo runs its call's work: `fn` on an executor, as a function or as a coroutine.
 
 #include <concepts>
 #include <exception>
@@ -19,7 +19,7 @@
 namespace singleflight::detail {
 inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
 
-// What an awaitable is of, and the executor of its coroutine.
+// The type that an awaitable produces, and its coroutine's executor.
 template <class T>
 struct AwaitableTraits {
   static constexpr bool kIsAwaitable = false;
@@ -59,8 +59,9 @@ struct AwaitableTraits<net::awaitable<T, CoroutineExecutor>> {
   using Executor = CoroutineExecutor;
 };
 
-// Turns a call's request to stop into the cancellation of the coroutine that does its work, emitted
-// where that runs. The slot refers to the signal, which whoever may use it keeps.
+// Turns a stop request of a call into a cancellation of the coroutine that does its work, emitted
+// where the coroutine runs. The slot refers to the signal, so everyone who may use the slot keeps
+// the signal alive.
 template <class Executor>
 class StopRelay final : private ContextService::User {
  public:
@@ -85,15 +86,15 @@ class StopRelay final : private ContextService::User {
     Executor executor;
   };
 
-  void OnShutdown() noexcept override { on_stop_.reset(); }  // waits until OnStop has ended
+  void OnShutdown() noexcept override { on_stop_.reset(); }  // waits for an OnStop in progress
 
   ContextService* const context_;
   std::optional<std::stop_callback<OnStop>> on_stop_;
 };
 
-// A call's work: awaits what `fn` returns, and lands the call with it. It owns all that it needs,
-// so it belongs to none of the callers; what is the user's ends before the call lands. If the
-// coroutine is destroyed, `lead` goes last, and lands it.
+// Does a call's work: awaits what `fn` returns, and lands the call with it. It owns all that it
+// needs, so no caller owns it. The user's objects are destroyed before the call lands. If the
+// coroutine is destroyed, `lead` is destroyed last, and lands the call.
 template <class CoroutineExecutor, class Value, class Lead, class Fn, class Executor>
 net::awaitable<void, CoroutineExecutor> LeadInCoroutine(
     Lead lead, std::optional<Fn> fn, std::shared_ptr<net::cancellation_signal> signal,
@@ -115,7 +116,7 @@ net::awaitable<void, CoroutineExecutor> LeadInCoroutine(
   lead.Land(std::move(outcome));
 }
 
-// Ends with the coroutine; until then it keeps the signal.
+// The coroutine's completion handler: it keeps the signal alive as long as the coroutine.
 struct WhenLed {
   using cancellation_slot_type = net::cancellation_slot;
   cancellation_slot_type get_cancellation_slot() const noexcept { return signal->slot(); }
@@ -134,14 +135,14 @@ void SpawnWork(Lead lead, Fn fn, const Executor& executor) {
 
 #endif
 
-// Hands the work of a call to `executor`.
+// Gives a call's work to `executor`.
 template <class G, class Fn, class Executor>
 void LaunchWork(typename G::Lead lead, Fn fn, const Executor& executor) {
   if constexpr (detail::ReturnsNetAwaitable<Fn>()) {
 #if defined(SINGLEFLIGHT_ASIO_HAS_CO_AWAIT)
     using Value = typename G::ValueType;
     using CoroutineExecutor = typename AwaitableTraitsOf<Fn>::Executor;
-    // The cancellation must not meet the coroutine on another thread: hence a strand.
+    // A strand, because the cancellation must not run while the coroutine does, on another thread.
     if constexpr (std::convertible_to<net::strand<Executor>, CoroutineExecutor>) {
       detail::SpawnWork<CoroutineExecutor, Value>(std::move(lead), std::move(fn),
                                                   net::make_strand(executor));

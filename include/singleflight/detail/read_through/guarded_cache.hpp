@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// GuardedCache: a user's cache, as a ReadThrough calls it.
+
 #include <concepts>
 #include <mutex>
 #include <optional>
@@ -9,7 +11,7 @@
 
 namespace singleflight {
 
-// What a ReadThrough asks of a cache; see read_through.hpp.
+// What a ReadThrough requires of a cache: see read_through.hpp.
 template <class Cache, class Key, class Value>
 concept CacheFor = requires(Cache& cache, const Key& key, const Value& value) {
   { cache.Get(key) } -> std::same_as<std::optional<Value>>;
@@ -23,7 +25,7 @@ concept CanErase = requires(Cache& cache, const Key& key) {
   cache.Erase(key);
 };
 
-// "Not found" can be said: such a Value can be tested, and read or compared like a pointer.
+// Whether a Value can mean "not found": it can be tested, and read or compared like a pointer.
 template <class Value>
 inline constexpr bool kCanBeEmpty = requires(const Value& value) {
   static_cast<bool>(value);
@@ -41,9 +43,9 @@ bool IsEmpty(const Value& value) {
   }
 }
 
-// A user's cache, called as it wants to be: by one thread at a time, unless it says that several
-// may; and with a view of the key, if all of its operations take that. What it returns but for
-// values is nobody's business. `Cache` may be a reference.
+// Calls a user's cache the way it asks for: under a lock unless it is kConcurrent, and with views
+// of string keys if every operation accepts them. Results other than values are ignored. `Cache`
+// may be a reference.
 template <class Cache, class Key, class Value, class Mutex>
 class GuardedCache {
   using Type = std::remove_reference_t<Cache>;

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// KeyLock: a lock per key, identified by the key's hash. User code may run under it for long: only
+// callers for the same hash wait. Allocates nothing.
+
 #include <array>
 #include <condition_variable>
-#include <cstddef>
 #include <cstdint>
 #include <mutex>
 
+#include "../fibonacci_hash.hpp"
+
 namespace singleflight::detail {
 
-// A lock for each key, known by its hash: user code may run for long under one, and holds up those
-// only who want the same. Allocates nothing.
 class KeyLock {
   struct Shard;
 
  public:
-  // Has the lock for as long as it lives; waits for who has it. Not re-entrant.
+  // Holds the lock during its lifetime. The constructor waits for the current holder. Not
+  // re-entrant.
   class Holder {
    public:
     Holder(KeyLock& keys, std::uint64_t hash) : hash_(hash), shard_(keys.ShardOf(hash)) {
@@ -52,12 +55,10 @@ class KeyLock {
 
     std::mutex mutex;
     std::condition_variable released;
-    Holder* holders = nullptr;  // guarded by mutex; as many at most as there are threads
+    Holder* holders = nullptr;  // guarded by mutex; at most one per thread
   };
 
-  Shard& ShardOf(std::uint64_t hash) noexcept {
-    return shards_[(hash * 0x9E3779B97F4A7C15u) >> 60];  // the top 4 bits: 16 shards
-  }
+  Shard& ShardOf(std::uint64_t hash) noexcept { return shards_[TopBits<4>(hash)]; }
 
   std::array<Shard, 16> shards_;
 };

@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// StripedCounter: a counter that many threads increment at once. Each mostly has a cache line of
+// its own.
+
 #include <array>
 #include <atomic>
 #include <cstdint>
 
+#include "../fibonacci_hash.hpp"
 #include "../thread_mark.hpp"
 
 namespace singleflight::detail {
 
-// A count to which many threads add at once: each mostly to a cache line of its own.
 class StripedCounter {
  public:
   void Add() noexcept {
-    const std::uint64_t thread = reinterpret_cast<std::uintptr_t>(&this_thread_mark);
-    Stripe& mine = stripes_[(thread * 0x9E3779B97F4A7C15u) >> 60];  // the top 4 bits: 16 stripes
-    mine.count.fetch_add(1, std::memory_order_relaxed);             // it is only a count
+    Stripe& mine = stripes_[TopBits<4>(reinterpret_cast<std::uintptr_t>(&this_thread_mark))];
+    mine.count.fetch_add(1, std::memory_order_relaxed);  // it is only a counter
   }
 
   std::uint64_t Sum() const noexcept {

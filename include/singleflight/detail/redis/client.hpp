@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a redis::Group does with the server, whatever its Value: a process's leader takes the lease,
-// or follows who has it (TakeOrFollow); one that has it gives it back with the outcome
-// (Leadership).
-
-#include <sys/un.h>
+// Client: what a redis::Group does on the server, whatever its Value. The leader of a process's
+// call takes the lease, or follows the process that has it (TakeOrFollow). A leader that has the
+// lease gives it back with the outcome (Leadership).
 
 #include <algorithm>
 #include <atomic>
@@ -13,7 +11,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -23,22 +20,29 @@
 #include "../../redis_options.hpp"
 #include "../event.hpp"
 #include "../outcome.hpp"
+#include "check_options.hpp"
 #include "connection.hpp"
 #include "lease.hpp"
 #include "lease_renewer.hpp"
+#include "outage.hpp"
 #include "payload.hpp"
+#include "posix.hpp"
 #include "server.hpp"
 
 namespace singleflight::redis::detail {
 
-// Lands a process's call when its leader leaves while it waits for another process: those who had
-// joined it ask again. Never seen by a user.
+// Lands the process's call when its leader leaves while it waits for another process. The callers
+// that had joined it ask again. A user never sees this exception.
 struct HandedOver {};
 
-// A caller of Do, and what becomes of it when it leads its process's call.
+// Holds the limits of one caller of Do, and what that caller did if it led its process's call.
+//
+// A caller that leaves is counted exactly once. The process's group counts one that is stopped, and
+// any of its followers that times out. Its leader cannot time out there: if it times out while it
+// follows another process, redis::Group counts it (Counters::timed_out).
 struct Caller {
-  // Passes its stop on: to the process's group, which counts that the caller leaves, and then to
-  // who waits for the server on its behalf. So nobody leaves who was not counted, nor twice.
+  // Forwards the caller's stop: first to the process's group, which counts the caller as left, and
+  // then to the wait for the server.
   struct PassStop {
     void operator()() const noexcept {
       if (!caller.leaves.exchange(true)) caller.stop.request_stop();
@@ -48,58 +52,25 @@ struct Caller {
   };
 
   singleflight::detail::Deadline deadline = {};
-  std::stop_source stop{std::nostopstate};
-  std::stop_source stop_passed{std::nostopstate};
-  std::atomic<bool> leaves = false;  // by a stop or its timeout, whichever came first
+  std::stop_source stop{std::nostopstate};         // seen by the process's group
+  std::stop_source stop_passed{std::nostopstate};  // seen by the wait for the server
+  std::atomic<bool> leaves = false;  // set by its stop or its timeout, whichever comes first
 
   enum class Part : unsigned char {
-    kNone,      // it has led nothing
-    kRan,       // it has run `fn`
-    kFollowed,  // it was given another process's outcome
-    kTimedOut,  // it has left
-    kCanceled,  // likewise
+    kNone,      // it led no call
+    kRan,       // it ran `fn`
+    kFollowed,  // it got another process's outcome
+    kTimedOut,  // it left: its timeout passed
+    kCanceled,  // it left: its stop was requested
   } part = Part::kNone;
-  bool others_follow = false;  // in other processes
+  bool others_follow = false;  // callers in other processes follow its call
 };
 
 struct Counters {
   std::atomic<std::uint64_t> executions, remote, takeovers, unpublished, undecodable, outages;
-  std::atomic<std::uint64_t> handed_over, timed_out;  // of HandedOver; timed_out: of these
+  std::atomic<std::uint64_t> handed_over;  // calls of the process that landed with HandedOver
+  std::atomic<std::uint64_t> timed_out;    // leaders of these that left because they timed out
 };
-
-inline void CheckOptions(const Options& options) {
-  const auto demand = [](bool condition, const char* what) {
-    if (!condition) throw std::invalid_argument(what);
-  };
-  const auto in_range = [](std::chrono::milliseconds time, int least) {
-    return time >= std::chrono::milliseconds(least) && time <= std::chrono::hours(24 * 365);
-  };
-  demand(options.unix_socket.empty()
-             ? !options.host.empty() && options.port > 0 && options.port < 65536
-             : true,
-         "singleflight::redis: there is no server: host and port, or unix_socket");
-  demand(options.unix_socket.size() < sizeof(sockaddr_un::sun_path),
-         "singleflight::redis: unix_socket is longer than such a path may be");
-  demand(options.database >= 0, "singleflight::redis: database is negative");
-  demand(options.user.empty() || !options.password.empty(),
-         "singleflight::redis: user needs a password");
-  demand(options.prefix.find_first_of("{}") == std::string::npos,
-         "singleflight::redis: braces in prefix: what is in the first ones must be the key");
-  demand(in_range(options.lease, 10), "singleflight::redis: lease is not within 10 ms and a year");
-  demand(in_range(options.linger, 1), "singleflight::redis: linger is not within 1 ms and a year");
-  demand(in_range(options.connect_timeout, 1) && in_range(options.command_timeout, 1),
-         "singleflight::redis: a timeout is not within 1 ms and a year");
-  demand(in_range(options.retry_after, 0),
-         "singleflight::redis: retry_after is not within 0 and a year");
-#ifdef SINGLEFLIGHT_REDIS_TLS
-  demand(!options.tls || !options.tls->ca_file.empty() || !options.tls->ca_directory.empty(),
-         "singleflight::redis: Tls needs ca_file or ca_directory");
-#else
-  demand(!options.tls,
-         "singleflight::redis: built without TLS: it needs hiredis 1.0 with hiredis_ssl, and "
-         "SINGLEFLIGHT_REDIS_TLS defined, as the CMake target does where it finds that");
-#endif
-}
 
 class Client {
  public:
@@ -108,8 +79,8 @@ class Client {
   const Options options;
   Counters count{};
 
-  // After a fork the server cannot tell the two processes' connections apart, and there is no
-  // keeper.
+  // Throws in a forked child. The server cannot tell the connections of parent and child apart, and
+  // the child has no renewal thread.
   void RefuseAfterFork() const {
     if (IsForked()) {
       singleflight::detail::Throw(std::errc::operation_not_permitted,
@@ -129,7 +100,7 @@ class Client {
     }
   }
 
-  // A lease that has been taken, for as long as `fn` runs.
+  // Keeps a lease that was taken, for as long as `fn` runs.
   class Leadership {
    public:
     Leadership(Client& client, LeaseList one) noexcept
@@ -140,13 +111,14 @@ class Client {
     Leadership(const Leadership&) = delete;
     Leadership& operator=(const Leadership&) = delete;
 
-    // Nobody of this process wants the outcome any longer: others may take over.
+    // No caller of this process wants the outcome any more: another process may take over.
     void GiveUp() noexcept { renewal_.GiveUp(); }
 
-    // Gives the lease back and tells the followers, once. True if there are some. Throws nothing.
+    // Gives the lease back and publishes the outcome, once. True if other processes follow. Throws
+    // nothing.
     bool End(PayloadKind kind, std::string_view body) {
       if (std::exchange(ended_, true)) return false;
-      if (client_.IsForked()) return false;  // since `fn` began
+      if (client_.IsForked()) return false;  // forked while `fn` ran
       const HeldLease::State state = renewal_.StateNow();
       if (state == HeldLease::State::kGivenBack) return false;
       const bool unwanted = state == HeldLease::State::kUnwanted;
@@ -157,7 +129,7 @@ class Client {
             client_.leases_.Publish(lease_->keys, lease_->token, Pack(payload, lease_->token));
       } catch (const Outage& outage) {
         client_.server_.NoteOutage(outage);
-      } catch (const std::exception&) {  // no memory for it
+      } catch (const std::exception&) {  // no memory for the payload
       }
       if (published == LeaseCommands::Published::kTooLate &&
           payload.kind != PayloadKind::kAbandoned) {
@@ -173,9 +145,10 @@ class Client {
     bool ended_ = false;
   };
 
-  // Takes the lease, and returns it; or follows who has it until `accept(payload)` says that it was
-  // given an outcome, and returns none. Throws Outage, HandedOver if the caller leaves, and what
-  // `accept` throws.
+  // Takes the lease and returns it. If another process has the lease, follows it until
+  // `accept(payload)` returns true, and returns an empty list.
+  //
+  // Errors: Outage, HandedOver if the caller leaves, and what `accept` throws.
   template <class Accept>
   LeaseList TakeOrFollow(const RedisKeys& keys, Caller& caller, Accept&& accept) {
     StartRenewer();
@@ -183,12 +156,12 @@ class Client {
     one.push_back(std::make_shared<HeldLease>(keys, NewToken()));
     HeldLease* const lease = one.front().get();
     std::optional<StopFd> stop_fd;
-    std::string heard;  // whom we were told of last,
-    std::string last;   // and what we have read of its stream
+    std::string heard;  // the token of the last holder we saw
+    std::string last;   // the id of the last entry read from its stream
     for (;;) {
       const Clock::time_point asked = Clock::now();
       const auto duration = std::max(renewer_.DurationFor(asked), std::chrono::milliseconds(1));
-      const bool awaits = last == "0";  // an outcome may come yet
+      const bool awaits = last == "0";  // its outcome may still come
       const LeaseCommands::Holder holder =
           leases_.Take(keys, lease->token, duration, awaits ? heard : std::string_view());
       if (holder.token == lease->token) {
@@ -221,11 +194,13 @@ class Client {
     try {
       renewer_.Start();
     } catch (const std::system_error& error) {
-      throw Outage(std::errc::not_connected, std::string("no thread: ") + error.what());
+      throw Outage(std::errc::not_connected,
+                   std::string("cannot start the renewal thread: ") + error.what());
     }
   }
 
-  // Waits for the outcome until the lease ends, or until it is time to see whether it still holds.
+  // Waits for the outcome until the lease expires, or until it is time to check that it is still
+  // held.
   std::optional<LeaseCommands::Entry> ReadOrLeave(const RedisKeys& keys, const std::string& token,
                                                   const std::string& last,
                                                   std::chrono::milliseconds left, Caller& caller,

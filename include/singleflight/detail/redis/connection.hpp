@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// One connection to the server, over hiredis: a command is sent, its reply awaited, each until a
-// deadline. hiredis blocks in the kernel; to be able to give up earlier, we poll first.
+// Connection: one connection to the server, over hiredis. It sends a command and waits for the
+// reply, each until a deadline. hiredis blocks in the kernel, so we poll first to be able to give
+// up earlier.
 
 #include <fcntl.h>
 #include <hiredis/hiredis.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -21,7 +19,6 @@
 #include <new>
 #include <optional>
 #include <span>
-#include <stop_token>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -33,30 +30,12 @@
 #endif
 
 #include "../../redis_options.hpp"
+#include "outage.hpp"
+#include "posix.hpp"
 
 namespace singleflight::redis::detail {
 
 using Clock = std::chrono::steady_clock;
-
-// The server cannot be used. `not_connected`: it cannot be reached, does not answer in time or has
-// ended the connection; `protocol_error`: it answers what we cannot work with.
-class Outage : public std::system_error {
- public:
-  Outage(std::errc code, const std::string& what)
-      : std::system_error(std::make_error_code(code), "singleflight::redis: " + what) {}
-
-  static Outage Timeout(const std::string& where) {
-    Outage outage(std::errc::not_connected, where + " did not answer in time");
-    outage.is_timeout_ = true;
-    return outage;
-  }
-
-  bool IsConnectionLoss() const noexcept { return code() == std::errc::not_connected; }
-  bool IsTimeout() const noexcept { return is_timeout_; }
-
- private:
-  bool is_timeout_ = false;
-};
 
 struct FreeReply {
   void operator()(redisReply* reply) const noexcept { freeReplyObject(reply); }
@@ -67,107 +46,10 @@ inline std::string_view TextOf(const redisReply& reply) noexcept {
   return reply.str != nullptr ? std::string_view(reply.str, reply.len) : std::string_view();
 }
 
-// Where a thread cancellation would leak what C functions hold, or throw out of a destructor.
-class DisableCancellation {
- public:
-  DisableCancellation() noexcept { ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
-  ~DisableCancellation() { ::pthread_setcancelstate(before_, nullptr); }
-  DisableCancellation(const DisableCancellation&) = delete;
-  DisableCancellation& operator=(const DisableCancellation&) = delete;
-
- private:
-  int before_ = PTHREAD_CANCEL_ENABLE;
-};
-
-// Neither hiredis nor OpenSSL keep a write to a closed connection from raising SIGPIPE, which ends
-// the process. Here it is taken off the thread again, unless it had been pending before.
-class BlockSigPipe {
- public:
-  BlockSigPipe() noexcept {
-    ::sigemptyset(&pipe_);
-    ::sigaddset(&pipe_, SIGPIPE);
-    ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
-    was_pending_ = ::sigismember(&before_, SIGPIPE) == 1 && IsPending();  // else it had come
-  }
-  ~BlockSigPipe() {
-    const DisableCancellation guard;  // sigwait is a cancellation point
-    if (!was_pending_ && IsPending()) {
-      int signal = 0;
-      ::sigwait(&pipe_, &signal);
-    }
-    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-  }
-  BlockSigPipe(const BlockSigPipe&) = delete;
-  BlockSigPipe& operator=(const BlockSigPipe&) = delete;
-
- private:
-  static bool IsPending() noexcept {
-    sigset_t pending;
-    return ::sigpending(&pending) == 0 && ::sigismember(&pending, SIGPIPE) == 1;
-  }
-
-  sigset_t pipe_;
-  sigset_t before_;
-  bool was_pending_;
-};
-
-// hiredis takes a signal that interrupts its connecting for a failure.
-class BlockSignals {
- public:
-  BlockSignals() noexcept {
-    sigset_t all;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_BLOCK, &all, &before_);
-  }
-  ~BlockSignals() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  BlockSignals(const BlockSignals&) = delete;
-  BlockSignals& operator=(const BlockSignals&) = delete;
-
- private:
-  sigset_t before_;
-};
-
-// A file descriptor that becomes readable when a stop is requested.
-class StopFd {
- public:
-  explicit StopFd(const std::stop_token& stop) {
-    if (!stop.stop_possible()) return;
-    if (::pipe(ends_.data()) != 0) {
-      throw Outage(std::errc::not_connected, std::generic_category().message(errno));
-    }
-    for (const int end : ends_) ::fcntl(end, F_SETFD, FD_CLOEXEC);
-    on_stop_.emplace(stop, Write{ends_[1]});
-  }
-  ~StopFd() {
-    const DisableCancellation guard;
-    on_stop_.reset();
-    for (const int end : ends_) {
-      if (end >= 0) ::close(end);
-    }
-  }
-  StopFd(const StopFd&) = delete;
-  StopFd& operator=(const StopFd&) = delete;
-
-  int get() const noexcept { return ends_[0]; }  // -1 if no stop is possible
-
- private:
-  struct Write {
-    void operator()() const noexcept {
-      const DisableCancellation guard;
-      while (::write(end, "", 1) < 0 && errno == EINTR) {
-      }
-    }
-    int end;
-  };
-
-  std::array<int, 2> ends_ = {-1, -1};
-  std::optional<std::stop_callback<Write>> on_stop_;
-};
-
-// When a caller gives up on a reply that is to come.
+// Says when a caller gives up waiting for a reply: at `until`, or as soon as `stop_fd` is readable.
 struct WaitLimit {
   Clock::time_point until;
-  int stop_fd = -1;  // readable: at once
+  int stop_fd = -1;  // -1: no stop is possible
 };
 
 struct Endpoint {
@@ -177,8 +59,8 @@ struct Endpoint {
   bool operator==(const Endpoint&) const = default;
 };
 
-// Not for several threads at once. Every member throws Outage; afterwards the connection is of no
-// use any more.
+// One thread at a time may use a connection. Once the constructor or Ask has thrown Outage, it is
+// of no use any more.
 class Connection {
  public:
   Connection(const Options& options, Endpoint endpoint)
@@ -193,14 +75,15 @@ class Connection {
 
   const Endpoint& endpoint() const noexcept { return endpoint_; }
 
-  // Whether it may be used again.
+  // True if the connection may be used again.
   bool IsIdle() const noexcept {
     const redisReader& reader = *context_->reader;
-    return awaited_ == 0 && context_->err == 0 && reader.pos == reader.len;  // nothing unasked for
+    return awaited_ == 0 && context_->err == 0 && reader.pos == reader.len;  // nothing unsolicited
   }
 
-  // Throws nothing but Outage and std::bad_alloc. Null if limit ended before the reply came;
-  // otherwise this waits for as long as the server may (`server_waits`) and the command timeout.
+  // Sends `command` and returns its reply, or null if `limit` was reached before the reply came.
+  // Waits for at most `server_waits`, for which the server itself may block, plus the command
+  // timeout. Throws nothing but Outage and std::bad_alloc.
   Reply Ask(std::span<const std::string_view> command, std::chrono::milliseconds server_waits,
             const WaitLimit& limit) {
     const Clock::time_point deadline = Clock::now() + server_waits + command_timeout_;
@@ -250,7 +133,7 @@ class Connection {
     }
   }
 
-  // For a command that must succeed.
+  // Sends a command that must succeed: throws Outage if the server refuses it.
   void Require(std::initializer_list<std::string_view> command, Clock::time_point deadline) {
     Send(command, deadline);
     const Reply reply = Receive(deadline, -1);
@@ -277,7 +160,8 @@ class Connection {
     }
   }
 
-  // What is there is read, however late it is; what never ends is not.
+  // Reads what has already arrived even after the deadline, but for at most one more command
+  // timeout. Null if no whole reply came, or if `stop_fd` became readable first.
   Reply Receive(Clock::time_point deadline, int stop_fd) {
     std::optional<Clock::time_point> end;
     for (;;) {
@@ -294,7 +178,7 @@ class Connection {
     }
   }
 
-  // False if the deadline passed or `stop_fd` became readable before.
+  // False if the deadline passed or `stop_fd` became readable first.
   bool AwaitReadable(Clock::time_point deadline, int stop_fd) {
     std::array<pollfd, 2> fds = {pollfd{context_->fd, POLLIN, 0}, pollfd{stop_fd, POLLIN, 0}};
     for (;;) {
@@ -336,14 +220,14 @@ class Connection {
   };
   std::unique_ptr<redisSSLContext, FreeTls> tls_;
 #else
-  static void StartTls(const Tls&) {}  // the Group's constructor has refused it
+  static void StartTls(const Tls&) {}  // CheckOptions has refused `tls`
 #endif
 
   const Endpoint endpoint_;
-  std::string name_;  // of what it is connected to
+  std::string name_;  // the server's address, for messages
   const std::chrono::milliseconds command_timeout_;
   std::unique_ptr<redisContext, FreeContext> context_;
-  int awaited_ = 0;  // replies to come
+  int awaited_ = 0;  // replies that have not come yet
 };
 
 }  // namespace singleflight::redis::detail

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The lease: who leads the call for a key, of all processes, and how the others learn what came of
-// it. On the server there are, with BASE = `prefix:{key}`:
+// LeaseCommands: the commands by which one process of the fleet takes the lease for a key and the
+// others learn the outcome of its call. The server holds, with BASE = `prefix:{key}`:
 //
-//   BASE:lease             the leader's token, and "+" after it once somebody follows; expires
-//   BASE:TOKEN             a stream with one entry: the outcome of the call with that token; is
-//                          there only if somebody followed, and for `linger` only
-//   BASE:forgotten:TOKEN   the lease of a call that was forgotten: nobody new is told of it
+//   BASE:lease             the leader's token, with "+" after it once another process follows. It
+//                          expires.
+//   BASE:TOKEN             a stream with one entry: the outcome of the call with that token. It
+//                          exists only if another process followed, and only for `linger`.
+//   BASE:forgotten:TOKEN   the lease of a forgotten call. Only its own followers still look at it.
 //
-// Each function of LeaseCommands is one command or script: the server runs it as one step, and the
-// same command may come twice without harm, since a token is used for one call only. (One that
-// arrives when its sender has given up may leave a lease that nobody holds: as if its leader had
-// died.) tests/model/lease.pml is a model of these steps.
+// Each function of LeaseCommands is one command or script, which the server runs as one step. Only
+// Forget runs two. A command may arrive twice without harm, since a token is used for one call
+// only. One that arrives after its sender has given up may leave a lease that no process holds, as
+// if its leader had died. tests/model/lease.pml is a model of these steps.
 
 #include <sys/random.h>
 
@@ -31,11 +32,12 @@
 #include <vector>
 
 #include "connection.hpp"
+#include "outage.hpp"
 #include "server.hpp"
 
 namespace singleflight::redis::detail {
 
-// 128 random bits, as 32 digits.
+// Returns 128 random bits as 32 hexadecimal digits.
 inline std::string NewToken() {
   std::array<unsigned char, 16> bits;
   if (::getentropy(bits.data(), bits.size()) != 0) {
@@ -52,9 +54,9 @@ inline bool IsToken(std::string_view text) noexcept {
   return text.size() == 32 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-// The keys on the server of what belongs to a key. What is in the first braces decides where they
-// are in a Redis Cluster, unless that is empty: so a key that would make it empty stands after
-// them.
+// Names the keys on the server that belong to one key of a Group. What is in the first braces
+// decides on which node of a Redis Cluster they are, unless that is empty. So a key that would make
+// it empty comes after the braces.
 class RedisKeys {
  public:
   RedisKeys(std::string_view prefix, std::string_view key) : base_(prefix) {
@@ -81,14 +83,15 @@ class LeaseCommands {
  public:
   LeaseCommands(Server& server, const Options& options) : server_(server), options_(options) {}
 
-  // Who leads: `token`, which has just taken the lease for that long, or another.
+  // Says which token has the lease: our own, which has just taken it, or another leader's.
   struct Holder {
     std::string token;
-    std::chrono::milliseconds left;  // until the lease ends, unless it is renewed
-    std::uint64_t fence = 0;         // if it is ours: more than of any lease before
+    std::chrono::milliseconds left;  // until the lease expires, unless it is renewed
+    std::uint64_t fence = 0;         // greater than of any lease before (0: not ours)
   };
-  // `awaited`: of a call whose outcome is still waited for, or empty. While that may come or has
-  // come, its holder is told.
+  // Takes the lease for `token` if it is free, and returns its holder. `awaited` is the token of
+  // the call whose outcome the caller waits for, or empty. If that outcome has come or may still
+  // come, the holder of that call is returned instead.
   Holder Take(const RedisKeys& keys, std::string_view token, std::chrono::milliseconds lease,
               std::string_view awaited) {
     const std::string duration = std::to_string(lease.count());
@@ -96,7 +99,7 @@ class LeaseCommands {
         awaited.empty()
             ? Run(keys, kTake,
                   {"3", keys.Lease(), keys.Outcome(token), keys.Forgotten(token), token, duration},
-                  WhenAway::kIfWell)
+                  WhenAway::kFail)
             : Run(keys, kTake,
                   {"5", keys.Lease(), keys.Outcome(token), keys.Forgotten(token),
                    keys.Outcome(awaited), keys.Forgotten(awaited), token, duration, awaited});
@@ -105,7 +108,7 @@ class LeaseCommands {
                            reply->element[1]->type == REDIS_REPLY_INTEGER &&
                            reply->element[2]->type == REDIS_REPLY_INTEGER;
     if (!is_holder || reply->element[1]->integer < 0) {
-      throw Outage(std::errc::protocol_error, "something else is at " + keys.Lease());
+      throw Outage(std::errc::protocol_error, "unexpected data at " + keys.Lease());
     }
     return {std::string(TextOf(*reply->element[0])),
             std::chrono::milliseconds(reply->element[1]->integer),
@@ -116,17 +119,17 @@ class LeaseCommands {
     std::string id;
     std::string payload;
   };
-  // The first entry after `last` of the stream with a call's outcome; nothing if none came for that
-  // long, or limit ended.
+  // Returns the first entry after `last` in the stream with a call's outcome. Returns nothing if
+  // none came within `wait`, or before `limit` was reached.
   std::optional<Entry> Read(const RedisKeys& keys, std::string_view token, const std::string& last,
                             std::chrono::milliseconds wait, const WaitLimit& limit) {
     const std::string name = keys.Outcome(token);
     const std::string block = std::to_string(wait.count());
     const std::initializer_list<std::string_view> command = {"XREAD", "COUNT",   "1",  "BLOCK",
                                                              block,   "STREAMS", name, last};
-    const Reply reply = server_.Ask(name, command, WhenAway::kAnyway, wait, limit);
+    const Reply reply = server_.Ask(name, command, WhenAway::kTry, wait, limit);
     if (reply == nullptr || reply->type == REDIS_REPLY_NIL) return std::nullopt;
-    // [[name, [[id, [field, value, ...]]]]]
+    // The reply is [[name, [[id, [field, value, ...]]]]].
     const auto child = [](const redisReply* parent, std::size_t i) -> const redisReply* {
       const bool has_it =
           parent != nullptr && parent->type == REDIS_REPLY_ARRAY && parent->elements > i;
@@ -135,14 +138,14 @@ class LeaseCommands {
     const redisReply* const entry = child(child(child(reply.get(), 0), 1), 0);
     const redisReply* const id = child(entry, 0);
     if (id == nullptr || id->type != REDIS_REPLY_STRING) {
-      throw Outage(std::errc::protocol_error, "no stream at " + name);
+      throw Outage(std::errc::protocol_error, "unexpected data at " + name);
     }
     const redisReply* const value = child(child(entry, 1), 1);
     return Entry{std::string(TextOf(*id)),
                  std::string(value != nullptr ? TextOf(*value) : std::string_view())};
   }
 
-  // True if the lease is still held, and now for that long.
+  // Makes the lease last for `lease` from now on. False if `token` does not hold it any more.
   bool Renew(const RedisKeys& keys, std::string_view token, std::chrono::milliseconds lease) {
     const std::string duration = std::to_string(lease.count());
     return Number(Run(keys, kRenew, {"2", keys.Lease(), keys.Forgotten(token), token, duration})) ==
@@ -150,11 +153,11 @@ class LeaseCommands {
   }
 
   enum class Published : signed char {
-    kTooLate = -1,  // the lease was lost, and nothing was done
-    kToNobody = 0,  // it was given back; nobody follows, so there was nobody to tell
-    kToOthers = 1,  // and the outcome is there for them
+    kTooLate = -1,  // the lease was lost, and nothing was published
+    kToNobody = 0,  // the lease was given back, and no other process follows
+    kToOthers = 1,  // the lease was given back, and the outcome published
   };
-  // Gives the lease back and tells the followers.
+  // Gives the lease back, and publishes the outcome if other processes follow.
   Published Publish(const RedisKeys& keys, std::string_view token, std::string_view payload) {
     const std::string linger = std::to_string(options_.linger.count());
     return static_cast<Published>(
@@ -164,22 +167,23 @@ class LeaseCommands {
                    -1LL, 1LL));
   }
 
-  // Lets the next who takes the lease start afresh; those who follow the call that holds it now go
-  // on. True if there was one.
+  // Makes the next process that asks start a new call. Followers of the call in flight still get
+  // its outcome. True if there was a call.
   bool Forget(const RedisKeys& keys) {
     const std::initializer_list<std::string_view> command = {"GETRANGE", keys.Lease(), "0", "31"};
-    const std::string token(TextOf(*server_.Ask(keys.Lease(), command, WhenAway::kIfWell)));
+    const std::string token(TextOf(*server_.Ask(keys.Lease(), command, WhenAway::kFail)));
     if (!IsToken(token)) return false;
     if (Number(Run(keys, kForget, {"2", keys.Lease(), keys.Forgotten(token), token})) < 0) {
-      throw Outage(std::errc::protocol_error, "something else is at " + keys.Forgotten(token));
+      throw Outage(std::errc::protocol_error, "unexpected data at " + keys.Forgotten(token));
     }
-    return true;  // if it was too late: that call has ended meanwhile
+    return true;  // also if the call has landed meanwhile
   }
 
  private:
-  // A holder is told as {token, milliseconds left, fence}; -1 milliseconds: what is there is none
-  // of ours, and stays as it is. The command may come again after its answer was lost, and its call
-  // was forgotten or has ended since: so what has this token comes first.
+  // Answers with a holder: {token, milliseconds left, fence}. -1 milliseconds: the value there is
+  // not a lease of ours, and is left alone. The command may arrive again because its answer was
+  // lost. Its call may have been forgotten or have landed meanwhile, so the script first looks for
+  // `token`.
   static constexpr std::string_view kTake = R"lua(
     local function told(name)
       local value, left = redis.call('GET', name), redis.call('PTTL', name)
@@ -214,7 +218,7 @@ class LeaseCommands {
     return 0
   )lua";
 
-  // The lease goes first: should the server have no room for the outcome, it is free all the same.
+  // Deletes the lease first: it is then free even if the server has no room for the outcome.
   static constexpr std::string_view kPublish = R"lua(
     local name = KEYS[1]
     if redis.call('GETRANGE', name, 0, 31) ~= ARGV[1] then
@@ -229,7 +233,8 @@ class LeaseCommands {
     return 1
   )lua";
 
-  // 1: it was forgotten; 0: it is no more, or no lease; -1: something else is in the way.
+  // Answers 1 if the call was forgotten, 0 if the key does not hold its lease, and -1 if unexpected
+  // data is under the new name.
   static constexpr std::string_view kForget = R"lua(
     local value = redis.call('GET', KEYS[1])
     if (value == ARGV[1] or value == ARGV[1] .. '+') and redis.call('PTTL', KEYS[1]) >= 0 then
@@ -240,10 +245,10 @@ class LeaseCommands {
 
   Reply Run(const RedisKeys& keys, std::string_view script,
             std::initializer_list<std::string_view> arguments,
-            WhenAway effort = WhenAway::kAnyway) {
+            WhenAway when_away = WhenAway::kTry) {
     std::vector<std::string_view> command = {"EVAL", script};
     command.insert(command.end(), arguments);
-    return server_.Ask(keys.Lease(), command, effort);
+    return server_.Ask(keys.Lease(), command, when_away);
   }
 
   static long long Number(const Reply& reply) noexcept {

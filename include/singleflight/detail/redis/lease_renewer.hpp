@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// LeaseRenewer: the thread that renews the leases of a process's leaders while their `fn` runs, and
-// gives back those that nobody wants any longer. There is one a group, from its first lease on.
+// LeaseRenewer: a thread that renews the leases of a process's leaders while their `fn` runs. It
+// also gives back the leases of calls that no caller of the process wants any more. Each group has
+// one, which starts before its first lease is taken.
 
 #include <unistd.h>
 
@@ -24,12 +25,13 @@
 #include "../../redis_options.hpp"
 #include "connection.hpp"
 #include "lease.hpp"
+#include "outage.hpp"
 #include "payload.hpp"
 #include "server.hpp"
 
 namespace singleflight::redis::detail {
 
-// A lease that this process has taken.
+// A HeldLease is a lease that this process has taken, or is about to take.
 struct HeldLease {
   HeldLease(const RedisKeys& its_keys, std::string its_token)
       : keys(its_keys), token(std::move(its_token)) {}
@@ -43,22 +45,23 @@ struct HeldLease {
 
   const RedisKeys keys;
   const std::string token;
-  std::uint64_t fence = 0;       // set before others see it
-  Clock::time_point taken = {};  // likewise
-  // The server ends it no sooner; in the past once it is known to be lost. Relaxed: only a time.
+  std::uint64_t fence = 0;       // set before other threads see it
+  Clock::time_point taken = {};  // set before other threads see it
+  // The server keeps the lease at least until then. Once the lease is known to be lost, this is in
+  // the past. Relaxed: no other data depends on it.
   std::atomic<Clock::rep> held_until = 0;
-  // Guarded by the keeper's mutex.
+  // `renewed` and `state` are guarded by LeaseRenewer::mutex_.
   Clock::time_point renewed = {};
   enum class State : unsigned char {
     kKept,
-    kLost,       // the server has given it to somebody else, or it was too old
-    kUnwanted,   // nobody of this process wants its outcome any longer
-    kGivenBack,  // by the keeper, for that reason
+    kLost,       // the server no longer holds it for us, or it is too old
+    kUnwanted,   // no caller of this process wants its outcome any more
+    kGivenBack,  // it was kUnwanted, and the renewer has given it back
   } state = State::kKept;
 };
 
-// One, or none, with what it takes to keep it: a lease that was taken is not to be lost for want of
-// memory.
+// The list node is allocated before its lease is taken, and is only spliced after that. So keeping
+// a lease that was taken cannot fail for want of memory.
 using LeaseList = std::list<std::shared_ptr<HeldLease>>;
 
 class LeaseRenewer {
@@ -82,26 +85,28 @@ class LeaseRenewer {
   LeaseRenewer(const LeaseRenewer&) = delete;
   LeaseRenewer& operator=(const LeaseRenewer&) = delete;
 
-  // A child process has no keeper, and is not to speak for its parent.
+  // True in a forked child: it has no renewal thread, and must not act for its parent.
   bool IsForked() const noexcept { return process_ != ::getpid(); }
 
-  // Before a lease is taken, so that none is taken in vain where there can be no more threads.
+  // Starts the thread if it does not run yet. This comes before a lease is taken, so that no lease
+  // is taken in vain if the thread cannot be started.
   void Start() {
     const std::lock_guard lock(mutex_);
     if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
   }
 
-  // How long a lease that was taken then may last from now on.
+  // Returns how long a lease that was taken at `taken` may last from now on.
   std::chrono::milliseconds DurationFor(Clock::time_point taken) const {
     if (!max_age_) return lease_;
     const auto left = *max_age_ - (Clock::now() - taken);
     return std::min(lease_, std::chrono::floor<std::chrono::milliseconds>(left));
   }
 
-  // While there is one, its lease is renewed.
+  // Has its lease renewed for as long as it lives.
   class Renewal {
    public:
-    Renewal(LeaseRenewer& keeper, LeaseList one) noexcept : renewer_(keeper), entry_(one.begin()) {
+    Renewal(LeaseRenewer& renewer, LeaseList one) noexcept
+        : renewer_(renewer), entry_(one.begin()) {
       Lease().renewed = Lease().taken;
       const std::lock_guard lock(renewer_.mutex_);
       renewer_.held_.splice(renewer_.held_.end(), one);
@@ -117,7 +122,8 @@ class LeaseRenewer {
     Renewal(const Renewal&) = delete;
     Renewal& operator=(const Renewal&) = delete;
 
-    // Has the keeper give it back, so that others take over. Does not wait for that.
+    // Has the renewer give the lease back, so that another process takes over. Does not wait for
+    // that.
     void GiveUp() noexcept {
       if (renewer_.IsForked()) return;
       const std::lock_guard lock(renewer_.mutex_);
@@ -140,8 +146,8 @@ class LeaseRenewer {
   };
 
  private:
-  // Looks after the leases once a tick, and sleeps only when there were none for a whole one: so
-  // that a leader whose `fn` is quick need not wake it.
+  // Looks after the leases once a tick. It sleeps only after a whole tick without leases, so that a
+  // leader whose `fn` is quick need not wake it.
   void Run() {
     std::unique_lock lock(mutex_);
     while (!ending_) {
@@ -169,14 +175,15 @@ class LeaseRenewer {
       try {
         leases_.Publish(lease->keys, lease->token,
                         Pack({PayloadKind::kAbandoned, {}}, lease->token));
-      } catch (const std::exception&) {  // the server is away, or memory: then it expires
+      } catch (const std::exception&) {  // no server or no memory: the lease expires instead
       }
       lock.lock();
     }
   }
 
-  // The first in the list was renewed the longest time ago. A lease that cannot be renewed does not
-  // keep others from it: an endpoint that does not answer is waited for once only.
+  // Renews the leases that are due. The one that was renewed longest ago is first in the list. A
+  // lease that cannot be renewed does not hold up the others: an endpoint that does not answer is
+  // waited for only once.
   void RenewDue(std::unique_lock<std::mutex>& lock) {
     const Clock::time_point now = Clock::now();
     std::optional<Endpoint> away;
@@ -194,7 +201,7 @@ class LeaseRenewer {
     }
   }
 
-  // False if it is lost; if nobody knows, it is tried again at the next tick.
+  // False if the lease is lost. If that is unknown, renewal is tried again at the next tick.
   bool Renew(HeldLease& lease, std::optional<Endpoint>& away) {
     try {
       Endpoint where = server_.EndpointOf(lease.keys.Lease());
@@ -223,10 +230,10 @@ class LeaseRenewer {
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   // Guarded by mutex_.
-  LeaseList held_;            // of any number
-  std::size_t unwanted_ = 0;  // in held_, in that state
-  bool used_ = false;         // since the thread last looked
-  bool asleep_ = false;       // the thread, until one is held
+  LeaseList held_;            // the lease that was renewed longest ago is first
+  std::size_t unwanted_ = 0;  // leases in held_ whose state is kUnwanted
+  bool used_ = false;         // a lease was added since the thread last looked
+  bool asleep_ = false;       // the thread waits until a lease is added
   bool ending_ = false;
   std::thread thread_;
 };

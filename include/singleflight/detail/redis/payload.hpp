@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a leader tells the followers in other processes, as bytes:
+// Payload: the bytes with which a leader publishes its outcome to followers in other processes.
 //
 //   0     version of this format
 //   1     kind
-//   2..9  checksum, little-endian: FNV-1a of 64 bits over the lease's token, bytes 0 and 1, the
-//   body 10..  body: the encoded value, or the exception's message
+//   2..9  checksum, little-endian: 64-bit FNV-1a over the lease's token, bytes 0 and 1 and the body
+//   10..  body: the encoded value, or the exception's message
 //
-// FNV-1a is that of RFC 9923. It tells a damaged or foreign entry from ours, and no forged one.
+// FNV-1a is specified in RFC 9923. It detects damaged and foreign entries. It does not protect
+// against forgery.
 
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +22,7 @@ namespace singleflight::redis::detail {
 enum class PayloadKind : unsigned char {
   kValue = 1,
   kException = 2,
-  kAbandoned = 3,  // the leader gave up: somebody else shall run `fn`
+  kAbandoned = 3,  // the leader gave up: another caller must run `fn`
 };
 
 struct Payload {
@@ -39,7 +40,7 @@ inline std::uint64_t Fnv1a(std::string_view bytes, std::uint64_t hash) noexcept 
   return hash;
 }
 
-// `token` is that of the lease: an entry of another call does not decode.
+// The checksum covers the lease's `token`, so that the outcome of another call does not decode.
 inline std::uint64_t Checksum(std::string_view token, std::string_view head,
                               std::string_view body) noexcept {
   return Fnv1a(body, Fnv1a(head, Fnv1a(token, 0xcbf29ce484222325U)));
@@ -55,7 +56,8 @@ inline std::string Pack(const Payload& payload, std::string_view token) {
   return packed += payload.body;
 }
 
-// Refers to `packed`. Nothing, if it is not what a leader with this token packed.
+// Returns nothing if `packed` is not what a leader with this token packed. The result refers to
+// `packed`.
 inline std::optional<Payload> Unpack(std::string_view packed, std::string_view token) noexcept {
   if (packed.size() < kPayloadHeader) return std::nullopt;
   if (static_cast<unsigned char>(packed[0]) != kPayloadVersion) return std::nullopt;

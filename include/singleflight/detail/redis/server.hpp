@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The server as its users see it: a command goes in, a reply comes out. Behind it are a pool of
-// connections, made when they are needed, and for a Redis Cluster what has been learned of where
-// its keys are.
+// Server: sends a command to the server and returns its reply. Behind it are a connection pool,
+// which connects on demand, a circuit breaker for each endpoint, and what a Redis Cluster has told
+// us about the location of its slots.
 
 #include <algorithm>
 #include <charconv>
@@ -25,11 +25,13 @@
 
 #include "../../redis_options.hpp"
 #include "connection.hpp"
+#include "outage.hpp"
 
 namespace singleflight::redis::detail {
 
-// Which of a Redis Cluster's slots a name is in: that of what is between the first brace and the
-// next closing one, by CRC-16/XMODEM ("Key distribution model" of the Redis Cluster specification).
+// Returns the Redis Cluster slot of `name`: the CRC-16/XMODEM of what is between its first opening
+// brace and the next closing one. If that is empty or missing, the whole name counts. Source: "Key
+// distribution model" in the Redis Cluster specification.
 inline unsigned SlotOf(std::string_view name) noexcept {
   const std::size_t open = name.find('{');
   const std::size_t close = name.find('}', open);
@@ -46,7 +48,7 @@ inline unsigned SlotOf(std::string_view name) noexcept {
   return crc % 16384;
 }
 
-// What a node of a Redis Cluster says of a name that is another's: "MOVED 3999 127.0.0.1:6381".
+// A Redis Cluster node answers "MOVED 3999 127.0.0.1:6381" if another node serves the name's slot.
 struct Redirection {
   unsigned slot;
   Endpoint to;
@@ -57,7 +59,7 @@ inline std::optional<Redirection> ParseRedirection(std::string_view error, const
   if (!error.starts_with(kMoved)) return std::nullopt;
   error.remove_prefix(kMoved.size());
   const std::size_t space = error.find(' ');
-  const std::size_t colon = error.rfind(':');  // the address may have some, too
+  const std::size_t colon = error.rfind(':');  // the last one: an IPv6 address has some, too
   if (space == std::string_view::npos || colon == std::string_view::npos || colon <= space) {
     return std::nullopt;
   }
@@ -75,34 +77,35 @@ inline std::optional<Redirection> ParseRedirection(std::string_view error, const
   return move;
 }
 
-// Whether to ask a server that has not answered within `retry_after`: who begins something does
-// not; who is in the middle of it does.
-enum class WhenAway : bool { kIfWell, kAnyway };
+// Says what Ask does while the circuit breaker is open, that is, for `retry_after` after a failure.
+// New work fails at once. Work in progress tries all the same.
+enum class WhenAway : bool { kFail, kTry };
 
 // Every member may be called from any thread.
 class Server {
  public:
   explicit Server(const Options& options) : options_(options) {}
 
-  // Sends a command about `name` and returns the reply, which is no error; null only for one that
-  // blocks, if limit or the server ended that. What failed on one connection is tried once more
-  // on a new one: the command must mean the same when it comes twice. Throws Outage, of a command
-  // that does not block within 2 * (connect_timeout + command_timeout), else within server_waits +
-  // command_timeout, too.
-  Reply Ask(std::string_view name, std::span<const std::string_view> command, WhenAway effort) {
-    return Ask(name, command, effort, {}, {Clock::time_point::max()});
+  // Sends a command about `name` and returns the reply, which is not an error. A command that
+  // failed on one connection is sent once more on a new one, so it must be idempotent. The reply is
+  // null only for a blocking command that `limit` or the server cut short.
+  //
+  // Errors: Outage, within 2 * (connect_timeout + command_timeout). For a blocking command,
+  //   server_waits + command_timeout are added to that.
+  Reply Ask(std::string_view name, std::span<const std::string_view> command, WhenAway when_away) {
+    return Ask(name, command, when_away, {}, {Clock::time_point::max()});
   }
-  Reply Ask(std::string_view name, std::span<const std::string_view> command, WhenAway effort,
+  Reply Ask(std::string_view name, std::span<const std::string_view> command, WhenAway when_away,
             std::chrono::milliseconds server_waits, const WaitLimit& limit) {
     for (int redirections = 0;; ++redirections) {
       const Endpoint where = EndpointOf(name);
-      if (effort == WhenAway::kIfWell) ThrowIfAway(where);
+      if (when_away == WhenAway::kFail) ThrowIfAway(where);
       Reply reply = AskAt(where, command, server_waits, limit);
       if (reply == nullptr || reply->type != REDIS_REPLY_ERROR) return reply;
       const std::string_view error = TextOf(*reply);
       const bool is_demoted =
           error.find("READONLY") != std::string_view::npos || error.starts_with("UNBLOCKED");
-      if (is_demoted) Drop(where);  // another is the master now
+      if (is_demoted) Drop(where);  // another node is the master now
       if (error.starts_with("UNBLOCKED") && server_waits.count() > 0) return nullptr;
       std::optional<Redirection> move = ParseRedirection(error, where);
       if (!move || redirections == kMaxRedirections) {
@@ -123,12 +126,12 @@ class Server {
     return {options_.host, options_.port};
   }
 
-  // Of an outage that a caller has met.
+  // Remembers an outage that a caller has met, for LastOutage.
   void NoteOutage(const Outage& outage) noexcept {
     try {
       const std::lock_guard lock(mutex_);
       last_outage_ = outage.what();
-    } catch (const std::exception&) {  // no memory for it
+    } catch (const std::exception&) {  // no memory for the text
     }
   }
   std::string LastOutage() const {
@@ -137,7 +140,7 @@ class Server {
   }
 
  private:
-  static constexpr int kMaxRedirections = 5;  // as many as nodes that are wrong in turn
+  static constexpr int kMaxRedirections = 5;  // redirections that are followed for one command
 
   Reply AskAt(const Endpoint& where, std::span<const std::string_view> command,
               std::chrono::milliseconds server_waits, const WaitLimit& limit) {
@@ -152,10 +155,10 @@ class Server {
         if (connection == nullptr) connection = std::make_unique<Connection>(options_, where);
         return ask(std::move(connection));
       } catch (const Outage& outage) {
-        // What has blocked for its whole time is not to block as long again.
+        // A blocking command that has used up its time is not repeated.
         const bool has_blocked = outage.IsTimeout() && server_waits.count() > 0;
         if (!outage.IsConnectionLoss() || has_blocked) throw;
-        Drop(where);  // what is kept open is likely of no use either
+        Drop(where);  // its idle connections are probably broken, too
       }
       return ask(std::make_unique<Connection>(options_, where));
     } catch (const Outage& outage) {
@@ -164,12 +167,13 @@ class Server {
     }
   }
 
-  // So that not every caller waits for the timeouts.
+  // Spares new work the timeouts of an endpoint whose circuit breaker is open.
   void ThrowIfAway(const Endpoint& where) const {
     const std::lock_guard lock(mutex_);
     const auto found = std::ranges::find(away_, where, &Away::where);
     if (found != away_.end() && Clock::now() < found->until) {
-      throw Outage(std::errc::not_connected, "left alone for `retry_after`, since: " + found->why);
+      throw Outage(std::errc::not_connected,
+                   "not contacted for `retry_after` after: " + found->why);
     }
   }
 
@@ -189,12 +193,12 @@ class Server {
     try {
       const std::lock_guard lock(mutex_);
       if (idle_.size() < options_.max_idle_connections) idle_.push_back(std::move(connection));
-    } catch (const std::bad_alloc&) {  // then it is closed; the reply counts
+    } catch (const std::bad_alloc&) {  // the connection is closed, but the reply is valid
     }
   }
 
   void Drop(const Endpoint& where) {
-    std::vector<std::unique_ptr<Connection>> dropped;  // closed with no lock held
+    std::vector<std::unique_ptr<Connection>> dropped;  // before the lock, so closed without it
     const std::lock_guard lock(mutex_);
     dropped.reserve(idle_.size());
     for (auto& connection : idle_) {
@@ -203,7 +207,8 @@ class Server {
     std::erase(idle_, nullptr);
   }
 
-  // After a failure of the connection itself.
+  // Opens an endpoint's circuit breaker after a failure of the connection itself, and forgets which
+  // slots had moved there.
   void MarkAway(const Endpoint& where, const char* why) {
     const std::lock_guard lock(mutex_);
     std::erase_if(away_, [&](const Away& away) { return away.where == where; });
@@ -220,9 +225,9 @@ class Server {
   const Options& options_;
   mutable std::mutex mutex_;
   // Guarded by mutex_.
-  std::vector<std::unique_ptr<Connection>> idle_;  // used last: last
-  std::map<unsigned, Endpoint> moved_;             // by slot; the others are where we start
-  std::vector<Away> away_;                         // one for each endpoint that failed last
+  std::vector<std::unique_ptr<Connection>> idle_;  // the most recently used is last
+  std::map<unsigned, Endpoint> moved_;  // by slot: those not served by the endpoint in Options
+  std::vector<Away> away_;              // circuit breakers, at most one for each endpoint
   std::string last_outage_;
 };
 

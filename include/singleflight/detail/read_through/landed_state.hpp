@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// LandedState: delivers a value that is known already, such as a cache hit, to a caller that came
+// to join a call. It looks like the state of a call that the caller led alone and that has landed.
+
 #include <exception>
 #include <memory>
 #include <stop_token>
@@ -8,12 +11,12 @@
 #include <variant>
 
 #include "../../result.hpp"
+#include "../../waiter.hpp"
 #include "../call.hpp"
+#include "../outcome.hpp"
 
 namespace singleflight::detail {
 
-// How a value that is there already reaches a caller that came to join a call: as from a call that
-// it led alone, and that has landed.
 template <class Value>
 class LandedState final : public SharedState<Value> {
   using State = SharedState<Value>;
@@ -21,15 +24,16 @@ class LandedState final : public SharedState<Value> {
  public:
   bool Leave(Waiter<Value>*, std::stop_source&) noexcept override { return false; }
 
-  // OnLanded comes in here; not, if this throws what moving the value threw.
-  static void Tell(Waiter<Value>& waiter, Value&& value) {
+  // Calls waiter.OnLanded before it returns. If the value's move throws, this throws it, and
+  // OnLanded is not called.
+  static void Notify(Waiter<Value>& waiter, Value&& value) {
     const std::shared_ptr<State> state = Make(std::move(value));
     State::Link(state, waiter, Role::kLeader);
     state->Publish();
   }
 
-  // For a caller that will block, if at all.
-  static std::shared_ptr<State> Landed(Value&& value) {
+  // For a Future, whose caller blocks.
+  static std::shared_ptr<State> Ready(Value&& value) {
     std::shared_ptr<State> state = Make(std::move(value));
     state->PrepareToBlock();
     state->Publish();
@@ -40,7 +44,7 @@ class LandedState final : public SharedState<Value> {
   static std::shared_ptr<State> Make(Value&& value) {
     std::shared_ptr<State> state = std::make_shared<LandedState>();
     state->SetOutcome(Outcome<Value>(std::in_place_index<1>, std::move(value)));
-    if (state->Failed()) std::rethrow_exception(state->Error());  // as when the first move throws
+    if (state->Failed()) std::rethrow_exception(state->Error());  // the value's move threw
     state->Close(/*is_shared=*/false);
     return state;
   }

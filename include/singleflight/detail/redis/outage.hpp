@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Outage: the exception for a server that cannot be used.
+
+#include <string>
+#include <system_error>
+
+namespace singleflight::redis::detail {
+
+// The code is `not_connected` if the server cannot be reached, does not answer in time or has
+// closed the connection. It is `protocol_error` if the server's answer is of no use.
+class Outage : public std::system_error {
+ public:
+  Outage(std::errc code, const std::string& what)
+      : std::system_error(std::make_error_code(code), "singleflight::redis: " + what) {}
+
+  static Outage Timeout(const std::string& where) {
+    Outage outage(std::errc::not_connected, where + " did not answer in time");
+    outage.is_timeout_ = true;
+    return outage;
+  }
+
+  bool IsConnectionLoss() const noexcept { return code() == std::errc::not_connected; }
+  bool IsTimeout() const noexcept { return is_timeout_; }
+
+ private:
+  bool is_timeout_ = false;
+};
+
+}  // namespace singleflight::redis::detail

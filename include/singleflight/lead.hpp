@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Lead: the producing end of a call made by Group::Join, as std::promise is that of a std::future.
+//
+//   users.Join("user:42", waiter, [&](Users::Lead lead) {
+//     pool.Post([lead]() mutable { lead.Run([] { return Load(42); }); });  // runs fn, then lands
+//   });
+//
+//   db.Query(sql, [lead](Row row) mutable { lead.Succeed(Parse(row)); });  // or lands from outside
+//
+// Copyable, so that it fits a std::function. The first copy to land the call wins. If the last copy
+// is destroyed before that, the call lands with `owner_dead`, so no caller waits for ever.
+
+#include <concepts>
+#include <exception>
+#include <memory>
+#include <stop_token>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include "detail/async_call.hpp"
+#include "detail/invoke.hpp"
+#include "detail/outcome.hpp"
+#include "detail/wait_graph.hpp"
+
+namespace singleflight {
+
+// Thread: every member may be called on any thread, but one Lead object by one thread at a time.
+// Lifetime: once the call has landed, a Lead may outlive the group.
+//
+// `BeforeLanding` is internal: a hook that runs on the landing thread just before the call lands,
+// as `before(ledger, call, key, outcome)`. The call lands even if the hook throws.
+template <class Ledger, class BeforeLanding = detail::NoHook>
+class Lead {
+  using Value = typename Ledger::Value;
+  using Stored = detail::Stored<Value>;
+  using Outcome = detail::Outcome<Value>;
+  using Async = detail::AsyncCall<Ledger>;
+  using Phase = typename Async::Phase;
+
+ public:
+  using LedgerType = Ledger;
+
+  // Used by Join.
+  explicit Lead(std::shared_ptr<Async> async) noexcept : async_(std::move(async)) {}
+  // The same Lead, with another hook.
+  Lead(const Lead<Ledger>& lead, BeforeLanding before) noexcept
+      : async_(lead.async_), before_(std::move(before)) {}
+
+  // Returns the call's stop token. A stop is requested when no caller is left, and when the group
+  // is being destroyed.
+  std::stop_token GetStopToken() const noexcept { return async_->call.stop.get_token(); }
+
+  // Lands the call with a value. False if the call has landed, or is being landed: then this does
+  // nothing.
+  //
+  // Thread: the waiters' OnLanded run on this thread.
+  bool Succeed(Stored value) requires(!std::is_void_v<Value>) {
+    return Land(Outcome(std::in_place_index<1>, std::move(value)));
+  }
+  bool Succeed() requires std::is_void_v<Value> { return Land(Outcome(std::in_place_index<1>)); }
+
+  // Lands the call with an exception, like Succeed. A null one stands for `owner_dead`.
+  bool Fail(std::exception_ptr error) {
+    return Land(Outcome(std::in_place_index<0>, std::move(error)));
+  }
+
+  // Lands the call with either. Throws nothing, unless the thread is cancelled in the hook.
+  bool Land(Outcome&& outcome) noexcept(std::same_as<BeforeLanding, detail::NoHook>) {
+    const std::shared_ptr<Async> async = async_;  // a woken caller may destroy this Lead
+    return LandOnce(*async, std::move(outcome), before_);
+  }
+
+  // Runs `fn()` or `fn(std::stop_token)` on this thread as the call's work, and lands the call with
+  // what it returns or throws. False if another thread lands the call. `fn` does not run if the
+  // call has landed, or if another Run has begun.
+  //
+  // While `fn` runs, deadlocks through it are detected as for a leader in Do.
+  template <class Fn>
+  bool Run(Fn&& fn) {
+    detail::CheckFn<Value, Fn>();
+    struct LandIfUnwound {  // if the thread is cancelled inside `fn`
+      ~LandIfUnwound() {
+        if (!finished) LandOnce(async, {}, detail::NoHook());
+      }
+      Async& async;
+      bool finished = false;
+    };
+    const std::shared_ptr<Async> async = async_;  // as in Land
+    const BeforeLanding before = before_;
+    auto expected = Phase::kLaunched;
+    if (!async->phase.compare_exchange_strong(expected, Phase::kRunning)) return false;
+    Outcome outcome;
+    {
+      LandIfUnwound landing{*async};
+      const detail::RunningScope running(*async->call.state);
+      detail::Execute<Value>(outcome, std::forward<Fn>(fn), async->call.stop);
+      landing.finished = true;
+    }
+    return LandOnce(*async, std::move(outcome), before);
+  }
+
+  // Calls `fn()` or `fn(std::stop_token)` and returns what it returns. For work that starts here
+  // and lands later. Deadlocks through `fn` are detected as in Run.
+  template <class Fn>
+  decltype(auto) Start(Fn&& fn) const {
+    const detail::LeadingScope leading;
+    const detail::RunningScope running(Target());
+    return detail::CallWithStop(std::forward<Fn>(fn), GetStopToken());
+  }
+
+  // Internal: for a thread that does the work of several calls.
+  detail::WaitTarget& Target() const noexcept { return *async_->call.state; }
+
+ private:
+  template <class, class>
+  friend class Lead;
+
+  template <class Hook>
+  static bool LandOnce(Async& async, Outcome&& outcome, const Hook& before) {
+    struct Landing {
+      ~Landing() { async.ledger->Land(async, std::move(outcome)); }
+      Async& async;
+      Outcome& outcome;
+    };
+    if (async.phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
+    const Landing landing{async, outcome};
+    before(*async.ledger, async.call, async.key, outcome);
+    return true;
+  }
+
+  std::shared_ptr<Async> async_;
+  [[no_unique_address]] BeforeLanding before_;
+};
+
+}  // namespace singleflight

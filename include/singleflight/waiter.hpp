@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Waiter: a caller that is notified when its call lands, instead of blocking.
+//
+// With it and Group::Join you can serve any kind of caller: a callback API, another future type, an
+// event loop. CoDo, AsyncDo and DoMany are built on it. Derive from it and override OnLanded:
+//
+//   struct Reply final : Users::Waiter {  // Users is a Group<std::string, User>
+//     void OnLanded() noexcept override { Send(this->TakeResult()); }
+//   };
+//
+//   users.Join("user:42", reply, [&](Users::Lead lead) {  // only if no call is in flight
+//     pool.Post([lead]() mutable { lead.Run([] { return Load(42); }); });
+//   });
+//
+// `Join` links the waiter to the call in flight for the key. If there is none, it makes a call and
+// gives the function its Lead, the right to land it: see lead.hpp.
+//
+// What it is not: a synchronization primitive. Leave may race with OnLanded, but with nothing else.
+// Warning: a cancel handler that calls Leave while OnLanded calls TakeResult on another thread is a
+// data race. examples/callback.cpp shows a class that is safe.
+
+#include <memory>
+#include <stop_token>
+#include <utility>
+
+#include "result.hpp"
+
+namespace singleflight {
+
+namespace detail {
+template <class Value>
+class SharedState;
+}
+
+// Lifetime: the waiter belongs to the caller. It must stay where it is from the Join that links it
+//   until OnLanded has begun or Leave has returned true. After TakeResult it may join again.
+template <class Value>
+class Waiter {
+ public:
+  Waiter() = default;
+  Waiter(const Waiter&) = delete;
+  Waiter& operator=(const Waiter&) = delete;
+
+  // Called once, when the call has landed. May destroy the waiter.
+  //
+  // Thread: the one that lands the call, with no lock held and outside any catch block. It must not
+  //   block, because the other waiters are notified after it returns. It must not reach a
+  //   cancellation point of a thread that may be cancelled.
+  virtual void OnLanded() noexcept = 0;
+
+  // Returns the result. Call it once, in OnLanded or after it.
+  //
+  // Errors: throws what the call's `fn` threw, or `owner_dead` if the leader vanished.
+  Result<Value> TakeResult() { return State::Receive(std::move(state_), role_); }
+
+  // Leaves the call, like Group::Leave. It may be called after the group was destroyed, but not
+  // while another thread destroys it.
+  bool Leave() noexcept {
+    const std::shared_ptr<State> state = state_;
+    return state != nullptr && state->Leave(this);
+  }
+
+  // Leaves the call, or if it has landed, cancels a notification that has not begun. For a waiter
+  // that is about to be destroyed. True: OnLanded will not be called any more. False: it is running
+  // on another thread, or it has run and the result was not taken.
+  //
+  // Thread: may race with what Leave may race with.
+  bool Detach() noexcept {
+    if (state_ == nullptr) return true;
+    const std::shared_ptr<State> state = state_;
+    return state->Leave(this) || state->UnlinkUnlessNotified(*this);
+  }
+
+ protected:
+  virtual ~Waiter() = default;
+
+  // Releases a result that will not be taken. Otherwise the next Join would destroy it, under a
+  // lock.
+  void DropResult() noexcept { state_.reset(); }
+
+  // Like Leave, but if this was the last caller, it hands out the call's stop source instead of
+  // requesting the stop: what runs then may destroy this waiter.
+  bool Leave(std::stop_source& unwanted) noexcept {
+    const std::shared_ptr<State> state = state_;
+    return state != nullptr && state->Leave(this, unwanted);
+  }
+
+ private:
+  using State = detail::SharedState<Value>;
+  friend State;
+
+  std::shared_ptr<State> state_;  // null: on no call
+  // Guarded by the shard's mutex until the call lands, and by the state's waiters_mutex_
+  // afterwards.
+  Waiter* prev_ = nullptr;
+  Waiter* next_ = nullptr;
+  bool notified_ = false;  // OnLanded has run or is running
+  Role role_ = Role::kFollower;
+};
+
+}  // namespace singleflight
