@@ -79,7 +79,7 @@ double SecondsOf(const Step& step) {
 // Another thread runs `lead(fn)`, which runs `fn` and then publishes the outcome. This thread runs
 // `follow`, which blocks until it gets the outcome.
 template <class Lead, class Follow>
-double SecondsUntilTold(Observer& observer, const Lead& lead, const Follow& follow) {
+double SecondsUntilNotified(Observer& observer, const Lead& lead, const Follow& follow) {
   std::latch leads(1);
   std::atomic<Clock::time_point> fn_returned;
   std::thread leader([&] {
@@ -159,8 +159,8 @@ void Redis(benchmark::State& state) try {
             {{"unshared", [&] { return SecondsOf(unshared); }},
              {"set_get_del", [&] { return SecondsOf(set_get_del); }},
              {"set_get", [&] { return SecondsOf(set_get); }},
-             {"follower", [&] { return SecondsUntilTold(observer, lead, unshared); }, 2},
-             {"xadd_xread", [&] { return SecondsUntilTold(observer, add, read); }, 1}});
+             {"follower", [&] { return SecondsUntilNotified(observer, lead, unshared); }, 2},
+             {"xadd_xread", [&] { return SecondsUntilNotified(observer, add, read); }, 1}});
 } catch (const std::runtime_error& error) {
   state.SkipWithError(error.what());
 }

@@ -42,14 +42,14 @@ class Crowd {
   // Starts the threads. Each runs `wait`, which blocks and returns the result that it waited for.
   // The thread then stays until all have theirs, so that no exit falls into another's wake-up time.
   template <class Wait>
-  void FallAsleep(const Wait& wait) {
-    const std::shared_future<void> may_go = may_go_.get_future().share();
+  void Start(const Wait& wait) {
+    const std::shared_future<void> released = release_.get_future().share();
     while (threads_.size() < size_) {
-      threads_.emplace_back([this, wait, may_go] {
+      threads_.emplace_back([this, wait, released] {
         const auto result = wait();
         benchmark::DoNotOptimize(&*result);
         if (--asleep_ == 0) awake_at_.set_value(Clock::now());
-        may_go.wait();
+        released.wait();
       });
     }
   }
@@ -57,14 +57,14 @@ class Crowd {
   // Returns when `all_came` says so and the last thread has had time to block. A future cannot be
   // asked whether it has.
   template <class AllCame>
-  void AwaitSleep(const AllCame& all_came) const {
+  void WaitUntilBlocked(const AllCame& all_came) const {
     while (!all_came()) std::this_thread::yield();
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
 
   double SecondsUntilAwake(Clock::time_point since) {
     const Clock::duration taken = awake_at_.get_future().get() - since;
-    may_go_.set_value();
+    release_.set_value();
     for (std::thread& thread : threads_) thread.join();
     return std::chrono::duration<double>(taken).count();
   }
@@ -74,7 +74,7 @@ class Crowd {
   std::vector<std::thread> threads_;
   std::atomic<std::size_t> asleep_;  // threads that have no result yet
   std::promise<Clock::time_point> awake_at_;
-  std::promise<void> may_go_;
+  std::promise<void> release_;
 };
 
 void WakeGroup(benchmark::State& state) {
@@ -86,8 +86,8 @@ void WakeGroup(benchmark::State& state) {
     Crowd crowd(followers);
     Clock::time_point released;
     const auto result = group.Do(key, [&] {
-      crowd.FallAsleep([&] { return group.Do(key, [] { return Megabyte(); }); });
-      crowd.AwaitSleep([&] { return group.Callers(key) == followers + 1; });
+      crowd.Start([&] { return group.Do(key, [] { return Megabyte(); }); });
+      crowd.WaitUntilBlocked([&] { return group.Callers(key) == followers + 1; });
       Megabyte value;
       released = Clock::now();
       return value;
@@ -103,11 +103,11 @@ void WakeFuture(benchmark::State& state) {
     std::promise<Megabyte> promise;
     Crowd crowd(waiting);
     std::atomic<std::size_t> came = 0;
-    crowd.FallAsleep([&came, landed = promise.get_future().share()] {
+    crowd.Start([&came, landed = promise.get_future().share()] {
       ++came;
       return &landed.get();
     });
-    crowd.AwaitSleep([&] { return came == waiting; });
+    crowd.WaitUntilBlocked([&] { return came == waiting; });
     Megabyte value;
     const Clock::time_point released = Clock::now();
     promise.set_value(std::move(value));

@@ -142,11 +142,13 @@ class Group {
     return DoWith(KeyRef(adapted), std::forward<Fn>(fn), &options);
   }
 
-  // Turns a third argument that is not CallOptions into a sentence of the compiler's.
+  // Refused in a sentence: a third argument that is not CallOptions.
   template <class K = Key, class Fn, class Options>
-  requires(!std::convertible_to<Options, CallOptions>) Result<Value> Do(const K&, Fn&&, Options&&) {
+  requires(!std::convertible_to<Options, CallOptions>) Result<Value> Do(const K& key, Fn&& fn,
+                                                                        Options&&) {
     static_assert(std::convertible_to<Options, CallOptions>,
                   "Do's third argument is CallOptions: write {.timeout = 50ms, .stop = token}");
+    return Do(key, std::forward<Fn>(fn));
   }
 
   // Makes the next caller for `key` start a new call. Callers already on the call still get its

@@ -27,6 +27,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "detail/require_cxx20.hpp"
+
 namespace singleflight::redis {
 
 namespace detail {

@@ -38,8 +38,9 @@ namespace detail {
 
 struct ResultFactory;
 
-// What `co_await group.Do(...)` runs into.
-struct BlockingResult {
+// Turns `co_await group.Do(...)` into one sentence from the compiler.
+template <class Result>
+struct DoBlocks {
   template <bool kDoBlocks = true>
   bool await_ready() const {
     static_assert(!kDoBlocks,
@@ -47,7 +48,7 @@ struct BlockingResult {
     return true;
   }
   void await_suspend(auto) const {}
-  void await_resume() const {}
+  Result await_resume() const;
 };
 
 }  // namespace detail
@@ -100,8 +101,8 @@ class [[nodiscard]] Result {
     }
   }
 
-  // Do blocks. This turns an await of its result into a sentence of the compiler's.
-  detail::BlockingResult operator co_await() const noexcept { return {}; }
+  // Refused in a sentence: Do blocks, so there is nothing to await.
+  detail::DoBlocks<Result> operator co_await() const noexcept { return {}; }
 
  private:
   friend detail::ResultFactory;
@@ -125,7 +126,7 @@ class Result<void> {
   bool shared() const noexcept { return shared_; }
   Role role() const noexcept { return role_; }
 
-  detail::BlockingResult operator co_await() const noexcept { return {}; }
+  detail::DoBlocks<Result> operator co_await() const noexcept { return {}; }
 
  private:
   friend detail::ResultFactory;

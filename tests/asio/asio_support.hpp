@@ -146,9 +146,9 @@ int MustNotRun() {
 }
 
 // An awaitable fn waits here until Open, on a context that the main thread runs.
-class AsyncGate {
+class AsyncEvent {
  public:
-  explicit AsyncGate(asio::io_context& io) : timer_(io, asio::steady_timer::time_point::max()) {}
+  explicit AsyncEvent(asio::io_context& io) : timer_(io, asio::steady_timer::time_point::max()) {}
 
   asio::awaitable<void> Wait() {
     ++waiting;
@@ -198,7 +198,7 @@ class OpenCall {
 
 // Runs `a` and `b` at the same time, on two threads.
 template <class A, class B>
-void AtOnce(A&& a, B&& b) {
+void RunConcurrently(A&& a, B&& b) {
   std::atomic<int> ready = 0;
   std::jthread other([&] {
     ++ready;

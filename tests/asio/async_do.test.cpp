@@ -61,7 +61,7 @@ ASIO_TEST_CASE("Promise 1: ten thousand coroutines on one key run an awaitable f
   constexpr int kCallers = 10'000;
   IntGroup group;
   asio::io_context io;
-  AsyncGate gate(io);
+  AsyncEvent gate(io);
   int runs = 0;
   int sum = 0;
   int shared = 0;
@@ -112,7 +112,7 @@ ASIO_TEST_CASE("fn is plain or returns an awaitable, and takes the call's stop t
   const auto awaitable_with_token = [](std::stop_token stop) -> asio::awaitable<int> {
     co_return stop.stop_possible() ? 4 : -1;
   };
-  const auto on_the_way_to_int = []() -> asio::awaitable<short> { co_return short{5}; };
+  const auto convertible_to_int = []() -> asio::awaitable<short> { co_return short{5}; };
   AsyncDo(
       group, "1", [] { return 1; }, Into(answers[0], io));
   AsyncDo(
@@ -120,7 +120,7 @@ ASIO_TEST_CASE("fn is plain or returns an awaitable, and takes the call's stop t
       Into(answers[1], io));
   AsyncDo(group, "3", awaitable, Into(answers[2], io));
   AsyncDo(group, "4", awaitable_with_token, Into(answers[3], io));
-  AsyncDo(group, "5", on_the_way_to_int, Into(answers[4], io));
+  AsyncDo(group, "5", convertible_to_int, Into(answers[4], io));
   io.run();
   for (int i = 0; i < 5; ++i) {
     CHECK(answers[i].outcome.value == i + 1);
@@ -527,7 +527,7 @@ ASIO_TEST_CASE("Promise 14: a context may be destroyed while a handler is on its
     Answer answer;
     std::optional<asio::io_context> loop(std::in_place);
     AsyncDo(group, "key", MustNotRun, asio::bind_executor(LoopExecutor{&*loop}, Into(answer)));
-    AtOnce([&] { call.Land(1); }, [&] { loop.reset(); });
+    RunConcurrently([&] { call.Land(1); }, [&] { loop.reset(); });
     CHECK(answer.calls == 0);
   }
 }

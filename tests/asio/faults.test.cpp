@@ -56,7 +56,7 @@ struct HandlerMemory {
   bool operator==(const HandlerMemory&) const = default;
 
   T* allocate(std::size_t count) const {
-    const Arm arm(Joined() == joined_before ? armed_plan : nullptr);
+    const ScopedPlan arm(Joined() == joined_before ? armed_plan : nullptr);
     return std::allocator<T>().allocate(count);
   }
   void deallocate(T* memory, std::size_t count) const noexcept {
@@ -76,12 +76,12 @@ using IoExecutor = asio::io_context::executor_type;
 // A caller's own context, and the outcome that the caller gets.
 struct OwnContext {
   explicit OwnContext(const FaultyGroup& group) : memory(group) {
-    const Arm none(nullptr);
+    const ScopedPlan none(nullptr);
     io.emplace();
     singleflight::detail::ContextService::Of(io->get_executor());
   }
   ~OwnContext() {
-    const Arm none(nullptr);
+    const ScopedPlan none(nullptr);
     io.reset();
   }
 
@@ -126,7 +126,7 @@ Heard AskCancellably(FaultyGroup& group, const FaultyKey& key, FnControl& contro
   return context.Run();
 }
 
-Heard AskLazily(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
+Heard AskDeferred(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   OwnContext context(group);
   auto later = AsyncDo(group, key, FaultyFn(control), deferred);
   std::move(later)(context.Handler());
@@ -169,7 +169,7 @@ constexpr Way kWays[] = {
     {"AsyncDo", AskByHandler<FaultyFn>},
     {"AsyncDo awaitable", AskByHandler<AwaitableFn>, true},
     {"AsyncDo cancellable", AskCancellably},
-    {"AsyncDo deferred", AskLazily},
+    {"AsyncDo deferred", AskDeferred},
     {"AsyncDo use_awaitable", AskInCoroutine<FaultyFn>, true},
     {"AsyncDo use_awaitable awaitable", AskInCoroutine<AwaitableFn>, true},
 };
@@ -187,7 +187,7 @@ std::string Land(Plan& plan) {
     ended = true;
   });
   Await([&] { return control.runs == 1 || ended; });
-  Problems problems;
+  Failures problems;
   if (control.runs == 1) {
     OwnContext by_handler(group);
     OwnContext in_coroutine(group);
@@ -214,7 +214,7 @@ std::string Cancel(Plan& plan) {
   FaultyGroup group;
   const FaultyKey key(1);
   FnControl never(kNever);
-  Problems problems;
+  Failures problems;
   {
     LedCall led(group, key);
     const Heard heard = Hear(&plan, [&] {

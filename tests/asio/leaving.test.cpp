@@ -45,7 +45,7 @@ ASIO_TEST_CASE("Promise 10: a caller that is cancelled leaves promptly and distu
 ASIO_TEST_CASE("Promise 10: the leader may be cancelled, and the call continues for the others") {
   IntGroup group;
   asio::io_context io;
-  AsyncGate gate(io);
+  AsyncEvent gate(io);
   asio::cancellation_signal signal;
   Answer leaves;
   Answer stays;
@@ -94,11 +94,11 @@ ASIO_TEST_CASE("Promise 10: when a cancellation races with landing, the caller g
     Answer answer;
     OpenCall call(group);
     AsyncDo(group, "key", MustNotRun, Into(answer, io, signal));
-    AtOnce([&] { call.Land(round); },
-           [&] {
-             asio::post(io, [&] { signal.emit(asio::cancellation_type::terminal); });
-             io.run();
-           });
+    RunConcurrently([&] { call.Land(round); },
+                    [&] {
+                      asio::post(io, [&] { signal.emit(asio::cancellation_type::terminal); });
+                      io.run();
+                    });
     io.restart();
     CHECK(answer.calls == 1);
     aborted += answer.aborted;
@@ -111,7 +111,7 @@ ASIO_TEST_CASE("Promise 10: when a cancellation races with landing, the caller g
 ASIO_TEST_CASE("Promise 10: in 'AsyncDo or timer', the first to complete cancels the other") {
   IntGroup group;
   asio::io_context io;
-  AsyncGate gate(io);
+  AsyncEvent gate(io);
   const auto never = [&]() -> asio::awaitable<int> {
     co_await gate.Wait();
     co_return -1;
@@ -165,7 +165,7 @@ ASIO_TEST_CASE("Promise 10: an operation in a parallel group is cancelled when a
 ASIO_TEST_CASE("Promise 11: when the last caller leaves, the coroutine of fn is cancelled") {
   IntGroup group;
   asio::io_context io;
-  AsyncGate gate(io);
+  AsyncEvent gate(io);
   asio::cancellation_signal signals[2];
   Answer answers[2];
   int cancelled = 0;
@@ -196,7 +196,7 @@ ASIO_TEST_CASE("Promise 11: when the last caller leaves, the coroutine of fn is 
 ASIO_TEST_CASE("Promise 11: a newcomer starts a new call beside one that was asked to stop") {
   IntGroup group;
   asio::io_context io;
-  AsyncGate gate(io);
+  AsyncEvent gate(io);
   asio::cancellation_signal signal;
   Answer leaves;
   Answer newcomer;

@@ -14,7 +14,7 @@ ASIO_TEST_CASE(
     "Promise 14: the destructor cancels the coroutine of fn, and waits until fn is destroyed") {
   asio::io_context io;
   auto work = asio::make_work_guard(io);
-  AsyncGate gate(io);
+  AsyncEvent gate(io);
   Answer answer;
   std::jthread runs([&] { io.run(); });
   auto captured = std::make_shared<int>(7);
@@ -43,7 +43,7 @@ ASIO_TEST_CASE(
   int told = 0;
   {
     asio::io_context io;
-    AsyncGate gate(io);
+    AsyncEvent gate(io);
     const auto load = [&gate, alive]() -> asio::awaitable<int> {
       co_await gate.Wait();
       co_return 7;
@@ -93,7 +93,7 @@ ASIO_TEST_CASE(
   Answer answers[2];
   {
     asio::io_context other;
-    AsyncGate gate(other);
+    AsyncEvent gate(other);
     const auto load = [&gate]() -> asio::awaitable<int> {
       co_await gate.Wait();
       co_return 7;
@@ -133,7 +133,7 @@ ASIO_TEST_CASE("Promise 14: a context may be destroyed while a call lands") {
     const auto handler = [alive, &told](const std::exception_ptr&, const Result<int>&) { ++told; };
     AsyncDo(group, "key", MustNotRun, asio::bind_executor(*io, handler));
     AsyncDo(group, "key", MustNotRun, asio::bind_executor(asio::make_strand(*io), handler));
-    AtOnce([&] { call.Land(1); }, [&] { io.reset(); });
+    RunConcurrently([&] { call.Land(1); }, [&] { io.reset(); });
     leaked += alive.use_count() != 2;  // `alive` and `handler` still hold it
   }
   CHECK(told == 0);
@@ -159,11 +159,11 @@ ASIO_TEST_CASE("Promise 14: a context that leads may be destroyed while the last
       };
       AsyncDo(group, "key", asio::bind_executor(*leads, load), Into(answer, io, signal));
       while (!waits) leads->poll();
-      AtOnce([&] { leads.reset(); },
-             [&] {
-               signal.emit(asio::cancellation_type::terminal);
-               io.run();
-             });
+      RunConcurrently([&] { leads.reset(); },
+                      [&] {
+                        signal.emit(asio::cancellation_type::terminal);
+                        io.run();
+                      });
     }
     io.restart();
     answered += answer.aborted || answer.outcome.error == std::errc::owner_dead;

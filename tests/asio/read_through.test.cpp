@@ -18,7 +18,7 @@ ASIO_TEST_CASE("ReadThrough: AsyncDo loads once, with an awaitable, and then the
   IntCache cache;
   Users users(cache);
   asio::io_context io;
-  AsyncGate gate(io);
+  AsyncEvent gate(io);
   int loads = 0;
   int sum = 0;
   const auto load = [&]() -> asio::awaitable<int> {

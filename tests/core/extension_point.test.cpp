@@ -617,11 +617,11 @@ TEST_CASE("Detach: while a call is in flight, Detach leaves it") {
 }
 
 TEST_CASE("Detach: OnLanded may detach any waiter that has not been notified yet") {
-  struct Ending final : IntGroup::Waiter {
+  struct Detaching final : IntGroup::Waiter {
     void OnLanded() noexcept override {
-      for (TestWaiter* waiter : to_end) ended += waiter->Detach() ? 1 : 0;
+      for (TestWaiter* waiter : to_detach) ended += waiter->Detach() ? 1 : 0;
     }
-    std::vector<TestWaiter*> to_end;
+    std::vector<TestWaiter*> to_detach;
     int ended = 0;
   } ending;
   IntGroup group;
@@ -630,7 +630,7 @@ TEST_CASE("Detach: OnLanded may detach any waiter that has not been notified yet
   group.Join("key", waiters[0], KeepIn(lead));
   group.Join("key", ending, MustNotLaunch);
   for (int i = 1; i < 5; ++i) group.Join("key", waiters[i], MustNotLaunch);
-  ending.to_end = {&waiters[0], &waiters[1], &waiters[2], &waiters[4]};
+  ending.to_detach = {&waiters[0], &waiters[1], &waiters[2], &waiters[4]};
   lead->Succeed(1);
   CHECK(ending.ended == 3);  // the first had already been notified
   CHECK(waiters[0].landed == 1);
@@ -640,9 +640,9 @@ TEST_CASE("Detach: OnLanded may detach any waiter that has not been notified yet
 }
 
 TEST_CASE("Detach: a waiter that is used again counts as notified only when it is notified again") {
-  struct Ending final : IntGroup::Waiter {
-    void OnLanded() noexcept override { ended = to_end != nullptr && to_end->Detach(); }
-    TestWaiter* to_end = nullptr;
+  struct Detaching final : IntGroup::Waiter {
+    void OnLanded() noexcept override { ended = to_detach != nullptr && to_detach->Detach(); }
+    TestWaiter* to_detach = nullptr;
     bool ended = false;
   } ending;
   IntGroup group;
@@ -652,7 +652,7 @@ TEST_CASE("Detach: a waiter that is used again counts as notified only when it i
   std::optional<Lead> lead;
   group.Join("key", ending, KeepIn(lead));
   group.Join("key", waiter, MustNotLaunch);
-  ending.to_end = &waiter;
+  ending.to_detach = &waiter;
   lead->Succeed(2);
   CHECK(ending.ended);
   CHECK(waiter.landed == 1);

@@ -16,7 +16,7 @@ namespace {
 
 // Returns whether a call led for `led_as` is found by `asked_as`.
 template <class GroupLike, class Led, class Asked>
-bool Meets(GroupLike& group, const Led& led_as, const Asked& asked_as) {
+bool FindsSameCall(GroupLike& group, const Led& led_as, const Asked& asked_as) {
   bool met = false;
   static_cast<void>(group.Do(led_as, [&] {
     met = group.Callers(asked_as) == 1;
@@ -46,22 +46,22 @@ TEST_CASE(
   const std::string string = "key";
   const std::string_view view = "key";
   const char* pointer = "key";
-  CHECK(Meets(group, string, view));
-  CHECK(Meets(group, view, pointer));
-  CHECK(Meets(group, pointer, "key"));
-  CHECK(Meets(group, "key", string));
-  CHECK(Meets(group, std::string("key"), "key"));
-  CHECK_FALSE(Meets(group, "key", "kez"));
-  CHECK_FALSE(Meets(group, std::string("key\0tail", 8), "key"));
-  CHECK(Meets(group, std::string("key\0tail", 8), std::string_view("key\0tail", 8)));
-  CHECK(Meets(group, "", std::string_view()));
+  CHECK(FindsSameCall(group, string, view));
+  CHECK(FindsSameCall(group, view, pointer));
+  CHECK(FindsSameCall(group, pointer, "key"));
+  CHECK(FindsSameCall(group, "key", string));
+  CHECK(FindsSameCall(group, std::string("key"), "key"));
+  CHECK_FALSE(FindsSameCall(group, "key", "kez"));
+  CHECK_FALSE(FindsSameCall(group, std::string("key\0tail", 8), "key"));
+  CHECK(FindsSameCall(group, std::string("key\0tail", 8), std::string_view("key\0tail", 8)));
+  CHECK(FindsSameCall(group, "", std::string_view()));
 }
 
 TEST_CASE("Other string types can be keys as well") {
   Group<std::wstring, int> wide;
-  CHECK(Meets(wide, L"key", std::wstring(L"key")));
+  CHECK(FindsSameCall(wide, L"key", std::wstring(L"key")));
   Group<std::pmr::string, int> pooled;
-  CHECK(Meets(pooled, "key", std::pmr::string("key")));
+  CHECK(FindsSameCall(pooled, "key", std::pmr::string("key")));
 }
 
 TEST_CASE("A hash and an equality that take only strings are given strings") {
@@ -73,14 +73,14 @@ TEST_CASE("A hash and an equality that take only strings are given strings") {
     }
   };
   Group<std::string, int, IgnoreCase, IgnoreCase> group;
-  CHECK(Meets(group, std::string("Key"), "kEY"));
-  CHECK_FALSE(Meets(group, "Key", "Kez"));
+  CHECK(FindsSameCall(group, std::string("Key"), "kEY"));
+  CHECK_FALSE(FindsSameCall(group, "Key", "Kez"));
 }
 
 TEST_CASE("A number may be given as a number of another type") {
   Group<std::uint64_t, int> group;
-  CHECK(Meets(group, 42, std::uint64_t{42}));
-  CHECK(Meets(group, 'a', 97u));
+  CHECK(FindsSameCall(group, 42, std::uint64_t{42}));
+  CHECK(FindsSameCall(group, 'a', 97u));
 }
 
 TEST_CASE("A key may be of any type with a hash and an equality") {
@@ -96,16 +96,16 @@ TEST_CASE("A key may be of any type with a hash and an equality") {
   };
   Group<Key, int, KeyHash> group;
   CHECK(*group.Do({"a", 1}, [&] { return static_cast<int>(group.Callers({"a", 1})); }) == 1);
-  CHECK(Meets(group, Key{"a", 1}, Key{"a", 1}));
-  CHECK_FALSE(Meets(group, Key{"a", 1}, Key{"b", 1}));
-  CHECK_FALSE(Meets(group, Key{"a", 1}, Key{"a", 2}));
+  CHECK(FindsSameCall(group, Key{"a", 1}, Key{"a", 1}));
+  CHECK_FALSE(FindsSameCall(group, Key{"a", 1}, Key{"b", 1}));
+  CHECK_FALSE(FindsSameCall(group, Key{"a", 1}, Key{"a", 2}));
 }
 
 TEST_CASE(
     "With a transparent hash, a key may be given as anything that it can be constructed from") {
   Group<Tenant, int, TenantHash> group;
-  CHECK(Meets(group, Tenant(TenantView{"a"}), TenantView{"a"}));
-  CHECK_FALSE(Meets(group, TenantView{"a"}, TenantView{"b"}));
+  CHECK(FindsSameCall(group, Tenant(TenantView{"a"}), TenantView{"a"}));
+  CHECK_FALSE(FindsSameCall(group, TenantView{"a"}, TenantView{"b"}));
 }
 
 TEST_CASE("A key that is converted from another type lives as long as the call needs it") {
@@ -113,7 +113,7 @@ TEST_CASE("A key that is converted from another type lives as long as the call n
   struct Convertible {
     operator std::string() const { return "a key that is too long for the small-string buffer"; }
   };
-  CHECK(Meets(group, Convertible(), "a key that is too long for the small-string buffer"));
+  CHECK(FindsSameCall(group, Convertible(), "a key that is too long for the small-string buffer"));
 }
 
 TEST_CASE("Two different numbers never become the same key") {

@@ -29,9 +29,9 @@ TEST_CASE("Promise 4: every caller of a call reads the same answer") {
   constexpr int kRounds = 3000;
   Group<int, int> group;
   std::atomic<int> runs = 0;
-  // callers[run] counts the callers of a run, and told_shared[run] those whose result was shared.
+  // callers[run] counts the callers of a run, and saw_shared[run] those whose result was shared.
   std::vector<std::atomic<int>> callers(kThreads * kRounds + 1);
-  std::vector<std::atomic<int>> told_shared(kThreads * kRounds + 1);
+  std::vector<std::atomic<int>> saw_shared(kThreads * kRounds + 1);
   std::vector<std::jthread> threads;
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&] {
@@ -39,14 +39,14 @@ TEST_CASE("Promise 4: every caller of a call reads the same answer") {
         const auto result = group.Do(1, [&] { return ++runs; });
         const auto run = static_cast<std::size_t>(*result);
         ++callers[run];
-        told_shared[run] += result.shared();
+        saw_shared[run] += result.shared();
       }
     });
   }
   threads.clear();
   int wrong = 0;
   for (std::size_t run = 1; run <= static_cast<std::size_t>(runs); ++run) {
-    wrong += told_shared[run] != (callers[run] > 1 ? callers[run].load() : 0);
+    wrong += saw_shared[run] != (callers[run] > 1 ? callers[run].load() : 0);
   }
   CHECK(wrong == 0);
 }

@@ -47,7 +47,7 @@ class Followers {
     routine_ = AskInCoroutine(
         group, key, FaultyFn(fn_), std::stop_token(),
         [this](std::coroutine_handle<> handle) {
-          const Arm none(nullptr);
+          const ScopedPlan none(nullptr);
           handle.resume();
           resumed_ = true;
         },
@@ -66,15 +66,15 @@ class Followers {
   static constexpr std::size_t kCount = 6;
 
  private:
-  struct ToldFirst final : FaultyGroup::Waiter {
-    explicit ToldFirst(Plan& its_plan) : plan(its_plan) {}
+  struct FirstWaiter final : FaultyGroup::Waiter {
+    explicit FirstWaiter(Plan& its_plan) : plan(its_plan) {}
     void OnLanded() noexcept override { plan.landed = true; }
     Plan& plan;
   };
 
   FnControl fn_{kNever};
   Heard heard_[kCount];
-  ToldFirst waiter_;
+  FirstWaiter waiter_;
   singleflight::Future<FaultyValue> future_;
   std::exception_ptr error_;
   Routine routine_;
@@ -89,7 +89,7 @@ std::string LeadAlone(const Way& way, Plan& plan) {
   const FaultyKey key(1);
   FnControl control(kOwn);
   control.released = true;
-  Problems problems;
+  Failures problems;
   {
     LedCall other(group, FaultyKey(2));  // shares the key's bucket
     const Heard heard = Hear(&plan, [&] { return way.ask(group, key, control); });
@@ -113,7 +113,7 @@ std::string Lead(const Way& way, Plan& plan) {
   FaultyGroup group;
   const FaultyKey key(1);
   FnControl control(kOwn);
-  Problems problems;
+  Failures problems;
   Heard heard;
   std::atomic<bool> ended = false;
   std::thread caller([&] {
@@ -169,7 +169,7 @@ std::string Follow(const Way& way, Plan& plan) {
     ended = true;
   });
   Await([&] { return ended || group.Callers(key) == 2; });
-  Problems problems;
+  Failures problems;
   if (ended) problems.Equal(group.Callers(key), 1u, "callers besides the one that failed");
   leads.released = true;
   caller.join();
@@ -203,7 +203,7 @@ std::string FollowAsync(const Way& way, Plan& plan) {
     ended = true;
   });
   Await([&] { return ended || group.Callers(key) == 2; });
-  Problems problems;
+  Failures problems;
   if (ended) problems.Equal(group.Callers(key), 1u, "callers besides the one that failed");
   led.Land();
   caller.join();

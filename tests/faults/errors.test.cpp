@@ -40,7 +40,7 @@ Heard InCoroutine(FaultyGroup& group, const FaultyKey& key, FnControl& control,
                   CallOptions options) {
   Heard heard;
   std::exception_ptr error;
-  OwnThread own_thread;
+  ManualResumer own_thread;
   const FaultyFn fn(control);
   const Routine routine =
       AskInCoroutine(group, key, fn, options.stop, own_thread.ResumeOn(), heard, error);
@@ -53,7 +53,7 @@ Heard ByFuture(FaultyGroup& group, const FaultyKey& key, FnControl& control, Cal
   return HeardOf(DoAsync(group, key, FaultyFn(control), [](const auto& task) { task(); }).Get());
 }
 
-void Check(Problems& problems, FaultyGroup& group, const FaultyKey& key, const Plan& plan,
+void Check(Failures& problems, FaultyGroup& group, const FaultyKey& key, const Plan& plan,
            const Heard& heard, const Heard& expected) {
   CheckFaulty(problems, plan, heard, expected);
   CheckKeyWorksAgain(problems, group, key);
@@ -78,7 +78,7 @@ std::string Retry(Plan& plan) {
   Await([&] { return ended || group.Callers(key) == 2; });
   lead->Fail(std::make_exception_ptr(Injected()));
   caller.join();
-  Problems problems;
+  Failures problems;
   problems.Equal(Hear(nullptr, [&] { return HeardOf(failing.Get()); }), Heard::Of(Fault::kFn),
                  "the first caller got");
   lead.reset();
@@ -104,7 +104,7 @@ std::string Leave(Plan& plan, const CallOptions& options, std::errc error,
   Await([&] { return ended || group.Callers(key) == 2; });
   stop.request_stop();
   caller.join();
-  Problems problems;
+  Failures problems;
   problems.Equal(group.Callers(key), 1u, "callers that have stayed");
   led.Land();
   problems.Equal(led.TakeResult(), Heard::Value(kOthers), "the first caller got");
@@ -149,7 +149,7 @@ std::string DeadlockWith(Plan& plan, CallOptions options) {
       return FaultyValue(kOthers);
     }));
   });
-  Problems problems;
+  Failures problems;
   problems.Equal(led, Heard::Value(kOthers), "the leader got");
   problems.Equal(control.runs, 0, "runs of the follower's fn");
   Check(problems, group, key, plan, heard, Heard::Error(std::errc::resource_deadlock_would_occur));
@@ -172,7 +172,7 @@ std::string Refuse(Plan& plan, const GroupOptions& limits, int id) {
   const FaultyKey key(id);
   FnControl control(kNever);
   control.released = true;
-  Problems problems;
+  Failures problems;
   Heard heard;
   {
     LedCall led(group, in_flight);
@@ -205,7 +205,7 @@ std::string Overtake(Plan& plan) {
   const FaultyKey key(1);
   FnControl control(kOwn);
   control.released = true;
-  Problems problems;
+  Failures problems;
   LedCall old(group, key);
   const auto landed = std::chrono::steady_clock::now();
   Await([&] { return std::chrono::steady_clock::now() > landed + 1ns; });
@@ -224,7 +224,7 @@ std::string Drop(Plan& plan) {
   const Heard heard = Hear(&plan, [&] {
     return HeardOf(DoAsync(group, key, FaultyFn(control), [](const auto&) {}).Get());
   });
-  Problems problems;
+  Failures problems;
   problems.Equal(control.runs, 0, "runs of fn");
   Check(problems, group, key, plan, heard, Heard::Error(std::errc::owner_dead));
   return problems.Text();
@@ -266,7 +266,7 @@ std::string Mix(Plan& plan) {
   control.released = true;
   led.Land();
   caller.join();
-  Problems problems;
+  Failures problems;
   problems.Equal(led.TakeResult(), Heard::Value(kOthers), "the leader of the other key got");
   problems.True(places[0] == places[2], "one key has one outcome");
   const bool own_is_well = plan.first == Fault::kNone || places[0] == Heard::Value(kOwn);
@@ -307,13 +307,13 @@ std::string Two(Plan& plan) {
   Heard places[2];
   const Heard all = Hear(&plan, [&] {
     const auto results = DoMany(group, keys, fn);
-    const Arm none(nullptr);
+    const ScopedPlan none(nullptr);
     for (std::size_t i = 0; i < 2; ++i) {
       places[i] = Hear(nullptr, [&] { return HeardOf(results[i].result()); });
     }
     return Heard::Value(0);
   });
-  Problems problems;
+  Failures problems;
   if (all.Failed()) {  // the whole batch fails only before it has asked for any key
     CheckFaulty(problems, plan, all, Heard());
     problems.Equal(group.GetStats().executions, 0u, "executions");
@@ -338,7 +338,7 @@ std::string Two(Plan& plan) {
 std::string Look(Plan& plan) {
   FaultyGroup group;
   const FaultyKey key(1);
-  Problems problems;
+  Failures problems;
   {
     LedCall led(group, key);
     const Heard heard = Hear(&plan, [&] {

@@ -109,17 +109,17 @@ inline bool AllocationFails(bool throws) noexcept {
 }
 
 // While it lives, this thread passes the points of `plan`. If `plan` is null, nothing fails.
-class Arm {
+class ScopedPlan {
  public:
-  explicit Arm(Plan* plan) noexcept : outer_(std::exchange(armed_plan, plan)) {
+  explicit ScopedPlan(Plan* plan) noexcept : outer_(std::exchange(armed_plan, plan)) {
     allocation_fails = plan != nullptr ? AllocationFails : nullptr;
   }
-  ~Arm() {
+  ~ScopedPlan() {
     armed_plan = outer_;
     allocation_fails = outer_ != nullptr ? AllocationFails : nullptr;
   }
-  Arm(const Arm&) = delete;
-  Arm& operator=(const Arm&) = delete;
+  ScopedPlan(const ScopedPlan&) = delete;
+  ScopedPlan& operator=(const ScopedPlan&) = delete;
 
  private:
   Plan* const outer_;
@@ -226,7 +226,7 @@ inline Heard HeardOf(const singleflight::Result<FaultyValue>& result) {
 template <class Ask>
 Heard Hear(Plan* plan, Ask&& ask) {
   try {
-    const Arm arm(plan);
+    const ScopedPlan arm(plan);
     return ask();
   } catch (const Injected&) {
     return {.what = Heard::What::kInjected};
@@ -252,7 +252,7 @@ struct FnControl {
   // The body of a caller's `fn`. It counts the run, waits until it is released, and may fail.
   void Run() {
     {
-      const Arm none(nullptr);
+      const ScopedPlan none(nullptr);
       ++runs;
       Await([&] { return released.load(); });
     }

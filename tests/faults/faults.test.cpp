@@ -23,12 +23,12 @@ using namespace test;
 namespace {
 
 // Counts everything that must not leak.
-struct Living {
-  static Living Now() {
+struct LiveCounts {
+  static LiveCounts Now() {
     return {live_allocations, FaultyKey::live + FaultyValue::live + FaultyFn::live, Injected::live};
   }
   // A thread that has finished since, for example, may have freed more.
-  bool NoMoreThan(const Living& other) const {
+  bool NoMoreThan(const LiveCounts& other) const {
     return allocations <= other.allocations && objects <= other.objects &&
            exceptions <= other.exceptions;
   }
@@ -38,19 +38,19 @@ struct Living {
   int exceptions;
 };
 
-std::ostream& operator<<(std::ostream& out, const Living& living) {
+std::ostream& operator<<(std::ostream& out, const LiveCounts& living) {
   return out << living.allocations << " allocations, " << living.objects
              << " keys, values and functions, " << living.exceptions << " exceptions";
 }
 
 // Runs the scenario once and returns what was wrong. `living` has the counts from before the run,
 // and then those from after it.
-std::string Run(const Scenario& scenario, Plan& plan, Living& living) {
+std::string Run(const Scenario& scenario, Plan& plan, LiveCounts& living) {
   std::string problem = scenario.run(plan);
-  const Living before = living;
+  const LiveCounts before = living;
   const auto deadline = std::chrono::steady_clock::now() + 10s;
   Await([&] {  // a detached thread may still be finishing
-    living = Living::Now();
+    living = LiveCounts::Now();
     return living.NoMoreThan(before) || std::chrono::steady_clock::now() > deadline ||
            !problem.empty();
   });
@@ -73,14 +73,14 @@ Points Exhaust(const Scenario& scenario) {
     CHECK(scenario.run(none) == "");  // also creates what is created only once
   }
   Points points;
-  Living living = Living::Now();
+  LiveCounts living = LiveCounts::Now();
   for (const bool and_all_later : {false, true}) {
     for (std::size_t point = 0;; ++point) {
       Plan plan{.fails_at = point, .and_all_later = and_all_later};
       if (const std::string problem = Run(scenario, plan, living); !problem.empty()) {
         CAPTURE(scenario.name, point, and_all_later, Name(plan.first));
         CHECK(problem == "");
-        living = Living::Now();
+        living = LiveCounts::Now();
       }
       if (!plan.fired) break;
       if (!and_all_later) ++points.all;
@@ -107,7 +107,7 @@ const Plan* plan_of_process = nullptr;
   Plan plan{.fails_at = point, .and_all_later = false};
   plan_of_process = &plan;
   std::set_terminate(Terminate);
-  Living living = Living::Now();
+  LiveCounts living = LiveCounts::Now();
   const std::string problem = Run(scenario, plan, living);
   if (!problem.empty()) {
     std::cerr << scenario.name << ", point " << point << ", " << Name(plan.first) << ": " << problem

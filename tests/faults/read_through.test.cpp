@@ -25,18 +25,18 @@ constexpr int kCached = 5;
 struct FaultyCache {
   std::optional<FaultyValue> Get(const FaultyKey& key) {
     Pass(Fault::kCache);
-    const Arm none(nullptr);
+    const ScopedPlan none(nullptr);
     const auto found = entries.find(key.id);
     return found != entries.end() ? std::optional(FaultyValue(found->second)) : std::nullopt;
   }
   void Put(const FaultyKey& key, const FaultyValue& value) {
     Pass(Fault::kCache);
-    const Arm none(nullptr);
+    const ScopedPlan none(nullptr);
     entries[key.id] = value.number;
   }
   void Erase(const FaultyKey& key) {
     Pass(Fault::kFn);  // not kCache: Invalidate cannot do without Erase
-    const Arm none(nullptr);
+    const ScopedPlan none(nullptr);
     entries.erase(key.id);
   }
   std::map<int, int> entries;
@@ -104,7 +104,7 @@ const Way kWays[] = {
 // One caller asks alone, with or without a value in the cache. It gets the value or its own
 // failure. The cache then has what it had or what was loaded, and the next caller gets that.
 std::string Run(const Way& way, bool cached, Plan& plan) {
-  Problems problems;
+  Failures problems;
   FaultyCache cache;
   Values values(cache);
   const FaultyKey key(1);
@@ -127,7 +127,7 @@ std::string Run(const Way& way, bool cached, Plan& plan) {
 // Invalidates while a load is in flight. Whatever fails, nobody hangs. If nothing fails, or only
 // Erase does, the load does not put its value.
 std::string RunInvalidate(Plan& plan) {
-  Problems problems;
+  Failures problems;
   FaultyCache cache;
   Values values(cache);
   const FaultyKey key(1);

@@ -58,7 +58,7 @@ struct AddScenarios {
 };
 
 // Resumes a coroutine on the caller's own thread, where the plan is armed.
-class OwnThread {
+class ManualResumer {
  public:
   auto ResumeOn() {
     return [this](std::coroutine_handle<> handle) { address_ = handle.address(); };
@@ -66,7 +66,7 @@ class OwnThread {
   void RunUntilDone(const Routine& routine) {
     if (routine.Done()) return;
     {
-      const Arm none(nullptr);
+      const ScopedPlan none(nullptr);
       Await([&] { return address_ != nullptr; });
     }
     std::coroutine_handle<>::from_address(address_).resume();
@@ -109,7 +109,7 @@ class LedCall {
 
 // ---- Checks
 
-class Problems {
+class Failures {
  public:
   template <class A, class B>
   void Equal(const A& is, const B& should_be, const char* what) {
@@ -126,7 +126,7 @@ class Problems {
 };
 
 // Checks that a caller got the plan's failure or, if nothing failed, `else_expected`.
-inline void CheckFaulty(Problems& problems, const Plan& plan, const Heard& heard,
+inline void CheckFaulty(Failures& problems, const Plan& plan, const Heard& heard,
                         const Heard& else_expected) {
   const bool fails = plan.first != Fault::kNone;
   if (!fails) {
@@ -140,7 +140,7 @@ inline void CheckFaulty(Problems& problems, const Plan& plan, const Heard& heard
   }
 }
 
-inline void CheckKeyWorksAgain(Problems& problems, FaultyGroup& group, const FaultyKey& key) {
+inline void CheckKeyWorksAgain(Failures& problems, FaultyGroup& group, const FaultyKey& key) {
   FnControl control(kAgain);
   control.released = true;
   const Heard heard =

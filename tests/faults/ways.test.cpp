@@ -26,8 +26,8 @@ using singleflight::OnFailure;
 namespace {
 
 // While it lives, no thread can be started, because the default stack is too large.
-struct NoThreads {
-  NoThreads() {
+struct ThreadStartFails {
+  ThreadStartFails() {
     pthread_getattr_default_np(&usual);
     pthread_attr_t huge;
     pthread_attr_init(&huge);
@@ -35,7 +35,7 @@ struct NoThreads {
     pthread_setattr_default_np(&huge);
     pthread_attr_destroy(&huge);
   }
-  ~NoThreads() {
+  ~ThreadStartFails() {
     pthread_setattr_default_np(&usual);
     pthread_attr_destroy(&usual);
   }
@@ -53,7 +53,7 @@ Heard AskWithTimeout(FaultyGroup& group, const FaultyKey& key, FnControl& contro
 Heard AskWithStop(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   std::stop_source stop(std::nostopstate);
   {
-    const Arm none(nullptr);
+    const ScopedPlan none(nullptr);
     stop = std::stop_source();
   }
   return HeardOf(group.Do(key, FaultyStoppableFn(control), {.stop = stop.get_token()}));
@@ -84,7 +84,7 @@ Heard AskQueued(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
 
 Heard AskOnNewThread(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   const auto executor = [](auto task) {
-    std::optional<NoThreads> no_threads;
+    std::optional<ThreadStartFails> no_threads;
     if (Fails(Fault::kThread)) no_threads.emplace();
     singleflight::NewThread()(std::move(task));
   };
@@ -102,11 +102,11 @@ Heard AskByCoDo(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   std::exception_ptr error;
   std::stop_source stop(std::nostopstate);
   if constexpr (std::invocable<Fn, std::stop_token>) {
-    const Arm none(nullptr);
+    const ScopedPlan none(nullptr);
     stop = std::stop_source();
   }
   const std::stop_token token = stop.get_token();
-  OwnThread own_thread;
+  ManualResumer own_thread;
   const Fn fn(control);
   const Routine routine =
       AskInCoroutine(group, key, fn, token, own_thread.ResumeOn(), heard, error);
@@ -140,7 +140,7 @@ Heard AskInBatch(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
 Heard AskInBatchWithOptions(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   std::stop_source stop(std::nostopstate);
   {
-    const Arm none(nullptr);
+    const ScopedPlan none(nullptr);
     stop = std::stop_source();
   }
   const auto fn = [&](std::span<const FaultyKey> keys, std::stop_token) {
@@ -164,14 +164,14 @@ Heard AskWithRetry(FaultyGroup& group, const FaultyKey& key, FnControl& control)
 
 // Asks through Join, the extension point.
 Heard AskByJoin(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
-  struct Told final : FaultyGroup::Waiter {
-    ~Told() { this->Detach(); }
+  struct FlagWaiter final : FaultyGroup::Waiter {
+    ~FlagWaiter() { this->Detach(); }
     void OnLanded() noexcept override { landed = true; }
     std::atomic<bool> landed = false;
   } waiter;
   group.Join(key, waiter, [&](FaultyGroup::Lead lead) { lead.Run(FaultyFn(control)); });
   {
-    const Arm none(nullptr);
+    const ScopedPlan none(nullptr);
     Await([&] { return waiter.landed.load(); });
   }
   return HeardOf(waiter.TakeResult());

@@ -38,21 +38,21 @@ struct ModelCall {
   std::size_t callers = 1;
   bool leader_left = false;
   bool forgotten = false;
-  bool doomed = false;  // asked to stop, since no caller is left
-  bool run = false;     // Lead::Run has begun
+  bool stop_requested = false;  // asked to stop, since no caller is left
+  bool run = false;             // Lead::Run has begun
   int on_this_thread = 0;
   int leads = 0;  // copies of its Lead, and objects that hold one
   bool landed = false;
   bool shared = false;
   How how = How::kValue;
-  std::deque<ModelCaller*> untold;  // callers to be notified, in the order of joining
+  std::deque<ModelCaller*> waiting;  // callers to be notified, in the order of joining
 };
 
 struct ModelCaller {
   std::shared_ptr<ModelCall> call;
   singleflight::Role role = singleflight::Role::kLeader;
   bool silent = false;  // notified without the world's noticing
-  bool told = false;
+  bool notified = false;
   bool left = false;
 };
 
@@ -92,7 +92,7 @@ class Model {
     in_flight_[key] = call;
     return call;
   }
-  bool Enter(ModelCall& call) {
+  bool AddFollower(ModelCall& call) {
     if (Full(call)) {
       ++stats.refused;
       return false;
@@ -103,24 +103,24 @@ class Model {
   }
 
   // Adds a caller: a Waiter, which is notified, or a Future. Returns null if it is refused.
-  std::shared_ptr<ModelCaller> Join(int key, bool is_told, bool silent = false) {
+  std::shared_ptr<ModelCaller> Join(int key, bool is_notified, bool silent = false) {
     auto caller = std::make_shared<ModelCaller>();
     caller->silent = silent;
     caller->call = Current(key);
     if (caller->call != nullptr) {
       caller->role = singleflight::Role::kFollower;
-      if (!Enter(*caller->call)) return nullptr;
+      if (!AddFollower(*caller->call)) return nullptr;
     } else {
       caller->call = Begin(key);
       if (caller->call == nullptr) return nullptr;
     }
-    if (is_told) caller->call->untold.push_back(caller.get());
+    if (is_notified) caller->call->waiting.push_back(caller.get());
     return caller;
   }
 
   bool Leave(ModelCaller& caller) {
     if (caller.left || caller.call->landed) return false;
-    std::erase(caller.call->untold, &caller);
+    std::erase(caller.call->waiting, &caller);
     caller.left = true;
     Drop(*caller.call);
     return true;
@@ -132,7 +132,7 @@ class Model {
   // Returns true if `caller` will not be notified any more.
   bool Detach(ModelCaller& caller) {
     if (caller.left || Leave(caller)) return true;
-    return std::erase(caller.call->untold, &caller) > 0;
+    return std::erase(caller.call->waiting, &caller) > 0;
   }
 
   void Forget(ModelCall& call) {
@@ -154,21 +154,21 @@ class Model {
   }
 
   // The group notifies `caller`.
-  static void Tell(ModelCaller& caller) {
+  static void Notify(ModelCaller& caller) {
     Must(!caller.left, "a caller that left was notified");
-    Must(!caller.told, "a caller was notified twice");
+    Must(!caller.notified, "a caller was notified twice");
     Must(caller.call->landed, "a caller was notified before its call landed");
-    TellSilent(*caller.call);
-    auto& untold = caller.call->untold;
-    Must(!untold.empty() && untold.front() == &caller, "callers were notified out of order");
-    untold.pop_front();
-    caller.told = true;
+    NotifyUnobserved(*caller.call);
+    auto& waiting = caller.call->waiting;
+    Must(!waiting.empty() && waiting.front() == &caller, "callers were notified out of order");
+    waiting.pop_front();
+    caller.notified = true;
   }
   // The group notifies the next callers, unseen by the world.
-  static void TellSilent(ModelCall& call) {
-    while (!call.untold.empty() && call.untold.front()->silent) {
-      call.untold.front()->told = true;
-      call.untold.pop_front();
+  static void NotifyUnobserved(ModelCall& call) {
+    while (!call.waiting.empty() && call.waiting.front()->silent) {
+      call.waiting.front()->notified = true;
+      call.waiting.pop_front();
     }
   }
 
@@ -180,7 +180,7 @@ class Model {
     ++stats.left;
     if (--call.callers > 0) return;
     if (!call.forgotten) Forget(call);
-    call.doomed = true;
+    call.stop_requested = true;
   }
 
   const singleflight::GroupOptions options_;

@@ -236,7 +236,7 @@ class World {
       default:
         JoinFuture();
     }
-    CheckBooks();
+    CheckStats();
   }
 
   // Runs some steps in the midst of another.
@@ -247,7 +247,7 @@ class World {
     --depth_;
   }
 
-  void CheckBooks() {
+  void CheckStats() {
     Must(group_.GetStats() == model_.stats, "the counters differ");
     for (int key = 0; key < kKeys; ++key) {
       const Call call = model_.Find(key);
@@ -255,12 +255,12 @@ class World {
            "the result of Callers differs");
     }
     if (depth_ > 0) return;
-    for (const auto& waiter : waiters_) CheckTold(waiter->caller);
-    for (const auto& coroutine : coroutines_) CheckTold(coroutine->caller);
+    for (const auto& waiter : waiters_) CheckNotified(waiter->caller);
+    for (const auto& coroutine : coroutines_) CheckNotified(coroutine->caller);
   }
-  static void CheckTold(const Caller& caller) {
+  static void CheckNotified(const Caller& caller) {
     if (caller == nullptr || caller->left || !caller->call->landed) return;
-    Must(caller->told, "a call has landed, but a caller was not notified");
+    Must(caller->notified, "a call has landed, but a caller was not notified");
   }
 
   // Calls `receive`, which must return the Result or throw the error that the model predicts.
@@ -303,14 +303,14 @@ class World {
     return {std::make_unique<int>(call.number)};
   }
 
-  void Tell(ModelCaller& caller) {
+  void Notify(ModelCaller& caller) {
     for (auto& failing : failing_) {  // calls of a batch land one after the other, unseen
       while (!caller.call->landed && !failing.empty() &&
              std::find(failing.begin(), failing.end(), caller.call) != failing.end()) {
         LandNextFailing(failing);
       }
     }
-    Model::Tell(caller);
+    Model::Notify(caller);
   }
 
   // ---- Waiters
@@ -361,7 +361,7 @@ class World {
   }
 
   void OnLanded(RawWaiter& waiter) {
-    Tell(*waiter.caller);
+    Notify(*waiter.caller);
     switch (bytes_.Below(3)) {
       case 1:
         TakeResultOf(waiter);
@@ -390,7 +390,7 @@ class World {
   }
   void TakeResult() {
     RawWaiter* const waiter = Pick(waiters_);
-    if (waiter != nullptr && waiter->caller != nullptr && waiter->caller->told) {
+    if (waiter != nullptr && waiter->caller != nullptr && waiter->caller->notified) {
       TakeResultOf(*waiter);
     }
   }
@@ -466,7 +466,8 @@ class World {
     return Deliver(call, how);
   }
   void CheckToken(const ModelCall& call, const std::stop_token& stop) const {
-    if (stopping_ == 0) Must(stop.stop_requested() == call.doomed, "the call's stop differs");
+    if (stopping_ == 0)
+      Must(stop.stop_requested() == call.stop_requested, "the call's stop differs");
   }
 
   // ---- Futures
@@ -625,18 +626,18 @@ class World {
     std::exception_ptr error;
     try {
       const auto result = co_await singleflight::CoDo(world.group_, key, fn, stop, resume_on);
-      world.GoesOn(self, [&]() -> const singleflight::Result<Answer>& { return result; });
+      world.OnResumed(self, [&]() -> const singleflight::Result<Answer>& { return result; });
       co_return;
     } catch (...) {
       error = std::current_exception();
     }
-    world.GoesOn(self,
-                 [&]() -> const singleflight::Result<Answer>& { std::rethrow_exception(error); });
+    world.OnResumed(
+        self, [&]() -> const singleflight::Result<Answer>& { std::rethrow_exception(error); });
   }
 
   // The coroutine's call has landed, or its stop has reached it, while it was suspended.
   void OnResume(Coroutine& coroutine, std::coroutine_handle<> handle) {
-    if (coroutine.caller->call->landed || !StopReaches(coroutine)) Tell(*coroutine.caller);
+    if (coroutine.caller->call->landed || !StopReaches(coroutine)) Notify(*coroutine.caller);
     if (bytes_.Coin()) {
       coroutine.queued = handle;
     } else {
@@ -649,7 +650,7 @@ class World {
     coroutine.running = false;
   }
   template <class Receive>
-  void GoesOn(Coroutine& coroutine, Receive&& receive) {
+  void OnResumed(Coroutine& coroutine, Receive&& receive) {
     coroutine.ended = true;
     Unregister(coroutine);
     if (coroutine.caller == nullptr) {
@@ -657,8 +658,8 @@ class World {
     } else if (coroutine.canceled) {
       CheckError(std::errc::operation_canceled, receive);
     } else {
-      Model::TellSilent(*coroutine.caller->call);
-      Must(coroutine.caller->told, "a coroutine continued, but was not notified");
+      Model::NotifyUnobserved(*coroutine.caller->call);
+      Must(coroutine.caller->notified, "a coroutine continued, but was not notified");
       CheckOutcome(*coroutine.caller, receive);
     }
     Nested();
@@ -775,7 +776,7 @@ class World {
       if (current->on_this_thread > 0) return CheckError(kDeadlock, ask);
       if (!options.timeout)
         options.timeout = std::chrono::nanoseconds(3);  // without one it would block
-      if (!model_.Enter(*current)) return CheckError(kRefused, ask);
+      if (!model_.AddFollower(*current)) return CheckError(kRefused, ask);
       const std::int64_t deadline = model_.now + options.timeout->count();
       CheckError(std::errc::timed_out, ask);
       Must(model_.now == deadline, "a caller waited for more or less than its timeout");
@@ -861,7 +862,7 @@ class World {
       if (member->caller == nullptr || member->error) continue;
       ModelCall& call = *member->caller->call;
       if (call.landed) {
-        Model::TellSilent(call);
+        Model::NotifyUnobserved(call);
         continue;
       }
       Must(!member->Led(), "a call of a batch has not landed");
@@ -982,7 +983,7 @@ class World {
       ReleaseLead(dropped->call);
     }
     while (!upstreams_.empty()) UseUpstream();
-    CheckBooks();
+    CheckStats();
     Must(model_.stats.in_flight == 0, "a call has not landed at the end");
     for (const auto& coroutine : coroutines_)
       Must(!coroutine->running, "a coroutine is still running at the end");

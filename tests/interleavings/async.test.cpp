@@ -17,11 +17,11 @@ using interleave::Ask;
 using interleave::ExploreAll;
 using interleave::ExploreRandom;
 using interleave::Many;
+using interleave::NotifiedWaiter;
 using interleave::Run;
 using interleave::Scenario;
 using interleave::tally;
-using interleave::Told;
-using interleave::Unseen;
+using interleave::Untracked;
 using interleave::World;
 
 namespace {
@@ -32,10 +32,10 @@ void Do(World& world) { world.Do(1); }
 
 // A call that a waiter made before the threads start, and that has not landed.
 struct Pending {
-  explicit Pending(Scenario& scenario) : waiter(std::make_shared<Told>(*scenario)) {
+  explicit Pending(Scenario& scenario) : waiter(std::make_shared<NotifiedWaiter>(*scenario)) {
     scenario->group->Join(1, *waiter, [this](Group::Lead its_lead) { lead = its_lead; });
   }
-  std::shared_ptr<Told> waiter;
+  std::shared_ptr<NotifiedWaiter> waiter;
   std::optional<Group::Lead> lead;
 };
 
@@ -105,7 +105,7 @@ TEST_CASE("Interleavings: when two threads land one call, exactly one of them su
         scenario.Thread([lead = pending.lead, land, landed](World& world) mutable {
           const bool mine = land(world, *lead);
           lead.reset();
-          const Unseen unseen;
+          const Untracked unseen;
           *landed += mine;
         });
       }

@@ -276,12 +276,12 @@ TEST_CASE("Interleavings: keys that wait for each other are a deadlock, and noth
         scenario.Thread([=, next = (key + 1) % keys](World& world) {
           const auto ask_next = [&] {
             const bool led = world.Do(next).led;
-            const interleave::Unseen unseen;
+            const interleave::Untracked unseen;
             *led_next += led;
           };
           const auto ask_own = [&] { return world.group->Do(key, world.Fn(key, ask_next)); };
           const bool led = world.Call(key, ask_own).led;
-          const interleave::Unseen unseen;
+          const interleave::Untracked unseen;
           *led_own += led;
         });
       }

@@ -17,9 +17,9 @@
 namespace interleave {
 
 // A caller that is notified. Only its owner takes the result or leaves.
-class Told final : public World::Group::Waiter {
+class NotifiedWaiter final : public World::Group::Waiter {
  public:
-  explicit Told(World& world, int key = 1) : world_(world), id_(world.StartCaller(key)) {}
+  explicit NotifiedWaiter(World& world, int key = 1) : world_(world), id_(world.StartCaller(key)) {}
 
   void LeaveOrTake() {
     if (this->Leave()) return GiveUp();

@@ -15,9 +15,9 @@
 #include "world.hpp"
 
 using namespace std::chrono_literals;
+using interleave::NotifiedWaiter;
 using interleave::Run;
 using interleave::Scenario;
-using interleave::Told;
 using interleave::World;
 using singleflight::CallOptions;
 using singleflight::OnFailure;
@@ -87,7 +87,7 @@ Operation Draw(std::mt19937& random, std::stop_source stop) {
       };
     case 6:
       return [=](World& world) {
-        Told told(world, key);
+        NotifiedWaiter told(world, key);
         const auto launch = [&](World::Group::Lead lead) { lead.Run(world.Fn(key)); };
         if (Ask([&] { world.group->Join(key, told, launch); })) {
           told.LeaveOrTake();

@@ -33,7 +33,7 @@ using interleave::Mode;
 using interleave::OneShard;
 using interleave::Point;
 using interleave::Run;
-using interleave::Unseen;
+using interleave::Untracked;
 using singleflight::GroupOptions;
 
 namespace {
@@ -62,7 +62,7 @@ class Cache {
   }
   void Put(int, const Value& value) {
     Access(Mode::kWrite, [&] { value_ = value; });
-    const Unseen unseen;
+    const Untracked unseen;
     puts.push_back(value->load);
   }
   void Erase(int) {
@@ -78,7 +78,7 @@ class Cache {
   auto Access(Mode mode, Use&& use) {
     if constexpr (kIsConcurrent) {
       Point(this, mode);
-      const Unseen unseen;
+      const Untracked unseen;
       return use();
     } else {
       return use();
@@ -162,7 +162,7 @@ class WorldOf {
     return [this](std::stop_token stop) {
       const Value value = DoLoad();
       const bool asked = stop.stop_requested();
-      const Unseen unseen;
+      const Untracked unseen;
       loads_[value->load].unwanted = asked;
       seen.unwanted += asked;
       return value;
@@ -186,9 +186,9 @@ class WorldOf {
   // Refreshes by a task that `executor` gets. If this caller does not lead, it may have joined
   // another call.
   template <class Executor>
-  void RefreshBehind(Executor&& executor) {
+  void RefreshInBackground(Executor&& executor) {
     const auto role = users->Refresh(kKey, Load(), std::forward<Executor>(executor));
-    const Unseen unseen;
+    const Untracked unseen;
     ++(role == singleflight::Role::kLeader ? refreshes_ : may_have_joined_);
   }
 
@@ -196,7 +196,7 @@ class WorldOf {
   std::size_t StartGet() { return StartAsking(gets_); }
   std::size_t StartRefresh() { return StartAsking(refreshes_); }
   void EndAsking(std::size_t at_least, const Value& value) {
-    const Unseen unseen;
+    const Untracked unseen;
     Expect(VersionOf(value) >= at_least,
            "a caller got a value that was invalidated before it asked");
     seen.old_values += VersionOf(value) < invalidated_;
@@ -207,7 +207,7 @@ class WorldOf {
     const std::size_t version = Save();
     users->Invalidate(kKey);
     Point(&invalidated_, Mode::kWrite);
-    const Unseen unseen;
+    const Untracked unseen;
     invalidated_ = std::max(invalidated_, version);
   }
 
@@ -250,7 +250,7 @@ class WorldOf {
 
   Value DoLoad() {
     Point(&saved_, Mode::kRead);
-    const Unseen unseen;
+    const Untracked unseen;
     loads_.push_back({interleave::ThisThread(), false});
     if (saved_ == 0 && nothing_at_first) return std::nullopt;
     return Loaded{loads_.size() - 1, saved_};
@@ -258,14 +258,14 @@ class WorldOf {
 
   std::size_t StartAsking(std::size_t& count) {
     Point(&invalidated_, Mode::kRead);
-    const Unseen unseen;
+    const Untracked unseen;
     ++count;
     return invalidated_;
   }
 
   std::size_t Save() {
     Point(&saved_, Mode::kWrite);
-    const Unseen unseen;
+    const Untracked unseen;
     return ++saved_;
   }
 
@@ -286,8 +286,8 @@ class WorldOf {
     seen.outdated += stats.outdated;
   }
 
-  // Once the threads have started, these are used only under Unseen. The search identifies them by
-  // their addresses.
+  // Once the threads have started, these are used only under Untracked. The search identifies them
+  // by their addresses.
   std::size_t saved_ = 0;        // the source's version
   std::size_t invalidated_ = 0;  // versions older than this have been invalidated
   std::size_t gets_ = 0;
@@ -609,10 +609,10 @@ TEST_CASE("Interleavings: a Refresh that was overtaken by Invalidate puts nothin
     scenario.AtEnd(caches_the_change);
   });
   CHECK(seen.outdated > 0);
-  ExploreBoth("refresh_behind", [](auto& scenario) {
+  ExploreBoth("refresh_in_background", [](auto& scenario) {
     scenario->Prime();
     std::function<void()> task;
-    scenario->RefreshBehind([&task](auto its_task) { task = its_task; });
+    scenario->RefreshInBackground([&task](auto its_task) { task = its_task; });
     scenario.Thread([task = std::exchange(task, nullptr)](auto&) mutable {
       task();
       task = nullptr;
@@ -671,14 +671,16 @@ const auto get_in_time = [](auto& world) {
                  "a caller got neither a value nor a timeout");
   }
 };
-const auto get_and_drop = [](auto& world) {
+const auto get_and_abandon = [](auto& world) {
   std::function<void()> task;
   const auto store = [&task](auto its_task) { task = its_task; };
   world.StartGet();
   static_cast<void>(singleflight::DoAsync(*world.users, kKey, world.StoppableLoad(), store));
   if (task) task();
 };
-const auto refresh_behind = [](auto& world) { world.RefreshBehind([](auto task) { task(); }); };
+const auto refresh_in_background = [](auto& world) {
+  world.RefreshInBackground([](auto task) { task(); });
+};
 const auto pass_time = [](auto&) { interleave::PassTime(2ms); };
 
 template <class World>
@@ -691,11 +693,11 @@ void RunDrawn(unsigned drawn, World& world) {
     case 2:
       return get_in_time(world);
     case 3:
-      return get_and_drop(world);
+      return get_and_abandon(world);
     case 4:
       return refresh(world);
     case 5:
-      return refresh_behind(world);
+      return refresh_in_background(world);
     case 6:
       return pass_time(world);
     case 7:

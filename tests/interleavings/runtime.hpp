@@ -17,7 +17,7 @@ struct Worker;
 
 // Null on a thread that belongs to no scenario.
 extern thread_local Worker* this_worker;
-// Not 0 while this thread is inside the scheduler, or Unseen.
+// Not 0 while this thread is inside the scheduler, or Untracked.
 extern thread_local int in_runtime;
 
 inline bool Scheduled() { return this_worker != nullptr && in_runtime == 0; }

@@ -619,8 +619,8 @@ void Fail(const std::string& why) {
   Scheduler::Get().Fail(why);
 }
 
-Unseen::Unseen() { ++in_runtime; }
-Unseen::~Unseen() { --in_runtime; }
+Untracked::Untracked() { ++in_runtime; }
+Untracked::~Untracked() { --in_runtime; }
 
 Explored Explore(const std::string& name, Search& search,
                  const std::function<void(Run&)>& scenario) {

@@ -66,14 +66,14 @@ void PassTime(std::chrono::nanoseconds time);
 // Notes why this run fails.
 void Fail(const std::string& why);
 
-// While an Unseen exists, its thread takes no steps and its accesses to memory are not checked. It
-// is meant for the scenario's own records.
-class Unseen {
+// While an Untracked exists, its thread takes no steps and its accesses to memory are not checked.
+// It is meant for the scenario's own records.
+class Untracked {
  public:
-  Unseen();
-  ~Unseen();
-  Unseen(const Unseen&) = delete;
-  Unseen& operator=(const Unseen&) = delete;
+  Untracked();
+  ~Untracked();
+  Untracked(const Untracked&) = delete;
+  Untracked& operator=(const Untracked&) = delete;
 };
 
 }  // namespace interleave

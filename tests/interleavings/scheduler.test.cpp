@@ -264,7 +264,7 @@ void RunDrawn(std::mt19937& random, std::array<std::atomic<int>, 2>& numbers, st
         owner.reset();
         break;
     }
-    const interleave::Unseen unseen;
+    const interleave::Untracked unseen;
     history += std::to_string(saw) + ' ';
   }
 }
@@ -364,7 +364,7 @@ TEST_CASE("The scheduler wakes threads that wait, and lets deadlines pass") {
       const auto begin = std::chrono::steady_clock::now();
       const bool ready = world->future.wait_for(50ms) == std::future_status::ready;
       const bool late = std::chrono::steady_clock::now() - begin >= 50ms;
-      const interleave::Unseen unseen;
+      const interleave::Untracked unseen;
       if (!ready && !late) interleave::Fail("the wait timed out too early");
       ++(ready ? in_time : too_late);
     });

@@ -100,7 +100,7 @@ class World {
     return [this, key](std::stop_token stop) {
       const Value value = Fn(key)();
       const bool asked = stop.stop_requested();
-      const Unseen unseen;
+      const Untracked unseen;
       tally.stopped += asked;
       return value;
     };
@@ -162,13 +162,13 @@ class World {
 
   std::size_t StartCaller(int key) {
     Point(&callers_, Mode::kRead);
-    const Unseen unseen;
+    const Untracked unseen;
     callers_.push_back({key, ThisThread(), ++time_, 0, {}});
     return callers_.size() - 1;
   }
   void Finish(std::size_t id, const Outcome& outcome) {
     Point(&callers_, Mode::kMark);
-    const Unseen unseen;
+    const Untracked unseen;
     if (callers_[id].end != 0) Fail("a caller has two outcomes");
     callers_[id].end = ++time_;
     callers_[id].outcome = outcome;
@@ -236,7 +236,7 @@ class World {
   // Returns how many executions, of any key, have begun.
   std::size_t BegunSoFar(int key) {
     Point(&running_.at(static_cast<std::size_t>(key)), Mode::kRead);
-    const Unseen unseen;
+    const Untracked unseen;
     return executions_.size();
   }
 
@@ -257,13 +257,13 @@ class World {
 
   std::size_t BeginExecution(int key) {
     Point(&running_.at(static_cast<std::size_t>(key)), Mode::kWrite);
-    const Unseen unseen;
+    const Untracked unseen;
     executions_.push_back({key, ThisThread(), ++time_, 0, false});
     return executions_.size() - 1;
   }
   void EndExecution(std::size_t id, bool fails) {
     Point(&running_.at(static_cast<std::size_t>(executions_[id].key)), Mode::kWrite);
-    const Unseen unseen;
+    const Untracked unseen;
     executions_[id].end = ++time_;
     executions_[id].failed = fails;
   }
@@ -316,7 +316,7 @@ class World {
     }
   }
 
-  // These are used only under Unseen.
+  // These are used only under Untracked.
   std::size_t time_ = 0;
   std::vector<Caller> callers_;
   std::vector<Execution> executions_;

@@ -80,7 +80,7 @@
 #define LANDED 2
 
 // The functions that a stop callback may call.
-#define NUDGE 1
+#define INTERRUPT 1
 #define LEADER_LEAVES 2
 
 typedef Call {
@@ -107,7 +107,7 @@ typedef Call {
   unsigned on : 3;    // number of those that will get the outcome
   unsigned owed : 3;  // number of those that were to get it when the call was closed
   unsigned took : 3;  // number of those that got it, or were to and did not take it
-  bit doomed;         // the last caller has left
+  bit unwanted;         // the last caller has left
   bit returned;       // a caller has got the outcome
   bit ran;            // fn was run
   unsigned refs : 4;  // processes that may still touch the call or its state
@@ -117,9 +117,9 @@ typedef Node {  // a Waiter, with its Event
   bit alive;
   unsigned prev : 2;
   unsigned next : 2;
-  bit told;
-  bit open;  // OnLanded has been called
-  bit nudged;
+  bit notified;
+  bit set;  // OnLanded has been called
+  bit interrupted;
   bit asleep;
   bit left;  // used only by the assertions
 };
@@ -223,7 +223,7 @@ inline Begin(c) {
 
 inline AddFollower(c) {
   assert(call[c].refs > 0 && !call[c].landed);              // the call is in flight
-  assert(!call[c].asked && !call[c].doomed);                // promise 11
+  assert(!call[c].asked && !call[c].unwanted);                // promise 11
   assert(!call[c].returned);                                // promise 2
   call[c].has_state = 1;
   call[c].callers++;
@@ -243,8 +243,8 @@ inline DropCaller(c, unwanted) {
     :: else
     fi;
 #endif
-    assert(!call[c].doomed);
-    call[c].doomed = 1;
+    assert(!call[c].unwanted);
+    call[c].unwanted = 1;
     unwanted = 1
   :: else -> unwanted = 0
   fi
@@ -274,7 +274,7 @@ inline Release(c) {
   :: call[c].refs == 0 ->
     assert(call[c].landed && call[c].took == call[c].owed);  // promise 1: each gets one outcome
     assert(call[c].shared == (call[c].owed > 1));            // promise 4
-    assert(call[c].asked || !call[c].doomed);                // promise 11
+    assert(call[c].asked || !call[c].unwanted);                // promise 11
     assert(call[c].first == NONE && call[c].last == NONE);
     // This merges states that differ only in calls that are over.
     call[c].callers = 0;
@@ -293,7 +293,7 @@ inline Release(c) {
     call[c].on = 0;
     call[c].owed = 0;
     call[c].took = 0;
-    call[c].doomed = 0;
+    call[c].unwanted = 0;
     call[c].ran = 0
   :: else
   fi;
@@ -337,21 +337,21 @@ inline Unlink(w, c) {
 }
 
 // The waiter's memory is given back.
-inline EndNode(w) {
+inline DestroyNode(w) {
   assert(node[w].alive);
-  assert(node[w].left != node[w].open);  // promise 10: it was notified once, or has left
+  assert(node[w].left != node[w].set);  // promise 10: it was notified once, or has left
   node[w].alive = 0;
   node[w].prev = NONE;
   node[w].next = NONE;
-  node[w].told = 0;
-  node[w].open = 0;
-  node[w].nudged = 0;
+  node[w].notified = 0;
+  node[w].set = 0;
+  node[w].interrupted = 0;
   node[w].left = 0
 }
 
-inline OpenGate(w) {
-  assert(node[w].alive && !node[w].left && !node[w].open);  // promise 10
-  node[w].open = 1;
+inline SetEvent(w) {
+  assert(node[w].alive && !node[w].left && !node[w].set);  // promise 10
+  node[w].set = 1;
   node[w].asleep = 0
 }
 
@@ -369,13 +369,13 @@ inline TakeResult(c) {
 }
 
 // A caller that was to get the outcome does not take it.
-inline GoWithout(c) {
+inline DropOutcome(c) {
   assert(call[c].landed);
   call[c].took++
 }
 
 // This is SharedState::Publish, on the thread that lands call c.
-inline PublishAndTell(c, w) {
+inline PublishAndNotify(c, w) {
   atomic {
     skip;
 Broadcast:
@@ -387,7 +387,7 @@ Broadcast:
 PopWaiter:
     w = call[c].first;
     if
-    :: w == NONE -> goto Told
+    :: w == NONE -> goto Notified
     :: else
     fi;
     assert(node[w].alive);
@@ -398,10 +398,10 @@ PopWaiter:
     :: else -> call[c].last = NONE
     fi;
 #endif
-    node[w].told = 1
+    node[w].notified = 1
   }
 OnLanded:
-  atomic { OpenGate(w) }
+  atomic { SetEvent(w) }
 #ifdef FAULT_next_read_after_waking
   atomic {
     assert(node[w].alive);
@@ -479,7 +479,7 @@ JoinOrLead:
       if
       :: kind == DO || kind == RETRY -> goto Block
       :: kind == TIMED -> goto WaitOrInterrupt
-      :: kind == STOPPED -> stop[me].callback = NUDGE; goto WaitOrInterrupt
+      :: kind == STOPPED -> stop[me].callback = INTERRUPT; goto WaitOrInterrupt
       :: kind == STOPPED -> goto WaitOrInterrupt  // its stop will not be requested
       :: kind == WAITER || kind == FUTURE -> goto Joined
       fi
@@ -556,10 +556,10 @@ SetOutcome:
     call[c].outcome = outcome;
     goto Broadcast
   }
-  PublishAndTell(c, w);
+  PublishAndNotify(c, w);
   atomic {
     skip;
-Told:
+Notified:
     TakeResult(c);
     goto Return
   }
@@ -583,9 +583,9 @@ Block:
     skip;
 WaitOrInterrupt:
     if
-    :: node[me].open -> goto EndOfNudge
-    :: !node[me].open && (node[me].nudged || kind == TIMED) -> left = 1; goto EndOfNudge
-    :: !node[me].open && !node[me].nudged
+    :: node[me].set -> goto EndOfInterrupt
+    :: !node[me].set && (node[me].interrupted || kind == TIMED) -> left = 1; goto EndOfInterrupt
+    :: !node[me].set && !node[me].interrupted
     fi;
 #ifdef FAULT_lost_wake_up
     goto Sleep
@@ -600,12 +600,12 @@ Sleep:
     :: !node[me].asleep -> goto WaitOrInterrupt
     :: kind == TIMED && node[me].asleep -> node[me].asleep = 0; left = 1
     fi;
-EndOfNudge:
+EndOfInterrupt:
     !stop[me].running;
     stop[me].callback = 0;
     if
     :: left -> goto Leave
-    :: else -> goto MembershipEnded
+    :: else -> goto HasLeft
     fi
   }
 
@@ -615,10 +615,10 @@ Await:
 #ifdef FAULT_leave_result_ignored
     node[me].left = 1;
     left = 1;
-    goto MembershipEnded;
+    goto HasLeft;
 #endif
     if
-    :: node[me].open -> goto MembershipEnded
+    :: node[me].set -> goto HasLeft
     :: else -> node[me].asleep = 1
     fi
   }
@@ -658,12 +658,12 @@ Joined:
   }
 AwaitOnLanded:
   atomic {
-    node[me].open;
+    node[me].set;
     if
     :: TakeResult(c)
-    :: GoWithout(c)  // DropResult
+    :: DropOutcome(c)  // DropResult
     fi;
-    EndNode(me);
+    DestroyNode(me);
     goto Return
   }
 
@@ -729,8 +729,8 @@ RequestStop:
     :: kind == FUTURE -> goto Return
     :: else
     fi;
-MembershipEnded:
-    EndNode(me);
+HasLeft:
+    DestroyNode(me);
     if
     :: !left -> TakeResult(c)
     :: else
@@ -745,19 +745,19 @@ NotLeft:
     :: kind == TIMED || kind == STOPPED -> goto Await
     :: kind == WAITER -> goto AwaitOnLanded
     :: kind == WAITER  // the waiter is to be destroyed: Detach
-    :: kind == FUTURE -> GoWithout(c); goto Return
+    :: kind == FUTURE -> DropOutcome(c); goto Return
     fi
   }
 UnlinkUnlessNotified:
   atomic {
     if
-#ifndef FAULT_told_not_checked
-    :: node[me].told -> goto AwaitOnLanded
+#ifndef FAULT_notified_not_checked
+    :: node[me].notified -> goto AwaitOnLanded
 #endif
     :: else ->
       Unlink(me, c);
-      GoWithout(c);
-      EndNode(me)
+      DropOutcome(c);
+      DestroyNode(me)
     fi;
 
 Return:
@@ -816,7 +816,7 @@ LandOnce:
     :: call[c].phase == LANDED -> goto DropLead
     :: else
     fi;
-#ifdef FAULT_settle_not_atomic
+#ifdef FAULT_land_once_not_atomic
     goto Settled
   }
 Settled:
@@ -848,7 +848,7 @@ UnlockDrained:
     held = 0
   }
 Publish:
-  PublishAndTell(c, w);
+  PublishAndNotify(c, w);
 Discard:
   atomic {
     call[c].outcome = ENDED;
@@ -857,7 +857,7 @@ Discard:
   }
   atomic {
     skip;
-Told:
+Notified:
     skip;
 DropLead:
     call[c].leads--;
@@ -897,7 +897,7 @@ endIdle:
     fi;
     stop[i].running = 1;
     if
-    :: stop[i].callback == NUDGE -> stop[i].callback = 0; goto Interrupt
+    :: stop[i].callback == INTERRUPT -> stop[i].callback = 0; goto Interrupt
     :: stop[i].callback == LEADER_LEAVES ->
       stop[i].callback = 0;
       c = stop[i].call;
@@ -923,7 +923,7 @@ RequestStop:
 Interrupt:
   atomic {
     assert(node[i].alive);
-    node[i].nudged = 1;
+    node[i].interrupted = 1;
     node[i].asleep = 0;
 EndOfCallback:
     stop[i].running = 0;
@@ -1020,7 +1020,7 @@ Drain:
   }
   atomic {
     drained;
-#ifndef FAULT_opener_not_awaited
+#ifndef FAULT_setter_not_awaited
     !held;
 #endif
 Drained:
@@ -1034,7 +1034,7 @@ Drained:
     od;
     i = 1
   }
-AllEnded:
+AllDone:
   do
   :: atomic { i <= CALLS && call[i].refs == 0 -> i++ }
   :: i > CALLS -> break

@@ -92,8 +92,8 @@ typedef Call {  // by its token
   // Only the assertions use these.
   unsigned fate : 2;
   bit kept;            // its process leads with it, or is asking whether it does
-  bit told;            // the server has named it to another process
-  bit gone;            // its lease or its outcome has expired, or the server has lost them
+  bit answered;            // the server has named it to another process
+  bit expired;            // its lease or its outcome has expired, or the server has lost them
   unsigned asked : 3;  // processes that asked before its outcome was published, and still ask
 };
 
@@ -140,12 +140,12 @@ inline TakeScript(t, waited, answer) {
     if
 #ifndef FAULT_forgotten_not_followed
     :: call[waited].forgotten ->
-TellForgotten:
-      call[waited].forgotten_followed = 1; call[waited].told = 1; answer = waited
+AnswerForgotten:
+      call[waited].forgotten_followed = 1; call[waited].answered = 1; answer = waited
 #endif
 #ifndef FAULT_stream_not_checked
     :: call[waited].entry != UNSET ->
-TellOutcome:
+AnswerOutcome:
       answer = waited
 #endif
     :: else ->
@@ -158,20 +158,20 @@ TellOutcome:
 SetLease:
         lease = t; followed = 0; answer = t;
         assert(call[t].fate == NONE);
-        call[t].fate = HELD; call[t].told = 0; held++;
+        call[t].fate = HELD; call[t].answered = 0; held++;
         assert(held == 1);  // there is only one holder
         owed = owed + UNDISTURBED;
         assert(owed <= 1)  // the previous lease was executed
       :: lease != NONE ->
-TellHolder:
+AnswerHolder:
 #ifndef FAULT_mark_not_atomic
         followed = 1;
 #endif
-        call[lease].told = call[lease].told || lease != t;
+        call[lease].answered = call[lease].answered || lease != t;
         answer = lease
       fi;
       // A process that waits for a call gets its outcome, and does not lead or wait for another.
-      assert(waited == NONE || answer == waited || call[waited].gone)
+      assert(waited == NONE || answer == waited || call[waited].expired)
     fi
   fi
 }
@@ -334,7 +334,7 @@ AddTheEntry:
     fi;
     EndLease(token);
 Published:
-    assert(answer == LOST || answer == call[token].told);  // `shared` is right
+    assert(answer == LOST || answer == call[token].answered);  // `shared` is right
     answer = 0;
     if
     :: MAY(LOSE) -> mishaps--; goto Publish
@@ -351,7 +351,7 @@ Return:
 Crash:
     mishaps--;
 End:
-    call[token].kept = 0; call[token].told = 0; asking = asking & ~BIT(me);
+    call[token].kept = 0; call[token].answered = 0; asking = asking & ~BIT(me);
     i = 1;
     do
     :: i <= TOKENS -> call[i].asked = call[i].asked & asking; i++
@@ -378,18 +378,18 @@ endIdle:
 #ifndef FAULT_lease_without_expiry
     :: lease == t && (!call[t].kept || MAY(EXPIRE)) ->
 Expire:
-      mishaps = mishaps - call[t].kept; call[t].gone = 1;
+      mishaps = mishaps - call[t].kept; call[t].expired = 1;
       EndLease(t);
       Release(t)
 #endif
     :: call[t].forgotten && (!call[t].kept || MAY(EXPIRE)) ->
 ExpireForgotten:
-      mishaps = mishaps - call[t].kept; call[t].gone = 1;
+      mishaps = mishaps - call[t].kept; call[t].expired = 1;
       EndLease(t);
       EndForgotten(t)
     :: call[t].entry != UNSET && (call[t].asked == 0 || MAY(LINGER)) ->
 Linger:
-      mishaps = mishaps - (call[t].asked != 0); call[t].gone = 1;
+      mishaps = mishaps - (call[t].asked != 0); call[t].expired = 1;
       call[t].entry = UNSET; call[t].asked = 0
     :: call[t].late ->
 TakeLate:
@@ -424,7 +424,7 @@ Restart:
       i = 1;
       do
       :: i <= TOKENS ->
-        call[i].gone = (call[i].gone || call[i].fate != NONE || call[i].entry != UNSET);
+        call[i].expired = (call[i].expired || call[i].fate != NONE || call[i].entry != UNSET);
         EndLease(i);
         EndForgotten(i);
         call[i].entry = UNSET; call[i].asked = 0; i++

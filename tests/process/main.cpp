@@ -22,7 +22,7 @@ namespace {
 constexpr int kDeadlineSeconds = 30;  // far more than any needs, even under a sanitizer
 
 // Returns true if the scenario finished as it should. Prints what happened.
-bool EndsWell(const process::Scenario& scenario) {
+bool Passes(const process::Scenario& scenario) {
   const pid_t child = fork();
   if (child == 0) {
     sigset_t none;
@@ -73,7 +73,7 @@ int main(int argc, char** argv) {
   sigprocmask(SIG_BLOCK, &child_ended, nullptr);
   const std::size_t all = process::Scenarios().size();
   std::size_t well = 0;
-  for (const auto& scenario : process::Scenarios()) well += EndsWell(scenario) ? 1 : 0;
+  for (const auto& scenario : process::Scenarios()) well += Passes(scenario) ? 1 : 0;
   test::Evidence("process.scenarios", std::to_string(well) + '/' + std::to_string(all));
   return well == all && well > 0 ? 0 : 1;
 }

@@ -31,7 +31,7 @@ RedisCache CacheOf(const RedisServer& server, std::chrono::milliseconds timeout 
 }
 
 // Returns the message of what the cache throws for `key`, or "" if it throws nothing.
-std::string ComplaintOf(RedisCache& cache, std::string_view key) {
+std::string ErrorMessageOf(RedisCache& cache, std::string_view key) {
   try {
     static_cast<void>(cache.Get(key));
     return "";
@@ -83,7 +83,7 @@ TEST_CASE("A Redis cache throws the server's error, and still works afterwards")
   const RedisServer server;
   RedisCache cache = CacheOf(server);
   server.Ask("LPUSH a 1");
-  CHECK(ComplaintOf(cache, "a").starts_with("WRONGTYPE"));
+  CHECK(ErrorMessageOf(cache, "a").starts_with("WRONGTYPE"));
   cache.Put("a", "2");
   CHECK(cache.Get("a") == "2");
 }

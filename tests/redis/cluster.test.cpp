@@ -23,7 +23,7 @@ using singleflight::redis::Options;
 namespace {
 
 Options ClusterOptions(const RedisCluster& cluster, std::size_t node) {
-  Options options = PatientOptions("", OnOutage::kFail);
+  Options options = LongTimeouts("", OnOutage::kFail);
   options.port = cluster.Node(node).Port();
   return options;
 }

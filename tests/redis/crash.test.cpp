@@ -114,7 +114,7 @@ Conversation Listen(const RedisServer& server) {
   leader.Ask(key);
   leader.AwaitRun(key);
   // Both rules must have been applied, or Release would come too early.
-  AwaitInTime([&] { return proxy.Deeds() == 2; });
+  AwaitInTime([&] { return proxy.Actions() == 2; });
   sizes.take.reply = proxy.Bytes(0, kReplies);
   // The proxy also holds what comes after the first renewal.
   std::atomic<bool> renewed = false;

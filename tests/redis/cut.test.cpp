@@ -51,7 +51,7 @@ struct Conversation {
 };
 
 // Collects what a check has found wrong.
-class Complaints {
+class Failures {
  public:
   void Unless(bool holds, std::string_view what) {
     if (!holds) (text_ += what) += ". ";
@@ -66,7 +66,7 @@ class Complaints {
 // since they mostly wait for other threads and for the server.
 template <class Check>
 void CheckEach(std::uint64_t last, Check check) {
-  std::vector<Complaints> complaints(last + 1);
+  std::vector<Failures> complaints(last + 1);
   std::atomic<std::uint64_t> next = 0;
   std::vector<std::jthread> threads;
   for (int i = 0; i < 16; ++i) {
@@ -102,7 +102,7 @@ Outcome<std::string> Lead(RedisPages& group, const RedisServer& server, const st
 
 Conversation LeadersConversation(const RedisServer& server) {
   const RedisProxy proxy(server.Socket());
-  RedisPages group(PatientOptions(proxy.Socket()));
+  RedisPages group(LongTimeouts(proxy.Socket()));
   REQUIRE(Lead(group, server, NumberedKey(0)).value == kOwn);
   server.Ask("FLUSHALL");
   return Conversation(proxy);
@@ -130,10 +130,10 @@ void CheckLeadersCutOnce(RedisProxy::Way way) {
   const RedisServer server;
   const Conversation bytes = LeadersConversation(server);
   const std::uint64_t last = way == RedisProxy::kRequests ? bytes.requests : bytes.replies;
-  CheckEach(last, [&](std::uint64_t at, Complaints& complain) {
+  CheckEach(last, [&](std::uint64_t at, Failures& complain) {
     RedisProxy proxy(server.Socket());
     proxy.CutAt({way, at, 0});
-    RedisPages group(PatientOptions(proxy.Socket(), OnOutage::kFail));
+    RedisPages group(LongTimeouts(proxy.Socket(), OnOutage::kFail));
     const auto outcome = Lead(group, server, NumberedKey(at));
     const auto stats = group.GetStats();
     complain.Unless(outcome.value == kOwn, "the value should be the leader's own");
@@ -141,7 +141,7 @@ void CheckLeadersCutOnce(RedisProxy::Way way) {
     complain.Unless(stats.executions == 1, "there should be one execution");
     complain.Unless(stats.unpublished == 0, "it should be published");
     complain.Unless(stats.outages == 0, "there should be no outage");
-    complain.Unless(proxy.Deeds() == 1, "there should be one cut");
+    complain.Unless(proxy.Actions() == 1, "there should be one cut");
   });
   CHECK(server.Keys("*:lease").empty());
   CHECK(server.Ask("DBSIZE").number == static_cast<long long>(last + 1));  // the outcomes
@@ -154,10 +154,10 @@ void CheckLeadersCutAlways(RedisProxy::Way way, OnOutage policy) {
   const RedisServer server;
   const Conversation bytes = LeadersConversation(server);
   const std::uint64_t last = way == RedisProxy::kRequests ? bytes.requests : bytes.replies;
-  CheckEach(last, [&](std::uint64_t at, Complaints& complain) {
+  CheckEach(last, [&](std::uint64_t at, Failures& complain) {
     RedisProxy proxy(server.Socket());
     proxy.CutAt({way, at});
-    RedisPages group(PatientOptions(proxy.Socket(), policy));
+    RedisPages group(LongTimeouts(proxy.Socket(), policy));
     const auto outcome = Lead(group, server, NumberedKey(at));
     const auto stats = group.GetStats();
     if (policy == OnOutage::kFail && stats.outages == 1) {
@@ -168,17 +168,17 @@ void CheckLeadersCutAlways(RedisProxy::Way way, OnOutage policy) {
       complain.Unless(outcome.value == kOwn, "the value should be the leader's own");
       complain.Unless(stats.executions == 1, "there should be one execution");
     }
-    complain.Unless(proxy.Deeds() > 0, "there should be a cut");
+    complain.Unless(proxy.Actions() > 0, "there should be a cut");
   });
   CHECK(Unwanted(server).empty());
 }
 
 // On this server another process seems to lead the call for "a", and has just published kTheirs.
 // Any number of callers can follow it.
-class ToldServer {
+class PublishedServer {
  public:
-  ToldServer() {
-    RedisPages group(PatientOptions(server.Socket()));
+  PublishedServer() {
+    RedisPages group(LongTimeouts(server.Socket()));
     const auto lead = [&](const Lease& lease) {
       token = lease.token();
       server.Ask("APPEND", LeaseOf("a"), "+");
@@ -196,7 +196,7 @@ class ToldServer {
 
 Conversation FollowersConversation(const RedisServer& server) {
   const RedisProxy proxy(server.Socket());
-  RedisPages group(PatientOptions(proxy.Socket()));
+  RedisPages group(LongTimeouts(proxy.Socket()));
   REQUIRE(AskFor(group, "a", kOwn).value == kTheirs);
   return Conversation(proxy);
 }
@@ -204,13 +204,13 @@ Conversation FollowersConversation(const RedisServer& server) {
 // Checks that followers whose first connection is cut at any place of that way get the leader's
 // result.
 void CheckFollowersCutOnce(RedisProxy::Way way) {
-  const ToldServer told;
+  const PublishedServer told;
   const Conversation bytes = FollowersConversation(told.server);
   const std::uint64_t last = way == RedisProxy::kRequests ? bytes.requests : bytes.replies;
-  CheckEach(last, [&](std::uint64_t at, Complaints& complain) {
+  CheckEach(last, [&](std::uint64_t at, Failures& complain) {
     RedisProxy proxy(told.server.Socket());
     proxy.CutAt({way, at, 0});
-    RedisPages group(PatientOptions(proxy.Socket(), OnOutage::kFail));
+    RedisPages group(LongTimeouts(proxy.Socket(), OnOutage::kFail));
     const auto outcome = AskFor(group, "a", kOwn);
     const auto stats = group.GetStats();
     complain.Unless(outcome.value == kTheirs, "the value should be the leader's");
@@ -218,7 +218,7 @@ void CheckFollowersCutOnce(RedisProxy::Way way) {
     complain.Unless(stats.remote == 1, "the value should come from another process");
     complain.Unless(stats.executions == 0, "there should be no execution");
     complain.Unless(stats.outages == 0, "there should be no outage");
-    complain.Unless(proxy.Deeds() == 1, "there should be one cut");
+    complain.Unless(proxy.Actions() == 1, "there should be one cut");
   });
   CHECK(told.server.Get(LeaseOf("a")) == told.token + "+");
 }
@@ -226,13 +226,13 @@ void CheckFollowersCutOnce(RedisProxy::Way way) {
 // Checks that followers whose every connection is cut at any place of that way get the leader's
 // result, or what the policy says.
 void CheckFollowersCutAlways(RedisProxy::Way way, OnOutage policy) {
-  const ToldServer told;
+  const PublishedServer told;
   const Conversation bytes = FollowersConversation(told.server);
   const std::uint64_t last = way == RedisProxy::kRequests ? bytes.requests : bytes.replies;
-  CheckEach(last, [&](std::uint64_t at, Complaints& complain) {
+  CheckEach(last, [&](std::uint64_t at, Failures& complain) {
     RedisProxy proxy(told.server.Socket());
     proxy.CutAt({way, at});
-    RedisPages group(PatientOptions(proxy.Socket(), policy));
+    RedisPages group(LongTimeouts(proxy.Socket(), policy));
     const auto outcome = AskFor(group, "a", kOwn);
     const auto stats = group.GetStats();
     if (stats.outages == 0) {
@@ -247,7 +247,7 @@ void CheckFollowersCutAlways(RedisProxy::Way way, OnOutage policy) {
                       "the caller should get the outage");
       complain.Unless(stats.executions == 0, "there should be no execution");
     }
-    complain.Unless(proxy.Deeds() > 0, "there should be a cut");
+    complain.Unless(proxy.Actions() > 0, "there should be a cut");
   });
   CHECK(told.server.Get(LeaseOf("a")) == told.token + "+");
 }
@@ -328,10 +328,10 @@ TEST_CASE(
 
 TEST_CASE("Redis outage: a follower whose connection is cut while it waits connects again") {
   const RedisServer server;
-  RedisPages elsewhere(PatientOptions(server.Socket()));
+  RedisPages elsewhere(LongTimeouts(server.Socket()));
   RedisLeader leader(elsewhere, "a", kTheirs);
   RedisProxy proxy(server.Socket());
-  RedisPages group(PatientOptions(proxy.Socket(), OnOutage::kFail));
+  RedisPages group(LongTimeouts(proxy.Socket(), OnOutage::kFail));
   Caller follower([&] { return group.Do("a", [] { return kOwn; }); });
   Await([&] { return server.BlockedClients() == 1; });
   proxy.CutAt({RedisProxy::kRequests, proxy.Bytes(0, RedisProxy::kRequests), 0});
@@ -344,7 +344,7 @@ TEST_CASE("Redis outage: a follower whose connection is cut while it waits conne
 TEST_CASE("Redis outage: a lease is renewed although the connection is cut during the renewal") {
   const RedisServer server;
   RedisProxy proxy(server.Socket());
-  Options options = PatientOptions(proxy.Socket(), OnOutage::kFail);
+  Options options = LongTimeouts(proxy.Socket(), OnOutage::kFail);
   options.lease = 4s;
   RedisPages group(options);
   const auto left = [&] { return server.Ask("PTTL", LeaseOf("a")).number; };
@@ -357,12 +357,12 @@ TEST_CASE("Redis outage: a lease is renewed although the connection is cut durin
     return "own"s;
   };
   CHECK(*group.Do("a", load) == "own");
-  CHECK(proxy.Deeds() == 1);
+  CHECK(proxy.Actions() == 1);
   CHECK(group.GetStats().unpublished == 0);
 }
 
 TEST_CASE("Redis outage: any damaged byte of an outcome makes a follower run its own function") {
-  ToldServer told;
+  PublishedServer told;
   const Conversation bytes = FollowersConversation(told.server);
   const std::size_t size = told.server.Ask("XRANGE", told.Stream(), "-", "+")
                                .elements.at(0)
@@ -378,7 +378,7 @@ TEST_CASE("Redis outage: any damaged byte of an outcome makes a follower run its
     proxy.CorruptAt({RedisProxy::kReplies, at}, static_cast<unsigned char>(1U << at % 8));
     // The leader has published its outcome and given its lease back.
     proxy.CallAt({RedisProxy::kReplies, at}, [&] { told.server.Ask("DEL", LeaseOf("a")); });
-    RedisPages group(PatientOptions(proxy.Socket(), OnOutage::kFail));
+    RedisPages group(LongTimeouts(proxy.Socket(), OnOutage::kFail));
     CHECK((AskFor(group, "a", kOwn).value == kOwn));
     CHECK(group.GetStats().undecodable == 1);
     CHECK(group.GetStats().executions == 1);

@@ -31,7 +31,7 @@ void CheckForeignLease(Prepare prepare) {
   REQUIRE_FALSE(before.empty());
   const bool expires = server.Ask("PTTL", LeaseOf("a")).number >= 0;
   for (const OnOutage policy : kOutagePolicies) {
-    RedisPages group(PatientOptions(server.Socket(), policy));
+    RedisPages group(LongTimeouts(server.Socket(), policy));
     CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
     CHECK(group.GetStats().outages == 1);
     static_cast<void>(ErrorOf([&] { return group.Forget("a"); }));
@@ -75,13 +75,13 @@ TEST_CASE("Redis outage: a token that never expires is an outage, and is left al
 TEST_CASE("Redis outage: a string under the outcome's name is an outage, and is left alone") {
   for (const OnOutage policy : kOutagePolicies) {
     const RedisServer server;
-    RedisPages elsewhere(PatientOptions(server.Socket(), policy));
+    RedisPages elsewhere(LongTimeouts(server.Socket(), policy));
     RedisLeader leader(elsewhere, "a", "theirs"s);
     const std::string token = server.Get(LeaseOf("a")).value();
     REQUIRE(token.size() == 32);
     const std::string stream = "singleflight:{a}:" + token;
     server.Ask("SET", stream, "foreign");
-    RedisPages group(PatientOptions(server.Socket(), policy));
+    RedisPages group(LongTimeouts(server.Socket(), policy));
     CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
     CHECK(leader.Finish().value == "theirs");
     CHECK(elsewhere.GetStats().unpublished == 1);
@@ -93,11 +93,11 @@ TEST_CASE("Redis outage: a string under the outcome's name is an outage, and is 
 
 TEST_CASE("Redis outage: a foreign entry in the outcome's stream is skipped") {
   const RedisServer server;
-  RedisPages elsewhere(PatientOptions(server.Socket()));
+  RedisPages elsewhere(LongTimeouts(server.Socket()));
   RedisLeader leader(elsewhere, "a", "theirs"s);
   const std::string stream = "singleflight:{a}:" + server.Get(LeaseOf("a")).value();
   server.Ask("XADD", stream, "1-1", "foreign", "entry");
-  RedisPages group(PatientOptions(server.Socket(), OnOutage::kFail));
+  RedisPages group(LongTimeouts(server.Socket(), OnOutage::kFail));
   Caller follower([&] { return group.Do("a", NeverRun); });
   Await([&] { return group.GetStats().undecodable == 1 && server.BlockedClients() == 1; });
   leader.Finish();
@@ -110,10 +110,10 @@ TEST_CASE(
   RedisServer server;
   server.Ask("SET", LeaseOf("a"), kSomeToken, "PX", "2000");
   server.Ask("XADD", "singleflight:{a}:" + kSomeToken, "1-1", "foreign", "entry");
-  Options options = PatientOptions(server.Socket());
+  Options options = LongTimeouts(server.Socket());
   options.linger = 100ms;
   RedisPages group(options);
-  HangWatch watch([&] { server.Kill(); });
+  Watchdog watch([&] { server.Kill(); });
   CHECK(AskFor(group, "a").value == "own");
   CHECK_FALSE(watch.Hung());
   CHECK(group.GetStats().undecodable == 1);
@@ -122,11 +122,11 @@ TEST_CASE(
 
 TEST_CASE("Redis outage: foreign data under a forgotten call's name is left alone") {
   const RedisServer server;
-  RedisPages elsewhere(PatientOptions(server.Socket()));
+  RedisPages elsewhere(LongTimeouts(server.Socket()));
   RedisLeader leader(elsewhere, "a", "theirs"s);
   const std::string name = "singleflight:{a}:forgotten:" + server.Get(LeaseOf("a")).value();
   server.Ask("RPUSH", name, "1", "2");
-  RedisPages group(PatientOptions(server.Socket(), OnOutage::kFail));
+  RedisPages group(LongTimeouts(server.Socket(), OnOutage::kFail));
   static_cast<void>(ErrorOf([&] { return group.Forget("a"); }));
   CHECK(server.Ask("LLEN", name).number == 2);
 }

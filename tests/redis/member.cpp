@@ -75,7 +75,7 @@ class Member {
   Member(std::string name, singleflight::redis::Options options)
       : name_(std::move(name)), group_(new Group(std::move(options))) {}
 
-  void Obey(const std::string& line) {
+  void Execute(const std::string& line) {
     std::istringstream words(line);
     std::string command, key;
     words >> command;
@@ -245,7 +245,7 @@ int main(int argc, char** argv) {
   for (ssize_t size; (size = ::read(STDIN_FILENO, buffer, sizeof(buffer))) > 0;) {
     input.append(buffer, static_cast<std::size_t>(size));
     for (std::size_t end; (end = input.find('\n')) != std::string::npos; input.erase(0, end + 1)) {
-      member.Obey(input.substr(0, end));
+      member.Execute(input.substr(0, end));
     }
   }
   ::_exit(0);

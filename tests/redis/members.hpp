@@ -87,7 +87,7 @@ inline std::ostream& operator<<(std::ostream& out, const MemberOutcome& outcome)
 class RedisMember {
  public:
   RedisMember(std::string name, const std::string& socket, RedisMemberOptions options = {})
-      : RedisMember(std::move(name), socket, options, Ends()) {}
+      : RedisMember(std::move(name), socket, options, MakeSocketPair()) {}
   ~RedisMember() {
     if (pid_ > 0) Kill();
   }
@@ -194,7 +194,7 @@ class RedisMember {
   };
 
   // Returns the two ends of a connection between the test and the process.
-  static std::array<int, 2> Ends() {
+  static std::array<int, 2> MakeSocketPair() {
     std::array<int, 2> ends;
     if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
       throw std::system_error(errno, std::generic_category(), "socketpair");
@@ -205,7 +205,7 @@ class RedisMember {
   RedisMember(std::string name, const std::string& socket, RedisMemberOptions options,
               const std::array<int, 2>& ends)
       : name_(std::move(name)), file_(ends[0]) {
-    const OpenFile theirs(ends[1]);
+    const UniqueFd theirs(ends[1]);
     std::vector<std::string> words = {TEST_REDIS_MEMBER, name_, socket,
                                       std::to_string(options.lease.count()),
                                       std::to_string(options.linger.count())};
@@ -272,7 +272,7 @@ class RedisMember {
   }
 
   const std::string name_;
-  const OpenFile file_;
+  const UniqueFd file_;
   pid_t pid_ = 0;
   std::string input_;      // an incomplete line
   std::list<Line> lines_;  // reports that were not returned yet

@@ -26,8 +26,8 @@ using singleflight::redis::Options;
 namespace {
 
 // Returns options with timeouts that pass soon, for tests in which they should pass.
-Options HastyOptions(const std::string& socket, OnOutage policy = OnOutage::kRunLocally) {
-  Options options = PatientOptions(socket, policy);
+Options ShortTimeouts(const std::string& socket, OnOutage policy = OnOutage::kRunLocally) {
+  Options options = LongTimeouts(socket, policy);
   options.linger = options.connect_timeout = options.command_timeout = 100ms;
   return options;
 }
@@ -39,7 +39,7 @@ Options HastyOptions(const std::string& socket, OnOutage policy = OnOutage::kRun
 TEST_CASE("Redis outage: without a server each call gets what the policy says, and is counted") {
   const TemporaryDirectory directory;
   for (const OnOutage policy : kOutagePolicies) {
-    RedisPages group(PatientOptions(directory.Path() + "/nobody", policy));
+    RedisPages group(LongTimeouts(directory.Path() + "/nobody", policy));
     for (int i = 0; i < 3; ++i) CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
     CHECK(group.GetStats().outages == 3);
     CHECK(group.GetStats().executions == (policy == OnOutage::kRunLocally ? 3 : 0));
@@ -50,7 +50,7 @@ TEST_CASE("Redis outage: without a server each call gets what the policy says, a
 TEST_CASE("Redis outage: a TCP port where nobody listens is an outage") {
   const ReservedPort port;
   for (const OnOutage policy : kOutagePolicies) {
-    Options options = PatientOptions("", policy);
+    Options options = LongTimeouts("", policy);
     options.port = port.Number();
     RedisPages group(options);
     CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
@@ -59,7 +59,7 @@ TEST_CASE("Redis outage: a TCP port where nobody listens is an outage") {
 
 TEST_CASE("Redis outage: without a server the callers of one process still share a call") {
   const TemporaryDirectory directory;
-  RedisPages group(PatientOptions(directory.Path() + "/nobody"));
+  RedisPages group(LongTimeouts(directory.Path() + "/nobody"));
   const auto outcomes = AskAtOnce(8, [&] {
     return group.Do("a", [&] {
       AwaitCallers(group, "a", 8);
@@ -74,7 +74,7 @@ TEST_CASE("Redis outage: without a server the callers of one process still share
 TEST_CASE(
     "Redis outage: without a server every caller of one process fails if the policy is kFail") {
   const TemporaryDirectory directory;
-  RedisPages group(PatientOptions(directory.Path() + "/nobody", OnOutage::kFail));
+  RedisPages group(LongTimeouts(directory.Path() + "/nobody", OnOutage::kFail));
   const auto outcomes = AskAtOnce(8, [&] { return group.Do("a", [] { return "own"s; }); });
   CHECK(std::ranges::count(outcomes, std::optional(std::errc::not_connected),
                            &Outcome<std::string>::error) == 8);
@@ -83,14 +83,14 @@ TEST_CASE(
 
 TEST_CASE("Redis outage: without a server a caller gets the exception of its own function") {
   const TemporaryDirectory directory;
-  RedisPages group(PatientOptions(directory.Path() + "/nobody"));
+  RedisPages group(LongTimeouts(directory.Path() + "/nobody"));
   CHECK_THROWS_AS(group.Do("a", []() -> std::string { throw std::out_of_range("a"); }),
                   std::out_of_range);
 }
 
 TEST_CASE("Redis outage: a server that has failed is not contacted during the retry delay") {
   RedisServer server;
-  Options options = PatientOptions(server.Socket());
+  Options options = LongTimeouts(server.Socket());
   options.retry_after = 1h;
   RedisPages group(options);
   server.Kill();
@@ -107,7 +107,7 @@ TEST_CASE("Redis outage: a server that has failed is not contacted during the re
 TEST_CASE("Redis outage: a server that dies before the call, with idle connections, is an outage") {
   for (const OnOutage policy : kOutagePolicies) {
     RedisServer server;
-    RedisPages group(PatientOptions(server.Socket(), policy));
+    RedisPages group(LongTimeouts(server.Socket(), policy));
     CHECK(AskFor(group, "a").value == "own");
     server.Kill();
     CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
@@ -118,7 +118,7 @@ TEST_CASE("Redis outage: a server that dies before the call, with idle connectio
 TEST_CASE("Redis outage: a leader whose server dies while it runs still gets its result") {
   for (const OnOutage policy : kOutagePolicies) {
     RedisServer server;
-    RedisPages group(PatientOptions(server.Socket(), policy));
+    RedisPages group(LongTimeouts(server.Socket(), policy));
     const auto outcome = Keep([&] {
       return group.Do("a", [&] {
         server.Kill();
@@ -133,7 +133,7 @@ TEST_CASE("Redis outage: a leader whose server dies while it runs still gets its
 
 TEST_CASE("Redis outage: a leader whose server dies while it runs still gets its exception") {
   RedisServer server;
-  RedisPages group(PatientOptions(server.Socket()));
+  RedisPages group(LongTimeouts(server.Socket()));
   const auto load = [&]() -> std::string {
     server.Kill();
     throw std::out_of_range("a");
@@ -145,9 +145,9 @@ TEST_CASE("Redis outage: a leader whose server dies while it runs still gets its
 TEST_CASE("Redis outage: a server that dies while a follower waits is an outage") {
   for (const OnOutage policy : kOutagePolicies) {
     RedisServer server;
-    RedisPages elsewhere(PatientOptions(server.Socket()));
+    RedisPages elsewhere(LongTimeouts(server.Socket()));
     RedisLeader leader(elsewhere, "a", "theirs"s);
-    RedisPages group(PatientOptions(server.Socket(), policy));
+    RedisPages group(LongTimeouts(server.Socket(), policy));
     Caller follower([&] { return group.Do("a", [] { return "own"s; }); });
     Await([&] { return server.BlockedClients() == 1; });
     server.Kill();
@@ -159,12 +159,12 @@ TEST_CASE("Redis outage: a server that dies while a follower waits is an outage"
 
 TEST_CASE("Redis outage: a server that comes back is used again") {
   RedisServer server;
-  RedisPages group(PatientOptions(server.Socket()));
+  RedisPages group(LongTimeouts(server.Socket()));
   CHECK(AskFor(group, "a").value == "own");
   server.Kill();
   CHECK(AskFor(group, "a").value == "own");
   server.Start();
-  RedisPages elsewhere(PatientOptions(server.Socket()));
+  RedisPages elsewhere(LongTimeouts(server.Socket()));
   RedisLeader leader(elsewhere, "a", "theirs"s);
   Caller follower([&] { return group.Do("a", [] { return "own"s; }); });
   Await([&] { return server.BlockedClients() == 1; });
@@ -176,7 +176,7 @@ TEST_CASE("Redis outage: a server that comes back is used again") {
 
 TEST_CASE("Redis outage: a server that restarts between two calls causes no outage") {
   RedisServer server;
-  RedisPages group(PatientOptions(server.Socket(), OnOutage::kFail));
+  RedisPages group(LongTimeouts(server.Socket(), OnOutage::kFail));
   CHECK(AskFor(group, "a").value == "own");
   server.Restart();  // all connections and scripts are lost
   CHECK(AskFor(group, "a").value == "own");
@@ -186,7 +186,7 @@ TEST_CASE("Redis outage: a server that restarts between two calls causes no outa
 
 TEST_CASE("Redis outage: a leader whose server lost the lease in a restart publishes nothing") {
   RedisServer server;
-  RedisPages group(PatientOptions(server.Socket()));
+  RedisPages group(LongTimeouts(server.Socket()));
   const auto outcome = Keep([&] {
     return group.Do("a", [&] {
       server.Restart();
@@ -203,9 +203,9 @@ TEST_CASE("Redis outage: a leader whose server lost the lease in a restart publi
 TEST_CASE("Redis outage: a caller gives up on a suspended server") {
   for (const OnOutage policy : kOutagePolicies) {
     RedisServer server;
-    RedisPages group(HastyOptions(server.Socket(), policy));
+    RedisPages group(ShortTimeouts(server.Socket(), policy));
     server.Stop();
-    HangWatch watch([&] { server.Continue(); });
+    Watchdog watch([&] { server.Continue(); });
     CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
     CHECK_FALSE(watch.Hung());
     CHECK(group.GetStats().outages == 1);
@@ -215,16 +215,16 @@ TEST_CASE("Redis outage: a caller gives up on a suspended server") {
 
 TEST_CASE("Redis outage: a follower that waits gives up on a suspended server within the bound") {
   RedisServer server;
-  RedisPages elsewhere(PatientOptions(server.Socket()));
+  RedisPages elsewhere(LongTimeouts(server.Socket()));
   RedisLeader leader(elsewhere, "a", "theirs"s);
-  Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+  Options options = LongTimeouts(server.Socket(), OnOutage::kFail);
   options.linger = 5s;
   options.connect_timeout = options.command_timeout = 1s;  // enough to start waiting
   RedisPages group(options);
   Caller follower([&] { return group.Do("a", NeverRun); });
   Await([&] { return server.BlockedClients() == 1; });
   server.Stop();
-  HangWatch watch([&] { server.Continue(); });
+  Watchdog watch([&] { server.Continue(); });
   const auto stopped = std::chrono::steady_clock::now();
   CheckOutage(follower.Join(), OnOutage::kFail, std::errc::not_connected);
   const auto noticed = std::chrono::steady_clock::now();
@@ -238,10 +238,10 @@ TEST_CASE("Redis outage: a follower that waits gives up on a suspended server wi
 TEST_CASE("Redis outage: a leader that has its result gives up on a suspended server") {
   for (const std::size_t size : {1UL, 16UL << 20}) {  // the second exceeds any socket's buffer
     RedisServer server;
-    Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+    Options options = LongTimeouts(server.Socket(), OnOutage::kFail);
     options.command_timeout = 1s;  // enough time to take the lease
     RedisPages group(options);
-    std::optional<HangWatch> watch;
+    std::optional<Watchdog> watch;
     const auto outcome = Keep([&] {
       return group.Do("a", [&] {
         server.Stop();
@@ -259,9 +259,9 @@ TEST_CASE("Redis outage: a leader that has its result gives up on a suspended se
 TEST_CASE("Redis outage: a caller gives up on a paused server") {
   for (const OnOutage policy : kOutagePolicies) {
     RedisServer server;
-    RedisPages group(HastyOptions(server.Socket(), policy));
+    RedisPages group(ShortTimeouts(server.Socket(), policy));
     server.PauseFor(1h);
-    HangWatch watch([&] { server.Kill(); });
+    Watchdog watch([&] { server.Kill(); });
     CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
     CHECK_FALSE(watch.Hung());
   }
@@ -269,10 +269,10 @@ TEST_CASE("Redis outage: a caller gives up on a paused server") {
 
 TEST_CASE("Redis outage: a leader that has its result gives up on a paused server") {
   RedisServer server;
-  Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+  Options options = LongTimeouts(server.Socket(), OnOutage::kFail);
   options.command_timeout = 1s;  // enough time to take the lease
   RedisPages group(options);
-  std::optional<HangWatch> watch;
+  std::optional<Watchdog> watch;
   const auto outcome = Keep([&] {
     return group.Do("a", [&] {
       server.PauseFor(1h);
@@ -287,7 +287,7 @@ TEST_CASE("Redis outage: a leader that has its result gives up on a paused serve
 
 TEST_CASE("Redis outage: a pause that is shorter than the timeouts is not an outage") {
   RedisServer server;
-  RedisPages group(PatientOptions(server.Socket(), OnOutage::kFail));
+  RedisPages group(LongTimeouts(server.Socket(), OnOutage::kFail));
   server.PauseFor(100ms);
   CHECK(AskFor(group, "a").value == "own");
   CHECK(group.GetStats().outages == 0);
@@ -295,9 +295,9 @@ TEST_CASE("Redis outage: a pause that is shorter than the timeouts is not an out
 
 TEST_CASE("Redis outage: a server that resumes in time costs its followers nothing") {
   RedisServer server;
-  RedisPages elsewhere(PatientOptions(server.Socket()));
+  RedisPages elsewhere(LongTimeouts(server.Socket()));
   RedisLeader leader(elsewhere, "a", "theirs"s);
-  RedisPages group(PatientOptions(server.Socket(), OnOutage::kFail));
+  RedisPages group(LongTimeouts(server.Socket(), OnOutage::kFail));
   Caller follower([&] { return group.Do("a", [] { return "own"s; }); });
   Await([&] { return server.BlockedClients() == 1; });
   server.Stop();
@@ -309,10 +309,10 @@ TEST_CASE("Redis outage: a server that resumes in time costs its followers nothi
 TEST_CASE(
     "Redis outage: a late answer of a server that hung is never taken for another call's answer") {
   RedisServer server;
-  RedisPages group(HastyOptions(server.Socket()));
+  RedisPages group(ShortTimeouts(server.Socket()));
   CHECK(AskFor(group, "a").value == "own");
   server.Stop();
-  HangWatch watch([&] { server.Continue(); });
+  Watchdog watch([&] { server.Continue(); });
   CHECK(AskFor(group, "a").value == "own");
   CHECK_FALSE(watch.Hung());
   server.Continue();
@@ -325,8 +325,8 @@ TEST_CASE("Redis outage: a caller gives up on a reply that arrives only in part"
   for (const OnOutage policy : kOutagePolicies) {
     RedisProxy proxy(server.Socket());
     proxy.HoldAt({RedisProxy::kReplies, 3});
-    RedisPages group(HastyOptions(proxy.Socket(), policy));
-    HangWatch watch([&] { proxy.Release(); });
+    RedisPages group(ShortTimeouts(proxy.Socket(), policy));
+    Watchdog watch([&] { proxy.Release(); });
     CheckOutage(AskFor(group, "a"), policy, std::errc::not_connected);
     CHECK_FALSE(watch.Hung());
   }
@@ -336,7 +336,7 @@ TEST_CASE("Redis outage: a caller gives up on a reply that arrives only in part"
 
 TEST_CASE("Redis outage: a server that wants a password gets it") {
   const RedisServer server({.password = "s p\"'\\"});
-  Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+  Options options = LongTimeouts(server.Socket(), OnOutage::kFail);
   options.password = "s p\"'\\";
   RedisPages group(options);
   CHECK(AskFor(group, "a").value == "own");
@@ -345,7 +345,7 @@ TEST_CASE("Redis outage: a server that wants a password gets it") {
 
 TEST_CASE("Redis outage: a server that wants a user and a password gets them") {
   const RedisServer server({.user = "alice", .password = "secret"});
-  Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+  Options options = LongTimeouts(server.Socket(), OnOutage::kFail);
   options.user = "alice";
   options.password = "secret";
   RedisPages group(options);
@@ -361,7 +361,7 @@ TEST_CASE("Redis outage: a password that is wrong, missing or not wanted is an o
        {Case{"secret", "wrong"}, Case{"secret", ""}, Case{"", "secret"}}) {
     const RedisServer server({.password = servers});
     for (const OnOutage policy : kOutagePolicies) {
-      Options options = PatientOptions(server.Socket(), policy);
+      Options options = LongTimeouts(server.Socket(), policy);
       options.password = groups;
       RedisPages group(options);
       for (int i = 0; i < 2; ++i)
@@ -373,7 +373,7 @@ TEST_CASE("Redis outage: a password that is wrong, missing or not wanted is an o
 
 TEST_CASE("Redis outage: the database is the one that was asked for") {
   const RedisServer server;
-  Options options = PatientOptions(server.Socket(), OnOutage::kFail);
+  Options options = LongTimeouts(server.Socket(), OnOutage::kFail);
   options.database = 3;
   RedisPages group(options);
   std::string databases;
@@ -388,7 +388,7 @@ TEST_CASE("Redis outage: the database is the one that was asked for") {
 TEST_CASE("Redis outage: a database that the server does not have is an outage") {
   const RedisServer server;
   for (const OnOutage policy : kOutagePolicies) {
-    Options options = PatientOptions(server.Socket(), policy);
+    Options options = LongTimeouts(server.Socket(), policy);
     options.database = 16;
     RedisPages group(options);
     for (int i = 0; i < 2; ++i) CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
@@ -400,7 +400,7 @@ TEST_CASE("Redis outage: a user without the rights that the group needs is an ou
   const RedisServer server;
   server.Ask("ACL", "SETUSER", "bob", "on", ">secret", "~other*", "+@all");
   for (const OnOutage policy : kOutagePolicies) {
-    Options options = PatientOptions(server.Socket(), policy);
+    Options options = LongTimeouts(server.Socket(), policy);
     options.user = "bob";
     options.password = "secret";
     RedisPages group(options);
@@ -411,7 +411,7 @@ TEST_CASE("Redis outage: a user without the rights that the group needs is an ou
 TEST_CASE("Redis outage: a server that is out of memory is an outage until it has memory again") {
   const RedisServer server;
   for (const OnOutage policy : kOutagePolicies) {
-    RedisPages group(PatientOptions(server.Socket(), policy));
+    RedisPages group(LongTimeouts(server.Socket(), policy));
     server.Ask("CONFIG SET maxmemory 1");
     CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
     CHECK(group.LastOutage().find("OOM") != std::string::npos);
@@ -425,7 +425,7 @@ TEST_CASE(
     "Redis outage: a leader whose server runs out of memory gets its result and leaves no lease") {
   for (const OnOutage policy : kOutagePolicies) {
     const RedisServer server;
-    RedisPages group(PatientOptions(server.Socket(), policy));
+    RedisPages group(LongTimeouts(server.Socket(), policy));
     const auto outcome = Keep([&] {
       return group.Do("a", [&] {
         server.Ask("APPEND", LeaseOf("a"), "+");  // so that there is an outcome to publish
@@ -443,7 +443,7 @@ TEST_CASE("Redis outage: a read-only replica is an outage") {
   const RedisServer server;
   server.Ask("REPLICAOF", "127.0.0.1", std::to_string(nobody.Number()));
   for (const OnOutage policy : kOutagePolicies) {
-    RedisPages group(PatientOptions(server.Socket(), policy));
+    RedisPages group(LongTimeouts(server.Socket(), policy));
     CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
     CHECK(group.LastOutage().find("READONLY") != std::string::npos);
   }

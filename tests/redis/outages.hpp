@@ -26,7 +26,7 @@ inline constexpr std::array kOutagePolicies = {singleflight::redis::OnOutage::kR
                                                singleflight::redis::OnOutage::kFail};
 
 // Returns options with timeouts that never pass. Each caller tries the server.
-inline singleflight::redis::Options PatientOptions(
+inline singleflight::redis::Options LongTimeouts(
     const std::string& socket,
     singleflight::redis::OnOutage policy = singleflight::redis::OnOutage::kRunLocally) {
   return {.unix_socket = socket,
@@ -63,9 +63,9 @@ inline std::string LeaseOf(std::string_view key) {
 }
 
 // Calls `end_it`, so that the test stops waiting, after far more time than the library may take.
-class HangWatch {
+class Watchdog {
  public:
-  explicit HangWatch(std::function<void()> end_it)
+  explicit Watchdog(std::function<void()> end_it)
       : thread_([this, end_it = std::move(end_it)](std::stop_token stop) {
           std::unique_lock lock(mutex_);
           stopped_.wait_for(lock, stop, 30s, [] { return false; });

@@ -40,14 +40,14 @@
 namespace test {
 
 // Owns a file descriptor, such as a socket, and closes it when destroyed.
-class OpenFile {
+class UniqueFd {
  public:
-  explicit OpenFile(int file) : file_(file) {}
-  OpenFile(OpenFile&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
-  ~OpenFile() {
+  explicit UniqueFd(int file) : file_(file) {}
+  UniqueFd(UniqueFd&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
+  ~UniqueFd() {
     if (file_ >= 0) ::close(file_);
   }
-  OpenFile& operator=(OpenFile other) noexcept {
+  UniqueFd& operator=(UniqueFd other) noexcept {
     std::swap(file_, other.file_);
     return *this;
   }
@@ -69,8 +69,8 @@ inline sockaddr_un UnixAddress(const std::string& path) {
 }
 
 // Returns a non-blocking socket that listens at `path`.
-inline OpenFile ListenAt(const std::string& path) {
-  OpenFile listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+inline UniqueFd ListenAt(const std::string& path) {
+  UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const sockaddr_un address = UnixAddress(path);
   if (::bind(*listener, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
       ::listen(*listener, SOMAXCONN) != 0) {
@@ -80,11 +80,11 @@ inline OpenFile ListenAt(const std::string& path) {
 }
 
 // Returns a connection to the listener at `path`, or -1. `flags` may be SOCK_NONBLOCK.
-inline OpenFile ConnectTo(const std::string& path, int flags = 0) {
-  OpenFile socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
+inline UniqueFd ConnectTo(const std::string& path, int flags = 0) {
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
   const sockaddr_un address = UnixAddress(path);
   if (::connect(*socket, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return OpenFile(-1);
+    return UniqueFd(-1);
   }
   return socket;
 }
@@ -142,7 +142,7 @@ class RedisProxy {
   // Returns how many connections have arrived so far.
   std::size_t Connections() const {
     const std::lock_guard lock(mutex_);
-    return passed_.size();
+    return forwarded_.size();
   }
   // Returns how many connections are open.
   std::size_t OpenConnections() const {
@@ -153,21 +153,21 @@ class RedisProxy {
   // cut.
   std::uint64_t Bytes(std::size_t connection, Way way) const {
     const std::lock_guard lock(mutex_);
-    return passed_.at(connection)[way];
+    return forwarded_.at(connection)[way];
   }
   // Returns how often a rule was applied.
-  std::size_t Deeds() const {
+  std::size_t Actions() const {
     const std::lock_guard lock(mutex_);
-    return deeds_;
+    return actions_;
   }
 
  private:
-  enum Deed : unsigned char { kCut, kHold, kCorrupt, kCall };
+  enum Action : unsigned char { kCut, kHold, kCorrupt, kCall };
 
   struct Rule {
     std::uint64_t id;
     Place place;
-    Deed deed;
+    Action deed;
     std::function<void()> hook;
     unsigned char bits;
   };
@@ -184,14 +184,14 @@ class RedisProxy {
 
   struct Connection {
     std::size_t number;
-    OpenFile client, server;
+    UniqueFd client, server;
     std::array<Flow, 2> flows = {};
 
     int Source(Way way) const { return way == kRequests ? *client : *server; }
     int Target(Way way) const { return way == kRequests ? *server : *client; }
   };
 
-  void AddRule(Place place, Deed deed, std::function<void()> hook, unsigned char bits = 0) {
+  void AddRule(Place place, Action deed, std::function<void()> hook, unsigned char bits = 0) {
     {
       const std::lock_guard lock(mutex_);
       rules_.push_back({next_rule_++, place, deed, std::move(hook), bits});
@@ -246,12 +246,12 @@ class RedisProxy {
 
   void Accept() {
     for (;;) {
-      OpenFile client(::accept4(*listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+      UniqueFd client(::accept4(*listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
       if (*client < 0) return;
-      passed_.push_back({});
-      OpenFile server = ConnectTo(server_, SOCK_NONBLOCK);
+      forwarded_.push_back({});
+      UniqueFd server = ConnectTo(server_, SOCK_NONBLOCK);
       if (*server < 0) continue;  // the client sees the connection closed
-      connections_.push_back({passed_.size() - 1, std::move(client), std::move(server)});
+      connections_.push_back({forwarded_.size() - 1, std::move(client), std::move(server)});
     }
   }
 
@@ -260,7 +260,7 @@ class RedisProxy {
     for (const Way way : {kRequests, kReplies}) {
       Flow& flow = connection.flows[way];
       do {
-        if (!PassOn(connection, way, lock)) return false;
+        if (!Forward(connection, way, lock)) return false;
       } while (!flow.held && flow.pending.empty() && Read(connection.Source(way), flow));
     }
     const auto has_ended = [](const Flow& flow) { return flow.ended && flow.pending.empty(); };
@@ -278,11 +278,11 @@ class RedisProxy {
   }
 
   // Forwards what is pending and applies the rules on its way. Returns false if one of them cuts.
-  bool PassOn(Connection& connection, Way way, std::unique_lock<std::mutex>& lock) {
+  bool Forward(Connection& connection, Way way, std::unique_lock<std::mutex>& lock) {
     Flow& flow = connection.flows[way];
     for (;;) {
       while (const std::optional<Rule> rule = NextRule(connection, way)) {
-        ++deeds_;
+        ++actions_;
         if (rule->deed == kCut) return false;
         if (rule->deed == kHold) flow.held = true;
         if (rule->deed == kCorrupt) flow.invert ^= rule->bits;
@@ -305,7 +305,7 @@ class RedisProxy {
       }
       flow.pending.erase(0, static_cast<std::size_t>(sent));
       flow.passed += static_cast<std::uint64_t>(sent);
-      passed_[connection.number][way] = flow.passed;
+      forwarded_[connection.number][way] = flow.passed;
     }
   }
 
@@ -341,15 +341,15 @@ class RedisProxy {
 
   const std::string server_;
   const TemporaryDirectory directory_;
-  const OpenFile listener_ = ListenAt(Socket());
-  const OpenFile wake_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  const UniqueFd listener_ = ListenAt(Socket());
+  const UniqueFd wake_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
   std::atomic<bool> stopped_ = false;
   mutable std::mutex mutex_;  // guards all below but the thread; not held in a hook
   std::vector<Rule> rules_;
   std::uint64_t next_rule_ = 0;
-  std::list<Connection> connections_;                 // only the proxy's thread adds and erases
-  std::vector<std::array<std::uint64_t, 2>> passed_;  // one for each connection that has arrived
-  std::size_t deeds_ = 0;
+  std::list<Connection> connections_;                    // only the proxy's thread adds and erases
+  std::vector<std::array<std::uint64_t, 2>> forwarded_;  // one for each connection that has arrived
+  std::size_t actions_ = 0;
   std::jthread thread_{[this] { Run(); }};
 };
 

@@ -28,14 +28,14 @@ namespace {
 // A Peer is one end of a connection. Its operations block.
 class Peer {
  public:
-  explicit Peer(OpenFile socket) : socket_(std::move(socket)) { REQUIRE(*socket_ >= 0); }
+  explicit Peer(UniqueFd socket) : socket_(std::move(socket)) { REQUIRE(*socket_ >= 0); }
 
-  void Say(const std::string& text) {
+  void Send(const std::string& text) {
     REQUIRE(::send(*socket_, text.data(), text.size(), MSG_NOSIGNAL) ==
             static_cast<ssize_t>(text.size()));
   }
   // Returns the next `size` bytes from the other side, or fewer if it closes before.
-  std::string Hear(std::size_t size) {
+  std::string Receive(std::size_t size) {
     std::string heard(size, '\0');
     std::size_t so_far = 0;
     while (so_far < size) {
@@ -47,19 +47,19 @@ class Peer {
     return heard;
   }
   // Returns all that the other side sends until it closes.
-  std::string HearAll() { return Hear(1'000'000); }
+  std::string ReceiveAll() { return Receive(1'000'000); }
   // Returns whether the other side has sent something that was not read yet, or has closed.
-  bool CanHear() {
+  bool CanReceive() {
     char byte;
     return ::recv(*socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
   }
 
  private:
-  OpenFile socket_;
+  UniqueFd socket_;
 };
 
-// A Scene is a server behind a proxy. The test plays the server.
-class Scene {
+// A Fixture is a server behind a proxy. The test plays the server.
+class Fixture {
  public:
   Peer Connect() { return Peer(ConnectTo(proxy.Socket())); }
   // Returns the server's end of the oldest connection that was not accepted yet.
@@ -73,8 +73,8 @@ class Scene {
 
  private:
   TemporaryDirectory directory_;
-  OpenFile listener_ = ListenAt(directory_.Path() + "/server");
-  std::optional<OpenFile> accepted_;
+  UniqueFd listener_ = ListenAt(directory_.Path() + "/server");
+  std::optional<UniqueFd> accepted_;
 
  public:
   RedisProxy proxy{directory_.Path() + "/server"};
@@ -83,162 +83,162 @@ class Scene {
 }  // namespace
 
 TEST_CASE("The tests' proxy forwards both ways, and counts the bytes of each connection") {
-  Scene scene;
+  Fixture scene;
   Peer client = scene.Connect();
   Peer server = scene.Accept();
-  client.Say("a\0\n"s);
-  CHECK(server.Hear(3) == "a\0\n"s);
-  server.Say("reply");
-  CHECK(client.Hear(5) == "reply");
+  client.Send("a\0\n"s);
+  CHECK(server.Receive(3) == "a\0\n"s);
+  server.Send("reply");
+  CHECK(client.Receive(5) == "reply");
   Peer other = scene.Connect();
-  other.Say("x");
-  CHECK(scene.Accept().Hear(1) == "x");
+  other.Send("x");
+  CHECK(scene.Accept().Receive(1) == "x");
   CHECK(scene.proxy.Connections() == 2);
   CHECK(scene.proxy.Bytes(0, RedisProxy::kRequests) == 3);
   CHECK(scene.proxy.Bytes(0, RedisProxy::kReplies) == 5);
   CHECK(scene.proxy.Bytes(1, RedisProxy::kRequests) == 1);
   CHECK(scene.proxy.Bytes(1, RedisProxy::kReplies) == 0);
-  CHECK(scene.proxy.Deeds() == 0);
+  CHECK(scene.proxy.Actions() == 0);
 }
 
 TEST_CASE(
     "The tests' proxy closes each side after the other has closed, and forwards what came before") {
-  Scene scene;
+  Fixture scene;
   {
     Peer client = scene.Connect();
-    client.Say("bye");
+    client.Send("bye");
   }
-  CHECK(scene.Accept().HearAll() == "bye");
+  CHECK(scene.Accept().ReceiveAll() == "bye");
   Peer client = scene.Connect();
   {
     Peer server = scene.Accept();
-    server.Say("bye");
+    server.Send("bye");
   }
-  CHECK(client.HearAll() == "bye");
+  CHECK(client.ReceiveAll() == "bye");
   Await([&] { return scene.proxy.OpenConnections() == 0; });
 }
 
 TEST_CASE("The tests' proxy closes a connection whose server is not there") {
   TemporaryDirectory directory;
   RedisProxy proxy(directory.Path() + "/nobody");
-  CHECK(Peer(ConnectTo(proxy.Socket())).HearAll().empty());
+  CHECK(Peer(ConnectTo(proxy.Socket())).ReceiveAll().empty());
   CHECK(proxy.Connections() == 1);
 }
 
 TEST_CASE("The tests' proxy cuts the replies after exactly as many bytes as it should") {
   for (std::size_t bytes = 0; bytes <= 5; ++bytes) {
-    Scene scene;
+    Fixture scene;
     scene.proxy.CutAt({RedisProxy::kReplies, bytes});
     Peer client = scene.Connect();
     Peer server = scene.Accept();
-    if (bytes > 0) server.Say("reply");
-    CHECK(client.HearAll() == "reply"s.substr(0, bytes));
-    CHECK(server.HearAll().empty());
+    if (bytes > 0) server.Send("reply");
+    CHECK(client.ReceiveAll() == "reply"s.substr(0, bytes));
+    CHECK(server.ReceiveAll().empty());
     CHECK(scene.proxy.Bytes(0, RedisProxy::kReplies) == bytes);
-    CHECK(scene.proxy.Deeds() == 1);
+    CHECK(scene.proxy.Actions() == 1);
   }
 }
 
 TEST_CASE("The tests' proxy cuts the requests after exactly as many bytes as it should") {
   for (std::size_t bytes = 0; bytes <= 5; ++bytes) {
-    Scene scene;
+    Fixture scene;
     scene.proxy.CutAt({RedisProxy::kRequests, bytes});
     Peer client = scene.Connect();
-    if (bytes > 0) client.Say("query");
-    CHECK(scene.Accept().HearAll() == "query"s.substr(0, bytes));
-    CHECK(client.HearAll().empty());
+    if (bytes > 0) client.Send("query");
+    CHECK(scene.Accept().ReceiveAll() == "query"s.substr(0, bytes));
+    CHECK(client.ReceiveAll().empty());
     CHECK(scene.proxy.Bytes(0, RedisProxy::kRequests) == bytes);
-    CHECK(scene.proxy.Deeds() == 1);
+    CHECK(scene.proxy.Actions() == 1);
   }
 }
 
 TEST_CASE("The tests' proxy cuts the given connection, and no other") {
-  Scene scene;
+  Fixture scene;
   scene.proxy.CutAt({RedisProxy::kRequests, 2, 1});
   for (const std::string expected : {"query", "qu", "query"}) {
     Peer client = scene.Connect();
     Peer server = scene.Accept();
-    client.Say("query");
-    CHECK(server.Hear(5) == expected);
+    client.Send("query");
+    CHECK(server.Receive(5) == expected);
   }
-  CHECK(scene.proxy.Deeds() == 1);
+  CHECK(scene.proxy.Actions() == 1);
 }
 
 TEST_CASE("The tests' proxy cuts every connection if none is given") {
-  Scene scene;
+  Fixture scene;
   scene.proxy.CutAt({RedisProxy::kRequests, 2});
   for (int i = 0; i < 3; ++i) {
     Peer client = scene.Connect();
     Peer server = scene.Accept();
-    client.Say("query");
-    CHECK(server.HearAll() == "qu");
+    client.Send("query");
+    CHECK(server.ReceiveAll() == "qu");
   }
-  CHECK(scene.proxy.Deeds() == 3);
+  CHECK(scene.proxy.Actions() == 3);
 }
 
 TEST_CASE("The tests' proxy leaves alone a connection that has passed the place") {
-  Scene scene;
+  Fixture scene;
   Peer client = scene.Connect();
   Peer server = scene.Accept();
-  client.Say("query");
-  CHECK(server.Hear(5) == "query");
+  client.Send("query");
+  CHECK(server.Receive(5) == "query");
   scene.proxy.CutAt({RedisProxy::kRequests, 4});
-  client.Say("more");
-  CHECK(server.Hear(4) == "more");
-  CHECK(scene.proxy.Deeds() == 0);
+  client.Send("more");
+  CHECK(server.Receive(4) == "more");
+  CHECK(scene.proxy.Actions() == 0);
 }
 
 TEST_CASE("The tests' proxy cuts a connection that is already at the place") {
-  Scene scene;
+  Fixture scene;
   Peer client = scene.Connect();
   Peer server = scene.Accept();
-  client.Say("query");
-  CHECK(server.Hear(5) == "query");
+  client.Send("query");
+  CHECK(server.Receive(5) == "query");
   scene.proxy.CutAt({RedisProxy::kRequests, 5});
-  CHECK(server.HearAll().empty());
-  CHECK(client.HearAll().empty());
+  CHECK(server.ReceiveAll().empty());
+  CHECK(client.ReceiveAll().empty());
 }
 
 TEST_CASE("The tests' proxy holds replies from the given byte on, and still forwards requests") {
-  Scene scene;
+  Fixture scene;
   scene.proxy.HoldAt({RedisProxy::kReplies, 2});
   Peer client = scene.Connect();
   Peer server = scene.Accept();
-  server.Say("reply");
-  CHECK(client.Hear(2) == "re");
-  client.Say("query");
-  CHECK(server.Hear(5) == "query");
-  CHECK_FALSE(client.CanHear());
+  server.Send("reply");
+  CHECK(client.Receive(2) == "re");
+  client.Send("query");
+  CHECK(server.Receive(5) == "query");
+  CHECK_FALSE(client.CanReceive());
   CHECK(scene.proxy.Bytes(0, RedisProxy::kReplies) == 2);
   scene.proxy.Release();
-  CHECK(client.Hear(3) == "ply");
+  CHECK(client.Receive(3) == "ply");
 }
 
 TEST_CASE("The tests' proxy can be destroyed while it holds something") {
-  Scene scene;
+  Fixture scene;
   scene.proxy.HoldAt({RedisProxy::kRequests, 0});
   Peer client = scene.Connect();
-  client.Say("query");
-  Await([&] { return scene.proxy.Deeds() == 1; });
+  client.Send("query");
+  Await([&] { return scene.proxy.Actions() == 1; });
 }
 
 TEST_CASE("The tests' proxy corrupts the given byte, and no other") {
   for (std::size_t bytes = 0; bytes < 5; ++bytes) {
-    Scene scene;
+    Fixture scene;
     scene.proxy.CorruptAt({RedisProxy::kReplies, bytes}, 0x20);
     Peer client = scene.Connect();
     Peer server = scene.Accept();
-    server.Say("reply");
+    server.Send("reply");
     std::string expected = "reply";
     expected[bytes] = static_cast<char>(expected[bytes] ^ 0x20);
-    CHECK(client.Hear(5) == expected);
-    CHECK(scene.proxy.Deeds() == 1);
+    CHECK(client.Receive(5) == expected);
+    CHECK(scene.proxy.Actions() == 1);
   }
 }
 
 TEST_CASE(
     "The tests' proxy calls a hook between two bytes, and forwards the second one afterwards") {
-  Scene scene;
+  Fixture scene;
   std::latch called{1}, go_on{1};
   scene.proxy.CallAt({RedisProxy::kRequests, 2}, [&] {
     called.count_down();
@@ -246,22 +246,22 @@ TEST_CASE(
   });
   Peer client = scene.Connect();
   Peer server = scene.Accept();
-  client.Say("query");
+  client.Send("query");
   called.wait();
-  CHECK(server.Hear(2) == "qu");
-  CHECK_FALSE(server.CanHear());
+  CHECK(server.Receive(2) == "qu");
+  CHECK_FALSE(server.CanReceive());
   go_on.count_down();
-  CHECK(server.Hear(3) == "ery");
+  CHECK(server.Receive(3) == "ery");
 }
 
 TEST_CASE("The tests' proxy does no harm any more once its rules are forgotten") {
-  Scene scene;
+  Fixture scene;
   scene.proxy.CutAt({RedisProxy::kRequests, 2});
   scene.proxy.ForgetRules();
   Peer client = scene.Connect();
   Peer server = scene.Accept();
-  client.Say("query");
-  CHECK(server.Hear(5) == "query");
+  client.Send("query");
+  CHECK(server.Receive(5) == "query");
 }
 
 TEST_CASE("The tests' proxy forwards values that are larger than any buffer") {

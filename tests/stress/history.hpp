@@ -78,7 +78,7 @@ struct Forgetting {
   int key = 0;
   Nanoseconds start = 0;
   Nanoseconds end = 0;
-  bool surely = false;  // no call that was in flight at its start can be joined after its end
+  bool certain = false;  // no call that was in flight at its start can be joined after its end
 };
 
 struct History {
@@ -144,7 +144,7 @@ class HistoryCheck {
     }
     if (own) return;
     for (const Forgetting& it : forgetting_[ask.key]) {
-      if (it.surely && it.start > execution.begin && it.end < ask.start) {
+      if (it.certain && it.start > execution.begin && it.end < ask.start) {
         return Report("a caller joined a call that had been forgotten", ask);
       }
     }

@@ -326,7 +326,8 @@ class Worker {
   // Checks that no waiter was notified more than once, or after it had left.
   void CheckWaiters() {
     for (const RawWaiter& waiter : waiters_) {
-      if (waiter.told != waiter.to_be_told) Report("a waiter was notified too often or too rarely");
+      if (waiter.told != waiter.expected_notifications)
+        Report("a waiter was notified too often or too rarely");
     }
   }
 
@@ -337,7 +338,7 @@ class Worker {
       landed.Set();
     }
     std::atomic<int> told = 0;
-    int to_be_told = 1;
+    int expected_notifications = 1;
     Event landed;
   };
 
@@ -631,17 +632,17 @@ class Worker {
       if (may_leave && OneIn(2)) {
         for (auto i = Below(50); i > 0; --i) std::this_thread::yield();
         if (group_.Leave(waiter)) {
-          waiter.to_be_told = 0;
+          waiter.expected_notifications = 0;
           ask.got = Got::kLeft;
           ask.end = Now();
         }
       }
-      if (waiter.to_be_told > 0) {
+      if (waiter.expected_notifications > 0) {
         waiter.landed.Await();
         Note(ask, [&] { return waiter.TakeResult(); });
       }
     } catch (const std::system_error&) {
-      waiter.to_be_told = 0;
+      waiter.expected_notifications = 0;
       ask.got = Got::kRefused;
       ask.end = Now();
     }
@@ -655,9 +656,9 @@ class Worker {
     Forgetting forgetting{.key = key, .start = Now()};
     if (OneIn(2)) {
       group_.Forget(key);
-      forgetting.surely = true;
+      forgetting.certain = true;
     } else {
-      forgetting.surely = group_.ForgetUnshared(key);
+      forgetting.certain = group_.ForgetUnshared(key);
     }
     forgetting.end = Now();
     forgettings.push_back(forgetting);
@@ -718,8 +719,8 @@ class Worker {
 struct Range {
   std::uint64_t least = 0;
   std::uint64_t most = 0;
-  void Add(bool surely) {
-    least += surely;
+  void Add(bool certain) {
+    least += certain;
     ++most;
   }
 };
@@ -941,7 +942,7 @@ TEST_CASE("The history check finds what a group that keeps its promises could no
   good.asks = {
       ask(0, 1, 10, 31, 0, Role::kLeader, true), ask(0, 2, 15, 32, 0, Role::kFollower, true),
       ask(3, 3, 10, 61, 1, Role::kLeader, false), ask(3, 4, 40, 51, 2, Role::kLeader, false)};
-  good.forgettings = {{.key = 3, .start = 25, .end = 35, .surely = true}};
+  good.forgettings = {{.key = 3, .start = 25, .end = 35, .certain = true}};
   CHECK(HistoryCheck(good).Violations() == std::vector<std::string>());
 
   const auto finds = [&](const std::string& what, auto&& change) {

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "../intrusive_list.hpp"
+#include "../require_cxx20.hpp"
 
 #if !defined(SINGLEFLIGHT_BOOST_ASIO) && __has_include(<asio/version.hpp>)
 #include <asio/version.hpp>

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT
+// error: Do's third argument is CallOptions: write {.timeout = 50ms, .stop = token}
+
+#include <chrono>
+#include <singleflight/group.hpp>
+
+void Use(singleflight::Group<int, int>& group) {
+  using namespace std::chrono_literals;
+  static_cast<void>(group.Do(
+      1, [] { return 1; }, 50ms));
+}
