@@ -8,7 +8,8 @@
 //   Render(*user.Get(), *orders.Get());
 //
 // A Future joins the same call as a thread in Do: one execution serves them all. Destroying it
-// leaves the call. The last caller to leave asks the call to stop.
+// leaves the call. The last caller to leave asks the call to stop. Not a thread pool: the executor
+// decides where `fn` runs.
 
 #include <functional>
 #include <thread>

@@ -269,9 +269,9 @@ class CoDoAwaiter final : public G::Waiter {
 // Warning: a call that waits for itself through coroutines is not detected. An awaitable `fn` must
 // neither await nor block for its own key.
 //
-// Warning: a frame may be destroyed while it is suspended here, but if another thread may land the
-// call or request the stop at that moment, `resume_on` may just receive the handle of the destroyed
-// frame. It must be able to tell. With ResumeInline, make sure that this cannot happen.
+// Warning: a frame may be destroyed while it is suspended here. But if another thread may land the
+// call or request the stop at that moment, `resume_on` may just receive the handle of that frame,
+// and must be able to tell. With ResumeInline, make sure that this cannot happen.
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
           class ResumeOn = ResumeInline>
 auto CoDo(G& group, const K& key, Fn&& fn, const std::stop_token& stop = std::stop_token(),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What README.md's C++ examples take for granted.
+// What the C++ blocks of the READMEs take for granted.
 
 #include <chrono>
 #include <coroutine>
@@ -62,7 +62,7 @@ std::string Render(const Request& request);
 #endif
 
 #if __has_include(<httplib.h>)
-#include "../../examples/http_middleware.hpp"
+#include "../../examples/adapters/http_middleware.hpp"
 
 extern httplib::Server server;
 extern ResponseGroup<httplib::Response> pages;

@@ -36,7 +36,7 @@ class SharedState : public WaitTarget {
   // For a value that no call of a group produced: see LandedState.
   SharedState() noexcept : WaitTarget(nullptr), hash(0), call(nullptr) {}
 
-  const std::uint64_t hash;  // finds the shard, even after the call has gone
+  const std::uint64_t hash;  // finds the shard, even after the call has landed
 
   // Guarded by the shard's mutex.
   CallBase* call;  // null once it has landed

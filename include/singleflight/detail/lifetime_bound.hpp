@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Marks a member function that returns a reference into its object, so that a compiler which knows
-// such an attribute warns of a reference that dangles: const User& user = *users.Do(key, load).
+// Marks a member function that returns a reference into its object. Compilers that know such an
+// attribute then warn of a dangling reference, as in: const User& user = *users.Do(key, load);
 
 #if defined(__clang__)
 #define SINGLEFLIGHT_LIFETIME_BOUND [[clang::lifetimebound]]

@@ -9,5 +9,6 @@
 
 int main() {
   auto [name, shared] = Users().Do("user:42", [] { return std::string("Ada"); });
-  return name == "Ada" && !shared && CountUser() == 2 ? EXIT_SUCCESS : EXIT_FAILURE;
+  const bool works = name == "Ada" && !shared && CountUser() == 2 && CountBatchLetters() == 12;
+  return works ? EXIT_SUCCESS : EXIT_FAILURE;
 }
