@@ -185,7 +185,13 @@ class Batch {
       Follow();
       std::erase_if(asking_, [this](const Member* member) { return !AsksAgain(*member); });
     }
-    for (const Entry* entry : order_) results.push_back(Take(members_[entry->second]));
+    for (const Entry* entry : order_) {
+      try {
+        results.push_back(Take(members_[entry->second]));
+      } catch (...) {  // the value's move threw
+        results.push_back(Failure(Caught()));
+      }
+    }
     return results;
   }
 
@@ -331,19 +337,19 @@ class Batch {
            State::Of(member)->Failed();
   }
 
-  // Not inlined, because GCC 12 warns falsely that an inlined KeyResult is uninitialized.
+  // These two are not inlined, because GCC 12 warns falsely that a KeyResult whose construction it
+  // sees is uninitialized where it is moved.
+  [[gnu::noinline]] static KeyResult<Value> Failure(std::exception_ptr error) noexcept {
+    return KeyResult<Value>(std::move(error));
+  }
   [[gnu::noinline]] static KeyResult<Value> Take(Member& member) {
-    if (member.left) return KeyResult<Value>(MakeCanceled());
-    if (member.error != nullptr) return KeyResult<Value>(member.error);
-    try {
-      const std::shared_ptr<State> state = State::Of(member);
-      if (state->Failed()) return KeyResult<Value>(state->Error());
-      const Role role = member.led ? Role::kLeader : Role::kFollower;
-      return KeyResult<Value>(member.times > 1 ? State::ReceiveShared(state, role)
-                                               : member.TakeResult());
-    } catch (...) {  // the value's move threw
-      return KeyResult<Value>(Caught());
-    }
+    if (member.left) return Failure(MakeCanceled());
+    if (member.error != nullptr) return Failure(member.error);
+    const std::shared_ptr<State> state = State::Of(member);
+    if (state->Failed()) return Failure(state->Error());
+    const Role role = member.led ? Role::kLeader : Role::kFollower;
+    return KeyResult<Value>(member.times > 1 ? State::ReceiveShared(state, role)
+                                             : member.TakeResult());
   }
 
   using Index =

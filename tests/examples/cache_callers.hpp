@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What the tests of ReadThrough over real caches have in common.
+// Helpers for the tests of ReadThrough over real caches.
 
 #include <cstddef>
 #include <singleflight/read_through.hpp>
@@ -13,8 +13,8 @@
 
 namespace test {
 
-// What `count` callers got who asked for `key` at once, and were all on one call before its load
-// ended, which returned `value`.
+// Returns the outcomes of `count` callers that ask for `key` at once. The load returns `value` when
+// all of them are on its call.
 template <class Users, class Value>
 auto GetTogether(Users& users, const std::string& key, std::size_t count, const Value& value) {
   return AskAtOnce(count, [&] {
@@ -25,14 +25,14 @@ auto GetTogether(Users& users, const std::string& key, std::size_t count, const 
   });
 }
 
-// The value for `key`, which `load` returns if the cache has none.
+// Returns the value for `key`. If the cache has none, the value that is loaded is `load`.
 template <class Users, class Value>
 Value GetOr(Users& users, const std::string& key, const Value& load) {
   return users.Get(key, [&] { return load; }).value();
 }
 
-// Uses a cache from four threads at once, a few keys again and again. True: they found nothing but
-// what was put for the key, which is value_of(i).
+// Uses a few keys of a cache again and again, from four threads at once. Returns whether every
+// value that was found for key_of(i) was value_of(i).
 template <class Cache, class KeyOf, class ValueOf>
 bool SurvivesThreads(Cache& cache, KeyOf key_of, ValueOf value_of) {
   constexpr std::size_t kThreads = 4, kRounds = 500, kKeys = 10;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Browsers for the tests of HTTP: the program `curl`, as a child process, over real sockets.
+// Runs the program `curl` in child processes, as the browsers in tests of HTTP over real sockets.
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -18,16 +18,16 @@
 
 namespace test {
 
-// What curl got.
+// The answer that curl got.
 struct Page {
-  int status = 0;    // 0: none came
+  int status = 0;    // 0: no answer came
   std::string head;  // status line and headers
   std::string body;
 
   bool Has(const std::string& line) const { return head.find(line + "\r\n") != std::string::npos; }
 };
 
-// Runs curl with these arguments, quoted as a shell wants them, for the path and query `target`.
+// Requests the path and query `target` with curl. `arguments` must be quoted for a shell.
 inline Page Curl(int port, const std::string& target, const std::string& arguments = {}) {
   const std::string command =
       "curl --disable --silent --show-error --include --globoff --path-as-is --noproxy '*' "
@@ -49,14 +49,14 @@ inline Page Curl(int port, const std::string& target, const std::string& argumen
   return page;
 }
 
-// One request of several.
+// One of several requests that are sent together.
 struct CurlRequest {
   std::string target;
   std::string arguments = {};
 };
 
-// Sends the requests from a process each; all but the first when `first_runs()` has become true.
-// What each got.
+// Sends each request from a process of its own. All but the first wait until `first_runs()` is
+// true. Returns the answers in the order of the requests.
 template <class FirstRuns>
 std::vector<Page> CurlAtOnce(int port, const std::vector<CurlRequest>& asks, FirstRuns first_runs) {
   std::vector<Page> pages(asks.size());
@@ -69,7 +69,7 @@ std::vector<Page> CurlAtOnce(int port, const std::vector<CurlRequest>& asks, Fir
   return pages;
 }
 
-// A file for the cookies of one user, for as long as it lives.
+// The file of one user's cookies. It exists while this object lives.
 class CookieJar {
  public:
   CookieJar() : path_(std::filesystem::temp_directory_path() / "singleflight-cookies-XXXXXX") {
@@ -80,7 +80,7 @@ class CookieJar {
   CookieJar(const CookieJar&) = delete;
   CookieJar& operator=(const CookieJar&) = delete;
 
-  std::string Fill() const { return "--cookie-jar " + path_; }  // with what the answer sets
+  std::string Fill() const { return "--cookie-jar " + path_; }  // curl stores the answer's cookies
   std::string Send() const { return "--cookie " + path_; }
 
  private:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Which HTTP requests may share an answer, and which answers may be shared: the rules, without a
-// server.
+// Tests the rules of http_key.hpp and http_sharing.hpp without a server: which HTTP requests may
+// share an answer, and which answers may be shared.
 
 #include "adapters/http_key.hpp"
 
@@ -47,7 +47,7 @@ std::string Header(const Request& request, std::string_view name) {
   return "";
 }
 
-// The keys of requests that all must differ.
+// Returns how many different keys the requests have. Every request must have a key.
 std::size_t DistinctKeys(const std::vector<Request>& requests, const Options& options = {}) {
   std::set<std::string> keys;
   for (const Request& request : requests) keys.insert(SharingKey(request, options).value());
@@ -61,13 +61,13 @@ bool IsShared(const Headers& headers) {
 }  // namespace
 
 TEST_CASE(
-    "The order of an HTTP query's parameters does not matter, that of one name's values does") {
+    "The order of an HTTP query's parameters does not matter, but that of one name's values does") {
   CHECK(KeyOfTarget("/?a=1&b=2&c") == KeyOfTarget("/?c&b=2&a=1"));
   CHECK(KeyOfTarget("/?a=1&b=3&a=2") == KeyOfTarget("/?b=3&a=1&a=2"));
   CHECK(KeyOfTarget("/?a=1&a=2") != KeyOfTarget("/?a=2&a=1"));
 }
 
-TEST_CASE("HTTP targets that are not the same make different keys") {
+TEST_CASE("HTTP targets that are not equivalent have different keys") {
   const std::vector<std::string> targets = {
       "/",         "/?",         "/?a",       "/?a=",      "/?a=1",       "/?a=1&",
       "/?&a=1",    "/?a=1&&b=2", "/?a=1&b=2", "/?a=2&b=1", "/?a=1%26b=2", "/?a=1%3D&b=2",
@@ -79,30 +79,31 @@ TEST_CASE("HTTP targets that are not the same make different keys") {
   CHECK(DistinctKeys(requests) == targets.size());
 }
 
-// The example that needs it: `%61` is `a`. A handler is told a=1 and then a=2, or a=2 and then a=1.
-TEST_CASE("An HTTP query is not sorted where one name may be written in two ways") {
+// `%61` is `a`, so sorting would change the order in which a handler gets the two values of a.
+TEST_CASE("An HTTP query is not sorted if one name may be written in two ways") {
   CHECK(KeyOfTarget("/?a=1&%61=2") != KeyOfTarget("/?%61=2&a=1"));
   CHECK(KeyOfTarget("/?a+b=1&a%20b=2") != KeyOfTarget("/?a%20b=2&a+b=1"));
   CHECK(KeyOfTarget("/?=a=1&a=2") != KeyOfTarget("/?a=2&=a=1"));
 }
 
-// Some frameworks end a query at a second '?', or at a '#'.
-TEST_CASE("An HTTP query is not sorted where a part of it may not count") {
+// Some frameworks end a query at a second '?' or at a '#'. Others split it at ';', too.
+TEST_CASE("An HTTP query is not sorted if frameworks may split it differently") {
   CHECK(KeyOfTarget("/?a=1?x&b=2") != KeyOfTarget("/?b=2&a=1?x"));
   CHECK(KeyOfTarget("/?a=1#&b=2") != KeyOfTarget("/?b=2&a=1#"));
   CHECK(KeyOfTarget("/?b=1&a=1;b=2") != KeyOfTarget("/?a=1;b=2&b=1"));
 }
 
-TEST_CASE("HTTP requests share whatever the order and the case of their headers' names are") {
+TEST_CASE(
+    "HTTP requests share whatever the order of their headers and the case of the headers' names") {
   CHECK(KeyOf({"GET", "/", {{"Host", "a"}, {"Accept", "b"}}}) ==
         KeyOf({"GET", "/", {{"ACCEPT", "b"}, {"host", "a"}}}));
 }
 
-TEST_CASE("HTTP requests share though headers differ that do not count") {
+TEST_CASE("HTTP requests share even if they differ in headers that do not count") {
   CHECK(KeyOf({"GET", "/", {{"User-Agent", "a"}, {"Referer", "b"}}}) == KeyOfTarget("/"));
 }
 
-TEST_CASE("HTTP requests with other values of a header that counts make different keys") {
+TEST_CASE("HTTP requests that differ in a header that counts have different keys") {
   for (const char* const name :
        {"Host", "X-Forwarded-Host", "X-Forwarded-Proto", "Origin", "Accept", "Accept-Encoding",
         "Accept-Language", "Cache-Control", "Range", "If-Match", "If-None-Match",
@@ -122,7 +123,7 @@ TEST_CASE("HTTP requests with other values of a header that counts make differen
 }
 
 // What a client sends in one place must not look like what another sends in two.
-TEST_CASE("No HTTP request can be made to look like another one by what its values contain") {
+TEST_CASE("No value in an HTTP request can make its key equal to another request's key") {
   const Options options{.vary = {"A", "B"}};
   CHECK(DistinctKeys({{"GET", "/", {{"A", "1x1:b"}}},
                       {"GET", "/", {{"B", "1x1:b"}}},
@@ -139,7 +140,7 @@ TEST_CASE("No HTTP request can be made to look like another one by what its valu
                      options) == 12);
 }
 
-TEST_CASE("An HTTP request shares by what the user's key function says, beside all else") {
+TEST_CASE("The user's key function adds to an HTTP request's key and replaces nothing in it") {
   const Options options{.key = [](const Request& request) { return Header(request, "X-User"); }};
   CHECK(DistinctKeys({{"GET", "/", {{"X-User", "a"}}},
                       {"GET", "/", {{"X-User", "b"}}},
@@ -174,7 +175,8 @@ TEST_CASE("An HTTP request with credentials is not shared") {
   }
 }
 
-TEST_CASE("An HTTP request with credentials that vary names is shared by all that they say") {
+TEST_CASE(
+    "HTTP requests with a credential that vary lists share only if its whole value is the same") {
   const Options options{.vary = {"cookie"}};
   CHECK(DistinctKeys({{"GET", "/", {}},
                       {"GET", "/", {{"Cookie", ""}}},
@@ -186,7 +188,7 @@ TEST_CASE("An HTTP request with credentials that vary names is shared by all tha
         std::nullopt);
 }
 
-TEST_CASE("A key function that uses the credentials lets requests that have them share") {
+TEST_CASE("A key function that uses the credentials lets requests with credentials share") {
   const Options of_cookie{.key = [](const Request& request) {
     const std::string cookies = "; " + Header(request, "Cookie");
     const std::size_t at = cookies.find("; sid=");
@@ -200,7 +202,7 @@ TEST_CASE("A key function that uses the credentials lets requests that have them
   CHECK(key("sid=ann; seen=1").has_value());
   CHECK(key("sid=ann; seen=1") == key("seen=2; sid=ann"));
   CHECK(key("sid=ann") != key("sid=bob"));
-  CHECK(key("theme=dark") == std::nullopt);  // whoever else that may be
+  CHECK(key("theme=dark") == std::nullopt);  // the key does not depend on this cookie
 
   const Options of_token{.key = [](const Request& request) {
     return Header(request, "Authorization") == "Bearer 1a" ? "ann" : "nobody";
@@ -213,7 +215,8 @@ TEST_CASE("A key function that uses the credentials lets requests that have them
   CHECK(KeyOf({"GET", "/", {{"Authorization", "1a"}}}, of_bare_token).has_value());
 }
 
-TEST_CASE("A key function that does not tell credentials apart shares no request that has them") {
+TEST_CASE(
+    "A key function that does not tell credentials apart lets no request with credentials share") {
   const Request with_cookie{"GET", "/", {{"Cookie", "theme=dark; sid=0"}}};
   const Request with_token{"GET", "/", {{"Authorization", "Bearer 1a"}}};
   const Request with_both{"GET", "/", {{"Cookie", "sid=0"}, {"Authorization", "Bearer 1a"}}};
@@ -238,7 +241,8 @@ TEST_CASE("A key function that does not tell credentials apart shares no request
               }}) == std::nullopt);
 }
 
-TEST_CASE("A key function that throws for other credentials shares no request that has them") {
+TEST_CASE(
+    "A key function that throws for other credentials lets no request with credentials share") {
   const Options options{.key = [](const Request& request) -> std::string {
     if (Header(request, "Authorization") != "Bearer 1a") throw std::runtime_error("who is that?");
     return "ann";
@@ -255,7 +259,7 @@ TEST_CASE("An HTTP request without credentials does not share with one that has 
   CHECK(KeyOf({"GET", "/", {{"Cookie", "sid=guest"}}}, options) != KeyOf({"GET", "/"}, options));
 }
 
-TEST_CASE("An HTTP response is for all followers if nothing speaks against it") {
+TEST_CASE("An HTTP response is for all followers unless its headers say otherwise") {
   CHECK(IsShared({}));
   CHECK(IsShared({{"Cache-Control", "public, max-age=60"}, {"Vary", "Accept, Origin"}}));
 }
@@ -265,7 +269,7 @@ TEST_CASE("An HTTP response that sets a cookie is for its leader only") {
   CHECK(!IsShared({{"set-COOKIE", ""}}));
 }
 
-TEST_CASE("An HTTP response that is private or not to be stored is for its leader only") {
+TEST_CASE("An HTTP response with private or no-store in Cache-Control is for its leader only") {
   for (const char* const value : {"private", "no-store", "max-age=1, PRIVATE", "No-Store,public",
                                   "private=\"x\"", "public;private", "a=\"b\", \tno-store "}) {
     INFO(value);
@@ -274,7 +278,7 @@ TEST_CASE("An HTTP response that is private or not to be stored is for its leade
   }
 }
 
-TEST_CASE("An HTTP response with Vary is for followers whose headers have the leader's values") {
+TEST_CASE("An HTTP response with Vary is for followers whose headers agree with the leader's") {
   const Request leader{"GET", "/", {{"X-A", "1"}, {"X-B", "2"}}};
   for (const Headers& headers : std::vector<Headers>{
            {{"Vary", "x-a, X-B"}}, {{"vary", ",X-A,\tx-b,"}}, {{"Vary", "X-A"}, {"Vary", "X-B"}}}) {
@@ -287,7 +291,7 @@ TEST_CASE("An HTTP response with Vary is for followers whose headers have the le
   }
 }
 
-TEST_CASE("An HTTP response that varies by anything is for its leader only") {
+TEST_CASE("An HTTP response with a wildcard in Vary is for its leader only") {
   CHECK(!IsShared({{"Vary", "*"}}));
   CHECK(!IsShared({{"Vary", "Accept,*"}}));
 }

@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# usage: tests/examples.test.sh DIRECTORY
+# usage: tests/examples/programs.test.sh DIRECTORY
 #
-# Runs the built examples in DIRECTORY as a user would, and checks what they print: a line for each
-# check, and a non-zero exit at the first that fails. Those of Asio, Redis and HTTP may be missing.
+# Runs the built examples in DIRECTORY as a user would, and checks what they print. Prints a line for
+# each check, and exits at the first that fails. The programs that need Asio, hiredis or cpp-httplib
+# may be missing.
 set -uo pipefail
 
-cd "${1:?usage: tests/examples.test.sh DIRECTORY}" || exit 2
+run_example=$(cd "$(dirname "$0")/../../examples" && pwd)/run
+cd "${1:?usage: tests/examples/programs.test.sh DIRECTORY}" || exit 2
 server=''
-listening=''
+listening='' try=''
 output=$(mktemp)
 errors=$(mktemp)
-directory=$(mktemp -d)  # where redis_fleet has its own
+directory=$(mktemp -d)  # redis_fleet creates its own directory in here
 trap '[[ -z $server ]] || kill "$server"; rm -rf "$output" "$errors" "$directory"' EXIT
 
-# check WHAT COMMAND...: the command must succeed.
+# check WHAT COMMAND...: fails unless the command succeeds.
 check() {
   if "${@:2}"; then
     echo "ok: $1"
@@ -26,75 +28,121 @@ check() {
   fi
 }
 
-# Run a program for the checks that follow.
+# Runs a program for the checks that follow.
 run() { "$@" > "$output" 2> "$errors"; }
 
-# Of the last program: it printed COUNT lines that match the whole PATTERN.
+# Succeeds if the last program printed COUNT lines that match PATTERN as a whole.
 printed() { [[ $(grep -cxE -- "$2" "$output") -eq $1 ]]; }
 
-# It ends with STATUS and one line on stderr, which contains WHY.
+# Succeeds if the last program printed exactly COUNT lines.
+printed_lines() { [[ $(wc -l < "$output") -eq $1 ]]; }
+
+# Succeeds if the command exits with STATUS and prints only one line, to stderr, which contains WHY.
 refused() {  # STATUS WHY COMMAND...
   run "${@:3}"
   [[ $? -eq $1 && ! -s $output && $(wc -l < "$errors") -eq 1 ]] && grep -qF -- "$2" "$errors"
 }
 
 check 'quickstart runs' run ./quickstart
-check 'quickstart: 10 executions without a group' printed 1 'without a group: Load ran 10 times'
-check 'quickstart: 1 execution with a group' printed 1 'with a group: Load ran 1 time'
-check 'quickstart: alone, ten threads got the user' printed 10 '  thread [0-9] got Ada'
-check 'quickstart: ten threads shared one user' printed 10 '  thread [0-9] got Ada, shared: yes'
+check 'quickstart: it prints 7 lines' printed_lines 7
+check 'quickstart: without a group there are 10 loads' printed 1 \
+  'without a group: 10 loads, all answered after [0-9]+ ms'
+check 'quickstart: without a group 10 callers get the user, unshared' printed 1 \
+  '  10 of 10 callers got Ada, and shared was true for 0 of them'
+check 'quickstart: with a group there is 1 load' printed 1 \
+  'with a group: 1 load, all answered after [0-9]+ ms'
+check 'quickstart: with a group 10 callers get the user and share it' printed 1 \
+  '  10 of 10 callers got Ada, and shared was true for 10 of them'
 
 check 'async runs' run ./async
-check 'async: 1 execution for 100 futures' printed 1 \
-  '100 futures for one key: 1 execution, 100 got Ada'
-check 'async: two groups work at the same time' printed 1 'two groups.* Ada has 3 orders, .*'
-check 'async: a timeout ends the wait only' printed 1 \
-  'after 10 ms: not ready, still on the call: yes; in the end: a report'
-check 'async: the last to leave stops the work' printed 1 \
-  'two futures, dropped: 2, then 1, then 0 callers; the work stopped: yes'
+check 'async: it prints 6 lines' printed_lines 6
+check 'async: 100 futures need 1 query' printed 1 \
+  '100 futures asked for one user\. The group ran 1 query, and 100 futures got Ada\.'
+check 'async: two groups work at the same time' printed 1 \
+  'Two groups were asked .* Both queries ran at the same time: Ada has 3 orders\.'
+check 'async: after a timeout the future is still a caller' printed 1 \
+  'After 10 ms the report was not ready, and 1 caller was still .* Later it got a report\.'
+check 'async: a future that is dropped leaves its call' printed 1 \
+  '.* The call had 2 callers, then 1, then 0 as they were dropped\.'
+check 'async: the last future to leave stops the query' printed 1 \
+  'When the last future was dropped, the query was asked to stop, and it stopped\.'
 check 'async: its counts are exact' printed 1 \
-  'reports: executions 2, followers 1, left 2, failures 0'
+  'The group .* counted 2 executions, 1 follower, 2 callers that left, 0 failures\.'
+check 'async: an argument is refused' refused 2 "unexpected argument 'fast'" ./async fast
 
 check 'coroutine runs' run ./coroutine
-check 'coroutine: 1 execution for 1000 coroutines' printed 1 \
-  '1000 coroutines for one key: 1 execution, 1000 got Ada'
-check 'coroutine: one that leaves does not end the call' printed 1 \
-  'of two, the one that led left after 10 ms, the other waited on: got Ada'
-check 'coroutine: it goes on where it should' printed 1 \
-  "on the call of another thread: got Ada, back on the loop's thread: yes"
-check 'coroutine: its counts are exact' printed 1 'executions 3, followers 1001, left 1, failures 0'
+check 'coroutine: it prints 4 lines' printed_lines 4
+check 'coroutine: 1000 coroutines need 1 query' printed 1 \
+  '1000 coroutines asked for one user\. The group ran 1 query, and 1000 coroutines got Ada\.'
+check 'coroutine: a leader that leaves does not stop the call' printed 1 \
+  'Two coroutines .* The leader left after 10 ms\. The follower still got Ada\.'
+check 'coroutine: it resumes on its own thread' printed 1 \
+  "A coroutine joined .* It got Ada, and resumed on its loop's thread\."
+check 'coroutine: its counts are exact' printed 1 \
+  'The group counted 3 executions, 1001 followers, 1 caller that left, 0 failures\.'
+check 'coroutine: an argument is refused' refused 2 "unexpected argument 'fast'" ./coroutine fast
 
 check 'batch runs' run ./batch
-check 'batch: without a group each page fetches all' printed 1 \
-  'without a group: 5 queries for 120 ids, 118 rows'
-check 'batch: with one each user is fetched once' printed 1 \
-  'with a group: 4 queries for 39 ids, 38 rows'
+check 'batch: without a group each page loads all of its users' printed 1 \
+  'without a group: 5 queries for 120 ids returned 118 rows'
+check 'batch: with a group each user is loaded once' printed 1 \
+  'with a group: 4 queries for 39 ids returned 38 rows'
 check 'batch: three pages are complete' printed 3 '  page [024] shows 2[05] users'
-check 'batch: a missing id is an error of its own' printed 2 \
-  '  page [13] shows 24 users; no such user: 404'
+check 'batch: a missing user is an error of its own' printed 2 \
+  '  page [13] shows 24 users \(there is no user 404\)'
+check 'batch: an argument is refused' refused 2 "unexpected argument 'fast'" ./batch fast
+
+check 'callback runs' run ./callback
+check 'callback: it prints 6 lines' printed_lines 6
+check 'callback: every request is finished exactly once' printed 1 \
+  'requests that were finished exactly once: 4000 of 4000'
+check 'callback: every client that stays gets its user' printed 1 \
+  'clients that stayed and got their user: 2800 of 2800'
+check 'callback: every client that hangs up is cancelled or gets its user' printed 1 \
+  'clients that hung up, and were cancelled or got their user: 1200 of 1200'
+check 'callback: each user is loaded once in a round' printed 1 \
+  'executions: 400, one for each user in each round'
+check 'callback: no request and no call is left over' printed 1 \
+  'left over: 0 requests, 0 calls in flight'
+check 'callback: an argument is refused' refused 2 "unexpected argument 'fast'" ./callback fast
 
 check 'herd runs' run ./herd --rate 500 --seconds 2 --connections 5 --threads 100
-check 'herd: a progress line a second, in both runs' printed 4 'with.* second [12]: .*'
 check 'herd: every request is in the table, twice' printed 1 'requests +1000 +1000'
-check 'herd: nothing is deduplicated without a group' printed 1 'deduplicated +0\.0 % .*'
-check 'herd: something is with one' printed 1 'deduplicated .* [1-9][0-9]?\.[0-9] %'
+check 'herd: nothing is deduplicated without a group' printed 1 \
+  'deduplicated +0\.0 % +[1-9][0-9]?\.[0-9] %'
+check 'herd: a percentile without an answer says how long it was waited for' printed 1 \
+  'latency p99 +> 2000 ms .*'
+check 'herd: the columns of the table are aligned' test \
+  "$(head -7 "$output" | awk '{ print length }' | sort -u)" = 44
+check 'herd: the histogram has a row for the unanswered requests' printed 1 'unanswered +[1-9].*'
 check 'herd: an unknown flag is refused' refused 2 'unknown flag --speed' ./herd --speed 3
 check 'herd: a rate of 0 is refused' refused 2 '--rate must be' ./herd --rate 0
-check 'herd: a word for a number is refused' refused 2 "not 'many'" ./herd --keys many
+check 'herd: a word instead of a number is refused' refused 2 "not 'many'" ./herd --keys many
 check 'herd: a flag without a value is refused' refused 2 '--zipf needs a value' ./herd --zipf
 
 check 'cache runs' run ./cache --rate 400 --seconds 0.5 --backend-ms 20 --ttl-ms 1000000
-check 'cache: all four runs answer every request' printed 1 'requests +200 +200 +200 +200'
-check 'cache: without protection, an execution a request; with both, one a key' printed 1 \
-  'backend executions +200 +[0-9]+ +[0-9]+ +4'
-check 'cache: a line over time for each run' printed 4 '(no protection|[a-z]+) +[.1-9#]{60}'
+check 'cache: all four runs have every request' printed 1 'requests +200 +200 +200 +200'
+check 'cache: without protection each request runs a query, with both each key does' printed 1 \
+  'executions +200 +[0-9]+ +[0-9]+ +4'
+check 'cache: it explains the lines over time' printed 1 \
+  'Queries over time\. Each character is [0-9]+ ms: how many queries started in it'
+check 'cache: each run has a line over time' printed 4 '(no protection|[a-z]+) +[.1-9#]{60}'
 check 'cache: an unknown flag is refused' refused 2 'unknown flag --speed' ./cache --speed 3
+
+check 'examples/run: an unknown name is refused' refused 2 "no example 'slowstart'" \
+  "$run_example" slowstart
+check 'examples/run: it lists the names' grep -qw quickstart "$errors"
+check 'examples/run: without a name it compiles and runs quickstart' run "$run_example"
+check 'examples/run: it prints the command' printed 1 '.* examples/quickstart\.cpp -o .*'
+check 'examples/run: it prints the output' printed 1 'with a group: 1 load, .*'
 
 if [[ -x asio_server ]]; then
   check 'asio_server runs' run ./asio_server --connections 300 --work-ms 500
   check 'asio_server: all connections are answered' printed 1 'status 200: 300'
   check 'asio_server: they get one body' printed 1 'distinct bodies: 1'
-  check 'asio_server: for one upstream run' printed 1 'upstream runs: 1'
+  check 'asio_server: the upstream runs once' printed 1 'upstream runs: 1'
+  check 'asio_server: it counts one execution' printed 1 \
+    '\{"executions": 1, "followers": 299, "failures": 0, .*\}'
   check 'asio_server: an unknown flag is refused' refused 2 'unknown flag --speed' \
     ./asio_server --speed 3
 else
@@ -104,25 +152,34 @@ fi
 if [[ -x redis_fleet ]] && command -v redis-server > /dev/null; then
   export TMPDIR=$directory
   check 'redis_fleet runs' run ./redis_fleet --query-ms 10
-  check 'redis_fleet: 128 callers of a key are one execution' printed 1 \
-    'executions of each key:( 1){10}'
+  check 'redis_fleet: it prints 9 lines' printed_lines 9
+  check 'redis_fleet: without a group each caller runs the query' printed 1 \
+    'without a group: 1280 executions, 1280 correct answers'
+  check 'redis_fleet: with a group each key is run once' printed 1 \
+    'with a redis::Group: 10 executions, 1280 correct answers'
+  check 'redis_fleet: no key is run twice' printed 1 '  executions of each key:( 1){10}'
   check 'redis_fleet: each of 8 processes gets all answers' printed 1 \
-    'right answers to each process:( 160){8}'
-  check 'redis_fleet: all know that they share them' printed 1 'shared: 1280 of 1280'
+    '  correct answers in each process:( 160){8}'
+  check 'redis_fleet: a caller takes over when the leader is killed' printed 1 \
+    '  A caller in another process took over [0-9]+ ms later and ran the query again\.'
+  check 'redis_fleet: the query of the killed leader does not finish' printed 1 \
+    '  executions: 2 started, 1 finished'
+  check 'redis_fleet: all callers of the other process are answered' printed 1 \
+    '  correct answers in that process: 16 of 16'
   check 'redis_fleet: nothing is left of its server' rmdir "$directory"
 
   mkdir "$directory"
   exec 3< <(exec ./redis_fleet --query-ms 3600000)
   server=$!
   check 'redis_fleet says what it does' read -r -t 30 listening <&3
-  check 'redis_fleet can be told to end' kill -TERM "$server"
+  check 'redis_fleet can be stopped by a signal' kill -TERM "$server"
   wait "$server"
-  check 'redis_fleet ends as one that was told to' test $? -eq $((128 + 15))
+  check 'redis_fleet exits with 128 plus the signal' test $? -eq $((128 + 15))
   server=''
-  check 'redis_fleet: nothing is left of its server then, either' rmdir "$directory"
+  check 'redis_fleet: nothing is left of its server after a signal' rmdir "$directory"
   unset TMPDIR
 
-  check 'redis_fleet: a server that is not there is reported' refused 1 'No such file' \
+  check 'redis_fleet: a missing server is reported' refused 1 'No such file' \
     ./redis_fleet --socket ./no_such_socket
   check 'redis_fleet: an unknown flag is refused' refused 2 'unknown flag --speed' \
     ./redis_fleet --speed 3
@@ -139,17 +196,20 @@ exec 3< <(exec ./http_server --port 0 --work-ms 1500)
 server=$!
 check 'http_server says where it listens' read -r -t 30 listening <&3
 port=${listening##*:}
+check 'http_server says what to try' read -r -t 30 try <&3
+check 'http_server: the command to try has its port' test "$try" = \
+  "try: curl http://127.0.0.1:$port/"
 
 check 'http_client runs' run ./http_client --port "$port" --count 50
-check 'http: 50 requests at once are answered' printed 1 'status 200: 50'
+check 'http: 50 requests at the same time are answered' printed 1 'status 200: 50'
 check 'http: they get one body' printed 1 'distinct bodies: 1'
-check 'http: for one execution' printed 1 \
-  'server: \{"answers": \{"executions": 1, "followers": 49, .*\}\}'
+check 'http: the group counts one execution' printed 1 \
+  "the server's /stats: \{\"answers\": \{\"executions\": 1, \"followers\": 49, .*\}\}"
 
-check 'http_client runs on /alone' run ./http_client --port "$port" --count 20 --path /alone
-check 'http: without a group they get a body each' printed 1 'distinct bodies: 20'
-check 'http: and its calls are not among them' printed 1 \
-  'server: \{"answers": \{"executions": 1, .*\}\}'
+check 'http_client runs with /alone' run ./http_client --port "$port" --count 20 --path /alone
+check 'http: without a group each request gets its own body' printed 1 'distinct bodies: 20'
+check 'http: the group does not count these requests' printed 1 \
+  "the server's /stats: \{\"answers\": \{\"executions\": 1, .*\}\}"
 
 check 'http_server: a port in use is refused' refused 1 "port $port" ./http_server --port "$port"
 check 'http_server: an unknown flag is refused' refused 2 'unknown flag --speed' \
@@ -159,9 +219,9 @@ check 'http_server: a port beyond 65535 is refused' refused 2 '--port must be' \
 check 'http_client: an unknown flag is refused' refused 2 'unknown flag --speed' \
   ./http_client --speed 3
 
-check 'http_server can be told to end' kill -TERM "$server"
-check 'http_server ends well' wait "$server"
-check 'http_server has served all' grep -qx 'stopped: {"answers": {"executions": 1, .*}}' <&3
+check 'http_server can be stopped by a signal' kill -TERM "$server"
+check 'http_server exits with 0' wait "$server"
+check 'http_server prints its counts' grep -qx 'stopped: {"executions": 1, "followers": 49, .*}' <&3
 server=''
-check 'http_client: a server that is gone is reported' refused 1 'no answer' \
+check 'http_client: a server that has stopped is reported' refused 1 'no answer' \
   ./http_client --port "$port"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// The statistics as text.
+// Tests stats_text.hpp, which writes statistics as text.
 
 #include "adapters/stats_text.hpp"
 

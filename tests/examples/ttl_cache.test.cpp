@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// The examples' cache of entries that expire, and a ReadThrough over it.
+// Tests ttl_cache.hpp, a cache whose entries expire, and a ReadThrough over it.
 
 #include "adapters/ttl_cache.hpp"
 
@@ -18,7 +18,7 @@ using namespace test;
 
 namespace {
 
-// Stands still unless the test moves it.
+// A clock that stands still unless the test moves it.
 struct TestClock {
   using duration = std::chrono::milliseconds;
   using rep = duration::rep;
@@ -37,7 +37,7 @@ using Users = singleflight::ReadThrough<std::string, int, Cache&>;
 
 }  // namespace
 
-TEST_CASE("A TTL cache has an entry until its time has passed") {
+TEST_CASE("A TTL cache keeps an entry until its time has passed") {
   Cache cache(10ms);
   cache.Put("a", 1);
   TestClock::Pass(9ms);
@@ -46,14 +46,14 @@ TEST_CASE("A TTL cache has an entry until its time has passed") {
   CHECK(cache.Get("a") == std::nullopt);
 }
 
-TEST_CASE("A TTL cache has what was put last") {
+TEST_CASE("A TTL cache returns the value that was put last") {
   Cache cache(10ms);
   cache.Put("a", 1);
   cache.Put("a", 2);
   CHECK(cache.Get("a") == 2);
 }
 
-TEST_CASE("A TTL cache counts the time of an entry that is put anew from then") {
+TEST_CASE("A TTL cache counts an entry's time from the last put") {
   Cache cache(10ms);
   cache.Put("a", 1);
   TestClock::Pass(6ms);
@@ -64,7 +64,8 @@ TEST_CASE("A TTL cache counts the time of an entry that is put anew from then") 
   CHECK(cache.Get("a") == std::nullopt);
 }
 
-TEST_CASE("A TTL cache does not have what was erased, and has it anew when it is put again") {
+TEST_CASE(
+    "A TTL cache does not return an erased entry, but keeps it for its full time if put again") {
   Cache cache(10ms);
   cache.Put("a", 1);
   TestClock::Pass(6ms);
@@ -75,7 +76,7 @@ TEST_CASE("A TTL cache does not have what was erased, and has it anew when it is
   CHECK(cache.Get("a") == 2);
 }
 
-TEST_CASE("A TTL cache removes what has expired when anything is looked for") {
+TEST_CASE("A TTL cache removes all expired entries when any key is looked up") {
   Cache cache(10ms);
   for (int i = 0; i < 100; ++i) cache.Put(std::to_string(i), i);
   TestClock::Pass(10ms);
@@ -83,7 +84,7 @@ TEST_CASE("A TTL cache removes what has expired when anything is looked for") {
   CHECK(cache.Size() == 0);
 }
 
-TEST_CASE("A TTL cache removes what has expired when anything is put") {
+TEST_CASE("A TTL cache removes all expired entries when any entry is put") {
   Cache cache(10ms);
   for (int i = 0; i < 100; ++i) cache.Put(std::to_string(i), i);
   TestClock::Pass(10ms);
@@ -98,7 +99,8 @@ TEST_CASE("A TTL cache may be used from several threads") {
       [](std::size_t i) { return int(i); }));
 }
 
-TEST_CASE("ReadThrough over a TTL cache: one load until the entry expires, then another") {
+TEST_CASE(
+    "ReadThrough over a TTL cache: a value is loaded once until its entry expires, then again") {
   Cache cache(10ms);
   Users users(cache);
   CHECK(GetOr(users, "a", 1) == 1);
@@ -109,7 +111,7 @@ TEST_CASE("ReadThrough over a TTL cache: one load until the entry expires, then 
   CHECK(users.GetStats().loads == 2);
 }
 
-TEST_CASE("ReadThrough over a TTL cache: ten callers for an expired entry are one load") {
+TEST_CASE("ReadThrough over a TTL cache: ten callers for an expired entry cause one load") {
   Cache cache(10ms);
   Users users(cache);
   cache.Put("a", 1);
@@ -119,7 +121,7 @@ TEST_CASE("ReadThrough over a TTL cache: ten callers for an expired entry are on
   CHECK(users.GetStats().loads == 1);
 }
 
-TEST_CASE("ReadThrough over a TTL cache: what was invalidated is loaded anew") {
+TEST_CASE("ReadThrough over a TTL cache: an invalidated value is loaded again") {
   Cache cache(10ms);
   Users users(cache);
   CHECK(GetOr(users, "a", 1) == 1);

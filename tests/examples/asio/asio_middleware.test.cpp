@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// The middleware for Asio, with curl as the browsers of users that ask at the same time.
+// Tests the middleware for Asio. curl plays the browsers of users that ask at the same time.
 
 #include "adapters/asio_middleware.hpp"
 
@@ -36,8 +36,8 @@ std::string HeaderOf(const HttpRequest& request, std::string_view name) {
   return values.empty() ? "" : std::string(values.front());
 }
 
-// A server whose handler, a coroutine, answers when all the requests have come that a test sends at
-// once; so those that may share do, and those that may not are inside it at the same time.
+// A server whose handler, a coroutine, answers when all requests have come that a test sends at
+// once. So requests that may share do share, and all others are inside it at the same time.
 class Site {
  public:
   explicit Site(Answer answer, Options options = {}, singleflight::GroupOptions limits = {})
@@ -49,20 +49,20 @@ class Site {
         port_(server_.Listen(0)) {}
   ~Site() { io_.stop(); }
 
-  int runs() const { return runs_; }  // of the handler
+  int runs() const { return runs_; }  // how often the handler has run
   singleflight::Stats GetStats() const { return pages_.GetStats(); }
 
-  // What each of them got; the first of them is the leader, if it may be one.
+  // Sends the requests at once, and returns what each got. The first one leads, if it may.
   std::vector<Page> AtOnce(const std::vector<test::CurlRequest>& asks) {
     return AtOnce(asks, asks.size());
   }
-  // The same if the handler waits for so many.
+  // Does the same, but the handler waits for `together` requests.
   std::vector<Page> AtOnce(const std::vector<test::CurlRequest>& asks, std::size_t together) {
     together_ = together;
     return test::CurlAtOnce(port_, asks, [this] { return runs_ == 1; });
   }
 
-  // The same for requests of /page with these arguments.
+  // Does the same for requests of /page with these arguments of curl.
   std::vector<Page> PageAtOnce(const Strings& arguments) {
     std::vector<test::CurlRequest> asks;
     for (const std::string& of_one : arguments) asks.push_back({"/page", of_one});
@@ -90,12 +90,12 @@ class Site {
   std::jthread thread_{[this] { io_.run(); }};
 };
 
-// An answer that only this user may see.
+// Makes an answer that only this user may see.
 HttpResponse TellWhoAsked(const HttpRequest& request) {
   return {"200 OK", {}, "for [" + HeaderOf(request, "Cookie") + "]"};
 }
 
-// An answer of which each run makes another one.
+// Returns a handler that makes a different answer in each run.
 Answer Numbered(HttpHeaders headers = {}) {
   return [headers, runs = std::make_shared<int>(0)](const HttpRequest&) {
     return HttpResponse{"200 OK", headers, "answer " + std::to_string(++*runs)};
@@ -112,7 +112,8 @@ std::string CookieOf(const HttpRequest& request) { return HeaderOf(request, "Coo
 
 }  // namespace
 
-TEST_CASE("Equal HTTP requests of browsers at the same time run a coalesced coroutine once") {
+TEST_CASE(
+    "Equal HTTP requests that browsers send at the same time run a coalesced coroutine once") {
   Site site([](const HttpRequest& request) {
     return HttpResponse{"203 As It Were", {{"X-Twice", "1"}, {"X-Twice", "2"}}, request.target};
   });
@@ -153,7 +154,8 @@ TEST_CASE("Two users with passwords never see each other's page from Asio") {
   CHECK(site.runs() == 2);
 }
 
-TEST_CASE("A response of Asio that is for one user goes to its leader, and the others get theirs") {
+TEST_CASE(
+    "An Asio response for one request goes to its leader only, and each follower gets its own") {
   for (const HttpHeaders& headers : std::vector<HttpHeaders>{{{"Set-Cookie", "sid=1"}},
                                                              {{"Cache-Control", "private"}},
                                                              {{"Cache-Control", "No-Store"}},
@@ -167,7 +169,7 @@ TEST_CASE("A response of Asio that is for one user goes to its leader, and the o
   }
 }
 
-TEST_CASE("A response of Asio with Vary goes to those whose headers are the leader's") {
+TEST_CASE("An Asio response with Vary goes to followers whose headers agree with the leader's") {
   Site site([](const HttpRequest& request) {
     return HttpResponse{"200 OK", {{"Vary", "X-Theme"}}, HeaderOf(request, "X-Theme")};
   });
@@ -176,7 +178,7 @@ TEST_CASE("A response of Asio with Vary goes to those whose headers are the lead
   CHECK(site.runs() == 2);
 }
 
-TEST_CASE("Asio's HEAD shares with HEAD and not with GET, and POST with none") {
+TEST_CASE("On Asio, HEAD shares with HEAD and not with GET, and POST is not shared") {
   Site site([](const HttpRequest& request) {
     return HttpResponse{"200 OK", {}, "to " + request.method};
   });
@@ -186,7 +188,7 @@ TEST_CASE("Asio's HEAD shares with HEAD and not with GET, and POST with none") {
   CHECK(site.runs() == 4);
 }
 
-TEST_CASE("A coroutine that throws gives all who wait for it the 500") {
+TEST_CASE("If a coalesced coroutine throws, all its callers get the 500") {
   Site site([](const HttpRequest&) -> HttpResponse { throw std::runtime_error("broken"); });
   for (const Page& page : site.PageAtOnce({"", ""})) {
     CHECK(page.status == 500);
@@ -196,7 +198,7 @@ TEST_CASE("A coroutine that throws gives all who wait for it the 500") {
   CHECK(site.GetStats().failures == 1);
 }
 
-TEST_CASE("What a coroutine throws is never taken for a refusal") {
+TEST_CASE("An exception of a coalesced coroutine is never mistaken for a refusal") {
   Site site([](const HttpRequest&) -> HttpResponse {
     throw std::system_error(std::make_error_code(std::errc::timed_out), "the backend");
   });
@@ -204,7 +206,7 @@ TEST_CASE("What a coroutine throws is never taken for a refusal") {
   CHECK(site.runs() == 1);
 }
 
-TEST_CASE("A request to Asio that a limit of the group refuses is told to try again") {
+TEST_CASE("A request to Asio that a limit of the group refuses gets a 503 with Retry-After") {
   Site site(Numbered(), {}, {.max_callers_per_call = 1});
   const auto pages = site.PageAtOnce({"", ""});
   CHECK(pages[0].body == "answer 1");
@@ -213,9 +215,10 @@ TEST_CASE("A request to Asio that a limit of the group refuses is told to try ag
   CHECK(site.runs() == 1);
 }
 
-TEST_CASE("A request to Asio that has waited too long is told to try again, and its run ends") {
+TEST_CASE(
+    "A request to Asio that has waited too long gets a 503 with Retry-After, and its run stops") {
   Site site(Numbered(), {.timeout = std::chrono::milliseconds(1)});
-  const auto pages = site.AtOnce({{"/page"}}, 2);  // the second never comes
+  const auto pages = site.AtOnce({{"/page"}}, 2);  // the second request never comes
   CHECK(pages[0].status == 503);
   CHECK(pages[0].Has("Retry-After: 1"));
   test::Await([&] { return site.GetStats().in_flight == 0; });

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// The Asio example, over real sockets.
+// Tests the Asio example over real sockets.
 
 #include <algorithm>
 #include <asio.hpp>
@@ -26,8 +26,8 @@ namespace {
 using asio::ip::tcp;
 using Responses = AsioService::Responses;
 
-// A server with the example's routes on a free port and a thread of its own, for as long as it
-// lives.
+// Runs a server with the example's routes on a free port and on a thread of its own while this
+// object lives.
 class RunningServer {
  public:
   explicit RunningServer(std::chrono::milliseconds timeout = std::chrono::hours(1))
@@ -39,7 +39,7 @@ class RunningServer {
   int runs() const { return runs_; }
   const Responses& group() const { return group_; }
 
-  // An upstream run ends when so many callers wait for it.
+  // An upstream run finishes when this many callers wait for it.
   std::atomic<std::size_t> callers = 1;
   std::atomic<bool> fail = false;
 
@@ -60,7 +60,7 @@ class RunningServer {
   std::jthread thread_{[this] { io_.run(); }};
 };
 
-// A connection that blocks.
+// A client with one connection. Its functions block.
 class Client {
  public:
   explicit Client(const RunningServer& server) {
@@ -70,7 +70,7 @@ class Client {
   void Send(const std::string& text) { asio::write(socket_, asio::buffer(text)); }
   void Get(const std::string& target) { Send("GET " + target + " HTTP/1.1\r\nHost: test\r\n\r\n"); }
 
-  // The next answer: its status and its body, "200 answer".
+  // Returns the status and the body of the next answer, such as "200 answer".
   std::string Receive() {
     const std::size_t head_size =
         asio::read_until(socket_, asio::dynamic_buffer(input_), "\r\n\r\n");
@@ -86,20 +86,20 @@ class Client {
     input_.erase(0, body_size);
     return answer;
   }
-  // Of the last answer.
+  // Returns the status line and the headers of the last answer.
   const std::string& head() const { return head_; }
 
-  // All that the server sends until it closes the connection.
+  // Returns everything that the server sends until it closes the connection.
   std::string ReceiveAll() {
     asio::error_code error;
     asio::read(socket_, asio::dynamic_buffer(input_), error);
     return std::exchange(input_, {});
   }
-  // Whether the server sends nothing more and has closed the connection.
+  // Returns whether the server closes the connection without sending anything more.
   bool Ended() { return ReceiveAll().empty(); }
 
  private:
-  static inline asio::io_context io;  // for all: each would cost descriptors
+  static inline asio::io_context io;  // shared, because each context uses descriptors
   tcp::socket socket_{io};
   std::string input_;
   std::string head_;
@@ -111,7 +111,7 @@ std::string Ask(const RunningServer& server, const std::string& target) {
   return client.Receive();
 }
 
-// What `count` connections that ask at once are told.
+// Returns the different answers that `count` connections get if they ask at once.
 std::set<std::string> AskAtOnce(RunningServer& server, std::size_t count,
                                 const std::string& target) {
   server.callers = count;
@@ -127,8 +127,8 @@ std::set<std::string> AskAtOnce(RunningServer& server, std::size_t count,
 }  // namespace
 
 TEST_CASE(
-    "Promise 1: a thousand connections on one thread that ask for one URL run upstream once") {
-  REQUIRE(RaiseDescriptorLimit() > 2100);  // both ends are here
+    "Promise 1: a thousand connections on one thread that ask for one URL ask the upstream once") {
+  REQUIRE(RaiseDescriptorLimit() > 2100);  // both ends of each connection are in this process
   RunningServer server;
   CHECK(AskAtOnce(server, 1000, "/item?id=42") ==
         std::set<std::string>{"200 answer 1 to /item?id=42"});
@@ -138,7 +138,7 @@ TEST_CASE(
         "\"refused\": 0, \"in_flight\": 0}}\n");
 }
 
-TEST_CASE("Promise 1: connections that ask for different URLs run upstream each") {
+TEST_CASE("Promise 1: connections that ask for different URLs each ask the upstream") {
   RunningServer server;
   Client first(server);
   Client second(server);
@@ -151,7 +151,7 @@ TEST_CASE("Promise 1: connections that ask for different URLs run upstream each"
   CHECK(second.Receive().ends_with("to /item?id=2"));
 }
 
-TEST_CASE("Promise 2: one connection that asks again and again runs upstream each time") {
+TEST_CASE("Promise 2: requests that follow each other on one connection each ask the upstream") {
   RunningServer server;
   Client client(server);
   for (int i = 1; i <= 3; ++i) {
@@ -164,7 +164,8 @@ TEST_CASE("Promise 2: one connection that asks again and again runs upstream eac
   CHECK(client.Receive() == "200 answer 5 to /item?b");
 }
 
-TEST_CASE("Promise 5: an upstream that fails gives all who wait a 502, then runs afresh") {
+TEST_CASE(
+    "Promise 5: if the upstream fails, all its callers get a 502, and the next asks it again") {
   RunningServer server;
   server.fail = true;
   CHECK(AskAtOnce(server, 100, "/item") == std::set<std::string>{"502 the upstream is down"});
@@ -173,7 +174,7 @@ TEST_CASE("Promise 5: an upstream that fails gives all who wait a 502, then runs
   CHECK(Ask(server, "/item") == "200 answer 2 to /item");
 }
 
-TEST_CASE("Promise 11: when all connections have timed out, the upstream run ends") {
+TEST_CASE("Promise 11: when all connections have timed out, the upstream run stops") {
   RunningServer server(std::chrono::milliseconds(10));
   server.callers = 3;
   Client first(server);
@@ -187,7 +188,7 @@ TEST_CASE("Promise 11: when all connections have timed out, the upstream run end
   server.callers = 1;
 }
 
-TEST_CASE("Promise 14: a server on Asio may end while connections wait for its upstream") {
+TEST_CASE("Promise 14: a server on Asio may be destroyed while connections wait for its upstream") {
   std::unique_ptr<Client> client;
   {
     RunningServer server;
@@ -201,7 +202,7 @@ TEST_CASE("Promise 14: a server on Asio may end while connections wait for its u
   CHECK(client->Ended());
 }
 
-TEST_CASE("The Asio server refuses what others might read as another request") {
+TEST_CASE("The Asio server refuses a request that other servers might read as a different one") {
   const std::string requests[] = {
       "GET /item?q\r\nCookie:sid=1 HTTP/1.1\r\nHost: test\r\n\r\n",
       "GET /item HTTP/1.1\r\nX: 1\nCookie: sid=1\r\n\r\n",
@@ -218,7 +219,8 @@ TEST_CASE("The Asio server refuses what others might read as another request") {
   }
 }
 
-TEST_CASE("The Asio server refuses what it does not serve, and goes on") {
+TEST_CASE(
+    "The Asio server refuses a request that it does not serve, and keeps the connection open") {
   RunningServer server;
   Client client(server);
   client.Get("/nothing");
@@ -242,7 +244,7 @@ TEST_CASE("The Asio server answers HEAD with the headers of GET, and no body") {
   CHECK(answer.ends_with("\r\n\r\n"));
 }
 
-TEST_CASE("The Asio server closes a connection on which it cannot go on") {
+TEST_CASE("The Asio server closes a connection that it cannot use for another request") {
   RunningServer server;
   const auto answer_and_end = [&](const std::string& request) {
     Client client(server);

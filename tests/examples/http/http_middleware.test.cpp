@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// The middleware for cpp-httplib, with curl as the browsers of users that ask at the same time.
+// Tests the middleware for cpp-httplib. curl plays the browsers of users that ask at the same time.
 
 #include <algorithm>
 #include <atomic>
@@ -33,8 +33,8 @@ using test::CurlRequest;
 using test::Page;
 using Options = SharingOptions<Request>;
 
-// A server whose handlers answer when all the requests have come that a test sends at once; so
-// those that may share do, and those that may not are inside their handlers at the same time.
+// A server whose handlers answer when all requests have come that a test sends at once. So requests
+// that may share do share, and all others are inside their handlers at the same time.
 class Site {
  public:
   explicit Site(singleflight::GroupOptions options = {}) : pages_(options) {}
@@ -42,10 +42,10 @@ class Site {
 
   httplib::Server& server() { return server_; }
   ResponseGroup<Response>& pages() { return pages_; }
-  int runs() const { return runs_; }  // of handlers
+  int runs() const { return runs_; }  // how often handlers have run
   int port() const { return port_; }
 
-  // `answer`, as such a handler.
+  // Returns a handler that waits as described above, and then answers as `answer` does.
   httplib::Server::Handler Wait(httplib::Server::Handler answer) {
     return [this, answer = std::move(answer)](const Request& request, Response& response) {
       ++runs_;
@@ -70,13 +70,13 @@ class Site {
     test::Await([this] { return server_.is_running(); });
   }
 
-  // What each of them got; the first of them is the leader, if it may be one.
+  // Sends the requests at once, and returns what each got. The first one leads, if it may.
   std::vector<Page> AtOnce(const std::vector<CurlRequest>& asks) {
     together_ = asks.size();
     return test::CurlAtOnce(port_, asks, [this] { return runs_ == 1; });
   }
 
-  // The same for requests of /page with these arguments.
+  // Does the same for requests of /page with these arguments of curl.
   std::vector<Page> PageAtOnce(const std::vector<std::string>& arguments) {
     std::vector<CurlRequest> asks;
     for (const std::string& of_one : arguments) asks.push_back({"/page", of_one});
@@ -92,14 +92,14 @@ class Site {
   std::jthread thread_;
 };
 
-// An answer that only this user may see.
+// Makes an answer that only this user may see.
 void TellWhoAsked(const Request& request, Response& response) {
   response.set_content("for [" + request.get_header_value("Cookie") + "] [" +
                            request.get_header_value("Authorization") + "]",
                        "text/plain");
 }
 
-// An answer of which each run makes another one.
+// Returns a handler that makes a different answer in each run.
 httplib::Server::Handler Numbered(std::function<void(Response&, const std::string& number)> also) {
   return [also, runs = std::make_shared<std::atomic<int>>(0)](const Request&, Response& response) {
     const std::string number = std::to_string(++*runs);
@@ -123,7 +123,7 @@ std::string CookieOf(const Request& request) { return request.get_header_value("
 
 using Strings = std::vector<std::string>;
 
-TEST_CASE("Equal HTTP requests of browsers at the same time run a coalesced handler once") {
+TEST_CASE("Equal HTTP requests that browsers send at the same time run a coalesced handler once") {
   Site site;
   site.Serve(Numbered());
   CHECK(Bodies(site.PageAtOnce({"", "", ""})) == Strings{"answer 1", "answer 1", "answer 1"});
@@ -191,7 +191,7 @@ TEST_CASE("One user's requests share if vary names Authorization") {
   CHECK(site.runs() == 2);
 }
 
-TEST_CASE("A user whose cookie is included but whose password is not does not share") {
+TEST_CASE("A request does not share if the key function includes its cookie but not its password") {
   Site site;
   site.Serve(TellWhoAsked, {.key = CookieOf});
   CHECK(Bodies(site.PageAtOnce({"-b sid=1 -u ann:1", "-b sid=1 -u bob:2"})) ==
@@ -206,7 +206,7 @@ TEST_CASE("Users of an authenticating proxy do not share") {
   CHECK(site.runs() == 2);
 }
 
-TEST_CASE("A user without credentials does not get the page of one with them") {
+TEST_CASE("A user without credentials does not get the page of a user with credentials") {
   Site site;
   site.Serve(TellWhoAsked, {.vary = {"Cookie"}});
   CHECK(Bodies(site.PageAtOnce({"-b sid=ann", "", ""})) ==
@@ -216,7 +216,7 @@ TEST_CASE("A user without credentials does not get the page of one with them") {
 
 // ---- Responses for their leader only
 
-TEST_CASE("A response that sets a cookie goes to its leader, and the others get their own") {
+TEST_CASE("A response that sets a cookie goes to its leader only, and each follower gets its own") {
   Site site;
   site.Serve(Numbered([](Response& response, const std::string& number) {
     response.set_header("Set-Cookie", "sid=" + number);
@@ -230,7 +230,7 @@ TEST_CASE("A response that sets a cookie goes to its leader, and the others get 
   CHECK(site.runs() == 3);
 }
 
-TEST_CASE("A response that is private or not to be stored goes to its leader only") {
+TEST_CASE("A response with private or no-store in Cache-Control goes to its leader only") {
   for (const char* const value : {"private", "max-age=1, No-Store", "private=\"X-Name\""}) {
     Site site;
     site.Serve(Numbered([value](Response& response, const std::string&) {
@@ -244,7 +244,7 @@ TEST_CASE("A response that is private or not to be stored goes to its leader onl
   }
 }
 
-TEST_CASE("A response with Vary goes to those whose headers are the leader's") {
+TEST_CASE("A response with Vary goes to followers whose headers agree with the leader's") {
   Site site;
   site.Serve([](const Request& request, Response& response) {
     response.set_header("Vary", "X-Theme");
@@ -253,10 +253,10 @@ TEST_CASE("A response with Vary goes to those whose headers are the leader's") {
   const auto pages = site.PageAtOnce(
       {"-H 'X-Theme: dark'", "-H 'x-theme: dark'", "-H 'X-Theme: light'", "-H 'X-Theme: light'"});
   CHECK(Bodies(pages) == Strings{"in dark", "in dark", "in light", "in light"});
-  CHECK(site.runs() == 3);  // the light ones alone, since the leader's was dark
+  CHECK(site.runs() == 3);  // the light ones run alone, because the leader's theme is dark
 }
 
-TEST_CASE("A response that varies by anything goes to its leader only") {
+TEST_CASE("A response with a wildcard in Vary goes to its leader only") {
   Site site;
   site.Serve(Numbered(
       [](Response& response, const std::string&) { response.set_header("Vary", "Accept, *"); }));
@@ -285,11 +285,11 @@ TEST_CASE("A streamed response goes to its leader only, whole and once") {
   CHECK(pages[0].body == whole);
   CHECK(pages[1].body == whole);
   REQUIRE(site.runs() == 2);
-  test::Await([&] { return released >= 2; });  // after the body has been sent
+  test::Await([&] { return released >= 2; });  // httplib calls the releaser after sending the body
   CHECK(released == 2);
 }
 
-TEST_CASE("A response of a length that is provided later goes to its leader only") {
+TEST_CASE("A response of known length whose body is provided later goes to its leader only") {
   Site site;
   site.Serve([](const Request&, Response& response) {
     response.set_content_provider(
@@ -302,7 +302,7 @@ TEST_CASE("A response of a length that is provided later goes to its leader only
 
 // ---- Requests that are not the same
 
-TEST_CASE("POST, and GET with a body, run their handler each") {
+TEST_CASE("POST requests, and GET requests with a body, each run their handler") {
   Site site;
   site.server().Post("/page", Coalesce(site.pages(), site.Wait(Numbered())));
   site.Serve(Numbered());
@@ -324,7 +324,8 @@ TEST_CASE("HEAD shares with HEAD and not with GET") {
   CHECK(site.runs() == 2);
 }
 
-TEST_CASE("HTTP requests share whatever the order of their parameters is, but not the values") {
+TEST_CASE(
+    "HTTP requests share if only the order of their parameters differs, and not if values differ") {
   Site site;
   site.Serve([](const Request& request, Response& response) {
     response.set_content(request.get_param_value("a") + request.get_param_value("b"), "text/plain");
@@ -335,8 +336,8 @@ TEST_CASE("HTTP requests share whatever the order of their parameters is, but no
   CHECK(site.runs() == 3);
 }
 
-// Whatever queries this finds equal, the server must tell the handler the same of them.
-TEST_CASE("HTTP queries with one key have the same parameters") {
+// If two queries have the same key, the server must give the handler the same parameters.
+TEST_CASE("HTTP queries with the same key have the same parameters") {
   const Strings pieces = {"a=1", "a=2", "b=1", "A=1", "a", "", "%61=1", "=a=2", "+a=2"};
   std::map<std::string, std::set<httplib::Params>> meanings;
   int requests = 0;
@@ -360,13 +361,13 @@ TEST_CASE("HTTP queries with one key have the same parameters") {
   REQUIRE(Curl(site.port(), "/", urls).status == 200);
   const std::scoped_lock lock(mutex);
   CHECK(requests == 1 + 9 * 9 * 9);
-  // Of three plain pieces, 125 sequences are 58 different ones.
+  // The 125 sequences of three plain pieces have 58 different keys.
   CHECK(meanings.size() == static_cast<std::size_t>(requests - 125 + 58));
   const auto one_meaning = [](const auto& of_key) { return of_key.second.size() == 1; };
   CHECK(std::ranges::all_of(meanings, one_meaning));
 }
 
-TEST_CASE("Conditional HTTP requests share with those of the same condition") {
+TEST_CASE("Conditional HTTP requests share only with requests that have the same condition") {
   Site site;
   site.Serve([](const Request& request, Response& response) {
     if (request.get_header_value("If-None-Match") == "\"1\"") {
@@ -387,7 +388,7 @@ TEST_CASE("Conditional HTTP requests share with those of the same condition") {
   CHECK(site.runs() == 3);
 }
 
-TEST_CASE("HTTP requests for a range share with those for the same range") {
+TEST_CASE("HTTP requests for a range share only with requests for the same range") {
   Site site;
   site.Serve(
       [](const Request&, Response& response) { response.set_content("0123456789", "text/plain"); });
@@ -399,7 +400,7 @@ TEST_CASE("HTTP requests for a range share with those for the same range") {
   CHECK(site.runs() == 3);
 }
 
-TEST_CASE("HTTP requests that differ in a header that chooses the answer do not share") {
+TEST_CASE("HTTP requests that differ in a header that selects the answer do not share") {
   Site site;
   site.Serve(Numbered(), {.vary = {"X-Tenant"}});
   site.PageAtOnce({"", "-H 'Accept: text/html'", "-H 'Accept-Language: de'", "-H 'Host: other'",
@@ -407,7 +408,7 @@ TEST_CASE("HTTP requests that differ in a header that chooses the answer do not 
   CHECK(site.runs() == 7);
 }
 
-// ---- What a follower's response is
+// ---- A follower's response
 
 TEST_CASE("A follower gets the leader's status, headers and body") {
   Site site;
@@ -427,7 +428,7 @@ TEST_CASE("A follower gets the leader's status, headers and body") {
   CHECK(site.runs() == 1);
 }
 
-TEST_CASE("What the server puts into each response before the handler stays each one's own") {
+TEST_CASE("Each response keeps the headers that the server has set in it before the handler runs") {
   Site site;
   site.server().set_default_headers({{"X-Site", "test"}, {"Content-Type", "text/none"}});
   site.server().set_pre_routing_handler([](const Request& request, Response& response) {
@@ -446,7 +447,8 @@ TEST_CASE("What the server puts into each response before the handler stays each
   CHECK(site.runs() == 1);
 }
 
-TEST_CASE("What the server puts into each response may say that it is for one request only") {
+TEST_CASE(
+    "Headers that the server sets before the handler runs can restrict a response to one request") {
   for (const auto& [name, value] :
        httplib::Headers{{"Set-Cookie", "sid=1"}, {"Cache-Control", "no-store"}, {"Vary", "*"}}) {
     Site site;
@@ -457,7 +459,7 @@ TEST_CASE("What the server puts into each response may say that it is for one re
   }
 }
 
-TEST_CASE("What the server puts into each response may name what it varies by") {
+TEST_CASE("A Vary header that the server sets before the handler runs is respected") {
   Site site;
   site.server().set_default_headers({{"Vary", "X-Theme"}});
   site.Serve(Numbered());
@@ -467,8 +469,7 @@ TEST_CASE("What the server puts into each response may name what it varies by") 
   CHECK(site.runs() == 2);
 }
 
-TEST_CASE(
-    "What the server says of who varies is heeded where the leader's response had not said it") {
+TEST_CASE("A Vary header that the server sets only in a follower's response is respected") {
   Site site;
   site.server().set_pre_routing_handler([](const Request& request, Response& response) {
     if (request.has_header("X-Theme")) response.set_header("Vary", "X-Theme");
@@ -479,7 +480,7 @@ TEST_CASE(
   CHECK(pages[0].body != pages[1].body);
 }
 
-TEST_CASE("Two HTTP handlers that share a group do not share answers, whatever they are asked") {
+TEST_CASE("Two HTTP handlers that use one group do not share answers, even for equal requests") {
   Site site;
   const auto plain = Coalesce(site.pages(), site.Wait(Numbered()));
   const auto of_admins = Coalesce(site.pages(), site.Wait([](const Request&, Response& response) {
@@ -494,7 +495,8 @@ TEST_CASE("Two HTTP handlers that share a group do not share answers, whatever t
 
 // ---- Failures
 
-TEST_CASE("What an HTTP handler throws after it has said for whom goes to its leader only") {
+TEST_CASE(
+    "If an HTTP handler restricts its response and then throws, only the leader gets the error") {
   for (const auto& [name, value] : httplib::Headers{
            {"Set-Cookie", "sid=1"}, {"Cache-Control", "private"}, {"Vary", "X-Theme"}}) {
     Site site;
@@ -509,7 +511,7 @@ TEST_CASE("What an HTTP handler throws after it has said for whom goes to its le
   }
 }
 
-TEST_CASE("An HTTP handler that throws gives all who wait for it the 500") {
+TEST_CASE("If an HTTP handler throws, all its callers get the 500") {
   Site site;
   site.server().set_exception_handler([](const Request&, Response& response, std::exception_ptr e) {
     try {
@@ -531,7 +533,7 @@ TEST_CASE("An HTTP handler that throws gives all who wait for it the 500") {
   CHECK(site.pages().GetStats().failures == 1);
 }
 
-TEST_CASE("What an HTTP handler throws is never taken for a refusal") {
+TEST_CASE("An exception of an HTTP handler is never mistaken for a refusal") {
   for (const std::errc code : {std::errc::timed_out, std::errc::resource_unavailable_try_again}) {
     Site site;
     site.Serve([code](const Request&, Response&) {
@@ -542,7 +544,7 @@ TEST_CASE("What an HTTP handler throws is never taken for a refusal") {
   }
 }
 
-TEST_CASE("An HTTP handler that asks for itself fails, and is not told to try again") {
+TEST_CASE("A coalesced HTTP handler that calls itself fails with a 500, not with a 503") {
   httplib::Server::Handler handler;
   Site site;
   handler = Coalesce(site.pages(), [&](const Request& request, Response& response) {
@@ -553,7 +555,7 @@ TEST_CASE("An HTTP handler that asks for itself fails, and is not told to try ag
   CHECK(Curl(site.port(), "/page").status == 500);
 }
 
-TEST_CASE("An HTTP request that a limit of the group refuses is told to try again") {
+TEST_CASE("An HTTP request that a limit of the group refuses gets a 503 with Retry-After") {
   Site site({.max_callers_per_call = 1});
   site.Serve(Numbered());
   const auto pages = site.PageAtOnce({"", ""});
@@ -563,7 +565,7 @@ TEST_CASE("An HTTP request that a limit of the group refuses is told to try agai
   CHECK(site.runs() == 1);
 }
 
-TEST_CASE("An HTTP request that has waited too long is told to try again") {
+TEST_CASE("An HTTP request that has waited too long gets a 503 with Retry-After") {
   Site site;
   site.Serve(Numbered(), {.timeout = std::chrono::milliseconds(0)});
   const auto pages = site.PageAtOnce({"", ""});

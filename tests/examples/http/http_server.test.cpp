@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// The HTTP example, over real sockets.
+// Tests the HTTP example over real sockets.
 
 #include <algorithm>
 #include <atomic>
@@ -19,7 +19,7 @@
 
 namespace {
 
-// A server with the example's routes on a free port, for as long as it lives.
+// Runs a server with the example's routes on a free port while this object lives.
 class RunningServer {
  public:
   using Work =
@@ -50,13 +50,13 @@ class RunningServer {
 };
 
 struct Answer {
-  int status = 0;  // 0: none came
+  int status = 0;  // 0: no answer came
   std::string body;
 
   bool operator==(const Answer&) const = default;
 };
 
-// So that Catch2 prints it.
+// Catch2 prints answers with this operator.
 std::ostream& operator<<(std::ostream& out, const Answer& answer) {
   return out << answer.status << " " << answer.body;
 }
@@ -68,7 +68,7 @@ Answer Get(const RunningServer& server, const std::string& path) {
   return answer ? Answer{answer->status, answer->body} : Answer{};
 }
 
-// One request for each path, all at once.
+// Sends one request for each path, all at once, and returns the answers in the same order.
 std::vector<Answer> GetAtOnce(const RunningServer& server, const std::vector<std::string>& paths) {
   std::vector<Answer> answers(paths.size());
   std::vector<std::jthread> threads;
@@ -83,7 +83,7 @@ std::vector<Answer> GetAtOnce(const RunningServer& server, int count, const std:
   return GetAtOnce(server, std::vector<std::string>(static_cast<std::size_t>(count), path));
 }
 
-// Work that ends when `count` callers are on its call.
+// Returns work that finishes when `count` callers are on its call.
 RunningServer::Work WorkFor(std::size_t count) {
   return [count](const HttpService::Responses& group, const httplib::Request& request) {
     test::AwaitCallersOfEach(group, count);
@@ -107,7 +107,7 @@ TEST_CASE("Promise 1: two hundred HTTP requests at once run the work once and ge
   CHECK(server.executions() == 1);
 }
 
-TEST_CASE("Promise 1: HTTP requests that differ in the query run the work each") {
+TEST_CASE("Promise 1: HTTP requests that differ in the query each run the work") {
   std::latch both_at_work(2);
   RunningServer server([&](const HttpService::Responses&, const httplib::Request& request) {
     both_at_work.arrive_and_wait();
@@ -119,14 +119,14 @@ TEST_CASE("Promise 1: HTTP requests that differ in the query run the work each")
   CHECK(server.executions() == 2);
 }
 
-TEST_CASE("Promise 2: HTTP requests one after the other run the work each") {
+TEST_CASE("Promise 2: HTTP requests that come one after the other each run the work") {
   RunningServer server(WorkFor(1));
   CHECK(Get(server, "/") == Answer{200, "answer to /"});
   CHECK(Get(server, "/") == Answer{200, "answer to /"});
   CHECK(server.executions() == 2);
 }
 
-TEST_CASE("Promise 5: an HTTP handler that fails gives all its callers the 500, then runs afresh") {
+TEST_CASE("Promise 5: if an HTTP handler fails, all callers get the 500, and the next reruns it") {
   std::atomic<std::size_t> callers = 200;
   RunningServer server([&](const HttpService::Responses& group, const httplib::Request&) {
     test::AwaitCallersOfEach(group, callers);
@@ -152,7 +152,7 @@ TEST_CASE("An HTTP route without a group runs the work for each request") {
   CHECK(server.executions() == 5);
 }
 
-TEST_CASE("The HTTP service counts the calls of its group, and serves them in two formats") {
+TEST_CASE("The HTTP service counts the calls of its group and serves the counts in two formats") {
   RunningServer server(WorkFor(5));
   GetAtOnce(server, 5, "/");
   GetAtOnce(server, 5, "/fail");
