@@ -131,7 +131,7 @@ class ContextService final : public net::execution_context::service {
 
    protected:
     User() = default;
-    ~User() = default;
+    virtual ~User() = default;
 
    private:
     friend ContextService;

@@ -18,6 +18,7 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <ratio>
 #include <span>
 #include <string>
 #include <string_view>
@@ -103,8 +104,11 @@ class Connection {
   };
 
   static timeval ToTimeval(std::chrono::milliseconds time) noexcept {
-    return {.tv_sec = static_cast<decltype(timeval::tv_sec)>(time.count() / 1000),
-            .tv_usec = static_cast<decltype(timeval::tv_usec)>(time.count() % 1000 * 1000)};
+    using std::chrono::duration, std::chrono::duration_cast;
+    using Seconds = duration<decltype(timeval::tv_sec)>;
+    using Microseconds = duration<decltype(timeval::tv_usec), std::micro>;
+    return {.tv_sec = duration_cast<Seconds>(time).count(),
+            .tv_usec = duration_cast<Microseconds>(time % std::chrono::seconds(1)).count()};
   }
 
   void Connect(const Options& options) {
