@@ -1,25 +1,29 @@
 // SPDX-License-Identifier: MIT
 
-// An HTTP server on one thread, a coroutine per connection, that asks its slow upstream once for
-// all equal requests that wait.
+// An HTTP server on one thread, with a coroutine for each connection and a slow upstream. Equal
+// requests that arrive while the upstream runs share its answer.
 //
 //   ./asio_server
 //
-// opens 1,000 connections to itself that ask for one URL at once, and prints
+// opens 1,000 connections to itself, which ask for one URL at the same time, and prints
 //
 //   listening on http://127.0.0.1:41235
 //   1000 connections asked for /item?id=42
 //   status 200: 1000
 //   distinct bodies: 1
 //   upstream runs: 1
-//   {"items": {"executions": 1, "followers": 999, "failures": 0, ...}}
+//   {"executions": 1, "followers": 999, "failures": 0, "left": 0, "refused": 0, "in_flight": 0}
 //
 //   ./asio_server --listen 8080
 //
-// serves until SIGINT or SIGTERM: try `curl http://127.0.0.1:8080/item?id=42`.
+// serves until SIGINT or SIGTERM, and prints
 //
-//   --listen       the port, 0 for a free one; -1: ask itself instead (-1)
-//   --connections  how many; fewer where the system allows fewer descriptors (1000)
+//   listening on http://127.0.0.1:8080
+//   try: curl 'http://127.0.0.1:8080/item?id=42'
+//        curl http://127.0.0.1:8080/stats
+//
+//   --listen       the port: 0 chooses a free one, and with -1 the server asks itself (-1)
+//   --connections  how many connections, if the system allows that many descriptors (1000)
 //   --work-ms      how long the upstream takes (1000)
 
 #include <algorithm>
@@ -40,11 +44,11 @@
 namespace {
 
 struct Tally {
-  std::size_t ended = 0, answered = 0;
+  std::size_t finished = 0, answered = 0;
   std::set<std::string> bodies;
 };
 
-// One connection that asks for `target`.
+// Opens a connection and asks for `target`.
 asio::awaitable<void> Ask(asio::ip::tcp::endpoint server, std::string target, Tally& tally) {
   asio::ip::tcp::socket socket(co_await asio::this_coro::executor);
   co_await socket.async_connect(server, asio::use_awaitable);
@@ -88,26 +92,28 @@ int main(int argc, char** argv) {
     std::cerr << "asio_server: cannot listen on port " << listen << ": " << error.what() << "\n";
     return 1;
   }
-  std::cout << "listening on http://127.0.0.1:" << port << std::endl;
+  const std::string url = "http://127.0.0.1:" + std::to_string(port);
+  std::cout << "listening on " << url << std::endl;
 
-  asio::signal_set ending(io, SIGINT, SIGTERM);
-  ending.async_wait([&io](asio::error_code error, int) {
+  asio::signal_set stop_signals(io, SIGINT, SIGTERM);
+  stop_signals.async_wait([&io](asio::error_code error, int) {
     if (!error) io.stop();
   });
   if (listen >= 0) {
+    std::cout << "try: curl '" << url << "/item?id=42'\n     curl " << url << "/stats" << std::endl;
     io.run();
-    std::cout << "stopped: " << ToJson(service.GetStats());
+    std::cout << "stopped: " << ToJson(group.GetStats()) << "\n";
     return 0;
   }
 
-  connections = std::min(connections, (descriptors - 20) / 2);  // both ends are here
+  connections = std::min(connections, (descriptors - 20) / 2);  // both ends are in this process
   const asio::ip::tcp::endpoint endpoint(asio::ip::address_v4::loopback(), port);
   Tally tally;
   for (std::size_t i = 0; i < connections; ++i) {
     asio::co_spawn(io, Ask(endpoint, "/item?id=42", tally), [&](std::exception_ptr) {
-      if (++tally.ended < connections) return;
+      if (++tally.finished < connections) return;
       server.Close();
-      ending.cancel();
+      stop_signals.cancel();
     });
   }
   io.run();
@@ -115,5 +121,5 @@ int main(int argc, char** argv) {
             << "status 200: " << tally.answered << "\n"
             << "distinct bodies: " << tally.bodies.size() << "\n"
             << "upstream runs: " << upstream_runs << "\n"
-            << ToJson(service.GetStats());
+            << ToJson(group.GetStats()) << "\n";
 }

@@ -1,25 +1,22 @@
 // SPDX-License-Identifier: MIT
 
-// DoAsync: asks now, waits later, and a thread pool runs the functions.
+// DoAsync: the caller asks now and waits later. A thread pool runs the queries.
 //
 //   c++ -std=c++20 -pthread -I include examples/async.cpp -o async && ./async
 //
 // prints, always:
 //
-//   100 futures for one key: 1 execution, 100 got Ada
-//   two groups, asked at once: Ada has 3 orders, both queries ran at the same time
-//   after 10 ms: not ready, still on the call: yes; in the end: a report
-//   two futures, dropped: 2, then 1, then 0 callers; the work stopped: yes
-//   reports: executions 2, followers 1, left 2, failures 0
+//   100 futures asked for one user. The group ran 1 query, and 100 futures got Ada.
+//   Two groups were asked one after the other. Both queries ran at the same time: Ada has 3 orders.
+//   After 10 ms the report was not ready, and 1 caller was still on the call. Later it got a
+//   report. Two futures asked for one report: 2 callers. One was dropped: 1 caller. The other: 0
+//   callers. When the last future was dropped, the query was asked to stop, and it stopped. The
+//   group of reports counted 2 executions, 1 follower, 2 callers that left, 0 failures.
 
 #include <chrono>
-#include <condition_variable>
-#include <deque>
-#include <functional>
 #include <future>
 #include <iostream>
 #include <latch>
-#include <mutex>
 #include <singleflight/singleflight.hpp>
 #include <stop_token>
 #include <string>
@@ -27,41 +24,14 @@
 #include <utility>
 #include <vector>
 
+#include "support/flags.hpp"
+#include "support/thread_pool.hpp"
+
 namespace {
 
 using namespace std::literals;
 
-// Whatever runs a task on some thread can be an executor; this is the least that does. It runs what
-// was posted before it ends.
-class Pool {
- public:
-  explicit Pool(int size) {
-    while (size-- > 0) threads_.emplace_back([this](const std::stop_token& stop) { Work(stop); });
-  }
-  void Post(std::function<void()> task) {
-    const std::lock_guard lock(mutex_);
-    tasks_.push_back(std::move(task));
-    posted_.notify_one();
-  }
-
- private:
-  void Work(const std::stop_token& stop) {
-    for (std::unique_lock lock(mutex_);
-         posted_.wait(lock, stop, [this] { return !tasks_.empty(); }); lock.lock()) {
-      const std::function<void()> task = std::move(tasks_.front());
-      tasks_.pop_front();
-      lock.unlock();
-      task();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable_any posted_;
-  std::deque<std::function<void()>> tasks_;  // guarded by mutex_
-  std::vector<std::jthread> threads_;        // the last: they end first
-};
-
-// What runs a slow query, which takes until another has arrived at the latch as well.
+// Returns a slow query: it waits until somebody else has arrived at the latch, too.
 template <class Value>
 auto Query(std::latch& slow, Value answer) {
   return [&slow, answer] {
@@ -72,13 +42,14 @@ auto Query(std::latch& slow, Value answer) {
 
 }  // namespace
 
-int main() {
-  Pool pool(2);  // before the groups: they wait at their end for the calls that it runs
+int main(int argc, char** argv) {
+  Flags(argc, argv).RefuseOthers();
+  ThreadPool pool(2);  // before the groups, whose destructors wait for the calls on the pool
   const auto on_pool = [&pool](auto task) { pool.Post(std::move(task)); };
   singleflight::Group<std::string, std::string> users, reports;
   singleflight::Group<std::string, int> orders;
 
-  {  // A hundred ask before the first has its answer.
+  {  // A hundred futures ask before the first has its answer.
     std::latch slow(2);
     std::vector<singleflight::Future<std::string>> futures;
     while (futures.size() < 100) {
@@ -87,41 +58,43 @@ int main() {
     slow.count_down();
     int got_ada = 0;
     for (auto& future : futures) got_ada += *future.Get() == "Ada" ? 1 : 0;
-    std::cout << "100 futures for one key: " << users.GetStats().executions << " execution, "
-              << got_ada << " got Ada\n";
+    std::cout << "100 futures asked for one user. The group ran " << users.GetStats().executions
+              << " query, and " << got_ada << " futures got Ada.\n";
   }
-  {  // Two groups work while this thread is free; here each query takes until the other has begun.
+  {  // This thread waits for neither query. Each query takes until the other has started.
     std::latch both(2);
     auto user = singleflight::DoAsync(users, "user:42", Query(both, "Ada"s), on_pool);
     auto count = singleflight::DoAsync(orders, "user:42", Query(both, 3), on_pool);
-    std::cout << "two groups, asked at once: " << *user.Get() << " has " << *count.Get()
-              << " orders, both queries ran at the same time\n";
+    std::cout << "Two groups were asked one after the other. Both queries ran at the same time: "
+              << *user.Get() << " has " << *count.Get() << " orders.\n";
   }
-  {  // A timeout ends the wait, and not the caller's place on the call.
+  {  // After a timeout the future is still a caller of the call.
     std::latch slow(2);
     auto report = singleflight::DoAsync(reports, "report:7", Query(slow, "a report"s), on_pool);
     const bool ready = report.WaitFor(10ms) == std::future_status::ready;
-    std::cout << "after 10 ms: " << (ready ? "ready" : "not ready")
-              << ", still on the call: " << (reports.Callers("report:7") == 1 ? "yes" : "no");
+    std::cout << "After 10 ms the report was " << (ready ? "" : "not ") << "ready, and "
+              << reports.Callers("report:7") << " caller was still on the call. Later it got ";
     slow.count_down();
-    std::cout << "; in the end: " << *report.Get() << "\n";
+    std::cout << *report.Get() << ".\n";
   }
-  // To drop a Future is to leave, and the last to leave stops the work.
+  // A future that is dropped leaves its call. When the last one leaves, the query is asked to stop.
   std::latch stopped(1);
   const auto write = [&stopped](const std::stop_token& stop) {
-    while (!stop.stop_requested()) std::this_thread::sleep_for(1ms);  // a page of the report
+    while (!stop.stop_requested()) std::this_thread::sleep_for(1ms);  // writes a page
     stopped.count_down();
-    return "what nobody wants any more";
+    return "a report that nobody wants";
   };
   auto one = singleflight::DoAsync(reports, "report:8", write, on_pool);
   auto other = singleflight::DoAsync(reports, "report:8", write, on_pool);
-  std::cout << "two futures, dropped: " << reports.Callers("report:8");
+  std::cout << "Two futures asked for one report. The call had " << reports.Callers("report:8");
   one = {};
-  std::cout << ", then " << reports.Callers("report:8");
+  std::cout << " callers, then " << reports.Callers("report:8");
   other = {};
-  std::cout << ", then " << reports.Callers("report:8") << " callers; the work stopped: ";
+  std::cout << ", then " << reports.Callers("report:8") << " as they were dropped.\n";
   stopped.wait();
   const singleflight::Stats stats = reports.GetStats();
-  std::cout << "yes\nreports: executions " << stats.executions << ", followers " << stats.followers
-            << ", left " << stats.left << ", failures " << stats.failures << "\n";
+  std::cout << "When the last future was dropped, the query was asked to stop, and it stopped.\n"
+            << "The group of reports counted " << stats.executions << " executions, "
+            << stats.followers << " follower, " << stats.left << " callers that left, "
+            << stats.failures << " failures.\n";
 }

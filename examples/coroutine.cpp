@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 
-// CoDo: the coroutines of an event loop wait for a call, and block no thread.
+// CoDo: the coroutines of an event loop wait for a call without blocking a thread.
 //
 //   c++ -std=c++20 -pthread -I include examples/coroutine.cpp -o coroutine && ./coroutine
 //
 // prints, always:
 //
-//   1000 coroutines for one key: 1 execution, 1000 got Ada
-//   of two, the one that led left after 10 ms, the other waited on: got Ada
-//   on the call of another thread: got Ada, back on the loop's thread: yes
-//   executions 3, followers 1001, left 1, failures 0
+//   1000 coroutines asked for one user. The group ran 1 query, and 1000 coroutines got Ada.
+//   Two coroutines were on one call. The leader left after 10 ms. The follower still got Ada.
+//   A coroutine joined the call of a blocked thread. It got Ada, and resumed on its loop's thread.
+//   The group counted 3 executions, 1001 followers, 1 caller that left, 0 failures.
 
 #include <algorithm>
 #include <chrono>
@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "support/event_loop.hpp"
+#include "support/flags.hpp"
 
 namespace {
 
@@ -31,7 +32,7 @@ using namespace std::chrono_literals;
 using singleflight::CoDo;
 using Users = singleflight::Group<std::string, std::string>;
 
-// Stands for a database query: a coroutine, which the call awaits.
+// Stands for a database query. The call awaits this coroutine.
 Task<std::string> Load(Loop& loop) {
   co_await loop.Sleep(100ms);
   co_return "Ada";
@@ -43,7 +44,7 @@ Task<std::string> Ask(Users& users, Loop& loop) {
   co_return "got " + user;
 }
 
-// One that waits no longer than `timeout`.
+// Leaves the call after `timeout`.
 Task<std::string> AskInTime(Users& users, Loop& loop, Loop::Clock::duration timeout) {
   std::stop_source stop;
   loop.After(timeout, [stop]() mutable { stop.request_stop(); });
@@ -56,20 +57,22 @@ Task<std::string> AskInTime(Users& users, Loop& loop, Loop::Clock::duration time
   }
 }
 
-// One that goes on on the loop's thread, whichever thread lands the call. Where many wait, this
-// also gives each a turn of its own.
+// Resumes on the loop's thread, whichever thread lands the call. If many coroutines wait, this also
+// gives each of them its own turn on the loop.
 Task<std::string> AskAndReturn(Users& users, Loop& loop) {
   const std::thread::id thread = std::this_thread::get_id();
   const auto load = [&loop] { return Load(loop); };
   const auto on_loop = [&loop](std::coroutine_handle<> handle) { loop.Post(handle); };
   const auto user = co_await CoDo(users, "user:42", load, {}, on_loop);
-  co_return "got " + *user +
-      (std::this_thread::get_id() == thread ? ", back on the loop's thread: yes" : ", lost");
+  const bool is_back = std::this_thread::get_id() == thread;
+  co_return "got " + *user + ", and resumed on " +
+      (is_back ? "its loop's thread" : "another thread");
 }
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  Flags(argc, argv).RefuseOthers();
   Loop loop;
   Users users;
   std::vector<Task<std::string>> asked;
@@ -80,27 +83,28 @@ int main() {
   while (asked.size() < 1000) asked.push_back(Ask(users, loop));
   run();
   const auto got_ada = std::ranges::count(asked, "got Ada", &Task<std::string>::Result);
-  std::cout << asked.size() << " coroutines for one key: " << users.GetStats().executions
-            << " execution, " << got_ada << " got Ada\n";
+  std::cout << asked.size() << " coroutines asked for one user. The group ran "
+            << users.GetStats().executions << " query, and " << got_ada << " coroutines got Ada.\n";
 
   asked.clear();
   asked.push_back(AskInTime(users, loop, 10ms));
   asked.push_back(Ask(users, loop));
   run();
-  std::cout << "of two, the one that led " << asked[0].Result()
-            << " after 10 ms, the other waited on: " << asked[1].Result() << "\n";
+  std::cout << "Two coroutines were on one call. The leader " << asked[0].Result()
+            << " after 10 ms. The follower still " << asked[1].Result() << ".\n";
 
   asked.clear();
-  const auto load_slowly = [&users] {  // until the coroutine has joined
+  const auto load_slowly = [&users] {  // takes until the coroutine has joined
     while (users.Callers("user:42") < 2) std::this_thread::yield();
     return "Ada";
   };
-  const std::jthread blocking([&] { std::ignore = users.Do("user:42", load_slowly); });
+  const std::jthread blocked([&] { std::ignore = users.Do("user:42", load_slowly); });
   while (users.Callers("user:42") < 1) std::this_thread::yield();
   asked.push_back(AskAndReturn(users, loop));
   run();
   const singleflight::Stats stats = users.GetStats();
-  std::cout << "on the call of another thread: " << asked[0].Result() << "\nexecutions "
-            << stats.executions << ", followers " << stats.followers << ", left " << stats.left
-            << ", failures " << stats.failures << "\n";
+  std::cout << "A coroutine joined the call of a blocked thread. It " << asked[0].Result() << ".\n"
+            << "The group counted " << stats.executions << " executions, " << stats.followers
+            << " followers, " << stats.left << " caller that left, " << stats.failures
+            << " failures.\n";
 }

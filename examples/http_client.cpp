@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: MIT
 
-// Sends many HTTP requests at once, and tells what came back.
+// Sends many HTTP requests at the same time, and prints what came back.
 //
 //   ./http_server --port 8080 --work-ms 1500 &
 //   ./http_client --port 8080 --count 50
 //
-// prints (the time varies; with --path /alone there are 50 bodies, and the group counts nothing):
+// prints (the time varies):
 //
-//   50 requests at once to http://127.0.0.1:8080/
+//   50 requests to http://127.0.0.1:8080/ at the same time
 //   status 200: 50
 //   distinct bodies: 1
 //   elapsed: 1.53 s
-//   server: {"answers": {"executions": 1, "followers": 49, "failures": 0, ...}}
+//   the server's /stats: {"answers": {"executions": 1, "followers": 49, "failures": 0, ...}}
 //
-//   --count            how many requests, each from a thread of its own (50)
-//   --host, --port     the server (127.0.0.1, 8080)
-//   --path             may have a query: '/?user=42' (/)
+// With --path /alone there is no group: the 50 requests get 50 distinct bodies.
+//
+//   --count         how many requests, each on its own thread (50)
+//   --host, --port  the server (127.0.0.1, 8080)
+//   --path          the path, which may have a query: '/?user=42' (/)
 
 #include <httplib.h>
 
@@ -35,7 +37,7 @@
 namespace {
 
 struct Answer {
-  int status = 0;  // 0: none came
+  int status = 0;  // 0: there was no answer
   std::string body;
 };
 
@@ -61,7 +63,7 @@ int main(int argc, char** argv) {
   std::vector<std::thread> threads;
   for (Answer& mine : answers) {
     threads.emplace_back([&] {
-      ready.arrive_and_wait();  // all start together
+      ready.arrive_and_wait();  // so that all start together
       mine = get(path);
     });
   }
@@ -80,12 +82,13 @@ int main(int argc, char** argv) {
     std::cerr << "http_client: no answer from http://" << host << ":" << port << "\n";
     return 1;
   }
-  std::cout << count << " requests at once to http://" << host << ":" << port << path << "\n";
+  std::cout << count << " requests to http://" << host << ":" << port << path
+            << " at the same time\n";
   for (const auto& [status, times] : statuses) {
     std::cout << (status == 0 ? "no answer" : "status " + std::to_string(status)) << ": " << times
               << "\n";
   }
   std::cout << "distinct bodies: " << bodies.size() << "\n"
             << "elapsed: " << std::setprecision(3) << elapsed.count() << " s\n"
-            << "server: " << get("/stats").body;
+            << "the server's /stats: " << get("/stats").body;
 }

@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: MIT
 
-// An HTTP server whose slow handler runs once for all equal requests that wait for it.
+// An HTTP server with a slow handler. Equal requests that arrive while it runs share its answer.
 //
 //   ./http_server --port 8080 --work-ms 1500 &
 //   ./http_client --port 8080 --count 50
 //   kill %1
 //
-// The server prints (and http_client.cpp shows what the client does):
+// The server prints the following. http_client.cpp shows what the client prints.
 //
 //   listening on http://127.0.0.1:8080
-//   stopped: {"answers": {"executions": 1, "followers": 49, "failures": 0, ...}}
+//   try: curl http://127.0.0.1:8080/
+//        curl http://127.0.0.1:8080/stats
+//   stopped: {"executions": 1, "followers": 49, "failures": 0, ...}
 //
-//   --port     0 chooses a free one (8080)
-//   --work-ms  how long the work of a request takes (200)
-//   --threads  how many requests can be served at once, waiting ones included (256)
+//   --port     0 chooses a free port (8080)
+//   --work-ms  how long the handler takes (200)
+//   --threads  how many requests can be in progress at the same time, waiting ones included (256)
 //
-// The routes are in http_service.hpp. SIGINT and SIGTERM end the server when it has answered the
-// requests at hand.
+// The routes are in support/http_service.hpp. After SIGINT or SIGTERM the server answers the
+// requests that it has accepted, and then stops.
 
 #include <pthread.h>
 #include <signal.h>
@@ -37,12 +39,12 @@ int main(int argc, char** argv) {
   const int threads = flags.Number("threads", 256, 1, 4096);
   flags.RefuseOthers();
 
-  // No thread shall be interrupted by the signals that end the server: main waits for them.
-  sigset_t ending;
-  sigemptyset(&ending);
-  sigaddset(&ending, SIGINT);
-  sigaddset(&ending, SIGTERM);
-  pthread_sigmask(SIG_BLOCK, &ending, nullptr);
+  // The signals are blocked in all threads, because main waits for them below.
+  sigset_t stop_signals;
+  sigemptyset(&stop_signals);
+  sigaddset(&stop_signals, SIGINT);
+  sigaddset(&stop_signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
 
   std::atomic<int> answers = 0;
   HttpService::Responses group;
@@ -60,11 +62,13 @@ int main(int argc, char** argv) {
   }
   std::thread serving([&server] { server.listen_after_bind(); });
   while (!server.is_running()) std::this_thread::yield();  // before that, stop() does nothing
-  std::cout << "listening on http://127.0.0.1:" << bound_port << std::endl;
+  const std::string url = "http://127.0.0.1:" + std::to_string(bound_port);
+  std::cout << "listening on " << url << "\ntry: curl " << url << "/\n     curl " << url << "/stats"
+            << std::endl;
 
   int signal = 0;
-  sigwait(&ending, &signal);
+  sigwait(&stop_signals, &signal);
   server.stop();
   serving.join();
-  std::cout << "stopped: " << ToJson(service.GetStats());
+  std::cout << "stopped: " << ToJson(group.GetStats()) << "\n";
 }

@@ -1,74 +1,86 @@
 // SPDX-License-Identifier: MIT
 
-// Ten threads ask for the same user at once: first each for itself, then through a Group.
+// Ten callers ask for the same user at the same time: first without a group, then through one.
 //
 //   c++ -std=c++20 -pthread -I include examples/quickstart.cpp -o quickstart && ./quickstart
 //
-// prints, always:
+// prints (the times vary):
 //
-//   without a group: Load ran 10 times
-//     thread 0 got Ada
-//     ... (threads 1 to 8 the same)
-//     thread 9 got Ada
-//   with a group: Load ran 1 time
-//     thread 0 got Ada, shared: yes
-//     ... (threads 1 to 8 the same)
-//     thread 9 got Ada, shared: yes
+//   Ten callers ask for one user at the same time.
+//   The database runs one query at a time, and each query takes 50 ms.
+//
+//   without a group: 10 loads, all answered after 502 ms
+//     10 of 10 callers got Ada, and shared was true for 0 of them
+//   with a group: 1 load, all answered after 52 ms
+//     10 of 10 callers got Ada, and shared was true for 10 of them
 
 #include <atomic>
 #include <chrono>
-#include <cstddef>
 #include <iostream>
+#include <mutex>
 #include <singleflight/singleflight.hpp>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace {
 
-constexpr std::size_t kThreads = 10;
+using namespace std::chrono_literals;
 
 struct User {
   int id;
   std::string name;
 };
 
+std::mutex database;  // held by the query that is running
 std::atomic<int> loads = 0;
 
 // Stands for a database query.
 User Load(int id) {
+  const std::lock_guard query(database);
   ++loads;
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  std::this_thread::sleep_for(50ms);
   return {id, "Ada"};
 }
 
-// Runs `ask` on ten threads; prints how often Load ran meanwhile, and what each thread got.
-template <class Ask>
-void TenAtOnce(const char* how, Ask ask) {
+// Calls `ask` on ten threads at the same time, and prints what they got.
+void AskTenTimes(const char* how, auto ask) {
   loads = 0;
-  std::vector<std::string> got(kThreads);
-  {
-    std::vector<std::jthread> threads;
-    for (std::string& mine : got) threads.emplace_back([&] { mine = ask(); });
-  }  // joins them
-  std::cout << how << ": Load ran " << loads << (loads == 1 ? " time\n" : " times\n");
-  for (std::size_t i = 0; i < kThreads; ++i)
-    std::cout << "  thread " << i << " got " << got[i] << "\n";
+  std::atomic<int> got_ada = 0, saw_shared = 0;
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<std::jthread> callers;
+  while (callers.size() < 10) {
+    callers.emplace_back([&] {
+      const auto [user, shared] = ask();
+      if (user.name == "Ada") ++got_ada;
+      if (shared) ++saw_shared;
+    });
+  }
+  callers.clear();  // joins the threads
+  const auto time = std::chrono::steady_clock::now() - start;
+
+  std::cout << how << ": " << loads << (loads == 1 ? " load" : " loads") << ", all answered after "
+            << time / 1ms << " ms\n"
+            << "  " << got_ada << " of 10 callers got Ada, and shared was true for " << saw_shared
+            << " of them\n";
 }
 
 }  // namespace
 
 int main() {
-  TenAtOnce("without a group", [] { return Load(42).name; });
+  std::cout << "Ten callers ask for one user at the same time.\n"
+               "The database runs one query at a time, and each query takes 50 ms.\n\n";
+
+  AskTenTimes("without a group", [] { return std::pair(Load(42), false); });
 
   singleflight::Group<std::string, User> users;
-  TenAtOnce("with a group", [&users] {
-    auto [user, shared] = users.Do("user:42", [&users] {
-      // So that this prints the same on any machine, however slowly its threads start: the load
-      // begins when all ten are on the call. Your function has no need of that.
-      while (users.Callers("user:42") < kThreads) std::this_thread::yield();
+  AskTenTimes("with a group", [&users] {
+    return users.Do("user:42", [&users] {
+      // This waits until all ten callers are on the call, so that the counts are the same on any
+      // machine, however slowly its threads start. Your function does not need it.
+      while (users.Callers("user:42") < 10) std::this_thread::yield();
       return Load(42);
     });
-    return user.name + (shared ? ", shared: yes" : ", shared: no");
   });
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Makes a coroutine that answers HTTP requests run once for all equal requests that wait for it.
+// Coalesce for a coroutine that answers HTTP requests: equal requests that arrive while the
+// coroutine runs share its answer.
 //
 //   ResponseGroup<HttpResponse> items;
 //   const HttpHandler handler = Coalesce(items, [](const HttpRequest& request) {
@@ -9,9 +10,9 @@
 //   });
 //   HttpResponse response = co_await handler(request);
 //
-// The rules are those of http_middleware.hpp: two users never see each other's answer. The run of a
-// handler belongs to no request: it goes on when the one that it began for has timed out, as long
-// as another waits for it, and else is cancelled.
+// The rules are those of http_middleware.hpp: two users never see each other's answer. A run of the
+// handler belongs to no single request. If the request that started it times out, it goes on as
+// long as another request waits. If none waits, it is cancelled.
 
 #include <asio.hpp>
 #include <asio/experimental/awaitable_operators.hpp>
@@ -30,7 +31,7 @@
 
 namespace http_sharing {
 
-// One handler that is coalesced. Its coroutines refer to it, and whoever runs one keeps it.
+// One coalesced handler. Its coroutines refer to it, and each of them shares its ownership.
 struct AsioRoute {
   using Shared = singleflight::Result<Shareable<HttpResponse>>;
 
@@ -39,7 +40,7 @@ struct AsioRoute {
   SharingOptions<HttpRequest> options;
   const std::string id = NextRoute();
 
-  // The work of a call.
+  // The `fn` of a call.
   static asio::awaitable<Shareable<HttpResponse>> Run(std::shared_ptr<const AsioRoute> self,
                                                       HttpRequest request) {
     try {
@@ -50,7 +51,7 @@ struct AsioRoute {
     }
   }
 
-  // Sets `error` instead of throwing, since `||` waits for the timer if the other side throws.
+  // Sets `error` instead of throwing, because `||` waits for the timer if the other side throws.
   static asio::awaitable<std::optional<Shared>> Ask(std::shared_ptr<const AsioRoute> self,
                                                     std::string key, HttpRequest request,
                                                     std::exception_ptr& error) {
@@ -92,11 +93,16 @@ struct AsioRoute {
 
 }  // namespace http_sharing
 
-// A handler that answers as `handler` does. A request that a limit of the group refuses, or that
-// has waited for options.timeout, its leader's too, is answered with 503 and Retry-After; what
-// `handler` throws reaches all who wait for it, so it must name no user: return a response that
-// says so instead. Requests that share with nobody are not timed. Where several threads run the
-// context, await it in a strand. The group must outlive the handler's coroutines.
+// Returns a handler that answers as `handler` does, but runs it once for equal requests.
+//
+// A request is answered with 503 and Retry-After if a limit of the group refuses it, or if it has
+// waited for options.timeout. The timeout applies to the leader as well. It does not apply to a
+// request that may not be shared.
+//
+// Thread: if several threads run the io_context, await the handler in a strand.
+// Errors: an exception of `handler` reaches all requests that wait for it. So it must not name a
+// user: instead of throwing, return a response that does.
+// Lifetime: the group must outlive the handler's coroutines.
 inline HttpHandler Coalesce(ResponseGroup<HttpResponse>& group, HttpHandler handler,
                             SharingOptions<HttpRequest> options = {}) {
   using Route = http_sharing::AsioRoute;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Which HTTP requests may share one run of their handler: the rules of http_middleware.hpp and
-// asio_middleware.hpp, for any framework whose Request has a `method`, a `target` and `headers`,
-// pairs of a name and a value. http_sharing.hpp says which answers may be shared.
+// SharingKey decides which HTTP requests may share one run of their handler. http_middleware.hpp
+// and asio_middleware.hpp use it. It works with any framework whose Request has a `method`, a
+// `target` and `headers`, which are pairs of a name and a value. http_sharing.hpp decides which
+// answers may be shared.
 //
-// Where there is a doubt, the request is not shared: its handler runs once more, which costs time
-// and shows nobody the answer of somebody else.
+// In case of doubt a request is not shared. Its handler then runs once more. That costs time, but
+// nobody sees the answer to somebody else.
 
 #include <algorithm>
 #include <atomic>
@@ -22,21 +23,26 @@
 #include <utility>
 #include <vector>
 
-// What the user may say about a handler.
+// What the answers of a handler depend on, and how long to wait for them.
 template <class Request>
 struct SharingOptions {
-  // Further request headers that the answer depends on: requests that differ in them do not share.
-  // To name Cookie or Authorization here lets requests with the very same one share.
+  // Further request headers that the answer depends on. Requests that differ in them do not share.
+  // If Cookie or Authorization is named here, requests with the same value of it share.
   std::vector<std::string> vary = {};
-  // What else the answer depends on, as a text: the user of a session, the client's address, its
-  // certificate. Called several times for a request that has credentials, the later times with
-  // other credentials in their place: it must be pure. If it then says the same or throws, it does
-  // not tell users apart, and the request is not shared. That is no proof: not found out is what
-  // it leaves out of a credential, such as one cookie of two, nor that it says no more than a role
-  // or a tenant that it has looked up. It must say all that the answer depends on. If in doubt, and
-  // where to look up an invented credential has effects, name the header in `vary` instead.
+  // Returns everything else that the answer depends on, as a text: for example the user of a
+  // session, or the client's address or certificate.
+  //
+  // It must be pure, because it is called several times for a request with credentials. The later
+  // calls see other credentials in their place. If it then returns the same text or throws, it does
+  // not tell users apart, and the request is not shared.
+  //
+  // **Warning:** this check cannot find every mistake. It does not notice a key that leaves out a
+  // part of a credential, such as one of two cookies. It does not notice a key that has only a role
+  // or a tenant that was looked up. Name the header in `vary` instead if you are in doubt, or if
+  // looking up an invented credential has effects.
   std::function<std::string(const Request&)> key = {};
-  // How long a request waits for another one's handler before it is answered with 503.
+  // How long a request waits for another request's run of the handler before it is answered with
+  // 503. In asio_middleware.hpp this limits the request that started the run as well.
   std::optional<std::chrono::nanoseconds> timeout = {};
 };
 
@@ -44,23 +50,23 @@ namespace http_sharing {
 
 inline constexpr const char* kCredentials[] = {"Authorization", "Cookie", "Proxy-Authorization"};
 
-// What commonly chooses the answer, makes it conditional or names a user.
+// The headers that commonly select the answer, make it conditional or name a user.
 inline constexpr const char* kSelecting[] = {
-    // where from
+    // the site
     "Host", "X-Forwarded-Host", "X-Forwarded-Proto", "Origin",
-    // which form
+    // the form of the answer
     "Accept", "Accept-Encoding", "Accept-Language", "Cache-Control", "Range",
-    // on which condition
+    // conditions, preferences, and headers that replace the path or the method
     "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range",
     "Accept-Charset", "Prefer", "X-Requested-With", "X-Original-URL", "X-Rewrite-URL",
     "X-HTTP-Method-Override",
-    // for whom
+    // the user
     "X-Api-Key", "X-Auth-Token", "X-Access-Token", "X-Authorization", "X-Session-Id",
     "X-Csrf-Token", "Private-Token", "DPoP", "X-Remote-User", "X-Forwarded-User",
     "X-Forwarded-Email", "X-Auth-Request-User", "X-Client-Cert", "Ssl-Client-Cert",
     "Cf-Access-Jwt-Assertion", "X-Amzn-Oidc-Data"};
 
-// Begins the keys of one coalesced handler: another one's answers are not its own.
+// Returns a prefix for the keys of one coalesced handler, so that no two handlers share answers.
 inline std::string NextRoute() {
   static std::atomic<std::uint64_t> last = 0;
   return std::to_string(++last) + ' ';
@@ -86,27 +92,28 @@ bool Has(const Headers& headers, std::string_view name) {
   return !ValuesOf(headers, name).empty();
 }
 
-// With its length before it, so that no two sequences of texts make the same key.
+// Appends a text after its length, so that no two sequences of texts make the same key.
 inline void Append(std::string& key, std::string_view text) {
   key += std::to_string(text.size());
   key += ':';
   key += text;
 }
 
-// All that the headers of these names say.
+// Returns all values of the headers with these names, as one text.
 template <class Headers, class Names>
 std::string Selected(const Headers& headers, const Names& names) {
   std::string text;
   for (const auto& name : names) {
     const std::vector<std::string_view> values = ValuesOf(headers, name);
-    text += std::to_string(values.size()) + 'x';  // none is not an empty one
+    text += std::to_string(values.size()) + 'x';  // no header is not an empty header
     for (const std::string_view value : values) Append(text, value);
   }
   return text;
 }
 
-// The target with its parameters in the order of their names; those of one name keep theirs. Left
-// as it is where the framework may see other names than this does, as in `%61=1&a=2`.
+// Returns the target with its parameters sorted by name. Parameters of one name keep their order.
+// The target stays as it is if the framework may see other names than this function, as in
+// `%61=1&a=2`.
 inline std::string SortedTarget(std::string_view target) {
   constexpr std::string_view kPlain =
       "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -134,7 +141,7 @@ inline std::string SortedTarget(std::string_view target) {
   return sorted;
 }
 
-// Credentials of the same form that say something else: a scheme, or the names of cookies, stay.
+// Returns other credentials of the same form. A scheme and the names of cookies stay the same.
 inline std::string OtherCredentials(std::string text) {
   const std::size_t start = text.find_first_of(" =;");
   bool in_value = true;
@@ -149,7 +156,8 @@ inline std::string OtherCredentials(std::string text) {
   return text;
 }
 
-// Whether the user's key function, which said `key`, says something else for other credentials.
+// Returns whether options.key, which has returned `key`, returns something else for other
+// credentials.
 template <class Request>
 bool TellsApart(const SharingOptions<Request>& options, const Request& request,
                 std::string_view credential, const std::string& key) {
@@ -166,9 +174,10 @@ bool TellsApart(const SharingOptions<Request>& options, const Request& request,
 
 }  // namespace http_sharing
 
-// The key by which a request shares its answer, or nothing if it may not: it is no GET or HEAD, has
-// a body, or has credentials that neither `options.vary` nor `options.key` includes. Equal keys
-// mean the same method, path, query and values of all headers that count.
+// Returns the key by which a request shares its answer. Returns nothing for a request that must not
+// share: one that is not GET or HEAD, has a body, or has credentials that neither options.vary nor
+// options.key includes. Requests with equal keys have the same method, path, query parameters, text
+// from options.key, and values of all headers that select an answer.
 template <class Request>
 std::optional<std::string> SharingKey(const Request& request,
                                       const SharingOptions<Request>& options) {
@@ -187,7 +196,7 @@ std::optional<std::string> SharingKey(const Request& request,
         !(options.key && TellsApart(options, request, name, of_user))) {
       return std::nullopt;
     }
-    key += given ? '+' : '-';  // nobody is taken for one who has none
+    key += given ? '+' : '-';  // a user is never mistaken for a request without credentials
   }
   Append(key, request.method);
   Append(key, SortedTarget(request.target));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Makes a handler of cpp-httplib run once for all equal requests that wait for it.
+// Coalesce for a handler of cpp-httplib: equal requests that arrive while the handler runs share
+// its answer.
 //
 //   ResponseGroup<httplib::Response> pages;
 //   server.Get("/users", Coalesce(pages, ListUsers));
@@ -10,17 +11,18 @@
 //
 // Two users never see each other's answer:
 //
-// - Only GET and HEAD without a body are shared, by method, path, query and the request headers
-//   that commonly choose an answer (http_key.hpp names them). Name others on which yours depends:
-//   neither User-Agent nor, say, X-Tenant is among them.
+// - Only GET and HEAD without a body are shared. Requests share if they have the same method, path,
+//   query and values of the headers that commonly select an answer. http_key.hpp lists these.
+//   User-Agent and X-Tenant, for example, are not among them. Name all others that your answer
+//   depends on in SharingOptions::vary.
 // - A request with Authorization, Cookie or Proxy-Authorization runs the handler alone, unless
-//   SharingOptions says how to tell its user from others.
-// - A response with Set-Cookie, or with private or no-store in Cache-Control, or one that is
-//   streamed, is its leader's alone; and one with Vary is for those whose headers agree. The other
-//   followers run the handler, each for itself.
+//   SharingOptions tells its user from others.
+// - A response is for its leader alone if it has Set-Cookie, if its Cache-Control has private or
+//   no-store, or if it is streamed. A response with Vary is for the followers whose headers agree
+//   with the leader's. Each other follower runs the handler itself.
 //
-// An answer that depends on what is not in the request's headers, such as the client's address,
-// needs SharingOptions::key.
+// **Warning:** an answer may depend on something that is not in the request's headers, such as the
+// client's address. Then SharingOptions::key must return it, or users get the wrong answer.
 
 #include <httplib.h>
 
@@ -38,7 +40,7 @@
 
 namespace http_sharing {
 
-// Whether the body comes from somewhere else than the response, and only once.
+// Returns whether the body is not in the response, but comes from a source that is read only once.
 template <class Response>
 bool IsStreamed(const Response& response) {
   if constexpr (requires { response.file_content_path_; }) {  // from cpp-httplib 0.17 on
@@ -47,27 +49,33 @@ bool IsStreamed(const Response& response) {
   return response.content_provider_ != nullptr || response.content_provider_resource_releaser_;
 }
 
-// Adds what a handler has made to what the server had put into the response before.
+// Adds the handler's response to what the server had put into `response` before.
 inline void Fill(httplib::Response& response, httplib::Response&& made) {
   if (made.has_header("Content-Type")) response.headers.erase("Content-Type");
   response.headers.insert(made.headers.begin(), made.headers.end());
   made.headers = std::move(response.headers);
   made.version = response.version;
   response = std::move(made);
-  made.content_provider_resource_releaser_ = nullptr;  // what was moved from may have kept its own
+  made.content_provider_resource_releaser_ = nullptr;  // a moved-from response may have kept it
 }
 
 }  // namespace http_sharing
 
-// A handler that answers as `handler` does, which may be called by several threads at once. It is
-// called on the thread of the request that leads; the others wait, and hold their threads. What it
-// throws reaches them all, unless it has said that its answer is for one, or said Vary. It gets a
-// response of its own: headers that the server has set before, by default or in a pre-routing
-// handler, are not in it. They stay each request's own, and may say as well that the answer is for
-// one. What a post-routing handler adds comes too late for that.
+// Returns a handler that answers as `handler` does, but runs it once for equal requests.
 //
-// A request that a limit of the group refuses, or that has waited for options.timeout, is answered
-// with 503 and Retry-After. The group must outlive the handler.
+// `handler` gets a new response, without the headers that the server has set before, by default or
+// in a pre-routing handler. Each request keeps these. They may also say that the answer is for one
+// request. Headers that a post-routing handler adds come too late for that.
+//
+// A request is answered with 503 and Retry-After if a limit of the group refuses it, or if it has
+// followed for options.timeout.
+//
+// Thread: `handler` runs on the leader's thread. Followers block their threads. Several threads may
+// run `handler` at the same time.
+// Errors: an exception of `handler` reaches the leader and its followers. If the response already
+// has Vary or says that it is for one request, the exception reaches the leader alone, and each
+// follower runs the handler itself.
+// Lifetime: the group must outlive the handler.
 inline httplib::Server::Handler Coalesce(ResponseGroup<httplib::Response>& group,
                                          httplib::Server::Handler handler,
                                          SharingOptions<httplib::Request> options = {}) {
@@ -78,12 +86,12 @@ inline httplib::Server::Handler Coalesce(ResponseGroup<httplib::Response>& group
     std::optional<std::string> key = SharingKey(request, options);
     if (!key || IsForOne(response.headers)) return handler(request, response);
     key->insert(0, route);
-    for (const std::string& name : VaryOf(response.headers)) {  // the server's own
+    for (const std::string& name : VaryOf(response.headers)) {  // set by the server before
       Append(*key, name);
       *key += Selected(request.headers, std::vector{name});
     }
 
-    httplib::Response made;  // if this request leads
+    httplib::Response made;  // by this request, if it leads
     std::exception_ptr failure;
     const auto run = [&]() -> Shareable<httplib::Response> {
       try {
@@ -112,8 +120,8 @@ inline httplib::Server::Handler Coalesce(ResponseGroup<httplib::Response>& group
   };
 }
 
-// Installs the routes /stats (JSON) and /metrics (for Prometheus). `read` is called for each
-// request to them, on any thread.
+// Installs the routes /stats (JSON) and /metrics (for Prometheus).
+// Thread: `read` is called for each request to them, on any thread.
 inline void ServeStats(httplib::Server& server, std::function<StatsByGroup()> read) {
   server.Get("/stats", [read](const httplib::Request&, httplib::Response& response) {
     response.set_content(ToJson(read()), kJsonType);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Which answers to HTTP requests may be shared, for any framework whose Response has `headers`,
-// pairs of a name and a value. http_key.hpp says which requests may share one.
+// Shareable decides which answers to HTTP requests may be shared. It works with any framework whose
+// Response has `headers`, which are pairs of a name and a value. http_key.hpp decides which
+// requests may share an answer.
 
 #include <algorithm>
 #include <exception>
@@ -19,7 +20,7 @@
 
 namespace http_sharing {
 
-// The names in Vary.
+// Returns the header names that Vary lists.
 template <class Headers>
 std::vector<std::string> VaryOf(const Headers& headers) {
   std::vector<std::string> names;
@@ -32,11 +33,11 @@ std::vector<std::string> VaryOf(const Headers& headers) {
   return names;
 }
 
-// Whether a response with these headers is for one request only.
+// Returns whether a response with these headers is for one request only.
 template <class Headers>
 bool IsForOne(const Headers& headers) {
   for (const std::string_view value : ValuesOf(headers, "Cache-Control")) {
-    std::string directives(value);  // to find a word that only looks like these does no harm
+    std::string directives(value);  // a false match does no harm: the handler runs once more
     std::ranges::transform(value, directives.begin(), Lower);
     if (directives.find("private") != directives.npos) return true;
     if (directives.find("no-store") != directives.npos) return true;
@@ -44,18 +45,18 @@ bool IsForOne(const Headers& headers) {
   return Has(headers, "Set-Cookie") || std::ranges::count(VaryOf(headers), "*") != 0;
 }
 
-// A std::system_error of a handler, so that nobody takes it for one of the group.
+// Wraps a std::system_error of a handler, so that it is not mistaken for one of the group.
 struct HandlerError {
   std::exception_ptr error;
 };
 
 }  // namespace http_sharing
 
-// What a call lands with: the response to its leader's request, and for whom it is good besides.
+// The value of a call: the response to its leader's request, and which followers may have it, too.
 template <class Response>
 class Shareable {
  public:
-  // For nobody but the leader, who has the response elsewhere.
+  // No follower may have this one. The leader has its response elsewhere.
   Shareable() = default;
 
   template <class Request>
@@ -65,8 +66,9 @@ class Shareable {
         vary_(http_sharing::VaryOf(response.headers)),
         selected_by_(http_sharing::Selected(leader.headers, vary_)) {}
 
-  // Whether a follower may have it: it is for more than one, and the follower's request has the
-  // leader's values of the headers that the response names in Vary (RFC 9111, section 4.1).
+  // Returns whether a follower may have the response: it must not be for one request only, and the
+  // follower's request must have the leader's values of all headers that Vary lists (RFC 9111,
+  // section 4.1).
   template <class Request>
   bool Answers(const Request& follower) const {
     return for_followers_ && http_sharing::Selected(follower.headers, vary_) == selected_by_;
@@ -80,12 +82,14 @@ class Shareable {
   std::string selected_by_;
 };
 
-// One may serve all the handlers of a server; two servers need two.
+// The group of coalesced handlers. One group may serve all handlers of a server. Two servers need
+// two groups.
 template <class Response>
 using ResponseGroup = singleflight::Group<std::string, Shareable<Response>>;
 
-// What `ask`, which asks a group, returns. Nothing if a limit of the group refused this caller or
-// its timeout passed: to be answered with 503. Else throws what `ask` does.
+// Returns what `ask`, a function that calls a group, returns. Returns nothing if a limit of the
+// group refused this caller or its timeout passed. The answer is then a 503. Errors: throws every
+// other exception of `ask`.
 template <class Ask>
 auto UnlessRefused(Ask&& ask) -> std::optional<decltype(ask())> {
   try {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// LevelDB's LRU cache as the cache of a ReadThrough (Debian: libleveldb-dev). Its keys are bytes.
+// LevelDB's LRU cache as the cache of a ReadThrough (Debian: libleveldb-dev). A key is any bytes.
 //
 //   singleflight::ReadThrough<std::string, User, LruCache<User>> users(LruCache<User>(1000));
 //
-// LevelDB keeps 16 lists, each for a part of the keys and a sixteenth of the capacity, rounded up.
+// LevelDB keeps 16 lists. Each of them has a part of the keys and a sixteenth of the capacity,
+// rounded up.
 
 #include <leveldb/cache.h>
 
@@ -14,14 +15,14 @@
 #include <optional>
 #include <string_view>
 
-// Every member may be called from any thread at any time. Values end under LevelDB's locks: ~Value
-// must not use the cache.
+// Thread: every member may be called from any thread at any time.
+// Lifetime: values are destroyed under LevelDB's locks, so ~Value must not use the cache.
 template <class Value>
 class LruCache {
  public:
   static constexpr bool kConcurrent = true;
 
-  // Holds up to `capacity` values; one more, and what was used least recently goes.
+  // Holds up to `capacity` values. If one more is put, the least recently used value is removed.
   explicit LruCache(std::size_t capacity) : cache_(leveldb::NewLRUCache(capacity)) {}
 
   std::optional<Value> Get(std::string_view key) const {
@@ -33,9 +34,9 @@ class LruCache {
   }
 
   void Put(std::string_view key, const Value& value) {
-    const auto end = [](const leveldb::Slice&, void* put) { delete static_cast<Value*>(put); };
-    auto* const put = new Value(value);  // the cache's from here on
-    cache_->Release(cache_->Insert(Slice(key), put, /*charge=*/1, end));
+    const auto destroy = [](const leveldb::Slice&, void* put) { delete static_cast<Value*>(put); };
+    auto* const put = new Value(value);  // the cache will own it
+    cache_->Release(cache_->Insert(Slice(key), put, /*charge=*/1, destroy));
   }
 
   void Erase(std::string_view key) { cache_->Erase(Slice(key)); }

@@ -3,13 +3,14 @@
 
 // A Redis or Valkey server as the cache of a ReadThrough, through hiredis (Debian: libhiredis-dev).
 //
-//   std::signal(SIGPIPE, SIG_IGN);  // which hiredis raises when the server has gone
+//   std::signal(SIGPIPE, SIG_IGN);  // hiredis raises it if the server has closed the connection
 //   RedisCache cache(redisConnectWithTimeout("127.0.0.1", 6379, {0, 100'000}), 30s, 100ms);
 //   singleflight::ReadThrough<std::string, std::string, RedisCache> pages(std::move(cache));
 //
-// Keys and values are any bytes. What other processes put is found, too. But Invalidate forgets the
-// calls of its own process only: a load that has begun in another may put an old value back, which
-// then stays until it expires.
+// Keys and values are any bytes. A value that another process has put is found, too.
+//
+// **Warning:** ReadThrough::Invalidate forgets the calls of its own process only. A load that began
+// in another process may put an old value back, which then stays until it expires.
 
 #include <hiredis/hiredis.h>
 
@@ -21,13 +22,15 @@
 #include <string>
 #include <string_view>
 
-// One connection, and so one thread at a time: a ReadThrough sees to that. Every member throws
-// std::runtime_error when the server does not do what it is asked to; the next one connects anew.
+// One connection.
+// Thread: one at a time. A ReadThrough takes care of that.
+// Errors: every member throws std::runtime_error if the server cannot do what it is asked to do.
+// The next call connects again if the connection was lost.
 class RedisCache {
  public:
-  // Takes over `connection`, which may have failed: it is tried again. An entry is there for `ttl`,
-  // at least a millisecond. Who waits longer than `timeout` for an answer gives up;
-  // with zero, nobody does.
+  // Takes ownership of `connection`, which may have failed: the first command then connects again.
+  // An entry lives for `ttl`, which is at least a millisecond. A command fails if its answer takes
+  // longer than `timeout`. Zero means no timeout.
   RedisCache(redisContext* connection, std::chrono::milliseconds ttl,
              std::chrono::milliseconds timeout)
       : connection_(connection), ttl_(ttl), timeout_(timeout) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The Stats of groups as text: JSON, and the format in which Prometheus reads metrics.
+// Writes the Stats of groups as text: as JSON, and in the format that Prometheus reads.
 //
 //   ToJson(stats)                      {"executions": 1, "followers": 49, ...}
 //   ToJson({{"users", stats}})         {"users": {"executions": 1, "followers": 49, ...}}
@@ -55,7 +55,7 @@ inline std::string ToJson(const singleflight::Stats& stats) {
   return json.str();
 }
 
-// One line; a name may be any text in UTF-8.
+// Returns one line. A name may be any text in UTF-8.
 inline std::string ToJson(const StatsByGroup& groups) {
   std::ostringstream json;
   json.imbue(std::locale::classic());
@@ -77,7 +77,7 @@ inline std::string ToJson(const StatsByGroup& groups) {
   return json.str();
 }
 
-// Version 0.0.4 of the text format: each metric once, with a sample for each group.
+// Returns version 0.0.4 of the text format: each metric once, with a sample for each group.
 inline std::string ToPrometheus(const StatsByGroup& groups) {
   std::ostringstream text;
   text.imbue(std::locale::classic());

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A cache in this process whose entries live for a fixed time: what a ReadThrough needs of one, and
-// no more.
+// A cache in memory whose entries live for a fixed time. It has what a ReadThrough needs, and
+// nothing else.
 //
 //   TtlCache<std::string, User> cache(30s);
 //   singleflight::ReadThrough<std::string, User, TtlCache<std::string, User>&> users(cache);
 //
-// It holds as many entries as are put within that time: no limit but that.
+// It is not bounded: it holds all entries that are put within that time.
 
 #include <chrono>
 #include <cstddef>
@@ -16,14 +16,15 @@
 #include <optional>
 #include <unordered_map>
 
-// Every member may be called from any thread at any time. Values are copied and end under its lock:
-// they must not use the cache.
+// Thread: every member may be called from any thread at any time.
+// Lifetime: values are copied and destroyed under a lock, so their copy constructor and destructor
+// must not use the cache.
 template <class Key, class Value, class Clock = std::chrono::steady_clock>
 class TtlCache {
  public:
   static constexpr bool kConcurrent = true;
 
-  // An entry is there for as long as this after it was put, if the clock goes so far.
+  // An entry lives for `ttl` after it was put. The clock must be able to represent that time.
   explicit TtlCache(typename Clock::duration ttl) : ttl_(ttl) {}
 
   std::optional<Value> Get(const Key& key) {
@@ -47,7 +48,7 @@ class TtlCache {
     entries_.erase(key);
   }
 
-  // How many entries it holds, those included that have expired since the last Get or Put.
+  // Returns the number of entries. It includes those that have expired since the last Get or Put.
   std::size_t Size() const {
     const std::lock_guard lock(mutex_);
     return entries_.size();
@@ -64,12 +65,12 @@ class TtlCache {
     Key key;
   };
 
-  // All live equally long, so what was put first expires first.
+  // All entries live equally long, so the entry that was put first expires first.
   void RemoveExpired(Time now) {
     for (; !puts_.empty() && puts_.front().expires <= now; puts_.pop_front()) {
       const auto found = entries_.find(puts_.front().key);
-      if (found == entries_.end()) continue;                    // erased since
-      if (found->second.expires <= now) entries_.erase(found);  // else it was put anew
+      if (found == entries_.end()) continue;                    // erased meanwhile
+      if (found->second.expires <= now) entries_.erase(found);  // else it was put again
     }
   }
 
@@ -77,5 +78,5 @@ class TtlCache {
   mutable std::mutex mutex_;
   // Guarded by mutex_.
   std::unordered_map<Key, Entry> entries_;
-  std::deque<PutOf> puts_;  // within the last ttl_, in their order
+  std::deque<PutOf> puts_;  // the puts of the last ttl_, oldest first
 };

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
-# Finds Asio, the standalone one and Boost's, if it is new enough for singleflight/asio.hpp. Sets
-# asio_target and boost_asio_target to what to link, or to nothing.
+# Finds standalone Asio and Boost.Asio, where they are new enough for singleflight/asio.hpp. Sets
+# asio_target and boost_asio_target to the targets to link. A target that is not found is empty.
 
 function(find_asio target directory macro)
   set(${target} PARENT_SCOPE)
@@ -23,12 +23,12 @@ function(find_asio target directory macro)
   add_library(singleflight_${target} INTERFACE)
   target_include_directories(singleflight_${target} SYSTEM INTERFACE ${${target}_include})
   target_link_libraries(singleflight_${target} INTERFACE Threads::Threads)
-  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang") # in which Asio 1.22 sees no coroutines
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang") # Asio 1.22 does not detect its coroutines
     target_compile_definitions(
       singleflight_${target} INTERFACE ${macro}ASIO_HAS_CO_AWAIT ${macro}ASIO_HAS_STD_COROUTINE
     )
   endif()
-  if(SINGLEFLIGHT_SANITIZE STREQUAL "thread") # which does not understand fences
+  if(SINGLEFLIGHT_SANITIZE STREQUAL "thread") # ThreadSanitizer does not understand fences
     target_compile_definitions(singleflight_${target} INTERFACE ${macro}ASIO_DISABLE_FENCED_BLOCK)
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       target_compile_options(singleflight_${target} INTERFACE -Wno-tsan)

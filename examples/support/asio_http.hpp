@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// As much of HTTP/1.1 as asio_service.hpp needs: a request without its body, a response, and a
-// server on Asio, a coroutine per connection. It runs on the one thread that runs the io_context.
+// The part of HTTP/1.1 that asio_service.hpp needs: a request without a body, a response, and a
+// server on Asio with a coroutine for each connection.
+// Thread: everything runs on the one thread that runs the io_context.
 
 #include <algorithm>
 #include <asio.hpp>
@@ -25,9 +26,11 @@ struct HttpRequest {
   HttpHeaders headers;
   bool keep_alive = false;
 
-  // Of the part up to and including the empty line; nothing if that is no HTTP/1 request.
+  // Parses a request up to and including the empty line. Returns nothing if it is no HTTP/1
+  // request.
   static std::optional<HttpRequest> Parse(std::string_view head) {
-    const auto cut = [](std::string_view& text, std::string_view end) {  // what comes before `end`
+    // Removes the part before `end` from the text, and `end`. Returns the part.
+    const auto cut = [](std::string_view& text, std::string_view end) {
       const std::size_t at = std::min(text.find(end), text.size());
       const std::string_view part = text.substr(0, at);
       text.remove_prefix(std::min(at + end.size(), text.size()));
@@ -38,7 +41,7 @@ struct HttpRequest {
       for (char& c : lowered) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
       return lowered;
     };
-    // Others might end a line or a name where this does not, and so see another request.
+    // Another parser might end a line or a name at such a character, and see another request.
     const auto has_control = [](std::string_view line) {
       return std::ranges::any_of(line, [](char c) {
         return c != '\t' && std::iscntrl(static_cast<unsigned char>(c)) != 0;
@@ -56,7 +59,7 @@ struct HttpRequest {
       const std::string_view line = cut(head, "\r\n");
       const std::string_view name = line.substr(0, line.find(':'));
       if (name.size() == line.size() || has_control(line)) return std::nullopt;
-      // A name that others would read as another one, and so overlook a Cookie.
+      // Another parser might read "Cookie " as a Cookie, which this one would overlook.
       if (name.empty() || name.find_first_of(" \t") != name.npos) return std::nullopt;
       std::string_view value = line.substr(name.size() + 1);
       value.remove_prefix(std::min(value.find_first_not_of(" \t"), value.size()));
@@ -66,7 +69,7 @@ struct HttpRequest {
       if (known == "connection" && lower(value).find("close") != std::string::npos) {
         request.keep_alive = false;
       }
-      // A body is not read; so what follows it on this connection cannot be either.
+      // A body is not read, so the next request on this connection cannot be read either.
       if (known == "content-length" || known == "transfer-encoding") request.keep_alive = false;
     }
     return request;
@@ -78,7 +81,8 @@ struct HttpResponse {
   HttpHeaders headers;
   std::string body;
 
-  // As it is sent, in answer to a request of this method. Headers must hold no line ends.
+  // Returns the bytes to send in answer to a request of this method. Headers must not contain line
+  // breaks.
   std::string Format(std::string_view method, bool keep_alive) const {
     std::ostringstream out;
     out << "HTTP/1.1 " << status << "\r\nContent-Length: " << std::to_string(body.size())
@@ -89,16 +93,17 @@ struct HttpResponse {
   }
 };
 
-// The request lives until the coroutine has ended.
+// Answers a request. The request lives until the coroutine has finished.
 using HttpHandler = std::function<asio::awaitable<HttpResponse>(const HttpRequest&)>;
 
 class AsioServer {
  public:
-  // The context must outlive the server, and not run after it.
+  // Lifetime: the context must outlive the server, and must not run after the server is destroyed.
   AsioServer(asio::io_context& io, HttpHandler handler)
       : acceptor_(io), handler_(std::move(handler)) {}
 
-  // On this machine only; 0 chooses a free port. Returns the port, or throws std::system_error.
+  // Listens on a port of the loopback address. 0 chooses a free port. Returns the port.
+  // Errors: throws std::system_error if the port cannot be had.
   std::uint16_t Listen(std::uint16_t port) {
     const asio::ip::tcp::endpoint endpoint(asio::ip::address_v4::loopback(), port);
     acceptor_.open(endpoint.protocol());
@@ -109,7 +114,7 @@ class AsioServer {
     return acceptor_.local_endpoint().port();
   }
 
-  // Takes no more connections; those that there are go on.
+  // Accepts no more connections. Those that are open stay open.
   void Close() { acceptor_.close(); }
 
  private:
@@ -119,7 +124,7 @@ class AsioServer {
       asio::ip::tcp::socket socket =
           co_await acceptor_.async_accept(asio::redirect_error(asio::use_awaitable, error));
       if (!acceptor_.is_open()) co_return;
-      if (error) continue;  // this client has gone, or no descriptor is free just now
+      if (error) continue;  // the client has hung up, or no descriptor is free at the moment
       asio::co_spawn(acceptor_.get_executor(), Serve(std::move(socket)), asio::detached);
     }
   }

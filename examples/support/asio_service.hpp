@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A small HTTP service on Asio that asks its upstream once for all equal requests that wait:
-// asio_server.cpp runs it, and tests/asio_server.test.cpp tests it.
+// The routes of asio_server.cpp: a small HTTP service on Asio that asks its upstream once for all
+// equal requests that wait.
 //
-//   GET /item?...   what the upstream says to this target; 503 if that takes too long
-//   GET /stats      what the group has counted, as JSON
-//   GET /metrics    the same for Prometheus
+//   GET /item?...   returns what the upstream says to this target, or a 503 if that takes too long
+//   GET /stats      returns what the group has counted, as JSON
+//   GET /metrics    returns the same for Prometheus
 
 #include <sys/resource.h>
 
@@ -22,14 +22,15 @@
 #include "../adapters/stats_text.hpp"
 #include "asio_http.hpp"
 
-// A connection costs a descriptor, and most shells allow 1,024. Returns how many there may be now.
+// Raises the number of descriptors that this process may open, and returns it. Each connection
+// needs a descriptor, and most shells allow 1,024.
 inline std::size_t RaiseDescriptorLimit() {
   rlimit limit = {};
   ::getrlimit(RLIMIT_NOFILE, &limit);
   limit.rlim_cur = limit.rlim_max;
   ::setrlimit(RLIMIT_NOFILE, &limit);
   ::getrlimit(RLIMIT_NOFILE, &limit);
-  return static_cast<std::size_t>(limit.rlim_cur);
+  return limit.rlim_cur;
 }
 
 class AsioService {
@@ -37,9 +38,10 @@ class AsioService {
   using Responses = ResponseGroup<HttpResponse>;
   using Upstream = std::function<asio::awaitable<std::string>(std::string target)>;
 
-  // Declare the group before the context, and that before the service and its server: the context
-  // then ends the calls that are led on it while there still is a group, which would wait for them
-  // in vain.
+  // `timeout` limits how long a request waits for the upstream.
+  // Lifetime: declare the group before the io_context, and the context before the service and its
+  // server. Then the context's destructor lands the calls that run on it. Otherwise the group's
+  // destructor would wait for them for ever.
   AsioService(Responses& group, Upstream upstream, std::chrono::milliseconds timeout)
       : group_(group),
         upstream_(std::move(upstream)),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The least of an event loop and of a coroutine type that coroutine.cpp needs. Your own will do:
-// singleflight asks nothing of them.
+// A minimal event loop and a minimal coroutine type, for coroutine.cpp. Yours will do as well:
+// singleflight needs neither.
 
 #include <chrono>
 #include <condition_variable>
@@ -14,14 +14,16 @@
 #include <optional>
 #include <utility>
 
-// A coroutine of the loop's thread: starts at once, and resumes who awaits its result.
+// A coroutine on the loop's thread. It starts at once, and when it returns, it resumes the
+// coroutine that awaits it. Errors: an exception of the coroutine is thrown to whoever reads the
+// result. Lifetime: the destructor destroys the coroutine. Nothing may resume it afterwards.
 template <class T>
 class Task {
  public:
   struct promise_type {
     struct Final : std::suspend_always {
-      auto await_suspend(std::coroutine_handle<promise_type> ended) const noexcept {
-        return ended.promise().awaiting;
+      auto await_suspend(std::coroutine_handle<promise_type> finished) const noexcept {
+        return finished.promise().awaiting;
       }
     };
     Task get_return_object() { return Task(*this); }
@@ -58,12 +60,12 @@ class Task {
   Handle handle_;
 };
 
-// Runs things when they are due, all of them on the thread that is in RunUntil.
+// Runs functions when they are due, all of them on the thread that calls RunUntil.
 class Loop {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // From any thread. A coroutine's handle can be given, too.
+  // Thread: any. A coroutine's handle is such a function, too.
   void Post(std::function<void()> what) { After(Clock::duration::zero(), std::move(what)); }
   void After(Clock::duration delay, std::function<void()> what) {
     const std::lock_guard lock(mutex_);
@@ -82,13 +84,14 @@ class Loop {
     return Awaiter(*this, time);
   }
 
+  // Runs functions until `done()` is true.
   template <class Done>
   void RunUntil(const Done& done) {
     while (!done()) {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [this] { return !queue_.empty(); });
       if (const auto next = queue_.begin()->first; next > Clock::now()) {
-        changed_.wait_until(lock, next);  // or until something else is due before
+        changed_.wait_until(lock, next);  // or until something earlier is posted
       } else {
         const auto due = queue_.extract(queue_.begin());
         lock.unlock();

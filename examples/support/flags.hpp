@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The flags of an example: `--name value` or `--name=value`, each with a default.
+// The flags of a program: `--name value` or `--name=value`, each with a default.
 //
 //   Flags flags(argc, argv);
 //   const int port = flags.Number("port", 8080, 0, 65535);
 //   const std::string path = flags.Text("path", "/");
 //   flags.RefuseOthers();
 //
-// Whatever else stands on the command line ends the program with one line on stderr and exit code
-// 2. `--help` prints the flags with their defaults.
+// If the command line has anything else, the program prints one line to stderr and exits with code
+// 2. `--help` prints the flags with their defaults. A program without flags needs just one line:
+//
+//   Flags(argc, argv).RefuseOthers();
 
 #include <concepts>
 #include <cstdio>
@@ -38,6 +40,7 @@ class Flags {
     }
   }
 
+  // Returns the flag's value, or `fallback` if the command line does not have it.
   std::string Text(const std::string& name, const std::string& fallback) {
     usage_ += " [--" + name + " " + fallback + "]";
     const auto given = given_.extract(name);
@@ -46,7 +49,7 @@ class Flags {
     return given.mapped();
   }
 
-  // From `min` to `max`, both included.
+  // The same for a number. Refuses one that is not from `min` to `max`, both included.
   template <class T>
   T Number(const std::string& name, T fallback, T min, T max) {
     const std::string text = Text(name, (std::ostringstream() << fallback).str());
@@ -62,13 +65,13 @@ class Flags {
     return number;
   }
 
-  // To be called when all flags have been asked for.
+  // Call this after all flags have been read.
   void RefuseOthers() const {
     if (given_.contains("help")) {
       std::cout << "usage: " << program_ << usage_ << "\n";
       std::exit(0);
     }
-    if (!given_.empty()) Refuse("unknown flag --" + given_.begin()->first + "; see --help");
+    if (!given_.empty()) Refuse("unknown flag --" + given_.begin()->first + " (see --help)");
   }
 
  private:
@@ -79,5 +82,5 @@ class Flags {
 
   std::string program_;
   std::string usage_;
-  std::map<std::string, std::string> given_;  // not asked for yet; empty: no value
+  std::map<std::string, std::string> given_;  // flags not read yet, with their values or ""
 };

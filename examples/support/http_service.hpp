@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A small HTTP service that coalesces equal requests by http_middleware.hpp: the routes of
-// http_server.cpp, which tests/http_server.test.cpp tests as well.
+// The routes of http_server.cpp: a small HTTP service that coalesces equal requests with
+// http_middleware.hpp.
 //
-//   GET /         runs the work once for all equal requests that are waiting for it
-//   GET /fail     like /, but the work fails: all who wait for it get the 500
+//   GET /         runs the work once for all equal requests that arrive while it runs
+//   GET /fail     does the same, but the work fails: all of these requests get a 500
 //   GET /alone    runs the work for each request
-//   GET /stats    what the group has counted, as JSON
-//   GET /metrics  the same for Prometheus
+//   GET /stats    returns what the group has counted, as JSON
+//   GET /metrics  returns the same for Prometheus
 
 #include <httplib.h>
 #include <sys/socket.h>
@@ -26,13 +26,13 @@ class HttpService {
  public:
   using Responses = ResponseGroup<httplib::Response>;
 
-  // Makes the body of the answer to a request.
+  // Returns the body of the answer to a request.
   using Work = std::function<std::string(const httplib::Request&)>;
 
-  // `group` must outlive the service.
+  // Lifetime: `group` must outlive the service.
   HttpService(Responses& group, Work work) : group_(group), work_(std::move(work)) {}
 
-  // The service must outlive the server.
+  // Lifetime: the service must outlive the server.
   void Install(httplib::Server& server) {
     const auto answer = [this](const httplib::Request& request, httplib::Response& response) {
       response.set_content(work_(request), "text/plain");
@@ -63,19 +63,20 @@ class HttpService {
   const Work work_;
 };
 
-// httplib's server, made ready for a herd.
+// httplib's server with settings for a herd of requests.
 class HerdServer : public httplib::Server {
  public:
-  // A caller that waits holds its thread, so `threads` is the number of requests at once.
+  // A request that waits keeps its thread, so at most `threads` requests are in progress.
   explicit HerdServer(std::size_t threads) {
     new_task_queue = [threads] { return new httplib::ThreadPool(threads); };
-    set_socket_options([](socket_t socket) {  // httplib's own would share a port that is in use
+    set_socket_options([](socket_t socket) {  // httplib's default would share a port in use
       const int yes = 1;
       ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
     });
   }
 
-  // Binds to a port of this machine only, a free one for 0. Returns the port, or -1 if it failed.
+  // Binds to a port of the loopback address. 0 chooses a free port. Returns the port, or -1 if the
+  // port cannot be had.
   int Bind(int port) {
     const char* const host = "127.0.0.1";
     if (port == 0) {
@@ -83,8 +84,8 @@ class HerdServer : public httplib::Server {
     } else if (!bind_to_port(host, port)) {
       port = -1;
     }
-    // httplib lets 5 connections wait to be accepted. Of a larger burst some would be dropped, and
-    // try again seconds or even minutes later.
+    // httplib lets 5 connections wait to be accepted. In a larger burst some connections would be
+    // dropped, and would be tried again seconds or even minutes later.
     if (port > 0) ::listen(svr_sock_, SOMAXCONN);
     return port;
   }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
-# Finds cpp-httplib, installed with a CMake package or (Debian) with a pkg-config file. Sets
-# httplib_target to what to link, or to nothing.
+# Finds cpp-httplib by its CMake package or, on Debian, by its pkg-config file. Sets httplib_target
+# to the target to link. It is empty if cpp-httplib is not found.
 
 set(httplib_target)
 find_package(httplib CONFIG QUIET)

@@ -1,81 +1,115 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A herd of readers, and the slow backend that they ask: the load that cache.cpp offers anew to
-// each of the things that it compares.
+// The load of herd.cpp and cache.cpp: a herd of requests, and the slow backend that answers them.
+// Each program runs one load several times, each time with another protection of the backend.
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <limits>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "comparison.hpp"
+using Milliseconds = std::chrono::duration<double, std::milli>;
 
 struct Load {
-  int rate, threads, connections, backend_ms;
-  std::vector<int> keys;  // what the requests ask for, in the order in which they are due
+  int rate = 0;         // requests per second, evenly spaced
+  int threads = 0;      // requests that can be in progress at the same time
+  int connections = 0;  // queries that the backend runs at the same time
+  std::chrono::milliseconds query_time = {};
+  std::chrono::milliseconds deadline = std::chrono::hours(24);  // since the run started
+  std::vector<int> keys = {};  // one for each request, in the order in which they are due
 };
 
-// Takes its time, and serves few at a time; the others wait.
+// Runs a few queries at a time, slowly. The others wait for a connection.
 class Backend {
  public:
   using Clock = std::chrono::steady_clock;
 
-  explicit Backend(const Load& load) : latency_(load.backend_ms), free_(load.connections) {}
+  // Thrown by a query that has no connection at the deadline.
+  struct NoConnection {};
 
+  Backend(const Load& load, Clock::time_point start)
+      : query_time_(load.query_time), deadline_(start + load.deadline), free_(load.connections) {}
+
+  // Thread: any. Blocks until the query is done.
   int Query(int key) {
     std::unique_lock lock(mutex_);
-    released_.wait(lock, [this] { return free_ > 0; });
+    released_.wait_until(lock, deadline_, [this] { return free_ > 0; });
+    if (free_ == 0 || Clock::now() >= deadline_) throw NoConnection();
     --free_;
-    begun_.push_back(Clock::now());
+    started_.push_back(Clock::now());
     lock.unlock();
-    std::this_thread::sleep_for(latency_);
+    std::this_thread::sleep_for(query_time_);
     lock.lock();
     ++free_;
     released_.notify_one();
     return key;
   }
 
-  // When each query began; once all have ended.
-  const std::vector<Clock::time_point>& begun() const { return begun_; }
+  // When each query started. No query may be running.
+  const std::vector<Clock::time_point>& started() const { return started_; }
 
  private:
-  const std::chrono::milliseconds latency_;
+  const std::chrono::milliseconds query_time_;
+  const Clock::time_point deadline_;
   std::mutex mutex_;
   std::condition_variable released_;
-  int free_;                              // guarded by mutex_
-  std::vector<Clock::time_point> begun_;  // guarded by mutex_
+  int free_;                                // connections, guarded by mutex_
+  std::vector<Clock::time_point> started_;  // guarded by mutex_
 };
 
-// Offers the load to `ask(backend, key)`, with a fresh backend, until all is answered. A request
-// comes when it is due, however slow the answers are, and its latency counts from then.
+// What happened when a load was run.
+struct Run {
+  std::string name;
+  Milliseconds deadline;
+  std::vector<Milliseconds> latencies;   // of all requests, sorted; infinite: unanswered
+  std::vector<Milliseconds> executions;  // when each query started, since the run started
+
+  // How many requests had a latency of at least `low` and less than `high`.
+  std::size_t Between(Milliseconds low, Milliseconds high) const {
+    const auto first = std::ranges::lower_bound(latencies, low);
+    return static_cast<std::size_t>(std::ranges::lower_bound(latencies, high) - first);
+  }
+  std::size_t Answered() const { return Between(Milliseconds(0), kInfinite); }
+
+  static constexpr Milliseconds kInfinite{std::numeric_limits<double>::infinity()};
+};
+
+// Runs `load` against a new backend: calls `ask(backend, key)` for each request. A request comes
+// when it is due, however slow the answers are, and its latency counts from then.
+// Thread: `ask` is called on load.threads threads. Returns when they have finished.
+// Errors: where `ask` throws Backend::NoConnection, the request is unanswered.
 template <class Ask>
-MeasuredRun Run(const char* name, const Load& load, Ask ask) {
+Run Measure(const char* name, const Load& load, Ask ask) {
   using namespace std::chrono_literals;
-  const auto start = Backend::Clock::now() + 100ms;  // the threads are up by then
-  Backend backend(load);
+  const auto start = Backend::Clock::now() + 100ms;  // all threads are running by then
+  Backend backend(load, start);
   std::atomic<std::size_t> next = 0;
-  std::vector<double> latencies(load.keys.size());
+  std::vector<Milliseconds> latencies(load.keys.size(), Run::kInfinite);
   std::vector<std::jthread> threads;
   for (int i = 0; i < load.threads; ++i) {
     threads.emplace_back([&] {
       for (std::size_t mine = next++; mine < load.keys.size(); mine = next++) {
         const auto due = start + std::chrono::nanoseconds(1s) * long(mine) / load.rate;
         std::this_thread::sleep_until(due);
-        ask(backend, load.keys[mine]);
-        latencies[mine] =
-            std::chrono::duration<double, std::milli>(Backend::Clock::now() - due).count();
+        try {
+          ask(backend, load.keys[mine]);
+          latencies[mine] = Backend::Clock::now() - due;
+        } catch (const Backend::NoConnection&) {
+        }
       }
     });
   }
   threads.clear();  // joins them
   std::ranges::sort(latencies);
-  MeasuredRun run{name, {latencies.size(), backend.begun().size(), std::move(latencies)}, {}};
-  for (const auto begun : backend.begun()) run.begun.push_back(begun - start);
+  Run run{name, load.deadline, std::move(latencies), {}};
+  for (const auto started : backend.started()) run.executions.push_back(started - start);
   return run;
 }

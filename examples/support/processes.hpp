@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Several processes of one program, for an example: memory that they share, and all of them end
-// together. For Linux.
+// Several processes of one program, for redis_fleet.cpp: memory that they share, and a parent that
+// leaves none of them behind. For Linux.
 
 #include <pthread.h>
 #include <sys/mman.h>
@@ -20,8 +20,8 @@
 #include <system_error>
 #include <vector>
 
-// A T that the processes forked after it was made have in common. Its end is that of the memory; no
-// destructor is run.
+// A T in memory that is shared with all processes forked later. Its destructor is not run: only the
+// memory is released.
 template <class T>
 class InSharedMemory {
  public:
@@ -43,7 +43,7 @@ class InSharedMemory {
   T* object_;
 };
 
-// Where threads of several processes wait until as many as it is for have come. In shared memory.
+// A barrier for threads of several processes. It must be in shared memory.
 class ProcessBarrier {
  public:
   explicit ProcessBarrier(unsigned count) {
@@ -56,11 +56,11 @@ class ProcessBarrier {
   void ArriveAndWait() { pthread_barrier_wait(&barrier_); }
 
  private:
-  pthread_barrier_t barrier_;  // never destroyed: a process may have been killed inside
+  pthread_barrier_t barrier_;  // never destroyed, since a process may have been killed inside
 };
 
-// Runs `work`. If that throws, ends the process at once: others may be waiting for what it does not
-// do any more.
+// Runs `work`. If it throws, the process exits at once, because others may be waiting for the work
+// that it did not do.
 template <class Work>
 void OrExit(const Work& work) {
   try {
@@ -71,8 +71,9 @@ void OrExit(const Work& work) {
   }
 }
 
-// From here on until its end, SIGINT, SIGTERM and SIGHUP do not end the program at once, but what
-// Run runs. To be made before whatever must be tidied up then, and before there are threads.
+// Starts child processes. While this object exists, SIGINT, SIGTERM and SIGHUP do not kill the
+// program: Run returns instead, so that destructors tidy up.
+// Lifetime: construct it before the program starts threads or creates what must be tidied up.
 class Processes {
  public:
   Processes() {
@@ -84,12 +85,14 @@ class Processes {
   Processes(const Processes&) = delete;
   Processes& operator=(const Processes&) = delete;
 
-  // Runs `work(number)` in `count` processes, and returns what the program should exit with: 0 when
-  // all have come to the end, 1 if one has not, 128 and the signal if the program was told to end.
-  // None of them is left then.
+  // Runs `work(number)` in `count` processes and waits for them. `to_be_killed` of them may be
+  // killed by SIGKILL, which then is no failure. When Run returns, none of them is running.
+  //
+  // Returns the exit code for the program: 0 if all of them have finished, 1 if one has failed, or
+  // 128 plus the number of a signal that the program received.
   template <class Work>
-  int Run(std::size_t count, const Work& work) {
-    std::cout.flush();  // or each process would print what is in there
+  int Run(std::size_t count, const Work& work, int to_be_killed = 0) {
+    std::cout.flush();  // otherwise each child would print what is in the buffer
     const pid_t parent = ::getpid();
     std::vector<pid_t> running;
     for (std::size_t number = 0; number < count; ++number) {
@@ -97,11 +100,11 @@ class Processes {
       if (child == 0) {
         ::prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (::getppid() == parent) OrExit([&] { work(number); });
-        ::_exit(0);  // what there is to destroy is the parent's
+        ::_exit(0);  // destructors are the parent's business
       }
       if (child < 0) {
         std::cerr << "fork: " << std::generic_category().message(errno) << "\n";
-        End(running);
+        Kill(running);
         return 1;
       }
       running.push_back(child);
@@ -110,20 +113,21 @@ class Processes {
     while (!running.empty() && exit_code == 0) {
       int signal = 0;
       ::sigwait(&awaited_, &signal);
-      exit_code = signal == SIGCHLD ? Reap(running) : 128 + signal;
+      exit_code = signal == SIGCHLD ? Reap(running, to_be_killed) : 128 + signal;
     }
-    End(running);
+    Kill(running);
     return exit_code;
   }
 
  private:
-  // Forgets those that have ended; 1 if one of them has failed.
-  static int Reap(std::vector<pid_t>& running) {
+  // Removes the processes that have finished from the list. Returns 1 if one of them has failed.
+  static int Reap(std::vector<pid_t>& running, int& to_be_killed) {
     int failed = 0;
-    std::erase_if(running, [&failed](pid_t child) {
+    std::erase_if(running, [&](pid_t child) {
       int status = 0;
       if (::waitpid(child, &status, WNOHANG) == 0) return false;
       if (WIFSIGNALED(status)) {
+        if (WTERMSIG(status) == SIGKILL && to_be_killed-- > 0) return true;
         std::cerr << "process " << child << ": killed by signal " << WTERMSIG(status) << "\n";
       }
       if (status != 0) failed = 1;
@@ -132,7 +136,7 @@ class Processes {
     return failed;
   }
 
-  static void End(const std::vector<pid_t>& running) {
+  static void Kill(const std::vector<pid_t>& running) {
     for (const pid_t child : running) ::kill(child, SIGKILL);
     for (const pid_t child : running) ::waitpid(child, nullptr, 0);
   }

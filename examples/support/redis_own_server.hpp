@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A redis-server of the program's own, for an example or a benchmark, and a connection for plain
-// commands, through hiredis.
+// A redis-server of the program's own, for redis_fleet.cpp and the benchmarks, and a connection for
+// plain commands. Both use hiredis.
 //
 //   const OwnRedisServer server;
 //   singleflight::redis::Group<std::string> pages({.unix_socket = server.Socket()});
@@ -29,8 +29,9 @@
 #include <system_error>
 #include <thread>
 
-// One connection, and so one thread at a time. Every member throws std::runtime_error when the
-// server does not do what it is asked to.
+// One connection.
+// Thread: one at a time.
+// Errors: every member throws std::runtime_error if the server cannot do what it is asked to do.
 class RedisClient {
  public:
   struct Free {
@@ -39,7 +40,7 @@ class RedisClient {
   };
   using Reply = std::unique_ptr<redisReply, Free>;
 
-  // To the server of a group's options, with their timeouts.
+  // Connects to the server of a group's options, with their timeouts.
   explicit RedisClient(const singleflight::redis::Options& options)
       : connection_(options.unix_socket.empty()
                         ? redisConnectWithTimeout(options.host.c_str(), options.port,
@@ -51,7 +52,8 @@ class RedisClient {
     redisSetTimeout(connection_.get(), ToTimeval(options.command_timeout));
   }
 
-  // The reply to one command, written as redisCommand takes it; never an error.
+  // Returns the reply to one command, which is written as redisCommand takes it. An error reply is
+  // thrown.
   template <class... Args>
   Reply Ask(const char* format, Args... args) {
     Reply reply(static_cast<redisReply*>(redisCommand(connection_.get(), format, args...)));
@@ -60,7 +62,7 @@ class RedisClient {
     return reply;
   }
 
-  // A number of the server's INFO, by its name.
+  // Returns the number that the server's INFO has for `name`.
   long long Info(const std::string& name) {
     const std::string info = Ask("INFO")->str;
     const std::size_t found = info.find("\n" + name + ":");
@@ -76,12 +78,13 @@ class RedisClient {
   std::unique_ptr<redisContext, Free> connection_;
 };
 
-// Listens on a Unix socket in a directory of its own, and keeps nothing. It ends, and the directory
-// goes, with the object. Should the thread that made it end before, as when a signal kills the
-// program, the server ends with that, but the directory stays.
+// A server that listens on a Unix socket in a directory of its own, and writes no data to disk.
+// Lifetime: the destructor stops the server and removes the directory. If the thread that made this
+// object finishes earlier, for example because a signal kills the program, the server is killed
+// too, but the directory stays.
 class OwnRedisServer {
  public:
-  // Returns when the server answers. Throws std::runtime_error if there is none.
+  // Returns when the server answers. Throws std::runtime_error if it does not start.
   OwnRedisServer() {
     if (::mkdtemp(directory_.data()) == nullptr) {
       throw std::system_error(errno, std::generic_category(), directory_);
@@ -89,11 +92,11 @@ class OwnRedisServer {
     try {
       Start();
     } catch (...) {
-      End();
+      Stop();
       throw;
     }
   }
-  ~OwnRedisServer() { End(); }
+  ~OwnRedisServer() { Stop(); }
   OwnRedisServer(const OwnRedisServer&) = delete;
   OwnRedisServer& operator=(const OwnRedisServer&) = delete;
 
@@ -101,7 +104,7 @@ class OwnRedisServer {
 
  private:
   void Start() {
-    // Made before the fork: the child of a program with threads may not allocate.
+    // Made before the fork, because the child of a program with threads must not allocate.
     const std::string socket = Socket();
     const std::array<const char*, 16> command = {
         "redis-server",     "--port", "0", "--unixsocket", socket.c_str(), "--dir",
@@ -124,12 +127,12 @@ class OwnRedisServer {
     }
   }
 
-  void End() noexcept {
+  void Stop() noexcept {
     if (server_ > 0) {
       ::kill(server_, SIGKILL);
       ::waitpid(server_, nullptr, 0);
     }
-    std::error_code ignored;  // there is nobody to tell
+    std::error_code ignored;  // a destructor cannot report it
     std::filesystem::remove_all(directory_, ignored);
   }
 

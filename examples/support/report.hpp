@@ -1,62 +1,125 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What herd.cpp measures in a run, and two runs side by side as a table and a histogram.
+// Prints several runs of a load side by side: as a table, as a histogram of the latencies, and over
+// time.
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdio>
+#include <initializer_list>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
 
-struct Figures {
-  std::size_t answered, executions;
-  std::vector<double> latencies;  // of all requests, in milliseconds, sorted; infinite: no answer
+#include "load.hpp"
 
-  double Slowest() const { return answered == 0 ? 0 : latencies[answered - 1]; }
-  double Percentile(std::size_t p) const { return latencies[(latencies.size() - 1) * p / 100]; }
-  // The percentage of the answers that cost no execution.
-  double Deduplicated() const {
-    return answered == 0 ? 0 : 100.0 - 100.0 * double(executions) / double(answered);
-  }
-  std::size_t Between(double low, double high) const {
-    const auto below = [this](double limit) {
-      return std::ranges::lower_bound(latencies, limit) - latencies.begin();
-    };
-    return std::size_t(below(high) - below(low));
-  }
-};
-
-inline void PrintTable(const Figures& without, const Figures& with) {
-  const auto row = [&](const char* name, int decimals, const char* unit, auto figure) {
-    std::printf("%-15s %14.*f%-3s %14.*f%s\n", name, decimals, double(figure(without)), unit,
-                decimals, double(figure(with)), unit);
-  };
-  std::printf("\n%30s    %14s\n", "without group", "with group");
-  row("requests", 0, "", [](const Figures& f) { return f.latencies.size(); });
-  row("answered", 0, "", [](const Figures& f) { return f.answered; });
-  row("executions", 0, "", [](const Figures& f) { return f.executions; });
-  row("deduplicated", 1, " %", [](const Figures& f) { return f.Deduplicated(); });
-  row("latency p50", 1, " ms", [](const Figures& f) { return f.Percentile(50); });
-  row("latency p99", 1, " ms", [](const Figures& f) { return f.Percentile(99); });
+inline std::string WithUnit(double number, const char* unit) {
+  char text[40];
+  std::snprintf(text, sizeof(text), "%.1f %s", number, unit);
+  return text;
 }
 
-// A row for each doubling of the latency; a bar of 30 signs stands for all requests.
-inline void PrintHistogram(const Figures& without, const Figures& with) {
-  const auto bar = [](const Figures& f, std::size_t count) {
-    const std::size_t length = (30 * count + f.latencies.size() - 1) / f.latencies.size();
-    return count == 0 ? "" : ' ' + std::string(length, '#');
-  };
-  const auto row = [&](const std::string& name, std::size_t a, std::size_t b) {
-    std::printf("%-12s %8zu%-31s %8zu%s\n", name.c_str(), a, bar(without, a).c_str(), b,
-                bar(with, b).c_str());
-  };
-  std::printf("\n%-12s %-39s %s\n", "latency", "without group", "with group");
-  const double slowest = std::max(without.Slowest(), with.Slowest());
-  for (int low = 0, high = 1; low <= slowest; low = std::exchange(high, 2 * high)) {
-    row("< " + std::to_string(high) + " ms", without.Between(low, high), with.Between(low, high));
+// ---- The rows that a table can have
+
+struct Row {
+  const char* name;
+  std::string (*text)(const Run& run);
+};
+
+inline std::string Percentile(const Run& run, std::size_t p) {
+  const std::size_t index = (run.latencies.size() - 1) * p / 100;
+  if (index < run.Answered()) return WithUnit(run.latencies[index].count(), "ms");
+  return "> " + std::to_string(static_cast<long>(run.deadline.count())) + " ms";
+}
+
+inline constexpr Row kRequests{"requests",
+                               [](const Run& run) { return std::to_string(run.latencies.size()); }};
+inline constexpr Row kAnswered{"answered",
+                               [](const Run& run) { return std::to_string(run.Answered()); }};
+inline constexpr Row kExecutions{
+    "executions", [](const Run& run) { return std::to_string(run.executions.size()); }};
+// The share of the answered requests that caused no execution.
+inline constexpr Row kDeduplicated{
+    "deduplicated", [](const Run& run) {
+      const auto answered = static_cast<double>(run.Answered());
+      const auto executions = static_cast<double>(run.executions.size());
+      return WithUnit(answered == 0 ? 0 : 100 - 100 * executions / answered, "%");
+    }};
+inline constexpr Row kLatencyMean{
+    "latency mean", [](const Run& run) {
+      const Milliseconds sum =
+          std::reduce(run.latencies.begin(), run.latencies.end(), Milliseconds(0));
+      return WithUnit(sum.count() / static_cast<double>(run.latencies.size()), "ms");
+    }};
+inline constexpr Row kLatencyP50{"latency p50", [](const Run& run) { return Percentile(run, 50); }};
+inline constexpr Row kLatencyP99{"latency p99", [](const Run& run) { return Percentile(run, 99); }};
+
+// ---- What can be printed
+
+inline void PrintTable(const std::vector<Run>& runs, std::initializer_list<Row> rows) {
+  std::printf("%-12s", "");
+  for (const Run& run : runs) std::printf("%16s", run.name.c_str());
+  std::printf("\n");
+  for (const Row& row : rows) {
+    std::printf("%-12s", row.name);
+    for (const Run& run : runs) std::printf("%16s", row.text(run).c_str());
+    std::printf("\n");
   }
-  row("unanswered", without.latencies.size() - without.answered,
-      with.latencies.size() - with.answered);
+}
+
+// A row for each doubling of the latency. A bar of 30 characters stands for all requests.
+inline void PrintHistogram(const std::vector<Run>& runs) {
+  constexpr std::size_t kNameWidth = 12, kColumnWidth = 40;
+  const auto print = [&runs](std::string line, auto text_of) {
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      line.resize(std::max(line.size(), kNameWidth + i * kColumnWidth), ' ');
+      line += text_of(runs[i]);
+    }
+    std::printf("%s\n", line.c_str());
+  };
+  const auto print_counts = [&print](const std::string& name, auto count_in) {
+    print(name, [&count_in](const Run& run) {
+      const std::size_t all = run.latencies.size(), count = count_in(run);
+      const std::string number = std::to_string(count);
+      std::string text = std::string(8 - std::min<std::size_t>(number.size(), 8), ' ') + number;
+      return count == 0 ? text : text + ' ' + std::string((30 * count + all - 1) / all, '#');
+    });
+  };
+  Milliseconds slowest(0);
+  for (const Run& run : runs) {
+    if (run.Answered() > 0) slowest = std::max(slowest, run.latencies[run.Answered() - 1]);
+  }
+  std::printf("\n");
+  print("latency", [](const Run& run) { return run.name; });
+  for (int low = 0, high = 1; low <= slowest.count(); low = std::exchange(high, 2 * high)) {
+    print_counts("< " + std::to_string(high) + " ms", [low, high](const Run& run) {
+      return run.Between(Milliseconds(low), Milliseconds(high));
+    });
+  }
+  print_counts("unanswered", [](const Run& run) { return run.latencies.size() - run.Answered(); });
+}
+
+// A line for each run, with a character for each interval of time.
+inline void PrintOverTime(const std::vector<Run>& runs) {
+  constexpr std::size_t kIntervals = 60;
+  Milliseconds last(0);
+  for (const Run& run : runs) {
+    for (const Milliseconds started : run.executions) last = std::max(last, started);
+  }
+  const Milliseconds interval = last / kIntervals + Milliseconds(0.001);
+  std::printf(
+      "\nQueries over time. Each character is %.0f ms: how many queries started in it\n"
+      "(. none, # ten or more).\n",
+      interval.count());
+  for (const Run& run : runs) {
+    std::vector<std::size_t> counts(kIntervals);
+    for (const Milliseconds started : run.executions) {
+      ++counts[static_cast<std::size_t>(started / interval)];
+    }
+    std::string line;
+    for (const std::size_t count : counts) line += ".123456789#"[std::min<std::size_t>(count, 10)];
+    std::printf("%-15s %s\n", run.name.c_str(), line.c_str());
+  }
 }
