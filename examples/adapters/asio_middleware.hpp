@@ -101,7 +101,7 @@ struct AsioRoute {
 //
 // Thread: if several threads run the io_context, await the handler in a strand.
 // Errors: an exception of `handler` reaches all requests that wait for it. So it must not name a
-// user: instead of throwing, return a response that does.
+//   user: instead of throwing, return a response that does.
 // Lifetime: the group must outlive the handler's coroutines.
 inline HttpHandler Coalesce(ResponseGroup<HttpResponse>& group, HttpHandler handler,
                             SharingOptions<HttpRequest> options = {}) {

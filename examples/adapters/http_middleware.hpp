@@ -71,10 +71,10 @@ inline void Fill(httplib::Response& response, httplib::Response&& made) {
 // followed for options.timeout.
 //
 // Thread: `handler` runs on the leader's thread. Followers block their threads. Several threads may
-// run `handler` at the same time.
+//   run `handler` at the same time.
 // Errors: an exception of `handler` reaches the leader and its followers. If the response already
-// has Vary or says that it is for one request, the exception reaches the leader alone, and each
-// follower runs the handler itself.
+//   has Vary or says that it is for one request, the exception reaches the leader alone, and each
+//   follower runs the handler itself.
 // Lifetime: the group must outlive the handler.
 inline httplib::Server::Handler Coalesce(ResponseGroup<httplib::Response>& group,
                                          httplib::Server::Handler handler,
@@ -121,6 +121,7 @@ inline httplib::Server::Handler Coalesce(ResponseGroup<httplib::Response>& group
 }
 
 // Installs the routes /stats (JSON) and /metrics (for Prometheus).
+//
 // Thread: `read` is called for each request to them, on any thread.
 inline void ServeStats(httplib::Server& server, std::function<StatsByGroup()> read) {
   server.Get("/stats", [read](const httplib::Request&, httplib::Response& response) {

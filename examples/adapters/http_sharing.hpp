@@ -66,7 +66,7 @@ class Shareable {
         vary_(http_sharing::VaryOf(response.headers)),
         selected_by_(http_sharing::Selected(leader.headers, vary_)) {}
 
-  // Returns whether a follower may have the response: it must not be for one request only, and the
+  // Returns whether a follower may have the response. It must not be for one request only. The
   // follower's request must have the leader's values of all headers that Vary lists (RFC 9111,
   // section 4.1).
   template <class Request>
@@ -88,8 +88,9 @@ template <class Response>
 using ResponseGroup = singleflight::Group<std::string, Shareable<Response>>;
 
 // Returns what `ask`, a function that calls a group, returns. Returns nothing if a limit of the
-// group refused this caller or its timeout passed. The answer is then a 503. Errors: throws every
-// other exception of `ask`.
+// group refused this caller or its timeout passed. The answer is then a 503.
+//
+// Errors: throws every other exception of `ask`.
 template <class Ask>
 auto UnlessRefused(Ask&& ask) -> std::optional<decltype(ask())> {
   try {

@@ -23,9 +23,10 @@
 #include <string_view>
 
 // One connection.
+//
 // Thread: one at a time. A ReadThrough takes care of that.
 // Errors: every member throws std::runtime_error if the server cannot do what it is asked to do.
-// The next call connects again if the connection was lost.
+//   The next call connects again if the connection was lost.
 class RedisCache {
  public:
   // Takes ownership of `connection`, which may have failed: the first command then connects again.

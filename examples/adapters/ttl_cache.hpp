@@ -18,7 +18,7 @@
 
 // Thread: every member may be called from any thread at any time.
 // Lifetime: values are copied and destroyed under a lock, so their copy constructor and destructor
-// must not use the cache.
+//   must not use the cache.
 template <class Key, class Value, class Clock = std::chrono::steady_clock>
 class TtlCache {
  public:

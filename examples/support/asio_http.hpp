@@ -3,6 +3,7 @@
 
 // The part of HTTP/1.1 that asio_service.hpp needs: a request without a body, a response, and a
 // server on Asio with a coroutine for each connection.
+//
 // Thread: everything runs on the one thread that runs the io_context.
 
 #include <algorithm>
@@ -103,6 +104,7 @@ class AsioServer {
       : acceptor_(io), handler_(std::move(handler)) {}
 
   // Listens on a port of the loopback address. 0 chooses a free port. Returns the port.
+  //
   // Errors: throws std::system_error if the port cannot be had.
   std::uint16_t Listen(std::uint16_t port) {
     const asio::ip::tcp::endpoint endpoint(asio::ip::address_v4::loopback(), port);

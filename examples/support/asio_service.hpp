@@ -39,9 +39,10 @@ class AsioService {
   using Upstream = std::function<asio::awaitable<std::string>(std::string target)>;
 
   // `timeout` limits how long a request waits for the upstream.
+  //
   // Lifetime: declare the group before the io_context, and the context before the service and its
-  // server. Then the context's destructor lands the calls that run on it. Otherwise the group's
-  // destructor would wait for them for ever.
+  //   server. Then the context's destructor lands the calls that run on it. Otherwise the group's
+  //   destructor would wait for them for ever.
   AsioService(Responses& group, Upstream upstream, std::chrono::milliseconds timeout)
       : group_(group),
         upstream_(std::move(upstream)),

@@ -15,8 +15,10 @@
 #include <utility>
 
 // A coroutine on the loop's thread. It starts at once, and when it returns, it resumes the
-// coroutine that awaits it. Errors: an exception of the coroutine is thrown to whoever reads the
-// result. Lifetime: the destructor destroys the coroutine. Nothing may resume it afterwards.
+// coroutine that awaits it.
+//
+// Errors: Result and co_await throw what the coroutine threw.
+// Lifetime: the destructor destroys the coroutine. Nothing may resume it afterwards.
 template <class T>
 class Task {
  public:

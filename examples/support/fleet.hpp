@@ -76,8 +76,8 @@ class Fleet {
     }
   }
 
-  // Returns when all callers are on the call for `key`: the threads of each process, and all
-  // processes but one at the server, at which nobody else may block.
+  // Returns when all callers are on the call for `key`. The threads of each process have joined its
+  // leader then, and all leaders but one block at the server. Nobody else may block there.
   void AwaitAllCallers(const std::string& key, const singleflight::redis::Options& options) {
     RedisClient server(options);
     const auto& ready = ready_[std::stoul(key.substr(4))];

@@ -84,6 +84,7 @@ struct Run {
 
 // Runs `load` against a new backend: calls `ask(backend, key)` for each request. A request comes
 // when it is due, however slow the answers are, and its latency counts from then.
+//
 // Thread: `ask` is called on load.threads threads. Returns when they have finished.
 // Errors: where `ask` throws Backend::NoConnection, the request is unanswered.
 template <class Ask>

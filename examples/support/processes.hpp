@@ -73,6 +73,7 @@ void OrExit(const Work& work) {
 
 // Starts child processes. While this object exists, SIGINT, SIGTERM and SIGHUP do not kill the
 // program: Run returns instead, so that destructors tidy up.
+//
 // Lifetime: construct it before the program starts threads or creates what must be tidied up.
 class Processes {
  public:
@@ -88,8 +89,8 @@ class Processes {
   // Runs `work(number)` in `count` processes and waits for them. `to_be_killed` of them may be
   // killed by SIGKILL, which then is no failure. When Run returns, none of them is running.
   //
-  // Returns the exit code for the program: 0 if all of them have finished, 1 if one has failed, or
-  // 128 plus the number of a signal that the program received.
+  // Returns the exit code for the program. It is 0 if all of them have finished, and 1 if one has
+  // failed. If the program received a signal, it is 128 plus the signal's number.
   template <class Work>
   int Run(std::size_t count, const Work& work, int to_be_killed = 0) {
     std::cout.flush();  // otherwise each child would print what is in the buffer

@@ -30,6 +30,7 @@
 #include <thread>
 
 // One connection.
+//
 // Thread: one at a time.
 // Errors: every member throws std::runtime_error if the server cannot do what it is asked to do.
 class RedisClient {
@@ -79,9 +80,10 @@ class RedisClient {
 };
 
 // A server that listens on a Unix socket in a directory of its own, and writes no data to disk.
+//
 // Lifetime: the destructor stops the server and removes the directory. If the thread that made this
-// object finishes earlier, for example because a signal kills the program, the server is killed
-// too, but the directory stays.
+//   object finishes earlier, for example because a signal kills the program, the server is killed
+//   too, but the directory stays.
 class OwnRedisServer {
  public:
   // Returns when the server answers. Throws std::runtime_error if it does not start.

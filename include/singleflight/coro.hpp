@@ -162,7 +162,7 @@ class CoDoAwaiter final : public G::Waiter {
   explicit CoDoAwaiter(Call& call)
       : call_(call), resume_on_(std::forward<decltype(call.resume_on)>(call.resume_on)) {}
 
-  ~CoDoAwaiter() {
+  ~CoDoAwaiter() override {
     on_stop_.reset();
     if (this->Detach()) return;
     while (phase_.load(std::memory_order_acquire) != Phase::kDone) {

@@ -197,7 +197,7 @@ class Batch {
 
  private:
   struct Member final : ThreadWaiter<Value> {
-    ~Member() { this->DetachOrWait(); }  // before `lead` lands the call as vanished
+    ~Member() override { this->DetachOrWait(); }  // before `lead` lands the call as vanished
 
     const Key* key = nullptr;
     std::size_t times = 0;                 // how often the key is in the batch

@@ -397,13 +397,13 @@ class ReadThrough {
   [[no_unique_address]] Hash hash_{};
   const ReadThroughOptions options_;
   GuardedCache cache_;
-  detail::KeyLock key_locks_;  // serialize changes of one key's entry
-  detail::StripedCounter hits_;
   std::atomic<std::uint64_t> misses_ = 0;
   std::atomic<std::uint64_t> loads_ = 0;
   std::atomic<std::uint64_t> outdated_ = 0;
   std::atomic<std::uint64_t> get_failures_ = 0;
   std::atomic<std::uint64_t> put_failures_ = 0;
+  detail::KeyLock key_locks_;  // serialize changes of one key's entry
+  detail::StripedCounter hits_;
   Group group_;  // declared last, so destroyed first: its calls use the fields above
 };
 

@@ -14,7 +14,7 @@ template <class Value>
 class ThreadWaiter : public Waiter<Value> {
  public:
   // Leaves if it is still on its call: the thread was cancelled in its wait.
-  ~ThreadWaiter() { DetachOrWait(); }
+  ~ThreadWaiter() override { DetachOrWait(); }
 
   // Leaves if the call has not landed, and waits for an OnLanded in progress. For the destructor of
   // a derived class whose members must outlive that.
