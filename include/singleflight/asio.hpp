@@ -11,8 +11,8 @@
 //     co_await Respond(request, *user);
 //   }
 //
-// It joins the same calls as Do, and blocks no thread. A caller can be cancelled by itself, as any
-// operation can, so there is no timeout here. Instead:
+// It joins the same calls as Do, and blocks no thread. It has no timeout, because any operation can
+// be cancelled, without an effect on the call's other callers. So combine it with a timer:
 //
 //   using namespace asio::experimental::awaitable_operators;
 //   co_await (AsyncDo(users, id, load, use_awaitable) || timer.async_wait(use_awaitable))
@@ -20,18 +20,17 @@
 // Warning: `||` waits for the first operation that succeeds. If the call fails, it still waits for
 // the timer. In a newer Asio, cancel_after(50ms, token) is a timeout that lets failures through.
 //
-// Which Asio: the standalone one if it is found, otherwise Boost's. Define SINGLEFLIGHT_BOOST_ASIO
-// to use Boost's although both are there. A program may use both, each in files of its own. If your
+// Uses the standalone Asio if it is found, and otherwise Boost's. Define SINGLEFLIGHT_BOOST_ASIO to
+// use Boost's even if both are there. A program may use both, each in files of its own. If your
 // Asio does not detect coroutines under Clang, define ASIO_HAS_CO_AWAIT and ASIO_HAS_STD_COROUTINE
 // (for Boost, with the prefix BOOST_). Without them there are no awaitables, and the rest works.
 //
 // Lifetime: the group must outlive the calls, and ~Group waits for them, so something must still
-// run
-//   their work. If one thread runs the io_context and destroys the group, declare the group before
-//   the io_context. The io_context is then destroyed first, and lands the calls that are led on it.
-//   An operation whose own context is destroyed is destroyed with it, as everywhere in Asio: its
-//   handler is not called. While one thread destroys the group, no other may cancel an operation or
-//   destroy a context.
+//   run their work. If one thread runs the io_context and destroys the group, declare the group
+//   before the io_context. The io_context is then destroyed first, and lands the calls that are led
+//   on it. An operation whose own context is destroyed is destroyed with it, as everywhere in Asio:
+//   its handler is not called. While one thread destroys the group, no other may cancel an
+//   operation or destroy a context.
 //
 // Warning: do not wait in Do on the only thread that runs the context. If the call is led there, it
 // waits for itself, and that is not detected.
@@ -104,7 +103,7 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
   }
 
  private:
-  // What the executor receives. If it is destroyed before it has run, so is the operation.
+  // The executor receives this. If it is destroyed before it has run, so is the operation.
   class Completion {
    public:
     using allocator_type = net::associated_allocator_t<Handler>;
@@ -236,23 +235,20 @@ inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
 // to one, or for a string key anything that converts to a string_view. The operation keeps copies
 // of `key` and `fn`, so a lazy token may start it later.
 //
-// Completion: the signature is void(std::exception_ptr, Result<Value>). Tokens turn the
-// exception_ptr
-//   into an exception. The handler is called once, through its associated executor, and never
+// Completion: the signature is void(std::exception_ptr, Result<Value>). Tokens turn the first into
+//   an exception. The handler is called once, through its associated executor, and never
 //   inside AsyncDo. Outstanding work is counted on that executor until then, and memory comes from
 //   the handler's associated allocator. If the exception_ptr is set, the Result must not be read.
 // Thread: `fn` never runs inside AsyncDo, and a follower's `fn` never runs. A plain `fn` is posted
-// to
-//   the executor bound to it, or else to the handler's. If it blocks, bind it to a thread pool:
+//   to the executor bound to it, or else to the handler's. If it blocks, bind it to a thread pool:
 //   bind_executor(pool, fn). An awaitable `fn` runs there as a coroutine, in a strand. If its type
 //   names an executor that cannot be a strand, it runs without one, and that executor must run one
 //   function at a time. A handler without an executor completes on that of `fn`. If neither has
 //   one, both use Asio's system_executor, whose threads are Asio's own. use_future's handler is on
 //   those threads, too. No awaitable can run there, so bind it elsewhere.
 // Leaving: a cancellation of any type, through the handler's associated slot, makes this caller
-// leave.
-//   The call continues for the others. Emit it where the handler would run, which must run one
-//   function at a time: a strand, if there are several threads. When the last caller leaves, or
+//   leave. The call continues for the others. Emit it where the handler would run, which must run
+//   one function at a time: a strand, if there are several threads. When the last caller leaves, or
 //   ~Group waits, the work is asked to stop: by its std::stop_token, and an awaitable `fn` also by
 //   a terminal cancellation of its coroutine.
 // Errors: the exception_ptr is one of
@@ -262,8 +258,9 @@ inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
 //     `owner_dead`, likewise: the work was destroyed, for example because its context was
 //     what making the call threw.
 //   AsyncDo itself throws std::out_of_range for a number that the Key type cannot represent, and
-//   std::bad_alloc if there is no memory even to notify the handler. Asio terminates the program if
-//   there is no memory to post a handler, or if starting an operation in a coroutine throws.
+//   what copying `key` or `fn` throws. It throws std::bad_alloc if there is no memory even to
+//   notify the handler. Asio terminates the program if there is no memory to post a handler, or if
+//   starting an operation in a coroutine throws.
 // Lifetime: no caller owns the work, so `fn` must own what it needs.
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {

@@ -46,10 +46,11 @@ struct NewThread {
 // Errors: what the executor throws is the call's failure, and the Futures report it. If the task is
 //   destroyed before it has run, they report `owner_dead`. DoAsync itself throws
 //   `resource_unavailable_try_again`, or what copying the key or an allocation threw.
-// Lifetime: ~Group waits for the tasks, so declare a pool before the groups that it works for.
+// Lifetime: `fn` may outlive this caller, so it must own what it needs. ~Group waits for the tasks,
+//   so declare a pool before the groups that it works for.
 //
 // Warning: if every thread of a pool waits for a task that is queued behind it in the same pool,
-// nothing moves. That is not a cycle of calls, so it is not detected.
+// none of them makes progress. That is not a cycle of calls, so it is not detected.
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor = NewThread>
 Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
                                       Executor&& executor = Executor()) {

@@ -6,7 +6,7 @@
 // CoDo: waits for a call in a coroutine, without blocking a thread.
 //
 //   Task<Page> Handle(Request request) {
-//     const auto load = [&request] { return LoadUser(request.id); };  // a task, or a User
+//     const auto load = [id = request.id] { return LoadUser(id); };  // a task, or a User
 //     auto [user, shared] = co_await singleflight::CoDo(users, request.id, load);
 //     co_return Render(user);
 //   }
@@ -18,6 +18,12 @@
 //   std::stop_source stop;
 //   auto timer = loop.After(50ms, [stop]() mutable { stop.request_stop(); });
 //   auto user = co_await singleflight::CoDo(users, request.id, load, stop.get_token());
+//
+// The coroutine resumes on the thread that lands the call, unless you pass a function that posts it
+// to your loop. With Qt, post `[handle] { handle.resume(); }` by QMetaObject::invokeMethod.
+//
+//   const auto post = [&loop](std::coroutine_handle<> handle) { loop.Post(handle); };
+//   auto user = co_await singleflight::CoDo(users, request.id, load, token, post);
 //
 // Warning: a plain `fn` runs on the thread that awaits. For work that blocks, return an awaitable
 // that resumes elsewhere.
@@ -242,7 +248,7 @@ class CoDoAwaiter final : public G::Waiter {
 
 }  // namespace detail
 
-// co_await CoDo(...) returns the result of the call in flight for `key`. If there is none, begins
+// co_await CoDo(...) returns the result of the call in flight for `key`. If there is none, it makes
 // one, whose work is `fn()`, or `fn(std::stop_token)` if it accepts that. `fn` returns what
 // converts to Value, or an awaitable of it. Await it at once: until then it refers to its
 // arguments.
@@ -253,25 +259,24 @@ class CoDoAwaiter final : public G::Waiter {
 //   thread that lands the call or requests `stop`, with no lock held and outside any catch block.
 //   `resume_on` must not throw, nor wait for the coroutine. The other waiters are notified after it
 //   returns. With ResumeInline, that is when the coroutine suspends again.
-// Leaving: request `stop`, or destroy the coroutine's frame. The call continues for the others.
-// When
+// Leaving: request `stop`, or destroy the coroutine's frame. The call continues for the others. If
 //   no caller is left, a stop is requested of the token that `fn` takes.
 // Errors: throws what `fn` threw, `operation_canceled` if this caller left,
-//   `resource_unavailable_try_again` if a limit refused it, `owner_dead` if the work was destroyed,
-//   or what copying the key or an allocation threw. An exception that escapes the resumed coroutine
-//   terminates the program. So does cancelling a thread inside an awaitable `fn`, as in any
-//   coroutine.
+//   `resource_unavailable_try_again` if a limit refused it, or `owner_dead` if the work was
+//   destroyed. Throws what copying the key or an allocation threw. An exception that escapes the
+//   resumed coroutine terminates the program. So does cancelling a thread inside an awaitable `fn`,
+//   as in any coroutine.
 // Lifetime: no caller owns the work, so an awaitable `fn` must own what it needs. ~Group waits for
-// the
-//   calls: if a loop resumes their work, run it until they have landed before the loop's own thread
-//   destroys the group. Request no stop while another thread destroys the group.
+//   the calls. If the thread that destroys the group also runs the loop that resumes their work, it
+//   must first run the loop until they have landed. Request no stop while another thread destroys
+//   the group.
 //
 // Warning: a call that waits for itself through coroutines is not detected. An awaitable `fn` must
 // neither await nor block for its own key.
 //
-// Warning: a frame may be destroyed while it is suspended here. But if another thread may land the
-// call or request the stop at that moment, `resume_on` may just receive the handle of that frame,
-// and must be able to tell. With ResumeInline, make sure that this cannot happen.
+// Warning: a frame may be destroyed while it is suspended here. But if another thread lands the
+// call or requests the stop at that moment, `resume_on` may receive the handle of a frame that no
+// longer exists, and must detect that. With ResumeInline, make sure that this cannot happen.
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
           class ResumeOn = ResumeInline>
 auto CoDo(G& group, const K& key, Fn&& fn, const std::stop_token& stop = std::stop_token(),

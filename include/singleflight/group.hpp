@@ -15,7 +15,7 @@
 // Warning: the key must hold everything that the result depends on: the tenant, the user, their
 // permissions. Callers that ask with the same key at the same time get the same answer.
 //
-// The library's own errors are std::system_error with one of these std::errc:
+// A group's own errors are std::system_error with one of these std::errc:
 //   resource_deadlock_would_occur     the call waits for this thread, so the wait would never end
 //   timed_out                         CallOptions::timeout passed while this caller followed
 //   operation_canceled                a stop was requested of this caller
@@ -24,9 +24,9 @@
 // What `fn` throws is not wrapped: the same exception object reaches every caller. Catch it by
 // const reference.
 //
-// To read the implementation: detail/call.hpp (one call), call_table.hpp (the map), ledger.hpp (the
-// critical sections), this file from the middle on, wait_graph.hpp (deadlocks), then ../lead.hpp
-// and async_call.hpp (calls that are led asynchronously).
+// Read the implementation in this order: detail/call.hpp (one call), call_table.hpp (the map),
+// ledger.hpp (the critical sections), and this file from DoWith on. Then read thread_waiter.hpp,
+// wait_graph.hpp (deadlocks), ../lead.hpp and async_call.hpp (calls that are led asynchronously).
 
 #include <chrono>
 #include <concepts>
@@ -102,8 +102,11 @@ class Group {
   explicit Group(GroupOptions options = {}) : ledger_(options) {}
 
   // Asks the calls that are led asynchronously to stop, and waits until they have landed, as
-  // std::jthread does. No thread may be inside another member, or enter one, meanwhile. Warning: a
-  // call's own `fn` must not destroy the group, because the destructor would wait for it.
+  // std::jthread does.
+  //
+  // Thread: no other thread may be inside a member, or enter one, meanwhile.
+  //
+  // Warning: a call's own `fn` must not destroy the group: the destructor would wait for it.
   ~Group() = default;
 
   Group(const Group&) = delete;  // keep a Group in a std::unique_ptr or a std::deque instead
@@ -115,12 +118,11 @@ class Group {
   // `key` is a Key, or what converts to one: for a string also a string_view or a const char*, and
   // {a, b} for a Key that these construct. A Key or a string is not copied.
   //
-  // Thread: blocks until the call lands. A leader runs `fn` on this thread. A follower's `fn` is
-  // not
-  //   run.
+  // Thread: blocks until the call lands. A leader runs `fn` on this thread. A follower's `fn` never
+  //   runs.
   // Errors: throws what the leader's `fn` threw, `resource_deadlock_would_occur`,
   //   `resource_unavailable_try_again` or `owner_dead`. Throws std::out_of_range for a number that
-  //   the Key type cannot represent.
+  //   the Key type cannot represent, and what converting, hashing or comparing the key throws.
   // Lifetime: the key must not change until Do returns.
   template <class K = Key, class Fn>
   Result<Value> Do(const K& key, Fn&& fn) {
@@ -128,13 +130,12 @@ class Group {
     return DoWith(KeyRef(adapted), std::forward<Fn>(fn), nullptr);
   }
 
-  // The same, for a caller with a timeout, a stop token or its own choice if its leader fails.
+  // The same, for a caller with options: a timeout, a stop token, what to do if its leader fails.
   //
-  // Leaving: a follower leaves when its timeout passes or its stop is requested. A leader whose
-  // stop
-  //   is requested no longer counts as a caller, but returns when `fn` does. When no caller is
-  //   left, a stop is requested of the token that `fn` takes, on the thread that leaves last. If
-  //   the stop was requested before Do begins, `fn` is not run.
+  // Leaving: a follower leaves when its timeout passes or its stop is requested. If a leader's stop
+  //   is requested, it no longer counts as a caller, but returns only when `fn` does. When no
+  //   caller is left, a stop is requested of the token that `fn` takes, on the thread that leaves
+  //   last. If the stop was requested before Do begins, `fn` is not run.
   // Errors: also throws `timed_out` and `operation_canceled`.
   template <class K = Key, class Fn>
   Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
@@ -161,7 +162,8 @@ class Group {
     });
   }
 
-  // The same, unless the call has followers. True if the call was forgotten, or none was in flight.
+  // The same, unless several callers would get the result. True if the call was forgotten, or none
+  // was in flight.
   template <class K = Key>
   bool ForgetUnshared(const K& key) {
     return Visit(key, [](const Shard& shard, Call* call) {
@@ -189,9 +191,8 @@ class Group {
   // flight, links `waiter` to it and returns kFollower. If not, makes a call whose first caller is
   // the waiter, runs `launch(Lead)`, and returns kLeader. The call keeps a copy of the key.
   //
-  // Thread: `launch` runs on this thread, with no lock held. waiter.OnLanded is called once,
-  // perhaps
-  //   before Join returns, on the thread that lands the call.
+  // Thread: `launch` runs on this thread, with no lock held. waiter.OnLanded is called once, on the
+  //   thread that lands the call, perhaps before Join returns.
   // Leaving: Leave(waiter), which prevents OnLanded.
   // Errors: what `launch` throws lands the call as its failure, or is dropped if the call has
   //   landed. Join itself throws `resource_unavailable_try_again`, or what copying the key or an
@@ -205,7 +206,7 @@ class Group {
     return Role::kLeader;
   }
 
-  // The same, for a caller that waits later. It leaves when it destroys the Future.
+  // The same, for a caller that waits later. It leaves when the Future is destroyed.
   template <class K = Key, class Launch>
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
@@ -218,7 +219,8 @@ class Group {
 
   // Makes a waiter leave its call. True: it left, and OnLanded will not be called. False: OnLanded
   // has been called, is running on another thread, or will be called, and the waiter must stay
-  // until then. If no caller is left, the call is forgotten and asked to stop, on this thread.
+  // until then. Also false if the waiter is on no call. If no caller is left, the call is forgotten
+  // and asked to stop, on this thread.
   //
   // Thread: may race with OnLanded, but not with Join, TakeResult, another Leave or the waiter's
   //   destructor. `launch` may call it.
@@ -235,8 +237,8 @@ class Group {
     });
   }
 
-  // `options` is null if the caller gave none: the fast path then skips every check of them.
-  // `before_landing` is the hook that a Lead has, too.
+  // Leads or follows the call for `key`. `options` is null if the caller gave none: the fast path
+  // then skips every check of them. `before_landing` is a hook like Lead's BeforeLanding.
   template <class Fn, class Hook = detail::NoHook>
   Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options,
                        const Hook& before_landing = {}) {
@@ -267,7 +269,7 @@ class Group {
     }
   }
 
-  // What a blocking leader does. The call is on its stack: nothing refers to it once it has landed.
+  // Does a blocking leader's part. The call is on its stack: nothing refers to it after landing.
   template <class Fn, class Hook>
   Result<Value> RunAndLand(Call& call, Fn&& fn, const CallOptions* options,
                            const Hook& before_landing) {
@@ -299,7 +301,7 @@ class Group {
     return State::Receive(ledger_.Share(call, std::move(outcome)), Role::kLeader);
   }
 
-  // What a blocking follower does: waits until `call` has landed, and returns its shared state.
+  // Does a blocking follower's part: waits until `call` has landed, and returns its shared state.
   [[gnu::noinline]] std::shared_ptr<State> Follow(Shard shard, Call& call,
                                                   const CallOptions* options,
                                                   detail::Deadline& deadline) {
@@ -384,7 +386,7 @@ class Group {
     try {
       std::invoke(std::forward<Launch>(launch), Lead(lead));
     } catch (...) {
-      error = detail::Caught();  // a forced unwind goes on, and destroys `lead`
+      error = detail::Caught();  // a forced unwind continues, and destroys `lead`
     }
     if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
   }

@@ -2,7 +2,7 @@
 #pragma once
 
 // DefaultHash and DefaultEqual: how a group hashes and compares its keys unless you say otherwise.
-// With them, a group of string keys accepts a std::string_view or a const char* as the key, and
+// With them, a group of string keys accepts a std::string_view or a const char* as the key, and Do
 // allocates nothing for it.
 
 #include <cstddef>
@@ -47,11 +47,11 @@ struct Defaults<std::basic_string<Char, std::char_traits<Char>, Allocator>> {
 
 }  // namespace detail
 
-// For a string, a hash that also accepts views. For any other type, std::hash<Key>.
+// Is a hash that also accepts views if Key is a string, and otherwise std::hash<Key>.
 template <class Key>
 using DefaultHash = typename detail::Defaults<Key>::Hash;
 
-// For a string, std::equal_to<>. For any other type, std::equal_to<Key>.
+// Is std::equal_to<> if Key is a string, and otherwise std::equal_to<Key>.
 template <class Key>
 using DefaultEqual = typename detail::Defaults<Key>::Equal;
 

@@ -27,7 +27,8 @@
 
 namespace singleflight {
 
-// Thread: every member may be called on any thread, but one Lead object by one thread at a time.
+// Thread: every member may be called on any thread, but only one thread at a time may use one Lead
+//   object.
 // Lifetime: once the call has landed, a Lead may outlive the group.
 //
 // `BeforeLanding` is internal: a hook that runs on the landing thread just before the call lands,
@@ -57,6 +58,7 @@ class Lead {
   // nothing.
   //
   // Thread: the waiters' OnLanded run on this thread.
+  // Errors: throws what moving `value` throws. The call is then still in flight.
   bool Succeed(Stored value) requires(!std::is_void_v<Value>) {
     return Land(Outcome(std::in_place_index<1>, std::move(value)));
   }
@@ -74,10 +76,12 @@ class Lead {
   }
 
   // Runs `fn()` or `fn(std::stop_token)` on this thread as the call's work, and lands the call with
-  // what it returns or throws. False if another thread lands the call. `fn` does not run if the
+  // what it returns or throws. False if this Run did not land the call. `fn` does not run if the
   // call has landed, or if another Run has begun.
   //
-  // While `fn` runs, deadlocks through it are detected as for a leader in Do.
+  // Thread: the waiters' OnLanded run on this thread, after `fn`. While `fn` runs, deadlocks
+  //   through it are detected as for a leader in Do.
+  // Errors: what `fn` throws is the call's failure, and is not thrown here.
   template <class Fn>
   bool Run(Fn&& fn) {
     detail::CheckFn<Value, Fn>();
@@ -102,8 +106,11 @@ class Lead {
     return LandOnce(*async, std::move(outcome), before);
   }
 
-  // Calls `fn()` or `fn(std::stop_token)` and returns what it returns. For work that starts here
-  // and lands later. Deadlocks through `fn` are detected as in Run.
+  // Calls `fn()` or `fn(std::stop_token)` on this thread and returns what it returns. It does not
+  // land the call: use it for work that starts here and lands later. Deadlocks through `fn` are
+  // detected as in Run.
+  //
+  // Errors: throws what `fn` throws.
   template <class Fn>
   decltype(auto) Start(Fn&& fn) const {
     const detail::LeadingScope leading;

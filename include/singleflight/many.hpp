@@ -15,7 +15,7 @@
 // result as soon as the function has returned.
 //
 // Warning: DoMany blocks. If every thread of a pool is inside DoMany, waiting for keys whose work
-// is queued behind it in the same pool, nothing moves.
+// is queued behind it in the same pool, none of them makes progress.
 
 #include <atomic>
 #include <concepts>
@@ -148,7 +148,7 @@ concept RangeOf = std::ranges::forward_range<Range> &&
   { detail::TakeElement<Range>(*std::ranges::begin(range)) } -> std::convertible_to<Value>;
 };
 
-// One call of DoMany: a caller for each of its keys.
+// Runs one DoMany, and is a caller for each of its keys.
 template <class G>
 class Batch {
   using Key = typename G::KeyType;
@@ -379,15 +379,19 @@ class Batch {
 // other. A key that is given twice is asked for once, and its places share the result.
 //
 // Thread: blocks. `fn` runs on this thread.
-// Leaving: as in Do. If this caller is stopped while `fn` runs, the calls continue for their other
-//   callers, and it gets `operation_canceled` for them. A stop is requested of the token that `fn`
-//   takes when no caller is left on any of its calls.
-// Retrying: with OnFailure::kRetry, keys whose other leader failed are asked for again. `fn` then
-// runs
-//   again for those that this caller leads.
-// Errors: for each key, what the `fn` that ran for it threw; `invalid_argument` if `fn` returned a
-//   wrong number of values; `no_message_available` if its map lacks the key; or what Do throws.
-//   DoMany itself throws only what reading, copying or hashing the keys throws, and std::bad_alloc.
+// Leaving: as in Do, but the timeout counts from the start, so it includes the time that `fn`
+//   takes. If this caller is stopped while `fn` runs, the calls continue for their other callers,
+//   and it gets `operation_canceled` for them. A stop is requested of the token that `fn` takes
+//   when no caller is left on any of its calls.
+// Retrying: with OnFailure::kRetry, keys whose other leader failed are asked for again. For those
+//   that this caller then leads, `fn` runs again.
+// Errors: for each key, one of
+//     what the `fn` that ran for it threw
+//     `invalid_argument`: `fn` returned more or fewer values than it got keys
+//     `no_message_available`: the map that `fn` returned lacks the key
+//     what Do throws.
+//   DoMany itself throws only what reading, copying, hashing or comparing the keys throws, and
+//   std::bad_alloc.
 template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
 std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn,
                                                      CallOptions options) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a user can set for a group or for one caller, and the statistics of a group.
+// CallOptions and GroupOptions: what a user can set for one caller and for a group. Stats says what
+// a group has done.
 
 #include <chrono>
 #include <cstddef>
@@ -15,10 +16,10 @@
 
 namespace singleflight {
 
-// What a follower does if its leader failed.
+// Says what a follower does if its leader failed.
 enum class OnFailure : unsigned char {
   kShare,  // it gets the leader's exception
-  kRetry,  // it asks again, and leads or follows then; what its own `fn` throws is final
+  kRetry,  // it asks again, and then leads or follows. If it leads, it gets what its `fn` throws
 };
 
 // One caller's options: group.Do(key, fn, {.timeout = 50ms, .stop = token}).
@@ -28,7 +29,7 @@ struct CallOptions {
   // finishes.
   std::optional<std::chrono::nanoseconds> timeout = {};
   // When a stop is requested, this caller leaves. A follower gets `operation_canceled`. A leader no
-  // longer counts as a caller, and returns when `fn` does, with what `fn` returned or threw.
+  // longer counts as a caller, but returns only when `fn` does, with what `fn` returned or threw.
   std::stop_token stop = {};
   OnFailure on_failure = OnFailure::kShare;
 };
@@ -45,15 +46,15 @@ struct GroupOptions {
   std::optional<std::chrono::nanoseconds> max_age = {};
 };
 
-// Exact counts since the group was constructed. Each time a caller asks, exactly one of
+// Exact counts of what happened since construction. Each time a caller asks, exactly one of
 // `executions`, `followers` and `refused` grows. None grows if asking itself threw: because of a
-// stop requested before, a deadlock, a failed allocation, a hash. A retry after a failure counts as
-// asking again.
+// stop requested before, a deadlock in Do, a failed allocation or a hash. A retry after a failure
+// counts as asking again.
 struct Stats {
   std::uint64_t executions = 0;  // calls begun
   std::uint64_t followers = 0;   // callers that joined a call in flight
   std::uint64_t failures = 0;    // calls that landed with an exception
-  std::uint64_t left = 0;        // callers that left: by timeout, stop or Leave
+  std::uint64_t left = 0;        // callers that left before their call landed
   std::uint64_t refused = 0;     // callers refused by a limit of GroupOptions
   std::uint64_t in_flight = 0;   // calls that have not landed yet, forgotten ones included
 

@@ -22,13 +22,14 @@
 //
 //   static constexpr bool kConcurrent = true;
 //
-// Thread: the cache is called on the thread that asks and on the thread that lands the call, also
-// for
-//   callers that do not block. Warning: do not put a cache that waits for a network on an event
-//   loop.
-// Errors: a cache that throws never fails a caller that could be served without it. In Get that
-//   counts as a miss. In Put the callers still get the value. GetStats counts both.
-// Cost: a hit copies the Value. For large values use a std::shared_ptr<const T>.
+// Thread: the cache is called on the thread that asks and on the thread that lands the call, even
+//   if the caller does not block.
+// Errors: a cache that throws never fails a caller that could be served without it. If its Get
+//   throws, that counts as a miss. If its Put throws, the callers still get the value. GetStats
+//   counts both.
+// Cost: a hit copies the Value. If values are large, use a std::shared_ptr<const T>.
+//
+// Warning: do not put a cache that waits for a network on an event loop. It would block the loop.
 //
 // Warning: neither the cache nor the values that it copies and destroys may call back into the
 // ReadThrough.
@@ -76,9 +77,9 @@ namespace singleflight {
 // A ReadThrough's settings.
 struct ReadThroughOptions {
   // Whether "not found" is put into the cache, too: an empty std::optional, a null pointer, and
-  // anything else that tests false, such as a std::expected with an error. The cache sees what it
-  // is given, and may keep such values for a shorter time. If this is false, the next caller loads
-  // again after a load that found nothing.
+  // any other value that reads like a pointer and tests false. A std::expected with an error is
+  // one. The cache sees what it is given, and may keep such values for a shorter time. If this is
+  // false, the next caller loads again after a load that found nothing.
   bool cache_not_found = false;
   // The limits of the group whose calls are the loads.
   GroupOptions group = {};
@@ -89,7 +90,7 @@ struct ReadThroughStats {
   std::uint64_t hits = 0;          // callers whose first look in the cache found a value
   std::uint64_t misses = 0;        // callers whose first look found none
   std::uint64_t loads = 0;         // loads begun, those of Refresh included
-  std::uint64_t outdated = 0;      // values not stored: invalidated, or no caller was left
+  std::uint64_t outdated = 0;      // values not put: invalidated, replaced, or no caller was left
   std::uint64_t get_failures = 0;  // how often the cache's Get threw
   std::uint64_t put_failures = 0;  // how often Put threw, or Erase after a Refresh found nothing
   Stats calls = {};                // the group's statistics
@@ -157,9 +158,10 @@ class ReadThrough {
   ReadThrough& operator=(const ReadThrough&) = delete;
 
   // Returns the cache's value for `key`, or else the result of the call in flight. If there is
-  // neither, leads a call, which looks in the cache again, runs `load()` or
-  // `load(std::stop_token)`, and puts the value before it lands. A value from the cache is not
-  // shared(), and its role() is kLeader. `key` is as in Group::Do.
+  // neither, leads a call, which looks in the cache again. If that finds nothing either, the call
+  // runs `load()` or `load(std::stop_token)`, and puts the value before it lands. A value that this
+  // caller finds at its first look is not shared(), and its role() is kLeader. `key` is as in
+  // Group::Do.
   //
   // A value is put only while its call is wanted: not if Invalidate, a newer call (max_age) or the
   // last caller's leaving came first. So if loads take longer than their callers wait, make sure
@@ -200,11 +202,11 @@ class ReadThrough {
   }
 
   // Loads the value again and puts it. While it is loading, readers still get the old value from
-  // the cache (stale-while-revalidate, RFC 5861). If a call is in flight for `key`, joins it, also
-  // one of a Get. That load began earlier, so invalidate first if the source has changed.
+  // the cache (stale-while-revalidate, RFC 5861). If a call is in flight for `key`, joins it, even
+  // if a Get began it. That load began earlier, so invalidate first if the source has changed.
   //
-  // If the load fails, the old value stays. If it finds nothing, and that is not cached, the old
-  // value is erased, if the cache has Erase.
+  // If the load fails, the old value stays. If it finds nothing, and "not found" is not cached, the
+  // old value is erased, provided that the cache has Erase.
   //
   // Thread, Leaving, Errors: as in Get.
   template <class K = Key, class Fn>
@@ -219,13 +221,13 @@ class ReadThrough {
   // The same in the background: returns at once. kFollower means that a call is in flight for `key`
   // already, and nothing was done.
   //
-  // Thread: `executor(task)` is called on this thread, and `load` runs where the task is called, as
-  // in
-  //   DoAsync.
-  // Leaving: none. No caller's leaving stops the load.
+  // Thread: `executor(task)` is called on this thread. As in DoAsync, `load` runs where the task is
+  //   called.
+  // Leaving: only ~ReadThrough asks the load to stop. No caller's leaving does.
   // Errors: a load that fails, and an executor that throws, only count in
-  // GetStats().calls.failures. Lifetime: `load` may outlive this caller, so it must own what it
-  // needs.
+  //   GetStats().calls.failures. Refresh itself throws `resource_unavailable_try_again`, or what
+  //   copying the key or an allocation threw.
+  // Lifetime: `load` may outlive this caller, so it must own what it needs.
   template <class K = Key, class Fn, class Executor>
   Role Refresh(const K& key, Fn&& load, Executor&& executor) requires
       std::invocable<Executor, detail::Task<ReadThrough, std::decay_t<Fn>>> {
@@ -254,13 +256,15 @@ class ReadThrough {
     return group_.Callers(key);
   }
 
+  // Returns the statistics. As in Group::GetStats, they are not a snapshot of one moment.
   ReadThroughStats GetStats() const {
     return {hits_.Sum(),          misses_.load(),       loads_.load(),    outdated_.load(),
             get_failures_.load(), put_failures_.load(), group_.GetStats()};
   }
 
   // Like those of Group, for callers that do not block. A value that the cache has reaches the
-  // waiter before Join returns, or makes the Future ready.
+  // waiter before Join returns, or makes the Future ready. The role is then kLeader, and `launch`
+  // does not run.
   //
   // Thread: the cache is called on this thread, and on the one that lands the call.
   template <class K = Key, class Launch>

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// redis::Group: one leader for a whole fleet of processes, through a Redis or Valkey server.
+// redis::Group: one leader for a fleet of processes, which share a Redis or Valkey server.
 //
 //   singleflight::redis::Group<std::string> pages({.host = "redis", .prefix = "shop:pages"});
 //
 //   // Ten containers with a hundred threads each ask at once: one of the threads renders.
 //   auto [page, shared] = pages.Do("/prices", [] { return Render("/prices"); });
 //
-// The callers of one process share one call of a Group of their own. Its leader asks the server: it
-// takes the lease and leads the fleet's call, or follows the process that has the lease. Callers in
-// other processes get a copy of the value, made by a Codec, or the exception's message as a
-// RemoteError.
+// The callers of one process share one call of a local Group. Its leader asks the server for the
+// lease, which is the right of one process to lead. It gets the lease and leads the fleet's call,
+// or follows the process that has it. Callers in other processes get a copy of the value, made by a
+// Codec, or the exception's message as a RemoteError.
 //
 // Warning: this saves work, but it is not a lock. `fn` runs twice at the same time if a leader's
 // process stalls for longer than its lease, if the server loses its memory, or if it cannot be
@@ -23,13 +23,26 @@
 //   });
 //
 // Do blocks its thread. Each key that a process follows takes one of its threads and a connection.
-// CoDo, AsyncDo, DoAsync and DoMany do not take a redis::Group.
+// CoDo, AsyncDo, DoAsync and DoMany do not accept a redis::Group. In a coroutine, wait for a call
+// of a local Group, whose `fn` calls Do on a thread pool. With a cache that the processes share,
+// look in it and put into it inside the `fn` of Do, under the lease. Otherwise a process that looks
+// just before the value is put runs `fn` again. The pool's threads then share the cache.
+//
+//   auto load = asio::bind_executor(pool, [this, path](std::stop_token stop) {
+//     const auto render = [&] {
+//       if (std::optional<std::string> hit = cache.Get(path)) return *hit;
+//       std::string page = Render(path);
+//       cache.Put(path, page);
+//       return page;
+//     };
+//     return pages.Do(path, render, {.stop = stop}).value();
+//   });
+//   const auto page = co_await AsyncDo(local_pages, path, load, asio::use_awaitable);
 //
 // Within one process, a redis::Group behaves as a Group does. Between processes it differs:
 //   - A caller that asks after a call has landed never gets its result. But it may join a caller of
 //     its own process that asked earlier and is about to be notified.
-//   - If all callers in the leader's process leave, the call is given up and another process takes
-//     over.
+//   - If all callers in the leader's process leave, another process takes over and runs `fn`.
 //   - Warning: processes that wait for each other's keys in a circle wait for ever, since deadlocks
 //     are detected only within a process. Give callers timeouts.
 //
@@ -42,7 +55,7 @@
 //   an outcome does not decode       another caller leads, at once
 //
 // An outage is noticed within linger + 2 * (connect_timeout + command_timeout), plus the look-up of
-// the server's name. A timeout or a stop may have to wait for as long.
+// the server's name. A caller's timeout or stop may take effect only after as long a time.
 //
 // Needs Redis 5, or any Valkey, and hiredis: link the CMake target singleflight::redis, or
 // -lhiredis. TLS also needs hiredis_ssl and SINGLEFLIGHT_REDIS_TLS defined, which the target does
@@ -101,11 +114,11 @@ class Lease {
   // without the server. It is the server's time in microseconds.
   //
   // Warning: it does not grow if the server's clock is set back, or if a server whose clock is
-  // behind takes its place. Keep the servers' clocks synchronized, and never set
-  // them back.
+  // behind takes its place. Keep the servers' clocks synchronized, and never set them back.
   std::uint64_t fence() const noexcept { return held_ != nullptr ? held_->fence : 0; }
-  // True while no other process can have the lease, as far as this process can tell. False if `fn`
-  // runs without the server.
+  // True while no other process can have this call's lease, as far as this process can tell. After
+  // a Forget it stays true, although another process may lead a new call. False if `fn` runs
+  // without the server.
   bool Held() const noexcept { return held_ != nullptr && held_->IsHeld(); }
   // Returns the token that an fn(std::stop_token) is given: it is requested when no caller of this
   // process is left. Valid as long as the Lease.
@@ -168,7 +181,7 @@ class Group {
   Group& operator=(const Group&) = delete;
 
   // Returns the result of the call in flight for `key` in any process. If there is none, leads one:
-  // runs `fn()`, or `fn(std::stop_token)` or `fn(const Lease&)` if it takes that. The key may be
+  // runs `fn()`, `fn(std::stop_token)` or `fn(const Lease&)`, whichever it accepts. The key may be
   // any bytes. shared() is true if others have followed, in whatever process.
   //
   // Thread: blocks until the call lands. A leader runs `fn` on this thread, once. A follower does

@@ -15,7 +15,7 @@ namespace singleflight::redis {
 
 // Says what a caller gets while the server cannot be used.
 enum class OnOutage : unsigned char {
-  kRunLocally,  // the process's own call goes on: one execution a process
+  kRunLocally,  // the process's own call continues: one execution a process
   kFail,        // a std::system_error: `not_connected` or `protocol_error`
 };
 
@@ -36,8 +36,8 @@ struct Tls {
 struct Options {
   std::string host = "127.0.0.1";  // a name is looked up whenever a connection is made
   int port = 6379;
-  std::string unix_socket = {};  // a path; `host` and `port` are then not used
-  std::string user = {};         // needs a password; empty: the server's default user
+  std::string unix_socket = {};  // a path, with which `host` and `port` are not used
+  std::string user = {};         // needs a password. Empty: the server's default user
   std::string password = {};     // empty: no authentication
   int database = 0;              // selected on every connection
   std::optional<Tls> tls = {};   // not set: no encryption
@@ -57,8 +57,8 @@ struct Options {
   // one delays the notice of an outage. At least 1 ms.
   std::chrono::milliseconds linger = std::chrono::seconds(2);
 
-  // Limits connecting, for each address of the host. A caller that reaches it meets an outage. At
-  // least 1 ms.
+  // Limits connecting, for each address of the host, and after that AUTH and SELECT. A caller that
+  // reaches it meets an outage. At least 1 ms.
   std::chrono::milliseconds connect_timeout = std::chrono::milliseconds(500);
 
   // Limits a command, including the transfer of its arguments. A caller that reaches it meets an

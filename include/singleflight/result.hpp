@@ -56,22 +56,24 @@ struct DoBlocks {
 // Copying a Result copies the value if the result is not shared, and no value if it is.
 //
 // Thread: reading one Result on several threads is safe, as with any const object.
-// Errors: a Result whose assignment threw, because the value's move did, may only be assigned to or
-//   destroyed.
+// Errors: a Result whose assignment threw, because the value's copy or move did, may only be
+//   assigned to or destroyed.
 template <class Value>
 class [[nodiscard]] Result {
  public:
   // Returns the value, without a copy.
   //
-  // Lifetime: the reference is valid until this Result is destroyed or assigned to. If the result
-  // is
-  //   shared, it is valid as long as any Result of the call.
+  // Lifetime: the reference is valid until this Result is destroyed or assigned to. That of a
+  //   shared result is valid as long as any Result of the call.
   const Value& value() const& noexcept SINGLEFLIGHT_LIFETIME_BOUND {
     const Value* alone = std::get_if<0>(&value_);
     return alone != nullptr ? *alone : **std::get_if<1>(&value_);
   }
 
-  // Returns the value itself: moved if this caller is alone, copied if the result is shared.
+  // Returns the value itself: moved if this caller is alone, copied if the result is shared. If it
+  // was moved, what remains in this Result must not be relied on.
+  //
+  // Errors: throws what the value's move or copy throws.
   Value value() && {
     static_assert(
         std::copy_constructible<Value>,
@@ -89,9 +91,10 @@ class [[nodiscard]] Result {
 
   // True if the call's result was given to more than one caller. All of them see the same answer.
   bool shared() const noexcept { return value_.index() == 1; }
+  // Returns whether this caller led the call or followed it.
   Role role() const noexcept { return role_; }
 
-  // For structured bindings: auto [value, shared].
+  // Lets structured bindings work: auto [value, shared].
   template <std::size_t Index>
   decltype(auto) get() const noexcept {
     if constexpr (Index == 0) {

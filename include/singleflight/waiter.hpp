@@ -7,7 +7,13 @@
 // event loop. CoDo, AsyncDo and DoMany are built on it. Derive from it and override OnLanded:
 //
 //   struct Reply final : Users::Waiter {  // Users is a Group<std::string, User>
-//     void OnLanded() noexcept override { Send(this->TakeResult()); }
+//     void OnLanded() noexcept override {
+//       try {
+//         Send(*TakeResult());
+//       } catch (...) {  // what Load threw, or `owner_dead`
+//         SendError();
+//       }
+//     }
 //   };
 //
 //   users.Join("user:42", reply, [&](Users::Lead lead) {  // only if no call is in flight
@@ -17,7 +23,7 @@
 // `Join` links the waiter to the call in flight for the key. If there is none, it makes a call and
 // gives the function its Lead, the right to land it: see lead.hpp.
 //
-// What it is not: a synchronization primitive. Leave may race with OnLanded, but with nothing else.
+// It is not a synchronization primitive. Leave may race with OnLanded, but with nothing else.
 // Warning: a cancel handler that calls Leave while OnLanded calls TakeResult on another thread is a
 // data race. examples/callback.cpp shows a class that is safe.
 
@@ -55,16 +61,18 @@ class Waiter {
   // Errors: throws what the call's `fn` threw, or `owner_dead` if the leader vanished.
   Result<Value> TakeResult() { return State::Receive(std::move(state_), role_); }
 
-  // Leaves the call, like Group::Leave. It may be called after the group was destroyed, but not
-  // while another thread destroys it.
+  // Leaves the call, like Group::Leave.
+  //
+  // Thread: as for Group::Leave. It must not be called while another thread destroys the group.
+  // Lifetime: it may be called after the group was destroyed.
   bool Leave() noexcept {
     const std::shared_ptr<State> state = state_;
     return state != nullptr && state->Leave(this);
   }
 
-  // Leaves the call, or if it has landed, cancels a notification that has not begun. For a waiter
-  // that is about to be destroyed. True: OnLanded will not be called any more. False: it is running
-  // on another thread, or it has run and the result was not taken.
+  // Leaves the call, or if it has landed, cancels a notification that has not begun. Call it before
+  // you destroy a waiter. True: OnLanded will not be called any more. False: it is running on
+  // another thread, or it has run and the result was not taken.
   //
   // Thread: may race with what Leave may race with.
   bool Detach() noexcept {

@@ -21,8 +21,8 @@
 // where they meet. Memory order is left out: here all threads see all writes in one order. The
 // tests and ThreadSanitizer check these.
 //
-// The assertions say what must hold, with the number of its promise in README.md. A process that is
-// stuck is found as an invalid end state. Callers differ only by number, so the model explores only
+// The assertions say what must hold, with the number of its promise in include/singleflight/README.md.
+// A process that is stuck is found as an invalid end state. Callers differ only by number, so the model explores only
 // executions in which their first steps come in the order of their numbers.
 //
 // FAULT_... plants a fault in the model. Each fault must be found.

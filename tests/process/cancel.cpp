@@ -127,7 +127,7 @@ const process::Add without(
 
 const process::Add in_handler(
     "when a leader that called Do in a catch block is cancelled, libstdc++ terminates, as "
-    "README.md says",
+    "promise 6 says",
     [] {
       Group<int, int> group;
       PosixThread cancelled([&] {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The tests that measure the figures of the README's table "How it is tested" print them with this.
+// The tests that measure the figures of tests/README.md print them with this.
 
 #include <cstdlib>
 #include <iostream>

@@ -27,13 +27,13 @@
 
 namespace singleflight::detail {
 
-// What the callers of a shared call have in common.
+// Holds what the callers of a shared call have in common.
 template <class Value>
 class SharedState : public WaitTarget {
  public:
   SharedState(CallBase& of, const ThreadMark* leader) noexcept
       : WaitTarget(leader), hash(of.hash), call(&of) {}
-  // For a value that no call of a group produced: see LandedState.
+  // Holds a value that no call of a group produced: see LandedState.
   SharedState() noexcept : WaitTarget(nullptr), hash(0), call(nullptr) {}
 
   const std::uint64_t hash;  // finds the shard, even after the call has landed
@@ -41,9 +41,9 @@ class SharedState : public WaitTarget {
   // Guarded by the shard's mutex.
   CallBase* call;  // null once it has landed
 
-  // A caller leaves. `waiter` is null for a caller that has none. Touches the group only while the
-  // call is in flight. If no caller is left, `unwanted` becomes the call's stop source, which is
-  // then to be requested.
+  // Makes a caller leave. False if the call has landed: then nothing is done. `waiter` is null for
+  // a caller that has none. Touches the group only while the call is in flight. If no caller is
+  // left, `unwanted` becomes the call's stop source, and the stop must then be requested of it.
   virtual bool Leave(Waiter<Value>* waiter, std::stop_source& unwanted) noexcept = 0;
   bool Leave(Waiter<Value>* waiter) noexcept {
     std::stop_source unwanted(std::nostopstate);
@@ -100,7 +100,7 @@ class SharedState : public WaitTarget {
   // Drops the value: no caller is left to take it.
   void Discard() noexcept { outcome_.template emplace<0>(); }
   // With no lock held: wakes the callers. OnLanded may destroy waiters that are still in the list,
-  // so no pointer into the list is kept across a call of it.
+  // so no pointer into the list is kept while it runs.
   void Publish() noexcept {
     if (broadcast_) broadcast_->promise.set_value();
     while (Waiter<Value>* const waiter = PopWaiter()) waiter->OnLanded();
@@ -129,7 +129,8 @@ class SharedState : public WaitTarget {
     if (!self->shared_) return ResultFactory::Take<Value>(self->outcome_, role);
     return ReceiveShared(std::move(self), role);
   }
-  // For a caller that passes its result on to several. Only reads, so it may be called repeatedly.
+  // Receives a result that its caller passes on to several others. It only reads, so it may be
+  // called repeatedly.
   static Result<Value> ReceiveShared(std::shared_ptr<SharedState> self, Role role) {
     if (self->Failed()) std::rethrow_exception(self->Error());
     const Stored<Value>* const value = std::get_if<1>(&self->outcome_);
@@ -174,7 +175,7 @@ struct Call : CallBase {
 
   const KeyRef key;
   const ThreadMark* const leader = &this_thread_mark;
-  // Guarded by the shard's mutex. Null: nobody has joined yet.
+  // Guarded by the shard's mutex. Null until a follower joins, if the leader is in Do.
   std::shared_ptr<SharedState<Value>> state;
 };
 

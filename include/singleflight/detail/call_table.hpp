@@ -60,7 +60,7 @@ class LockedShard;
 // One part of the table. It is reached only through a LockedShard: its mutex guards everything.
 //
 // A shard has cache lines of its own, so threads in different shards do not disturb each other. All
-// that an unshared call touches is on the first line, so little moves between threads that do meet.
+// that an unshared call touches is on the first line, so threads that do meet exchange only that.
 template <class Mutex>
 class alignas(64) Shard {
  public:
@@ -163,7 +163,7 @@ class alignas(64) Shard {
 
  public:
   ListLink async_calls;      // of AsyncEntry: calls led asynchronously that have not landed
-  Event* drained = nullptr;  // set when async_calls becomes empty; null except during ~Group
+  Event* drained = nullptr;  // null except in ~Group, which waits until async_calls is empty
 };
 
 // A shard that stays locked until Unlock, or until this object is destroyed.

@@ -8,7 +8,7 @@
 
 namespace singleflight::detail {
 
-// Holds a std::bad_alloc instead if there is no memory for the text.
+// Makes a std::system_error, or a std::bad_alloc if there is no memory for the text.
 inline std::exception_ptr MakeError(std::errc code, const char* what) noexcept {
   try {
     return std::make_exception_ptr(std::system_error(std::make_error_code(code), what));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Event: what a thread waits for if something else may end its wait early.
+// Event: a thread waits for it, and something else may end that wait early.
 
 #include <chrono>
 #include <condition_variable>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What the free functions that wait for a group's calls require of it.
+// GroupLike: what free functions such as CoDo require of a group.
 
 #include <concepts>
 #include <type_traits>

@@ -10,7 +10,7 @@ struct ListLink {
   ListLink* prev = this;
   ListLink* next = this;
 
-  // For the list itself: whether it has no elements.
+  // Whether the list has no elements. Call it on the list itself.
   bool Empty() const noexcept { return next == this; }
   void InsertBefore(ListLink& other) noexcept {
     prev = other.prev;

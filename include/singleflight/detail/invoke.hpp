@@ -41,7 +41,7 @@ constexpr void CheckFn() {
                 "fn must return the group's Value or something that converts to it");
 }
 
-// For a call that outlives the expression that made it.
+// Checks that a call which outlives the expression that made it can keep `fn`.
 template <class Fn>
 constexpr void CheckKept() {
   static_assert(std::constructible_from<std::decay_t<Fn>, Fn>,

@@ -40,8 +40,9 @@ class KeyRef {
   static constexpr bool kIsView = TakesViews();
 
  public:
-  // Turns what a caller passed as the key into what a KeyRef can refer to: the caller's own Key, a
-  // view of the caller's string, or a Key converted from anything else. It must outlive the KeyRef.
+  // Turns what a caller passed as the key into what a KeyRef can refer to. That is the caller's own
+  // Key, a view of the caller's string, or a Key converted from anything else. It must outlive the
+  // KeyRef.
   template <class K>
   static decltype(auto) Adapt(const K& key) {
     if constexpr (std::same_as<K, Key>) {

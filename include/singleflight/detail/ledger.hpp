@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Ledger: a group's bookkeeping. Which calls are in flight, how many callers each has, what the
-// limits allow, and the statistics. Joining, leaving and landing are one critical section each.
+// Ledger: records which calls of a group are in flight, how many callers each has, what the limits
+// allow, and the statistics. Joining, leaving and landing are one critical section each.
 
 #include <atomic>
 #include <chrono>

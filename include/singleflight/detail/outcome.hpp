@@ -62,7 +62,7 @@ struct ResultFactory {
     return Shared<Value>(nullptr, role);
   }
 
-  // For the only caller of a call.
+  // Takes the value out, for the only caller of a call. Throws if the call failed.
   template <class Value>
   static Result<Value> Take(Outcome<Value>& outcome, Role role) {
     if (detail::Failed<Value>(outcome)) std::rethrow_exception(detail::ErrorOf<Value>(outcome));

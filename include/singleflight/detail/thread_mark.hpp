@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Which thread this is, and whether it leads a call.
+// ThreadMark: says which thread this is, and whether it leads a call.
 
 #include <cstddef>
 

@@ -9,15 +9,15 @@
 
 namespace singleflight::detail {
 
-// A thread that waits for a call and may give up: at a deadline, or when it is interrupted.
+// A thread that waits for a call and may leave it: at a deadline, or when it is interrupted.
 template <class Value>
 class ThreadWaiter : public Waiter<Value> {
  public:
   // Leaves if it is still on its call: the thread was cancelled in its wait.
   ~ThreadWaiter() override { DetachOrWait(); }
 
-  // Leaves if the call has not landed, and waits for an OnLanded in progress. For the destructor of
-  // a derived class whose members must outlive that.
+  // Leaves if the call has not landed, and waits for an OnLanded in progress. A derived class whose
+  // members must outlive that calls it in its destructor.
   void DetachOrWait() {
     if (!this->Detach()) landed_->Wait();
   }

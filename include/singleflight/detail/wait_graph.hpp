@@ -3,10 +3,10 @@
 
 // The wait graph: detects, before a thread blocks, that its wait would never end.
 //
-// A call makes no progress while its leader's thread waits. So an edge goes from a thread that
-// leads at least one call to the call that it is about to wait for, and on to the thread that leads
-// that call. A wait that would lead back to its own thread is refused. So the recorded edges never
-// form a cycle, and a walk along them always terminates.
+// A call makes no progress while its leader's thread waits. So before a thread that leads a call
+// waits for another, it records an edge to that other call, and thus to the thread that leads it. A
+// wait that would close a cycle is refused. So the recorded edges never form a cycle, and a walk
+// along them always terminates.
 //
 // One table serves all groups of the process, so cycles through several groups are detected, too.
 // (Shared libraries built with hidden visibility have a table each. Cycles that cross them are not
@@ -28,7 +28,7 @@
 
 namespace singleflight::detail {
 
-// What a thread can wait for: the part of a call that the wait graph knows.
+// The part of a call that the wait graph knows: a thread can wait for it.
 class WaitTarget {
  public:
   explicit WaitTarget(const ThreadMark* running_on) noexcept : running_on_(running_on) {}

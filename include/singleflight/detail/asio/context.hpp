@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Selects Asio, standalone or Boost's. Also what an operation needs from the execution context that
-// it completes on.
+// Selects Asio, standalone or Boost's. Defines what an operation needs from the execution context
+// that it completes on.
 
 #include <condition_variable>
 #include <cstddef>
@@ -180,8 +180,8 @@ class ContextService final : public net::execution_context::service {
     user.Unlink();
   }
 
-  // Removes the user and runs `use()`, unless the context has been shut down. The context is kept
-  // meanwhile. The user may be destroyed.
+  // Removes the user and runs `use()`, unless the context has been shut down. The context is not
+  // destroyed meanwhile. The user may be destroyed.
   template <class Use>
   void UseLast(User& user, Use&& use) {
     struct InUse {
@@ -207,7 +207,7 @@ class ContextService final : public net::execution_context::service {
     std::forward<Use>(use)();
   }
 
-  // For OnShutdown: waits until UseLast was called, and found that it is too late.
+  // Waits until UseLast was called, and found that it is too late. OnShutdown calls this.
   void WaitUntilTooLate(const User& user) noexcept {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return user.too_late_; });

@@ -11,7 +11,7 @@
 
 namespace singleflight {
 
-// What a ReadThrough requires of a cache: see read_through.hpp.
+// Says what a ReadThrough requires of a cache: see read_through.hpp.
 template <class Cache, class Key, class Value>
 concept CacheFor = requires(Cache& cache, const Key& key, const Value& value) {
   { cache.Get(key) } -> std::same_as<std::optional<Value>>;

@@ -32,7 +32,7 @@ class LandedState final : public SharedState<Value> {
     state->Publish();
   }
 
-  // For a Future, whose caller blocks.
+  // Makes the state of a Future, whose caller blocks.
   static std::shared_ptr<State> Ready(Value&& value) {
     std::shared_ptr<State> state = Make(std::move(value));
     state->PrepareToBlock();

@@ -156,29 +156,29 @@ class Client {
     one.push_back(std::make_shared<HeldLease>(keys, NewToken()));
     HeldLease* const lease = one.front().get();
     std::optional<StopFd> stop_fd;
-    std::string heard;  // the token of the last holder we saw
-    std::string last;   // the id of the last entry read from its stream
+    std::string followed;  // the token of the last holder we saw
+    std::string last;      // the id of the last entry read from its stream
     for (;;) {
       const Clock::time_point asked = Clock::now();
       const auto duration = std::max(renewer_.DurationFor(asked), std::chrono::milliseconds(1));
       const bool awaits = last == "0";  // its outcome may still come
       const LeaseCommands::Holder holder =
-          leases_.Take(keys, lease->token, duration, awaits ? heard : std::string_view());
+          leases_.Take(keys, lease->token, duration, awaits ? followed : std::string_view());
       if (holder.token == lease->token) {
-        if (!heard.empty()) ++count.takeovers;
+        if (!followed.empty()) ++count.takeovers;
         lease->fence = holder.fence;
         lease->taken = asked;
         lease->HoldUntil(asked + duration);
         return one;
       }
-      if (heard != holder.token) last = "0";
-      heard = holder.token;
+      if (followed != holder.token) last = "0";
+      followed = holder.token;
       if (!stop_fd) stop_fd.emplace(caller.stop_passed.get_token());
       const std::optional<LeaseCommands::Entry> entry =
-          ReadOrLeave(keys, heard, last, holder.left, caller, stop_fd->get());
+          ReadOrLeave(keys, followed, last, holder.left, caller, stop_fd->get());
       if (!entry) continue;
       last = entry->id;
-      if (const std::optional<Payload> payload = Unpack(entry->payload, heard)) {
+      if (const std::optional<Payload> payload = Unpack(entry->payload, followed)) {
         if (payload->kind != PayloadKind::kAbandoned) {
           if (accept(*payload)) return {};
           ++count.undecodable;

@@ -60,8 +60,8 @@ struct Endpoint {
   bool operator==(const Endpoint&) const = default;
 };
 
-// One thread at a time may use a connection. Once the constructor or Ask has thrown Outage, it is
-// of no use any more.
+// One thread at a time may use a connection. Once Ask has thrown Outage, the connection must not be
+// used again.
 class Connection {
  public:
   Connection(const Options& options, Endpoint endpoint)
@@ -89,9 +89,9 @@ class Connection {
             const WaitLimit& limit) {
     const Clock::time_point deadline = Clock::now() + server_waits + command_timeout_;
     Send(command, deadline);
-    const bool impatient = limit.until < deadline;
-    Reply reply = Receive(impatient ? limit.until : deadline, limit.stop_fd);
-    if (reply == nullptr && !impatient && Clock::now() >= deadline) throw Outage::Timeout(name_);
+    const bool limited = limit.until < deadline;
+    Reply reply = Receive(limited ? limit.until : deadline, limit.stop_fd);
+    if (reply == nullptr && !limited && Clock::now() >= deadline) throw Outage::Timeout(name_);
     return reply;
   }
 

@@ -54,9 +54,9 @@ inline bool IsToken(std::string_view text) noexcept {
   return text.size() == 32 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-// Names the keys on the server that belong to one key of a Group. What is in the first braces
-// decides on which node of a Redis Cluster they are, unless that is empty. So a key that would make
-// it empty comes after the braces.
+// Names the keys on the server that belong to one key of a Group. A Redis Cluster
+// chooses their node by what is in the first braces, unless that is empty. So a key that would
+// leave the braces empty comes after them.
 class RedisKeys {
  public:
   RedisKeys(std::string_view prefix, std::string_view key) : base_(prefix) {
@@ -87,7 +87,7 @@ class LeaseCommands {
   struct Holder {
     std::string token;
     std::chrono::milliseconds left;  // until the lease expires, unless it is renewed
-    std::uint64_t fence = 0;         // greater than of any lease before (0: not ours)
+    std::uint64_t fence = 0;         // greater than that of any earlier lease (0: not ours)
   };
   // Takes the lease for `token` if it is free, and returns its holder. `awaited` is the token of
   // the call whose outcome the caller waits for, or empty. If that outcome has come or may still
@@ -180,12 +180,12 @@ class LeaseCommands {
   }
 
  private:
-  // Answers with a holder: {token, milliseconds left, fence}. -1 milliseconds: the value there is
-  // not a lease of ours, and is left alone. The command may arrive again because its answer was
-  // lost. Its call may have been forgotten or have landed meanwhile, so the script first looks for
-  // `token`.
+  // Answers with a holder: {token, milliseconds left, fence}. -1 milliseconds means that the value
+  // there is not a lease of ours. It stays as it is. The command may arrive again because its
+  // answer was lost. Its call may have been forgotten or have landed meanwhile, so the script first
+  // looks for `token`.
   static constexpr std::string_view kTake = R"lua(
-    local function told(name)
+    local function follow(name)
       local value, left = redis.call('GET', name), redis.call('PTTL', name)
       if left < 0 or not string.find(value, '^' .. string.rep('[0-9a-f]', 32) .. '%+?$') then
         return {'', -1, 0}
@@ -203,10 +203,10 @@ class LeaseCommands {
     end
     if KEYS[4] then
       if redis.call('XLEN', KEYS[4]) > 0 then return {ARGV[3], 0, 0} end
-      if redis.call('EXISTS', KEYS[5]) == 1 then return told(KEYS[5]) end
+      if redis.call('EXISTS', KEYS[5]) == 1 then return follow(KEYS[5]) end
     end
     if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return mine() end
-    return told(KEYS[1])
+    return follow(KEYS[1])
   )lua";
 
   static constexpr std::string_view kRenew = R"lua(

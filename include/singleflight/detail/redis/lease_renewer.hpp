@@ -102,7 +102,7 @@ class LeaseRenewer {
     return std::min(lease_, std::chrono::floor<std::chrono::milliseconds>(left));
   }
 
-  // Has its lease renewed for as long as it lives.
+  // Has its lease renewed during its lifetime.
   class Renewal {
    public:
     Renewal(LeaseRenewer& renewer, LeaseList one) noexcept

@@ -9,7 +9,7 @@
 namespace singleflight::redis::detail {
 
 // The code is `not_connected` if the server cannot be reached, does not answer in time or has
-// closed the connection. It is `protocol_error` if the server's answer is of no use.
+// closed the connection. It is `protocol_error` if the server's answer cannot be used.
 class Outage : public std::system_error {
  public:
   Outage(std::errc code, const std::string& what)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Server: sends a command to the server and returns its reply. Behind it are a connection pool,
-// which connects on demand, a circuit breaker for each endpoint, and what a Redis Cluster has told
-// us about the location of its slots.
+// Server: sends a command to the server and returns its reply. It has a connection pool, which
+// connects on demand, and a circuit breaker for each endpoint. It remembers the redirections of a
+// Redis Cluster.
 
 #include <algorithm>
 #include <charconv>
