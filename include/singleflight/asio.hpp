@@ -75,6 +75,7 @@ class AsyncDoOperation final : public G::Waiter, private ContextService::User {
       : handler_(std::forward<H>(handler)),
         work_(executor),
         context_(ContextService::Of(executor)) {}
+  ~AsyncDoOperation() noexcept override = default;  // even if the handler's may throw
 
   // Once `self` has joined, the call may land and destroy the operation at any moment.
   template <class Launch>

@@ -70,12 +70,7 @@ decltype(auto) AwaiterOf(T&& awaitable) {
 }
 
 template <class T>
-inline constexpr bool kIsResult = false;  // which has a co_await only to refuse it
-template <class Value>
-inline constexpr bool kIsResult<Result<Value>> = true;
-
-template <class T>
-concept Awaitable = !kIsResult<std::remove_cvref_t<T>> && requires(T && awaitable) {
+concept Awaitable = requires(T&& awaitable) {
   { detail::AwaiterOf(std::forward<T>(awaitable)).await_ready() } -> std::convertible_to<bool>;
   detail::AwaiterOf(std::forward<T>(awaitable)).await_resume();
 };
@@ -168,7 +163,7 @@ class CoDoAwaiter final : public G::Waiter {
   explicit CoDoAwaiter(Call& call)
       : call_(call), resume_on_(std::forward<decltype(call.resume_on)>(call.resume_on)) {}
 
-  ~CoDoAwaiter() override {
+  ~CoDoAwaiter() noexcept override {
     on_stop_.reset();
     if (this->Detach()) return;
     while (phase_.load(std::memory_order_acquire) != Phase::kDone) {

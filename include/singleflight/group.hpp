@@ -59,6 +59,11 @@ namespace singleflight {
 template <class Key, class Value, class Cache, class Hash, class KeyEqual, class Traits>
 class ReadThrough;
 
+namespace detail {
+template <class T>
+concept NotCallOptions = !std::convertible_to<T, CallOptions>;
+}
+
 // Neither copyable nor movable: keep it where it is, in a std::unique_ptr or in a std::deque.
 //
 // Thread: every member may be called on any thread at any time, except the destructor. No lock is
@@ -143,14 +148,8 @@ class Group {
     return DoWith(KeyRef(adapted), std::forward<Fn>(fn), &options);
   }
 
-  // Refused in a sentence: a third argument that is not CallOptions.
-  template <class K = Key, class Fn, class Options>
-  requires(!std::convertible_to<Options, CallOptions>) Result<Value> Do(const K& key, Fn&& fn,
-                                                                        Options&&) {
-    static_assert(std::convertible_to<Options, CallOptions>,
-                  "Do's third argument is CallOptions: write {.timeout = 50ms, .stop = token}");
-    return Do(key, std::forward<Fn>(fn));
-  }
+  template <class K = Key, class Fn, detail::NotCallOptions Options>
+  void Do(const K&, Fn&&, Options&&) = delete;  // write {.timeout = 50ms, .stop = token}
 
   // Makes the next caller for `key` start a new call. Callers already on the call still get its
   // result. True if a call was in flight.
@@ -285,7 +284,7 @@ class Group {
     detail::Outcome<Value> outcome;
     const auto run = [&] {
       detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
-      before_landing(ledger_, call, call.key.get(), outcome);
+      detail::RunHook(before_landing, ledger_, call, call.key.get(), outcome);
     };
     if (options != nullptr && options->stop.stop_possible()) {
       // The callback's destructor waits for a LeaderLeaves in progress, so `call` outlives it.

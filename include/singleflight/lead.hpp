@@ -134,7 +134,10 @@ class Lead {
     };
     if (async.phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
     const Landing landing{async, outcome};
-    before(*async.ledger, async.call, async.key, outcome);
+    if constexpr (!std::same_as<Hook, detail::NoHook>) {
+      const detail::RunningScope running(*async.call.state);
+      detail::RunHook(before, *async.ledger, async.call, async.key, outcome);
+    }
     return true;
   }
 

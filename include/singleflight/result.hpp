@@ -35,23 +35,8 @@ namespace singleflight {
 enum class Role : unsigned char { kLeader, kFollower };
 
 namespace detail {
-
 struct ResultFactory;
-
-// Turns `co_await group.Do(...)` into one sentence from the compiler.
-template <class Result>
-struct DoBlocks {
-  template <bool kDoBlocks = true>
-  bool await_ready() const {
-    static_assert(!kDoBlocks,
-                  "Do blocks this thread: in a coroutine write co_await CoDo(group, key, fn)");
-    return true;
-  }
-  void await_suspend(auto) const {}
-  Result await_resume() const;
-};
-
-}  // namespace detail
+}
 
 // Copying a Result copies the value if the result is not shared, and no value if it is.
 //
@@ -104,8 +89,7 @@ class [[nodiscard]] Result {
     }
   }
 
-  // Refused in a sentence: Do blocks, so there is nothing to await.
-  detail::DoBlocks<Result> operator co_await() const noexcept { return {}; }
+  void operator co_await() const = delete;  // Do blocks: write co_await CoDo(group, key, fn)
 
  private:
   friend detail::ResultFactory;
@@ -129,7 +113,7 @@ class Result<void> {
   bool shared() const noexcept { return shared_; }
   Role role() const noexcept { return role_; }
 
-  detail::DoBlocks<Result> operator co_await() const noexcept { return {}; }
+  void operator co_await() const = delete;  // Do blocks: write co_await CoDo(group, key, fn)
 
  private:
   friend detail::ResultFactory;

@@ -24,6 +24,8 @@
 // gives the function its Lead, the right to land it: see lead.hpp.
 //
 // It is not a synchronization primitive. Leave may race with OnLanded, but with nothing else.
+// Include group.hpp, which includes this header and what the functions here need.
+//
 // Warning: a cancel handler that calls Leave while OnLanded calls TakeResult on another thread is a
 // data race. examples/callback.cpp shows a class that is safe.
 
@@ -59,14 +61,16 @@ class Waiter {
   // Returns the result. Call it once, in OnLanded or after it.
   //
   // Errors: throws what the call's `fn` threw, or `owner_dead` if the leader vanished.
-  Result<Value> TakeResult() { return State::Receive(std::move(state_), role_); }
+  Result<Value> TakeResult() {
+    return detail::SharedState<Value>::Receive(std::move(state_), role_);
+  }
 
   // Leaves the call, like Group::Leave.
   //
   // Thread: as for Group::Leave. It must not be called while another thread destroys the group.
   // Lifetime: it may be called after the group was destroyed.
   bool Leave() noexcept {
-    const std::shared_ptr<State> state = state_;
+    const std::shared_ptr<detail::SharedState<Value>> state = state_;
     return state != nullptr && state->Leave(this);
   }
 
@@ -77,7 +81,7 @@ class Waiter {
   // Thread: may race with what Leave may race with.
   bool Detach() noexcept {
     if (state_ == nullptr) return true;
-    const std::shared_ptr<State> state = state_;
+    const std::shared_ptr<detail::SharedState<Value>> state = state_;
     return state->Leave(this) || state->UnlinkUnlessNotified(*this);
   }
 
@@ -91,15 +95,14 @@ class Waiter {
   // Like Leave, but if this was the last caller, it hands out the call's stop source instead of
   // requesting the stop: what runs then may destroy this waiter.
   bool Leave(std::stop_source& unwanted) noexcept {
-    const std::shared_ptr<State> state = state_;
+    const std::shared_ptr<detail::SharedState<Value>> state = state_;
     return state != nullptr && state->Leave(this, unwanted);
   }
 
  private:
-  using State = detail::SharedState<Value>;
-  friend State;
+  friend detail::SharedState<Value>;
 
-  std::shared_ptr<State> state_;  // null: on no call
+  std::shared_ptr<detail::SharedState<Value>> state_;  // null: on no call
   // Guarded by the shard's mutex until the call lands, and by the state's waiters_mutex_
   // afterwards.
   Waiter* prev_ = nullptr;

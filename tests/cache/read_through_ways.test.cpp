@@ -442,3 +442,40 @@ TEST_CASE(
   }
   CHECK(users.Callers("key") == 0);
 }
+
+// The leader's Put waits for a call of another group, whose fn waits for the leader.
+template <class Ask>
+void PutInACircle(Ask&& ask) {
+  IntCache cache;
+  Users users(cache);
+  singleflight::Group<int, int> other;
+  std::latch other_leads(1);
+  cache.before_put = [&] {
+    AwaitCallers(users, "key", 2);
+    static_cast<void>(other.Do(1, MustNotRun));
+  };
+  Caller leader([&] {
+    return ask(users, [&] {
+      other_leads.wait();
+      return 5;
+    });
+  });
+  AwaitCallers(users, "key", 1);
+  Caller follower([&] {
+    return other.Do(1, [&] {
+      other_leads.count_down();
+      return users.Get("key", MustNotRun).value();
+    });
+  });
+  CHECK(leader.Join().value == 5);
+  CHECK(follower.Join().value == 5);
+  CHECK(users.GetStats().put_failures == 1);
+}
+
+TEST_CASE("Promise 9: a deadlock through the cache's Put is an error of the Put") {
+  PutInACircle([](Users& users, const auto& load) { return users.Get("key", load); });
+}
+
+TEST_CASE("Promise 9: a deadlock through Put in an asynchronous call is an error of the Put") {
+  PutInACircle([](Users& users, const auto& load) { return DoAsync(users, "key", load).Get(); });
+}

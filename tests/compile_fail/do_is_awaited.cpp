@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// error: Do blocks this thread: in a coroutine write co_await CoDo(group, key, fn)
+// says: Do blocks: write co_await CoDo(group, key, fn)
 
 #include <coroutine>
 #include <singleflight/group.hpp>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// error: Do's third argument is CallOptions: write {.timeout = 50ms, .stop = token}
+// says: write {.timeout = 50ms, .stop = token}
 
 #include <chrono>
 #include <singleflight/group.hpp>

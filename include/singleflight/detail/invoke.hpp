@@ -78,10 +78,17 @@ void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop) {
   }
 }
 
-// A hook that runs just before a call lands. This one, the default, does nothing.
-struct NoHook {
-  template <class... Args>
-  void operator()(Args&&...) const noexcept {}
-};
+// A call without a hook.
+struct NoHook {};
+
+// Runs a hook just before a call lands. That is still the leader's work, so a wait in the hook that
+// would never end is an error.
+template <class Hook, class... Args>
+void RunHook(const Hook& hook, Args&&... args) {
+  if constexpr (!std::same_as<Hook, NoHook>) {
+    const LeadingScope leading;
+    hook(std::forward<Args>(args)...);
+  }
+}
 
 }  // namespace singleflight::detail
