@@ -8,6 +8,7 @@
 #include "future.hpp"
 #include "group.hpp"
 #include "hash.hpp"
+#include "key_result.hpp"
 #include "lead.hpp"
 #include "many.hpp"
 #include "options.hpp"
