@@ -11,7 +11,7 @@
 //   HttpResponse response = co_await handler(request);
 //
 // The rules are those of http_middleware.hpp: two users never see each other's answer. A run of the
-// handler belongs to no single request. If the request that started it times out, it goes on as
+// handler belongs to no single request. If the request that started it times out, it continues as
 // long as another request waits. If none waits, it is cancelled.
 
 #include <asio.hpp>

@@ -94,7 +94,7 @@ class Clients {
   static std::string IdOf(std::size_t request) {
     return "user:" + std::to_string(request % kUsers);
   }
-  // The first request for each user stays, so its call goes on until it lands.
+  // The first request for each user stays, so its call continues until it lands.
   static bool HangsUp(std::size_t request) { return request >= kUsers && request % 3 == 0; }
 
   template <class Make>

@@ -378,7 +378,7 @@ TEST_CASE("Lead: in a group of void, Succeed takes no value") {
   CHECK_FALSE(waiter.TakeResult().shared());
 }
 
-TEST_CASE("Leave: OnLanded is never called for a follower that has left, and the call goes on") {
+TEST_CASE("Leave: OnLanded is never called for a follower that has left, and the call continues") {
   IntGroup group;
   TestWaiter stays;
   TestWaiter leaves[3];

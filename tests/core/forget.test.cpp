@@ -12,7 +12,8 @@ using namespace test;
 using singleflight::Group;
 using singleflight::Role;
 
-TEST_CASE("Promise 3: after Forget, the next caller starts a new call while the old one goes on") {
+TEST_CASE(
+    "Promise 3: after Forget, the next caller starts a new call while the old one continues") {
   Group<std::string, int> group;
   std::latch finish_first(1);
   std::latch finish_second(1);

@@ -54,7 +54,7 @@ class Leader {
 
 }  // namespace
 
-TEST_CASE("Promise 10: a follower whose timeout passes leaves, and the call goes on") {
+TEST_CASE("Promise 10: a follower whose timeout passes leaves, and the call continues") {
   IntGroup group;
   Leader leader(group);
   CHECK(Keep([&] { return group.Do("key", [] { return 2; }, {.timeout = 1ms}); }).error ==
@@ -92,7 +92,7 @@ TEST_CASE("Promise 10: a timeout beyond the clock's range never passes") {
   CHECK(follower.Join().value == 1);
 }
 
-TEST_CASE("Promise 10: a follower that is stopped leaves, and the call goes on") {
+TEST_CASE("Promise 10: a follower that is stopped leaves, and the call continues") {
   IntGroup group;
   Leader leader(group);
   std::stop_source stop;
@@ -228,7 +228,8 @@ TEST_CASE("Promise 11: when a lone leader is stopped, its call is asked to stop 
   CHECK(group.GetStats() == singleflight::Stats{.executions = 2, .left = 1});
 }
 
-TEST_CASE("Promise 11: a stopped leader's call goes on for its followers until the last has left") {
+TEST_CASE(
+    "Promise 11: a stopped leader's call continues for its followers until the last has left") {
   IntGroup group;
   std::stop_source stop_leader;
   std::stop_source stop_follower;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Promise 6 (thread cancellation): a forced unwind lands the call and goes on unwinding.
+// Promise 6 (thread cancellation): a forced unwind lands the call and continues unwinding.
 
 #include <pthread.h>
 #include <unistd.h>

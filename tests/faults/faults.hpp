@@ -28,7 +28,7 @@ namespace test {
 enum class Fault : unsigned char {
   kNone,
   kAllocation,
-  kNothrowAllocation,  // the code goes on without the memory
+  kNothrowAllocation,  // the code continues without the memory
   kHash,
   kEqual,
   kKey,    // its copy or move
