@@ -107,8 +107,10 @@ TEST_CASE(
   auto first = DoAsync(
       users, "key", [] { return 1; }, later);
   auto second = DoAsync(users, "key", MustNotRun, later);
-  cache.before_put = [&] { CHECK(first.WaitFor(0s) == std::future_status::timeout); };
+  std::future_status during_put = {};
+  cache.before_put = [&] { std::jthread([&] { during_put = first.WaitFor(0s); }).join(); };
   later.Run();
+  CHECK(during_put == std::future_status::timeout);
   CHECK(cache.Peek("key") == 1);
   CHECK(*first.Get() == 1);
   CHECK(*second.Get() == 1);
