@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <latch>
 #include <memory>
 #include <optional>
 #include <singleflight/redis.hpp>
@@ -204,12 +205,15 @@ TEST_CASE("redis: others take over at once from a leader whose thread is cancell
   redis::Options options = OptionsFor(server);
   options.lease = 1h;
   RedisPages here(options), there(options);
+  // A leader that is cancelled before its function runs keeps the lease until that expires.
+  std::latch leads(1);
   CancellableThread leader([&] {
-    static_cast<void>(here.Do("k", []() -> std::string {
+    static_cast<void>(here.Do("k", [&]() -> std::string {
+      leads.count_down();
       for (;;) ::pause();
     }));
   });
-  Await([&] { return !server.Keys().empty(); });
+  leads.wait();
   Caller follower([&] { return there.Do("k", [] { return "mine"s; }); });
   AwaitBlocked(server, 1);
   leader.Cancel();
