@@ -21,12 +21,9 @@
 //   operation_canceled                a stop was requested of this caller
 //   resource_unavailable_try_again    a limit of GroupOptions refused this caller
 //   owner_dead                        the leader vanished: thread cancelled, or Lead destroyed
-// What `fn` throws is not wrapped: the same exception object reaches every caller. Catch it by
-// const reference.
+// What `fn` throws is not wrapped: every caller gets the same object. Catch it by const reference.
 //
-// Read the implementation in this order: detail/call.hpp (one call), call_table.hpp (the map),
-// ledger.hpp (the critical sections), and this file from DoWith on. Then read thread_waiter.hpp,
-// wait_graph.hpp (deadlocks), ../lead.hpp and async_call.hpp (calls that are led asynchronously).
+// README.md beside this file says in which order to read the implementation.
 
 #include <chrono>
 #include <concepts>
@@ -58,11 +55,6 @@ namespace singleflight {
 
 template <class Key, class Value, class Cache, class Hash, class KeyEqual, class Traits>
 class ReadThrough;
-
-namespace detail {
-template <class T>
-concept NotCallOptions = !std::convertible_to<T, CallOptions>;
-}
 
 // Neither copyable nor movable: keep it where it is, in a std::unique_ptr or in a std::deque.
 //

@@ -5,6 +5,7 @@
 // a group has done.
 
 #include <chrono>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -33,6 +34,11 @@ struct CallOptions {
   std::stop_token stop = {};
   OnFailure on_failure = OnFailure::kShare;
 };
+
+namespace detail {
+template <class T>
+concept NotCallOptions = !std::convertible_to<T, CallOptions>;
+}
 
 // One group's limits. By default there are none.
 struct GroupOptions {
