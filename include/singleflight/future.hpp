@@ -10,8 +10,7 @@
 // leave asks the call to stop. Not a place for continuations: to be notified, use a Waiter.
 //
 // Lifetime: a Future refers to its group only until the call has landed, so it may outlive the
-// group.
-//   It must not be destroyed while another thread is destroying the group.
+//   group. It must not be destroyed while another thread is destroying the group.
 
 #include <algorithm>
 #include <chrono>

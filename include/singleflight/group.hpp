@@ -311,9 +311,8 @@ class Group {
     // Record the edge as the last step that can fail: no other thread may see an edge of a thread
     // that then does not wait. While the shard is locked, the call cannot land. (If the call is
     // full, a deadlock is still reported as one, because trying again would never help.)
-    detail::ThreadWaiter<Value>
-        waiter;  // destroyed after the edge, which must not outlast the wait
-    detail::WaitEdge edge;
+    detail::ThreadWaiter<Value> waiter;
+    detail::WaitEdge edge;  // destroyed before `waiter` leaves
     if (ledger_.Full(call) ? edge.WouldClose(*state) : !edge.Record(*state)) {
       shard.Unlock();
       std::rethrow_exception(detail::MakeDeadlock());

@@ -36,9 +36,10 @@ struct CallOptions {
 };
 
 namespace detail {
+// What Do refuses as its third argument.
 template <class T>
 concept NotCallOptions = !std::convertible_to<T, CallOptions>;
-}
+}  // namespace detail
 
 // One group's limits. By default there are none.
 struct GroupOptions {

@@ -92,7 +92,7 @@ struct ReadThroughStats {
   std::uint64_t loads = 0;         // loads begun, those of Refresh included
   std::uint64_t outdated = 0;      // values not put: invalidated, replaced, or no caller was left
   std::uint64_t get_failures = 0;  // how often the cache's Get threw
-  std::uint64_t put_failures = 0;  // how often Put threw, or Erase after a Refresh found nothing
+  std::uint64_t put_failures = 0;  // Put, Erase, or the test for "not found" threw
   Stats calls = {};                // the group's statistics
 
   bool operator==(const ReadThroughStats&) const = default;
