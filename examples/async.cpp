@@ -8,10 +8,10 @@
 //
 //   100 futures asked for one user. The group ran 1 query, and 100 futures got Ada.
 //   Two groups were asked one after the other. Both queries ran at the same time: Ada has 3 orders.
-//   After 10 ms the report was not ready, and 1 caller was still on the call. Later it got a
-//   report. Two futures asked for one report: 2 callers. One was dropped: 1 caller. The other: 0
-//   callers. When the last future was dropped, the query was asked to stop, and it stopped. The
-//   group of reports counted 2 executions, 1 follower, 2 callers that left, 0 failures.
+//   After 10 ms the report was not ready, and 1 caller was on the call. Later it got a report.
+//   Two futures asked for one report. The call had 2 callers, then 1, then 0 as they were dropped.
+//   When the last future was dropped, the query was asked to stop, and it stopped.
+//   The group of reports counted 2 executions, 1 follower, 2 callers that left, 0 failures.
 
 #include <chrono>
 #include <future>
@@ -73,7 +73,7 @@ int main(int argc, char** argv) {
     auto report = singleflight::DoAsync(reports, "report:7", Query(slow, "a report"s), on_pool);
     const bool ready = report.WaitFor(10ms) == std::future_status::ready;
     std::cout << "After 10 ms the report was " << (ready ? "" : "not ") << "ready, and "
-              << reports.Callers("report:7") << " caller was still on the call. Later it got ";
+              << reports.Callers("report:7") << " caller was on the call. Later it got ";
     slow.count_down();
     std::cout << *report.Get() << ".\n";
   }
