@@ -101,7 +101,7 @@ class [[nodiscard]] Future {
   }
 
   void Leave() noexcept {
-    if (state_ != nullptr) state_->Leave(nullptr);
+    if (state_ != nullptr) state_->Leave({});
   }
 
   std::shared_ptr<State> state_;

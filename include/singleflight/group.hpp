@@ -15,35 +15,34 @@
 // Warning: the key must hold everything that the result depends on: the tenant, the user, their
 // permissions. Callers that ask with the same key at the same time get the same answer.
 //
-// A group's own errors are std::system_error with one of these std::errc:
-//   resource_deadlock_would_occur     the call waits for this thread, so the wait would never end
+// A group's own errors are std::system_error, of the category in errors.hpp, with one of these
+// std::errc:
+//   resource_deadlock_would_occur     the call waits, directly or through other calls, for this
+//                                     thread. Also if somebody in that circle has a timeout.
 //   timed_out                         CallOptions::timeout passed while this caller followed
 //   operation_canceled                a stop was requested of this caller
-//   resource_unavailable_try_again    a limit of GroupOptions refused this caller
+//   resource_unavailable_try_again    a limit of GroupOptions, or Close, refused this caller
 //   owner_dead                        the leader vanished: thread cancelled, or Lead destroyed
-// What `fn` throws is not wrapped: every caller gets the same object. Catch it by const reference.
+// What `fn` throws is not wrapped: every caller gets the same object. Catch it by const reference,
+// and add nothing to it.
 //
 // README.md beside this file says in which order to read the implementation.
 
-#include <chrono>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <stop_token>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 
+#include "detail/blocking.hpp"
 #include "detail/call.hpp"
-#include "detail/event.hpp"
+#include "detail/errors.hpp"
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/ledger.hpp"
-#include "detail/thread_waiter.hpp"
-#include "detail/wait_graph.hpp"
 #include "future.hpp"
 #include "hash.hpp"
 #include "lead.hpp"
@@ -98,8 +97,8 @@ class Group {
   // Errors: throws std::invalid_argument if a limit is zero, or max_age is not positive.
   explicit Group(GroupOptions options = {}) : ledger_(options) {}
 
-  // Asks the calls that are led asynchronously to stop, and waits until they have landed, as
-  // std::jthread does.
+  // Asks the calls that are led asynchronously to stop, and waits until they have landed, and those
+  // that their work begins meanwhile. So does std::jthread.
   //
   // Thread: no other thread may be inside a member, or enter one, meanwhile.
   //
@@ -130,9 +129,10 @@ class Group {
   // The same, for a caller with options: a timeout, a stop token, what to do if its leader fails.
   //
   // Leaving: a follower leaves when its timeout passes or its stop is requested. If a leader's stop
-  //   is requested, it no longer counts as a caller, but returns only when `fn` does. When no
-  //   caller is left, a stop is requested of the token that `fn` takes, on the thread that leaves
-  //   last. If the stop was requested before Do begins, `fn` is not run.
+  //   is requested, it no longer counts as a caller, but returns only when `fn` does. If the stop
+  //   was requested before Do begins, `fn` is not run. When no caller is left on a call whose `fn`
+  //   takes a stop token, the call is forgotten, and the stop is requested on the thread that
+  //   leaves last. A call whose `fn` takes none goes on, and newcomers join it.
   // Errors: also throws `timed_out` and `operation_canceled`.
   template <class K = Key, class Fn>
   Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
@@ -165,8 +165,16 @@ class Group {
     });
   }
 
+  // Refuses newcomers from now on, and waits until no call is in flight. It asks none to stop.
+  //
+  // Thread: blocks. May run at the same time as any member but the destructor.
+  // Errors: throws `resource_deadlock_would_occur` inside a call's `fn`, because the call could
+  // wait
+  //   for itself.
+  void Close() { ledger_.CloseGroup(); }
+
   // Returns how many callers are on the call in flight for `key`, its leader included. 0 if there
-  // is no call.
+  // is no call, or none is left on it.
   template <class K = Key>
   std::size_t Callers(const K& key) const {
     return Visit(key, [](const Shard&, const Call* call) -> std::size_t {
@@ -189,19 +197,48 @@ class Group {
   //   landed. Join itself throws `resource_unavailable_try_again`, or what copying the key or an
   //   allocation threw. OnLanded is then never called.
   template <class K = Key, class Launch>
-  Role Join(const K& key, Waiter& waiter, Launch&& launch) {
+  Role Join(const K& key, Waiter& waiter, Launch&& launch,
+            OnFailure on_failure = OnFailure::kShare) {
     auto&& adapted = KeyRef::Adapt(key);
-    Joined joined = JoinOrLead(KeyRef(adapted), &waiter);
-    if (joined.led == nullptr) return Role::kFollower;
-    LaunchCall(std::move(joined.led), std::forward<Launch>(launch));
-    return Role::kLeader;
+    const KeyRef ref(adapted);
+    const bool retries = on_failure == OnFailure::kRetry;
+    return Launched(JoinOrLead(ref, ledger_.HashOf(ref), &waiter, retries), waiter,
+                    std::forward<Launch>(launch));
   }
+
+  // Joins again, after the call that the waiter followed has failed: only if waiter.AsksAgain(). It
+  // asks for the same key. All followers that ask again share one second try. What it gives is
+  // final.
+  //
+  // Thread, Errors: as for Join. If it is called in OnLanded, ~Group waits for that.
+  template <class K = Key, class Launch>
+  Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
+    struct GiveUpUnlessAsks {
+      ~GiveUpUnlessAsks() {
+        if (!asks) ledger.GiveUp(failed);
+      }
+      Ledger& ledger;
+      State& failed;
+      bool asks = false;
+    };
+    const std::shared_ptr<State> failed = State::TakeFailed(waiter);
+    GiveUpUnlessAsks asking{ledger_, *failed};
+    auto&& adapted = KeyRef::Adapt(key);
+    asking.asks = true;
+    return Launched(JoinOrLead(KeyRef(adapted), failed->hash, &waiter, false, failed.get()), waiter,
+                    std::forward<Launch>(launch));
+  }
+
+  // Tells the other followers of a failed call not to expect this waiter: it has AsksAgain(), but
+  // will not join again. Its result is the failure.
+  void GiveUp(Waiter& waiter) noexcept { ledger_.GiveUp(*State::StopAsking(waiter)); }
 
   // The same, for a caller that waits later. It leaves when the Future is destroyed.
   template <class K = Key, class Launch>
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
-    Joined joined = JoinOrLead(KeyRef(adapted), nullptr);
+    const KeyRef ref(adapted);
+    Joined joined = JoinOrLead(ref, ledger_.HashOf(ref), nullptr, false);
     const Role role = joined.led == nullptr ? Role::kFollower : Role::kLeader;
     Future<Value> future(std::move(joined.state), role);
     if (role == Role::kLeader) LaunchCall(std::move(joined.led), std::forward<Launch>(launch));
@@ -228,142 +265,67 @@ class Group {
     });
   }
 
-  // Leads or follows the call for `key`. `options` is null if the caller gave none: the fast path
-  // then skips every check of them. `before_landing` is a hook like Lead's BeforeLanding.
   template <class Fn, class Hook = detail::NoHook>
   Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options,
                        const Hook& before_landing = {}) {
     detail::CheckFn<Value, Fn>();
-    Call call(key);
-    detail::Deadline deadline;
-    const std::uint64_t hash = call.hash = HashOf(key);
-    for (;;) {
-      if (options != nullptr && options->stop.stop_requested()) {
-        std::rethrow_exception(detail::MakeCanceled());
-      }
-      ledger_.StampStart(call);
-      Shard shard = ledger_.Lock(hash);
-      Call* const current = Find(shard, hash, key);
-      if (current == nullptr || ledger_.TooOld(*current)) [[likely]] {
-        // A leader without a stop token of its own never leaves, so nothing can stop its call.
-        if constexpr (detail::kTakesStopToken<Fn>) {
-          if (options != nullptr && options->stop.stop_possible())
-            call.stop = detail::NewStopSource();
-        }
-        Begin(shard, call, current);
-        shard.Unlock();
-        return RunAndLand(call, std::forward<Fn>(fn), options, before_landing);
-      }
-      std::shared_ptr<State> state = Follow(std::move(shard), *current, options, deadline);
-      const bool retry = options != nullptr && options->on_failure == OnFailure::kRetry;
-      if (!retry || !state->Failed()) return State::Receive(std::move(state), Role::kFollower);
-    }
-  }
-
-  // Does a blocking leader's part. The call is on its stack: nothing refers to it after landing.
-  template <class Fn, class Hook>
-  Result<Value> RunAndLand(Call& call, Fn&& fn, const CallOptions* options,
-                           const Hook& before_landing) {
-    struct LandIfUnwound {  // if the thread is cancelled inside `fn`
-      ~LandIfUnwound() {
-        if (call != nullptr) [[unlikely]] {
-          ledger.LandVanished(*call);
-        }
-      }
-      Ledger& ledger;
-      Call* call;
-    } landing{ledger_, &call};
-    detail::Outcome<Value> outcome;
-    const auto run = [&] {
-      detail::Execute<Value>(outcome, std::forward<Fn>(fn), call.stop);
-      detail::RunHook(before_landing, ledger_, call, call.key.get(), outcome);
-    };
-    if (options != nullptr && options->stop.stop_possible()) {
-      // The callback's destructor waits for a LeaderLeaves in progress, so `call` outlives it.
-      const std::stop_callback on_stop(options->stop, [&] { ledger_.LeaderLeaves(call); });
-      run();
-    } else {
-      run();
-    }
-    landing.call = nullptr;
-    if (ledger_.LandAlone(call, detail::Failed<Value>(outcome))) [[likely]] {
-      return detail::ResultFactory::Take<Value>(outcome, Role::kLeader);
-    }
-    return State::Receive(ledger_.Share(call, std::move(outcome)), Role::kLeader);
-  }
-
-  // Does a blocking follower's part: waits until `call` has landed, and returns its shared state.
-  [[gnu::noinline]] std::shared_ptr<State> Follow(Shard shard, Call& call,
-                                                  const CallOptions* options,
-                                                  detail::Deadline& deadline) {
-    if (options != nullptr && options->timeout) {
-      if (!deadline) deadline = detail::DeadlineAfter(*options->timeout);
-      if (deadline && std::chrono::steady_clock::now() >= *deadline) {
-        ++shard->followers;
-        ++shard->left;
-        shard.Unlock();
-        std::rethrow_exception(detail::MakeTimedOut());
-      }
-    }
-    std::shared_ptr<State> state = ledger_.StateOf(call);
-    const bool may_leave = options != nullptr && (deadline || options->stop.stop_possible());
-    if (!may_leave) state->PrepareToBlock();
-    // Record the edge as the last step that can fail: no other thread may see an edge of a thread
-    // that then does not wait. While the shard is locked, the call cannot land. (If the call is
-    // full, a deadlock is still reported as one, because trying again would never help.)
-    detail::ThreadWaiter<Value> waiter;
-    detail::WaitEdge edge;  // destroyed before `waiter` leaves
-    if (ledger_.Full(call) ? edge.WouldClose(*state) : !edge.Record(*state)) {
-      shard.Unlock();
-      std::rethrow_exception(detail::MakeDeadlock());
-    }
-    RefuseIfFull(shard, call);
-    Ledger::AddFollower(shard, call, state);
-    if (!may_leave) {
-      shard.Unlock();
-      state->Block();
-      return state;
-    }
-    State::Link(state, waiter, Role::kFollower);
-    shard.Unlock();
-    const std::stop_callback on_stop(options->stop, [&waiter] { waiter.Interrupt(); });
-    if (waiter.WaitOrLeave(edge, deadline)) return state;
-    if (options->stop.stop_requested()) std::rethrow_exception(detail::MakeCanceled());
-    std::rethrow_exception(detail::MakeTimedOut());
+    using Caller = detail::BlockingCaller<Ledger, Fn, Hook>;
+    return Caller::Ask(ledger_, key, fn, options, before_landing);
   }
 
   struct Joined {
     std::shared_ptr<State> state;    // null if a waiter was linked
     std::shared_ptr<AsyncCall> led;  // null for a follower
+    bool has_landed = false;         // the waiter was not linked, but has its result
   };
 
   // Joins the call in flight, or a new one if there is none. `waiter` is null if the caller blocks.
-  Joined JoinOrLead(KeyRef key, Waiter* waiter) {
+  // `failed` is the state of the call whose failure made this caller ask again, or null.
+  Joined JoinOrLead(KeyRef key, std::uint64_t hash, Waiter* waiter, bool retries,
+                    State* failed = nullptr) {
     detail::CheckKeyCopy<Key, decltype(key.get())>();
     const auto prepared = [waiter](std::shared_ptr<State> state) {
       if (waiter == nullptr) state->PrepareToBlock();
       return state;
     };
-    const auto linked = [waiter](std::shared_ptr<State> state, Role role) {
-      if (waiter != nullptr) State::Link(std::exchange(state, nullptr), *waiter, role);
+    const auto linked = [waiter](std::shared_ptr<State> state, Role role, bool retrying) {
+      if (waiter != nullptr) State::Link(std::exchange(state, nullptr), *waiter, role, retrying);
       return state;
     };
-    const std::uint64_t hash = HashOf(key);
+    std::shared_ptr<AsyncCall> async;  // destroyed after unlocking, if this throws: it has the key
     Shard shard = ledger_.Lock(hash);
-    Call* const call = Find(shard, hash, key);
-    if (call != nullptr && !ledger_.TooOld(*call)) {
-      RefuseIfFull(shard, *call);
-      std::shared_ptr<State> state = prepared(ledger_.StateOf(*call));
-      Ledger::AddFollower(shard, *call, state);
-      return {linked(std::move(state), Role::kFollower), nullptr};
+    if (failed != nullptr) {
+      if (std::shared_ptr<State> state = Ledger::SecondTry(shard, *failed)) {
+        if (state->call != nullptr) {
+          return {linked(std::move(state), Role::kFollower, false), nullptr};
+        }
+        State::Deliver(std::move(state), *waiter);
+        return {nullptr, nullptr, /*has_landed=*/true};
+      }
     }
-    auto async = std::make_shared<AsyncCall>(ledger_, hash, key);
+    Call* const call = ledger_.Find(shard, hash, key);
+    if (call != nullptr && !ledger_.TooOld(*call)) {
+      std::shared_ptr<State> state = prepared(ledger_.StateOf(*call));
+      ledger_.AdmitFollower(shard, *call);
+      Ledger::AddFollower(shard, *call, state, retries);
+      if (failed != nullptr) ledger_.BringOthers(shard, *call, *failed);
+      return {linked(std::move(state), Role::kFollower, retries), nullptr};
+    }
+    async = std::make_shared<AsyncCall>(ledger_, hash, key);
     std::shared_ptr<State> state = prepared(async->call.state);
     ledger_.StampStart(async->call);
-    Begin(shard, async->call, call);
-    async->ledger = &ledger_;
-    async->entry.InsertBefore(shard->async_calls);
-    return {linked(std::move(state), Role::kLeader), std::move(async)};
+    ledger_.Begin(shard, async->call, call);
+    if (failed != nullptr) ledger_.BringOthers(shard, async->call, *failed);
+    async->Enter(shard);
+    return {linked(std::move(state), Role::kLeader, false), std::move(async)};
+  }
+
+  template <class Launch>
+  static Role Launched(Joined&& joined, Waiter& waiter, Launch&& launch) {
+    if (joined.has_landed) waiter.OnLanded();
+    if (joined.led == nullptr) return Role::kFollower;
+    LaunchCall(std::move(joined.led), std::forward<Launch>(launch));
+    return Role::kLeader;
   }
 
   // Gives a call's Lead to `launch`. What `launch` throws is the call's failure.
@@ -381,38 +343,15 @@ class Group {
     if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
   }
 
-  // `too_old` is a call for the same key that this one replaces, or null.
-  void Begin(Shard& shard, Call& call, Call* too_old) {
-    if (!ledger_.Begin(shard, call, too_old)) [[unlikely]] {
-      Ledger::Refuse(std::move(shard), "singleflight: max_calls_in_flight reached");
-    }
-  }
-
-  void RefuseIfFull(Shard& shard, const Call& call) const {
-    if (ledger_.Full(call)) {
-      Ledger::Refuse(std::move(shard), "singleflight: max_callers_per_call reached");
-    }
-  }
-
-  std::uint64_t HashOf(KeyRef key) const { return ledger_.Mix(hash_(key.get())); }
-
-  Call* Find(const Shard& shard, std::uint64_t hash, KeyRef key) const {
-    return static_cast<Call*>(shard->Find(hash, [&](const detail::CallBase& call) {
-      return equal_(static_cast<const Call&>(call).key.get(), key.get());
-    }));
-  }
-
   template <class K, class Visitor>
   auto Visit(const K& key, Visitor&& visitor) const {
     auto&& adapted = KeyRef::Adapt(key);
     const KeyRef ref(adapted);
-    const std::uint64_t hash = HashOf(ref);
+    const std::uint64_t hash = ledger_.HashOf(ref);
     const Shard shard = ledger_.Lock(hash);
-    return visitor(shard, Find(shard, hash, ref));
+    return visitor(shard, ledger_.Find(shard, hash, ref));
   }
 
-  [[no_unique_address]] Hash hash_{};
-  [[no_unique_address]] KeyEqual equal_{};
   mutable Ledger ledger_;
 };
 

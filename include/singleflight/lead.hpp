@@ -39,7 +39,6 @@ class Lead {
   using Stored = detail::Stored<Value>;
   using Outcome = detail::Outcome<Value>;
   using Async = detail::AsyncCall<Ledger>;
-  using Phase = typename Async::Phase;
 
  public:
   using LedgerType = Ledger;
@@ -50,9 +49,16 @@ class Lead {
   Lead(const Lead<Ledger>& lead, BeforeLanding before) noexcept
       : async_(lead.async_), before_(std::move(before)) {}
 
-  // Returns the call's stop token. A stop is requested when no caller is left, and when the group
-  // is being destroyed.
-  std::stop_token GetStopToken() const noexcept { return async_->call.stop.get_token(); }
+  // Takes the call's stop token. A stop is requested when no caller is left, and when the group is
+  // being destroyed. If no caller is left now, it is requested at once.
+  //
+  // A call whose token nobody takes cannot be told to stop. When its last caller leaves, it stays
+  // in flight, and newcomers join it. So take the token early if the work obeys it, and do not take
+  // it if the work does not.
+  std::stop_token GetStopToken() const {
+    const std::shared_ptr<Async> async = async_;  // what a stop request runs may destroy this Lead
+    return async->TakeStop();
+  }
 
   // Lands the call with a value. False if the call has landed, or is being landed: then this does
   // nothing.
@@ -94,8 +100,8 @@ class Lead {
     };
     const std::shared_ptr<Async> async = async_;  // as in Land
     const BeforeLanding before = before_;
-    auto expected = Phase::kLaunched;
-    if (!async->phase.compare_exchange_strong(expected, Phase::kRunning)) return false;
+    if (!async->StartsRunning()) return false;
+    if constexpr (detail::kTakesStopToken<Fn>) async->TakeStop();
     Outcome outcome;
     {
       LandIfUnwound landing{*async};
@@ -113,10 +119,14 @@ class Lead {
   // Errors: throws what `fn` throws.
   template <class Fn>
   decltype(auto) Start(Fn&& fn) const {
+    if constexpr (detail::kTakesStopToken<Fn>) async_->TakeStop();
     const detail::LeadingScope leading;
     const detail::RunningScope running(Target());
-    return detail::CallWithStop(std::forward<Fn>(fn), GetStopToken());
+    return detail::CallWithStop(std::forward<Fn>(fn), WatchStop());
   }
+
+  // Internal: the stop token, for what notices the group's destruction. It does not count as taken.
+  std::stop_token WatchStop() const noexcept { return async_->call.stop.get_token(); }
 
   // Internal: for a thread that does the work of several calls.
   detail::WaitTarget& Target() const noexcept { return *async_->call.state; }
@@ -128,15 +138,15 @@ class Lead {
   template <class Hook>
   static bool LandOnce(Async& async, Outcome&& outcome, const Hook& before) {
     struct Landing {
-      ~Landing() { async.ledger->Land(async, std::move(outcome)); }
+      ~Landing() { async.ledger.Land(async, std::move(outcome)); }
       Async& async;
       Outcome& outcome;
     };
-    if (async.phase.exchange(Phase::kLanded) == Phase::kLanded) return false;
+    if (!async.StartsLanding()) return false;
     const Landing landing{async, outcome};
     if constexpr (!std::same_as<Hook, detail::NoHook>) {
       const detail::RunningScope running(*async.call.state);
-      detail::RunHook(before, *async.ledger, async.call, async.key, outcome);
+      detail::RunHook(before, async.ledger, async.call, async.key, outcome);
     }
     return true;
   }

@@ -98,7 +98,7 @@ class Batch {
     }
     own_.reserve(members_.size());
     own_keys_.reserve(members_.size());
-    if (options.timeout) deadline_ = detail::DeadlineAfter(*options.timeout);
+    deadline_ = options.timeout.Deadline();
   }
 
   template <class Fn>
@@ -274,7 +274,7 @@ class Batch {
     if (member.left) return Failure(MakeCanceled());
     if (member.error != nullptr) return Failure(member.error);
     const std::shared_ptr<State> state = State::Of(member);
-    if (state->Failed()) return Failure(state->Error());
+    if (std::exception_ptr error = state->Error()) return Failure(std::move(error));
     const Role role = member.led ? Role::kLeader : Role::kFollower;
     return KeyResult<Value>(member.times > 1 ? State::ReceiveShared(state, role)
                                              : member.TakeResult());

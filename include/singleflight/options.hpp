@@ -4,7 +4,6 @@
 // CallOptions and GroupOptions: what a user can set for one caller and for a group. Stats says what
 // a group has done.
 
-#include <chrono>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -14,21 +13,24 @@
 #include <stop_token>
 
 #include "detail/require_cxx20.hpp"
+#include "timeout.hpp"
 
 namespace singleflight {
 
-// Says what a follower does if its leader failed.
+// Says what a follower does if its leader failed: threw, or returned what IsFailure says is one.
+//
+// The followers of a failed call that ask again share one second try, however many they are.
 enum class OnFailure : unsigned char {
   kShare,  // it gets the leader's exception
-  kRetry,  // it asks again, and then leads or follows. If it leads, it gets what its `fn` throws
+  kRetry,  // it asks again, once, and then leads or follows. What that gives is final
 };
 
 // One caller's options: group.Do(key, fn, {.timeout = 50ms, .stop = token}).
 struct CallOptions {
-  // How long this caller waits as a follower before it gets `timed_out`, counted from when it first
-  // joins. Zero or less: it does not wait. It does not limit a leader: its own `fn` always
-  // finishes.
-  std::optional<std::chrono::nanoseconds> timeout = {};
+  // How long this caller waits as a follower before it gets `timed_out`: a duration, counted from
+  // when it first joins, or a time_point. Zero, less or past: it does not wait. It does not limit a
+  // leader: its own `fn` always finishes.
+  Timeout timeout = {};
   // When a stop is requested, this caller leaves. A follower gets `operation_canceled`. A leader no
   // longer counts as a caller, but returns only when `fn` does, with what `fn` returned or threw.
   std::stop_token stop = {};
@@ -47,10 +49,16 @@ struct GroupOptions {
 
   // Callers of one call, its leader included. One more caller is refused.
   std::size_t max_callers_per_call = kNoLimit;
+  // Callers of all calls, their leaders included. One more caller is refused.
+  std::size_t max_callers = kNoLimit;
   // Calls in flight, forgotten ones included. A caller that would start one more is refused.
   std::size_t max_calls_in_flight = kNoLimit;
   // The next caller forgets a call that is older than this, and starts a new one.
-  std::optional<std::chrono::nanoseconds> max_age = {};
+  std::optional<Duration> max_age = {};
+
+  bool HasLimits() const noexcept {
+    return max_callers != kNoLimit || max_calls_in_flight != kNoLimit;
+  }
 };
 
 // Exact counts of what happened since construction. Each time a caller asks, exactly one of
@@ -60,9 +68,9 @@ struct GroupOptions {
 struct Stats {
   std::uint64_t executions = 0;  // calls begun
   std::uint64_t followers = 0;   // callers that joined a call in flight
-  std::uint64_t failures = 0;    // calls that landed with an exception
+  std::uint64_t failures = 0;    // calls that landed with an exception or a failure: see IsFailure
   std::uint64_t left = 0;        // callers that left before their call landed
-  std::uint64_t refused = 0;     // callers refused by a limit of GroupOptions
+  std::uint64_t refused = 0;     // callers refused by a limit of GroupOptions, or after Close
   std::uint64_t in_flight = 0;   // calls that have not landed yet, forgotten ones included
 
   bool operator==(const Stats&) const = default;

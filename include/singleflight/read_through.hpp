@@ -71,15 +71,16 @@
 #include "lead.hpp"
 #include "options.hpp"
 #include "result.hpp"
+#include "value_traits.hpp"
 
 namespace singleflight {
 
 // A ReadThrough's settings.
 struct ReadThroughOptions {
   // Whether "not found" is put into the cache, too: an empty std::optional, a null pointer, and
-  // any other value that reads like a pointer and tests false. A std::expected with an error is
-  // one. The cache sees what it is given, and may keep such values for a shorter time. If this is
-  // false, the next caller loads again after a load that found nothing.
+  // what IsNotFound says of your own types (see value_traits.hpp). The cache sees what it is given,
+  // and may keep such values for a shorter time. If this is false, the next caller loads again
+  // after a load that found nothing.
   bool cache_not_found = false;
   // The limits of the group whose calls are the loads.
   GroupOptions group = {};
@@ -92,7 +93,7 @@ struct ReadThroughStats {
   std::uint64_t loads = 0;         // loads begun, those of Refresh included
   std::uint64_t outdated = 0;      // values not put: invalidated, replaced, or no caller was left
   std::uint64_t get_failures = 0;  // how often the cache's Get threw
-  std::uint64_t put_failures = 0;  // Put, Erase, or the test for "not found" threw
+  std::uint64_t put_failures = 0;  // Put, Erase, IsFailure or IsNotFound threw
   Stats calls = {};                // the group's statistics
 
   bool operator==(const ReadThroughStats&) const = default;
@@ -144,10 +145,10 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   //   cannot be empty.
   explicit ReadThrough(Cache cache, ReadThroughOptions options = {})
       : options_(options), cache_(std::forward<Cache>(cache)), group_(options.group) {
-    if (options.cache_not_found && !detail::kCanBeEmpty<Value>) {
+    if (options.cache_not_found && !detail::kCanBeNotFound<Value>) {
       throw std::invalid_argument(
-          "singleflight: cache_not_found needs a Value that can be empty: use std::optional or a "
-          "pointer");
+          "singleflight: cache_not_found needs a Value that can say \"not found\": use "
+          "std::optional or a pointer, or declare IsNotFound(const Value&)");
     }
   }
 
@@ -163,13 +164,14 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   // caller finds at its first look is not shared(), and its role() is kLeader. `key` is as in
   // Group::Do.
   //
-  // A value is put only while its call is wanted: not if Invalidate, a newer call (max_age) or the
-  // last caller's leaving came first. So if loads take longer than their callers wait, make sure
-  // that one caller stays, such as a Get without a stop token, or a Refresh on an executor.
+  // A value is put only while its call is wanted: not if Invalidate or a newer call (max_age) came
+  // first, nor if the last caller left a load that takes a stop token. A load that takes none goes
+  // on when its callers have left, and its value is put. A value that is a failure is not put.
   //
   // Thread: the leader's `load` runs on this thread.
   // Leaving: as in Group::Do. A caller whose stop was requested before still gets a cached value.
-  // Errors: as in Group::Do. What `load` throws is not cached.
+  // Errors: as in Group::Do. Neither what `load` throws nor a value that is a failure (see
+  //   IsFailure) is cached.
   template <class K = Key, class Fn>
   Result<Value> Get(const K& key, Fn&& load) {
     return GetWith(key, std::forward<Fn>(load), nullptr);
@@ -262,13 +264,18 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
             get_failures_.load(), put_failures_.load(), group_.GetStats()};
   }
 
+  // Refuses newcomers to the loads, and waits until none is in flight, like Group::Close. Callers
+  // still get what the cache has.
+  void Close() { group_.Close(); }
+
   // Like those of Group, for callers that do not block. A value that the cache has reaches the
   // waiter before Join returns, or makes the Future ready. The role is then kLeader, and `launch`
   // does not run.
   //
   // Thread: the cache is called on this thread, and on the one that lands the call.
   template <class K = Key, class Launch>
-  Role Join(const K& key, Waiter& waiter, Launch&& launch) {
+  Role Join(const K& key, Waiter& waiter, Launch&& launch,
+            OnFailure on_failure = OnFailure::kShare) {
     auto&& adapted = KeyRef::Adapt(key);
     Lookup lookup = FirstLookup(adapted);
     if (lookup.hit) {
@@ -276,8 +283,15 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
       return Role::kLeader;
     }
     return group_.Join(adapted, waiter,
-                       Launching(lookup.failed, adapted, std::forward<Launch>(launch)));
+                       Launching(lookup.failed, adapted, std::forward<Launch>(launch)), on_failure);
   }
+  template <class K = Key, class Launch>
+  Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
+    auto&& adapted = KeyRef::Adapt(key);
+    return group_.JoinAgain(
+        adapted, waiter, Launching(/*may_be_cached=*/false, adapted, std::forward<Launch>(launch)));
+  }
+  void GiveUp(Waiter& waiter) noexcept { group_.GiveUp(waiter); }
   template <class K = Key, class Launch>
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
@@ -377,7 +391,8 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   void Put(Ledger& ledger, const detail::CallBase& call, const CacheKey& key, std::uint64_t hash,
            bool may_be_cached, const Value& value) {
     try {
-      const bool put = options_.cache_not_found || !detail::IsEmpty(value);
+      if (singleflight::IsFailure(value)) return;
+      const bool put = options_.cache_not_found || !singleflight::IsNotFound(value);
       const bool erase = !put && may_be_cached && GuardedCache::kCanErase;
       if (!put && !erase) return;
       const detail::KeyLock::Holder changing(key_locks_, hash);

@@ -205,7 +205,7 @@ class Group {
     CheckFn<Fn>();
     client_->RefuseAfterFork();
     Caller caller;
-    if (options.timeout) caller.deadline = singleflight::detail::DeadlineAfter(*options.timeout);
+    caller.deadline = options.timeout.Deadline();
     if (options.stop.stop_possible()) {
       caller.stop = singleflight::detail::NewStopSource();
       caller.stop_passed = singleflight::detail::NewStopSource();
@@ -222,8 +222,8 @@ class Group {
       } catch (const detail::HandedOver&) {
         if (caller.part != Part::kNone) ++client_->count.handed_over;
       } catch (const RemoteError&) {
-        const bool retry = options.on_failure == OnFailure::kRetry;
-        if (caller.part != Part::kFollowed || !retry) throw;
+        const auto on_failure = std::exchange(options.on_failure, OnFailure::kShare);
+        if (caller.part != Part::kFollowed || on_failure != OnFailure::kRetry) throw;
       }
       if (caller.part == Part::kCanceled) {
         std::rethrow_exception(singleflight::detail::MakeCanceled());
@@ -233,7 +233,7 @@ class Group {
         std::rethrow_exception(singleflight::detail::MakeTimedOut());
       }
       caller.part = Part::kNone;
-      if (caller.deadline) options.timeout = *caller.deadline - detail::Clock::now();
+      if (caller.deadline) options.timeout = *caller.deadline;
     }
   }
 

@@ -5,6 +5,7 @@
 
 #include "async.hpp"
 #include "coro.hpp"
+#include "errors.hpp"
 #include "future.hpp"
 #include "group.hpp"
 #include "hash.hpp"
@@ -14,4 +15,6 @@
 #include "options.hpp"
 #include "read_through.hpp"
 #include "result.hpp"
+#include "timeout.hpp"
+#include "value_traits.hpp"
 #include "waiter.hpp"

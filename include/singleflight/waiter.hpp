@@ -65,13 +65,19 @@ class Waiter {
     return detail::SharedState<Value>::Receive(std::move(state_), role_);
   }
 
+  // True if this waiter joined with OnFailure::kRetry, followed, and its call has failed. It may
+  // then ask once more, by Group::JoinAgain. If it does not, call Group::GiveUp.
+  //
+  // Thread: call it in OnLanded or after it, before TakeResult.
+  bool AsksAgain() const noexcept { return retries_ && state_ != nullptr && state_->Failed(); }
+
   // Leaves the call, like Group::Leave.
   //
   // Thread: as for Group::Leave. It must not be called while another thread destroys the group.
   // Lifetime: it may be called after the group was destroyed.
   bool Leave() noexcept {
     const std::shared_ptr<detail::SharedState<Value>> state = state_;
-    return state != nullptr && state->Leave(this);
+    return state != nullptr && state->Leave({.waiter = this, .retries = retries_});
   }
 
   // Leaves the call, or if it has landed, cancels a notification that has not begun. Call it before
@@ -82,7 +88,8 @@ class Waiter {
   bool Detach() noexcept {
     if (state_ == nullptr) return true;
     const std::shared_ptr<detail::SharedState<Value>> state = state_;
-    return state->Leave(this) || state->UnlinkUnlessNotified(*this);
+    return state->Leave({.waiter = this, .retries = retries_}) ||
+           state->UnlinkUnlessNotified(*this);
   }
 
  protected:
@@ -96,7 +103,7 @@ class Waiter {
   // requesting the stop: what runs then may destroy this waiter.
   bool Leave(std::stop_source& unwanted) noexcept {
     const std::shared_ptr<detail::SharedState<Value>> state = state_;
-    return state != nullptr && state->Leave(this, unwanted);
+    return state != nullptr && state->Leave({.waiter = this, .retries = retries_}, unwanted);
   }
 
  private:
@@ -108,6 +115,7 @@ class Waiter {
   Waiter* prev_ = nullptr;
   Waiter* next_ = nullptr;
   bool notified_ = false;  // OnLanded has run or is running
+  bool retries_ = false;   // it may ask again if the call fails; constant while it is on the call
   Role role_ = Role::kFollower;
 };
 

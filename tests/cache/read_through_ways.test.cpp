@@ -160,7 +160,7 @@ TEST_CASE("ReadThrough: in DoAsync too, a load that landed since the miss is not
   CHECK(users.GetStats().loads == 1);
 }
 
-TEST_CASE("ReadThrough: a value that was loaded for a dropped Future is not put") {
+TEST_CASE("Promise 11: a value that was loaded for a dropped Future is put") {
   IntCache cache;
   Users users(cache);
   Later later;
@@ -169,8 +169,34 @@ TEST_CASE("ReadThrough: a value that was loaded for a dropped Future is not put"
         users, "key", [] { return 1; }, later);
   }
   later.Run();
+  CHECK(cache.Peek("key") == 1);
+  CHECK(users.GetStats().outdated == 0);
+}
+
+TEST_CASE("Promise 11: a value whose load was asked to stop, for a dropped Future, is not put") {
+  IntCache cache;
+  Users users(cache);
+  Later later;
+  {
+    const auto dropped = DoAsync(
+        users, "key", [](std::stop_token) { return 1; }, later);
+  }
+  later.Run();
   CHECK(cache.puts == 0);
   CHECK(users.GetStats().outdated == 1);
+}
+
+TEST_CASE("Promise 11: callers that wait less long than a load takes leave its value in the cache") {
+  IntCache cache;
+  Users users(cache);
+  Later later;
+  for (int i = 0; i < 30; ++i) {
+    const auto dropped = DoAsync(
+        users, "key", [] { return 1; }, later);
+  }
+  later.Run();
+  CHECK(users.GetStats().loads == 1);
+  CHECK(*users.Get("key", MustNotRun) == 1);
 }
 
 TEST_CASE("ReadThrough: when the cache throws in Put, Futures still get the value") {
@@ -251,7 +277,7 @@ TEST_CASE("ReadThrough: an awaited load that began before Invalidate does not pu
   CHECK(cache.Peek("key") == 2);
 }
 
-TEST_CASE("ReadThrough: an awaited load whose only caller was stopped puts nothing") {
+TEST_CASE("Promise 11: an awaited load whose only caller was stopped fills the cache") {
   IntCache cache;
   Users users(cache);
   Signal answer;
@@ -261,7 +287,7 @@ TEST_CASE("ReadThrough: an awaited load whose only caller was stopped puts nothi
   stop.request_stop();
   CHECK(outcome.error == std::errc::operation_canceled);
   answer.Fire();
-  CHECK(cache.puts == 0);
+  CHECK(cache.Peek("key") == 1);
 }
 
 TEST_CASE("ReadThrough: a background Refresh runs once, on the executor") {

@@ -243,7 +243,7 @@ TEST_CASE("Promise 9: a call led asynchronously waits for whatever its running t
 TEST_CASE(
     "Promise 9: a call that has landed blocks nobody, even before all its callers are notified") {
   // One thread leads "outer" and, inside it, "inner". When "inner" lands, the waiter is notified
-  // before the follower that leads "other", which therefore still has its edge to "inner". A caller
+  // before the batch that leads "other", which therefore still has its edge to "inner". A caller
   // that now asks for "other" on the landing thread is not in a cycle through that edge.
   using StringGroup = Group<std::string, int>;
   static StringGroup* the_group;
@@ -268,8 +268,10 @@ TEST_CASE(
   });
   waiter_joined.wait();
   Caller other([&] {
-    return group.Do("other",
-                    [&] { return *group.Do("inner", [] { return -1; }, {.timeout = 1h}); });
+    return group.Do("other", [&] {
+      const auto unused = [](std::span<const std::string>) { return std::vector<int>(); };
+      return *singleflight::DoMany(group, {"inner"}, unused).front();
+    });
   });
   CHECK(lander.Join().value == 1);
   CHECK(other.Join().value == 1);

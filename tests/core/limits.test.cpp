@@ -2,8 +2,14 @@
 
 // Promise 12 (bounded damage): the limits of GroupOptions refuse callers and forget old calls.
 
+#include <atomic>
 #include <latch>
+#include <memory>
+#include <optional>
 #include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -14,6 +20,8 @@ using singleflight::GroupOptions;
 using singleflight::Stats;
 
 namespace {
+
+using IntGroup = Group<std::string, int>;
 
 constexpr auto kRefused = std::errc::resource_unavailable_try_again;
 
@@ -126,13 +134,117 @@ TEST_CASE("Promise 12: a call younger than max_age is joined") {
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 2});
 }
 
+TEST_CASE("Promise 12: a caller beyond max_callers, over all keys, is refused and runs nothing") {
+  IntGroup group({.max_callers = 3});
+  HeldCall first(group, "a");
+  HeldCall second(group, "b");
+  const auto must_not_run = []() -> int {
+    throw std::logic_error("a refused caller runs nothing");
+  };
+  {
+    Caller follower([&] { return group.Do("a", must_not_run); });
+    AwaitCallers(group, "a", 2);
+    CHECK(ErrorOf([&] { return group.Do("a", must_not_run); }) == kRefused);
+    CHECK(ErrorOf([&] { return group.Do("c", must_not_run); }) == kRefused);
+    first.Finish();
+    CHECK(follower.Join().value == 1);
+  }
+  CHECK(*group.Do("c", [] { return 3; }) == 3);  // both callers of "a" made room
+  CHECK(group.GetStats().refused == 2);
+}
+
+TEST_CASE("Promise 12: whoever leaves or fails makes room under max_callers, exactly once") {
+  IntGroup group({.max_callers = 2});
+  {
+    HeldCall held(group, "a");
+    CHECK(ErrorOf([&] { return group.Do("a", [] { return 0; }, {.timeout = 1ms}); }) ==
+          std::errc::timed_out);
+    CHECK(*group.Do("b", [] { return 2; }) == 2);
+    CHECK_THROWS_AS(group.Do("b", []() -> int { throw std::runtime_error("down"); }),
+                    std::runtime_error);
+    HeldCall other(group, "b");
+    CHECK(ErrorOf([&] { return group.Do("b", [] { return 0; }, {.timeout = 1ms}); }) == kRefused);
+  }
+  std::stop_source stop;
+  std::latch finish(1);
+  Caller left([&] {
+    return group.Do("a",
+                    [&] {
+                      finish.wait();
+                      return 1;
+                    },
+                    {.stop = stop.get_token()});
+  });
+  AwaitCallers(group, "a", 1);
+  stop.request_stop();  // it no longer counts, although it has not returned
+  HeldCall first(group, "b");
+  HeldCall second(group, "c");
+  CHECK(ErrorOf([&] { return group.Do("d", [] { return 0; }); }) == kRefused);
+  finish.count_down();
+  CHECK(left.Join().value == 1);
+  CHECK(ErrorOf([&] { return group.Do("d", [] { return 0; }); }) == kRefused);
+}
+
+TEST_CASE("Promise 12: max_callers counts waiters and futures, and those who ask again") {
+  IntGroup group({.max_callers = 3});
+  struct Silent final : IntGroup::Waiter {
+    void OnLanded() noexcept override {}
+  } waiter;
+  std::optional<IntGroup::Lead> lead;
+  const auto launch = [&](IntGroup::Lead made) { lead = std::move(made); };
+  group.Join("a", waiter, launch);
+  auto future = group.Join("a", launch);
+  Caller follower([&] {
+    return group.Do("a", [] { return 4; }, {.on_failure = singleflight::OnFailure::kRetry});
+  });
+  AwaitCallers(group, "a", 3);
+  CHECK(ErrorOf([&] { return group.Do("b", [] { return 0; }); }) == kRefused);
+  lead->Fail(nullptr);
+  CHECK(follower.Join().value == 4);
+  HeldCall first(group, "a");
+  HeldCall second(group, "b");
+  HeldCall third(group, "c");
+  CHECK(ErrorOf([&] { return group.Do("d", [] { return 0; }); }) == kRefused);
+}
+
+TEST_CASE("Promise 12: callers that race for the last places under max_callers never exceed it") {
+  constexpr std::size_t kLimit = 3;
+  singleflight::Group<int, int> group({.max_callers = kLimit});
+  std::atomic<std::size_t> inside = 0;
+  std::atomic<bool> exceeded = false;
+  std::vector<std::jthread> threads;
+  for (int t = 0; t < 6; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 500; ++i) {
+        try {
+          static_cast<void>(group.Do(t, [&] {
+            if (++inside > kLimit) exceeded = true;
+            std::this_thread::yield();
+            --inside;
+            return 1;
+          }));
+        } catch (const std::system_error&) {
+        }
+      }
+    });
+  }
+  threads.clear();
+  CHECK_FALSE(exceeded);
+  std::vector<std::unique_ptr<HeldCall<singleflight::Group<int, int>, int>>> held;
+  for (int key = 0; key < static_cast<int>(kLimit); ++key) {
+    held.push_back(std::make_unique<HeldCall<singleflight::Group<int, int>, int>>(group, key));
+  }
+  CHECK(ErrorOf([&] { return group.Do(9, [] { return 0; }); }) == kRefused);
+}
+
 TEST_CASE("The constructor refuses limits under which nothing would be served or shared") {
-  using IntGroup = Group<int, int>;
   CHECK_THROWS_AS(IntGroup({.max_callers_per_call = 0}), std::invalid_argument);
+  CHECK_THROWS_AS(IntGroup({.max_callers = 0}), std::invalid_argument);
   CHECK_THROWS_AS(IntGroup({.max_calls_in_flight = 0}), std::invalid_argument);
   CHECK_THROWS_AS(IntGroup({.max_age = 0ns}), std::invalid_argument);
   CHECK_THROWS_AS(IntGroup({.max_age = -1s}), std::invalid_argument);
-  CHECK_NOTHROW(IntGroup({.max_callers_per_call = 1, .max_calls_in_flight = 1, .max_age = 1ns}));
+  CHECK_NOTHROW(IntGroup(
+      {.max_callers_per_call = 1, .max_callers = 1, .max_calls_in_flight = 1, .max_age = 1ns}));
 }
 
 TEST_CASE("Promise 12: a caller refused by one limit does not forget a call that is too old") {

@@ -1,39 +1,83 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <atomic>
 #include <cstdint>
+#include <mutex>
+#include <stop_token>
 
 #include "call.hpp"
 #include "call_table.hpp"
 #include "invoke.hpp"
+#include "spin_mutex.hpp"
+#include "thread_mark.hpp"
 
 namespace singleflight::detail {
 
 // A call that is led asynchronously, with its own copy of the key. Owned by its Leads.
 template <class Ledger>
-struct AsyncCall {
+class AsyncCall {
+ public:
   using KeyRef = typename Ledger::KeyRef;
 
-  // Only moves forward. kLaunched: Lead::Run has not begun. kRunning: it has. kLanded: some thread
-  // is landing the call, or has landed it.
-  enum class Phase : unsigned char { kLaunched, kRunning, kLanded };
-
   AsyncCall(Ledger& its_ledger, std::uint64_t hash, KeyRef ref)
-      : key(ref.get()), call(KeyRef(key)) {
+      : key(ref.get()), call(KeyRef(key)), ledger(its_ledger) {
     call.hash = hash;
-    call.state = its_ledger.MakeState(call, nullptr);
+    call.state = its_ledger.MakeState(call, ThreadId());
     call.stop = NewStopSource();
   }
   ~AsyncCall() {
-    if (ledger != nullptr && phase != Phase::kLanded) ledger->Land(*this, {});
+    if (begun_ && phase_ != Phase::kLanded) ledger.Land(*this, {});
+  }
+
+  // Called once the call is in the table. It counts among those that ~Group waits for.
+  void Enter(const typename Ledger::Shard& shard) noexcept {
+    begun_ = true;
+    entry.InsertBefore(shard->async_calls);
+    if (shard->stopping) {
+      entry.asked_to_stop = true;
+      call.stop.request_stop();  // runs no callback: nobody has its token so far
+    }
+  }
+
+  // True for the first who is about to run the call's work, unless it has landed.
+  bool StartsRunning() noexcept {
+    const std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kLaunched) return false;
+    phase_ = Phase::kRunning;
+    return true;
+  }
+  // True for the first who is about to land the call.
+  bool StartsLanding() noexcept {
+    const std::lock_guard lock(mutex_);
+    if (phase_ == Phase::kLanded) return false;
+    phase_ = Phase::kLanded;
+    return true;
+  }
+
+  // The work takes the stop token, so the call can be asked to stop from now on.
+  std::stop_token TakeStop() {
+    std::stop_source unwanted(std::nostopstate);
+    {
+      const std::lock_guard lock(mutex_);  // so that the call does not land, and its group stays
+      if (phase_ != Phase::kLanded) unwanted = ledger.TakeStop(call);
+    }
+    unwanted.request_stop();
+    return call.stop.get_token();
   }
 
   const typename Ledger::Key key;
   typename Ledger::Call call;
   AsyncEntry entry{call};
-  std::atomic<Phase> phase = Phase::kLaunched;
-  Ledger* ledger = nullptr;  // set when the call is put into the table; null if it never was
+  Ledger& ledger;
+
+ private:
+  // Only moves forward. kLaunched: Lead::Run has not begun. kRunning: it has. kLanded: some thread
+  // is landing the call, or has landed it.
+  enum class Phase : unsigned char { kLaunched, kRunning, kLanded };
+
+  bool begun_ = false;  // whether the call was put into the table
+  SpinMutex mutex_;
+  Phase phase_ = Phase::kLaunched;  // guarded by mutex_
 };
 
 }  // namespace singleflight::detail

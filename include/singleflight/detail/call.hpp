@@ -9,7 +9,9 @@
 // landing has nothing left to allocate.
 
 #include <chrono>
+#include <cstdint>
 #include <exception>
+#include <forward_list>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -21,33 +23,52 @@
 #include "../result.hpp"
 #include "../waiter.hpp"
 #include "call_table.hpp"
+#include "gate.hpp"
+#include "intrusive_list.hpp"
 #include "outcome.hpp"
 #include "spin_mutex.hpp"
+#include "thread_mark.hpp"
 #include "wait_graph.hpp"
 
 namespace singleflight::detail {
+
+// Says which caller leaves a call.
+template <class Value>
+struct Leaver {
+  Waiter<Value>* waiter = nullptr;  // null: it blocks, or is a Future
+  Gate* gate = nullptr;             // null: it waits at none
+  bool retries = false;             // it would have asked again if the call had failed
+};
 
 // Holds what the callers of a shared call have in common.
 template <class Value>
 class SharedState : public WaitTarget {
  public:
-  SharedState(CallBase& of, const ThreadMark* leader) noexcept
+  SharedState(CallBase& of, ThreadId leader) noexcept
       : WaitTarget(leader), hash(of.hash), call(&of) {}
   // Holds a value that no call of a group produced: see LandedState.
-  SharedState() noexcept : WaitTarget(nullptr), hash(0), call(nullptr) {}
+  SharedState() noexcept : WaitTarget(ThreadId()), hash(0), call(nullptr) {}
 
   const std::uint64_t hash;  // finds the shard, even after the call has landed
 
-  // Guarded by the shard's mutex.
+  // ---- Guarded by the shard's mutex
+
   CallBase* call;  // null once it has landed
 
-  // Makes a caller leave. False if the call has landed: then nothing is done. `waiter` is null for
-  // a caller that has none. Touches the group only while the call is in flight. If no caller is
-  // left, `unwanted` becomes the call's stop source, and the stop must then be requested of it.
-  virtual bool Leave(Waiter<Value>* waiter, std::stop_source& unwanted) noexcept = 0;
-  bool Leave(Waiter<Value>* waiter) noexcept {
+  // Followers that will ask again if the call fails (OnFailure::kRetry). After a failure, the first
+  // of them to do so leads or joins the second try, and makes the others callers of it. So however
+  // late they wake, there is one second try.
+  std::uint32_t retriers = 0;
+  std::shared_ptr<SharedState> second_try;
+  std::uint32_t expected = 0;  // retriers that are counted there and have not come so far
+
+  // Makes a caller leave. False if the call has landed: then nothing is done. Touches the group
+  // only while the call is in flight. If no caller is left, `unwanted` may become the call's stop
+  // source, and the stop must then be requested of it.
+  virtual bool Leave(const Leaver<Value>& who, std::stop_source& unwanted) noexcept = 0;
+  bool Leave(const Leaver<Value>& who) noexcept {
     std::stop_source unwanted(std::nostopstate);
-    const bool left = Leave(waiter, unwanted);
+    const bool left = Leave(who, unwanted);
     unwanted.request_stop();
     return left;
   }
@@ -57,19 +78,40 @@ class SharedState : public WaitTarget {
   void PrepareToBlock() {  // may throw, before the caller is counted
     if (!broadcast_) broadcast_.emplace();
   }
-  static void Link(std::shared_ptr<SharedState> self, Waiter<Value>& waiter, Role role) noexcept {
+  Gate& GateWithPlace() {  // likewise
+    if (Gate* const gate = Gate::WithPlace(free_places_)) return *gate;
+    gates_.emplace_front().Offer(free_places_);
+    return gates_.front();
+  }
+  static void Link(std::shared_ptr<SharedState> self, Waiter<Value>& waiter, Role role,
+                   bool retries = false) noexcept {
     waiter.role_ = role;
     waiter.notified_ = false;
-    waiter.next_ = nullptr;
-    waiter.prev_ = self->last_;
-    (self->last_ != nullptr ? self->last_->next_ : self->first_) = &waiter;
-    self->last_ = &waiter;
+    waiter.retries_ = retries;
+    self->ListOf(waiter).Append(waiter);
     waiter.state_ = std::move(self);
   }
-  void Unlink(Waiter<Value>& waiter) noexcept {
-    (waiter.prev_ != nullptr ? waiter.prev_->next_ : first_) = waiter.next_;
-    (waiter.next_ != nullptr ? waiter.next_->prev_ : last_) = waiter.prev_;
-    waiter.state_.reset();
+  // Gives the outcome to a waiter that comes after landing. Its OnLanded must then be called.
+  static void Deliver(std::shared_ptr<SharedState> self, Waiter<Value>& waiter) noexcept {
+    waiter.role_ = Role::kFollower;
+    waiter.notified_ = true;
+    waiter.retries_ = false;
+    waiter.state_ = std::move(self);
+  }
+  // Takes the state of a failed call from a waiter that asks again.
+  static std::shared_ptr<SharedState> TakeFailed(Waiter<Value>& waiter) noexcept {
+    waiter.retries_ = false;
+    return std::move(waiter.state_);
+  }
+  // Makes a waiter of a failed call one that does not ask again.
+  static std::shared_ptr<SharedState> StopAsking(Waiter<Value>& waiter) noexcept {
+    waiter.retries_ = false;
+    return waiter.state_;
+  }
+  void Unlink(const Leaver<Value>& who) noexcept {
+    if (who.gate != nullptr) who.gate->GiveBack(free_places_);
+    if (who.retries) --retriers;
+    if (who.waiter != nullptr) Unlink(*who.waiter);
   }
   // Null once the waiter has left or taken its result.
   static const std::shared_ptr<SharedState>& Of(const Waiter<Value>& waiter) noexcept {
@@ -96,14 +138,28 @@ class SharedState : public WaitTarget {
     } else if (auto* error = std::get_if<0>(&outcome)) {
       outcome_.template emplace<0>(std::move(*error));
     }
+    failed_ = detail::Failed<Value>(outcome_);
   }
   // Drops the value: no caller is left to take it.
   void Discard() noexcept { outcome_.template emplace<0>(); }
   // With no lock held: wakes the callers. OnLanded may destroy waiters that are still in the list,
   // so no pointer into the list is kept while it runs.
   void Publish() noexcept {
+    PublishToAllButRetriers();
+    PublishToRetriers();
+  }
+  void PublishToAllButRetriers() noexcept {
     if (broadcast_) broadcast_->promise.set_value();
-    while (Waiter<Value>* const waiter = PopWaiter()) waiter->OnLanded();
+    for (Gate& gate : gates_) gate.Open();
+    while (Waiter<Value>* const waiter = Pop(waiters_)) waiter->OnLanded();
+  }
+  void PublishToRetriers() noexcept {
+    while (Waiter<Value>* const waiter = Pop(retrying_waiters_)) waiter->OnLanded();
+  }
+  // Whether a waiter will join a call of the group again, because this one has failed.
+  bool HasRetryingWaiters() noexcept {
+    const std::lock_guard lock(waiters_mutex_);
+    return failed_ && retrying_waiters_.first != nullptr;
   }
   // After landing. False if the waiter has been, or is being, notified.
   bool UnlinkUnlessNotified(Waiter<Value>& waiter) noexcept {
@@ -113,7 +169,7 @@ class SharedState : public WaitTarget {
     return true;
   }
 
-  // ---- Waiting without a Waiter, after PrepareToBlock
+  // ---- Waiting without a Waiter or a Gate, after PrepareToBlock
 
   void Block() const { broadcast_->landed.wait(); }
   template <class Clock, class Duration>
@@ -123,8 +179,12 @@ class SharedState : public WaitTarget {
 
   // ---- Reading, once published
 
-  bool Failed() const noexcept { return detail::Failed<Value>(outcome_); }
-  std::exception_ptr Error() const { return detail::ErrorOf<Value>(outcome_); }
+  // Whether the call landed with an exception, or with a value that says that it is a failure.
+  bool Failed() const noexcept { return failed_; }
+  // Null if there is a value.
+  std::exception_ptr Error() const {
+    return detail::Threw<Value>(outcome_) ? detail::ErrorOf<Value>(outcome_) : nullptr;
+  }
   static Result<Value> Receive(std::shared_ptr<SharedState> self, Role role) {
     if (!self->shared_) return ResultFactory::Take<Value>(self->outcome_, role);
     return ReceiveShared(std::move(self), role);
@@ -132,7 +192,7 @@ class SharedState : public WaitTarget {
   // Receives a result that its caller passes on to several others. It only reads, so it may be
   // called repeatedly.
   static Result<Value> ReceiveShared(std::shared_ptr<SharedState> self, Role role) {
-    if (self->Failed()) std::rethrow_exception(self->Error());
+    if (std::exception_ptr error = self->Error()) std::rethrow_exception(std::move(error));
     const Stored<Value>* const value = std::get_if<1>(&self->outcome_);
     return ResultFactory::Shared<Value>({std::move(self), value}, role);
   }
@@ -141,30 +201,56 @@ class SharedState : public WaitTarget {
   ~SharedState() = default;
 
  private:
-  // Allocated by the first follower that blocks.
+  // Allocated by the first follower that blocks and never leaves.
   struct Broadcast {
     std::promise<void> promise;
     std::shared_future<void> landed = promise.get_future().share();
   };
-  std::optional<Broadcast> broadcast_;  // guarded by the shard's mutex until closed
+  // Guarded by the shard's mutex until closed, and constant afterwards.
+  std::optional<Broadcast> broadcast_;
+  std::forward_list<Gate> gates_;  // for followers that block and may leave
+  ListLink free_places_;           // of gates that are not full
 
-  Waiter<Value>* PopWaiter() noexcept {
+  struct WaiterList {
+    void Append(Waiter<Value>& waiter) noexcept {
+      waiter.next_ = nullptr;
+      waiter.prev_ = last;
+      (last != nullptr ? last->next_ : first) = &waiter;
+      last = &waiter;
+    }
+    void Remove(Waiter<Value>& waiter) noexcept {
+      (waiter.prev_ != nullptr ? waiter.prev_->next_ : first) = waiter.next_;
+      (waiter.next_ != nullptr ? waiter.next_->prev_ : last) = waiter.prev_;
+    }
+    Waiter<Value>* first = nullptr;
+    Waiter<Value>* last = nullptr;
+  };
+
+  WaiterList& ListOf(const Waiter<Value>& waiter) noexcept {
+    return waiter.retries_ ? retrying_waiters_ : waiters_;
+  }
+  void Unlink(Waiter<Value>& waiter) noexcept {
+    ListOf(waiter).Remove(waiter);
+    waiter.state_.reset();
+  }
+  Waiter<Value>* Pop(WaiterList& list) noexcept {
     const std::lock_guard lock(waiters_mutex_);
-    Waiter<Value>* const waiter = first_;
-    if (waiter == nullptr) return nullptr;
-    first_ = waiter->next_;
-    (first_ != nullptr ? first_->prev_ : last_) = nullptr;
-    waiter->notified_ = true;
+    Waiter<Value>* const waiter = list.first;
+    if (waiter != nullptr) {
+      list.Remove(*waiter);
+      waiter->notified_ = true;
+    }
     return waiter;
   }
 
   // Guarded by the shard's mutex until closed, and by waiters_mutex_ afterwards.
   SpinMutex waiters_mutex_;
-  Waiter<Value>* first_ = nullptr;
-  Waiter<Value>* last_ = nullptr;
+  WaiterList waiters_;
+  WaiterList retrying_waiters_;  // notified last: what they do may take long
 
   // Written by the landing thread, and read by callers once it has published.
   bool shared_ = false;
+  bool failed_ = false;
   Outcome<Value> outcome_;
 };
 
@@ -174,7 +260,7 @@ struct Call : CallBase {
   explicit Call(KeyRef key_ref) noexcept : key(key_ref) {}
 
   const KeyRef key;
-  const ThreadMark* const leader = &this_thread_mark;
+  const ThreadId leader = ThisThread();
   // Guarded by the shard's mutex. Null until a follower joins, if the leader is in Do.
   std::shared_ptr<SharedState<Value>> state;
 };

@@ -41,6 +41,7 @@ struct CallBase {
   CallBase* next;             // in the bucket; this call itself once it is forgotten
   std::uint32_t callers = 1;  // callers that have not left
   bool leader_left = false;   // a blocking leader was stopped: it still receives the outcome
+  bool takes_stop = false;    // its work took the stop token, so it can be asked to stop
 
   bool Forgotten() const noexcept { return next == this; }
   // Whether more than one caller would receive the outcome.
@@ -163,7 +164,9 @@ class alignas(64) Shard {
 
  public:
   ListLink async_calls;      // of AsyncEntry: calls led asynchronously that have not landed
-  Event* drained = nullptr;  // null except in ~Group, which waits until async_calls is empty
+  Event* drained = nullptr;  // null unless ~Group waits until async_calls is empty
+  Event* idle = nullptr;     // null unless Close waits until no call is in flight
+  bool stopping = false;     // ~Group has begun: calls are asked to stop as soon as they begin
 };
 
 // A shard that stays locked until Unlock, or until this object is destroyed.
@@ -179,6 +182,12 @@ class LockedShard {
 
   Shard<Mutex>* operator->() const noexcept { return shard_; }
   void Unlock() { std::exchange(shard_, nullptr)->mutex_.unlock(); }
+  template <class Run>
+  void WhileUnlocked(Run&& run) {
+    shard_->mutex_.unlock();
+    run();
+    shard_->mutex_.lock();
+  }
 
  private:
   Shard<Mutex>* shard_;  // null once unlocked
@@ -213,23 +222,41 @@ class CallTable {
     for (Shard<Mutex>& shard : shards_) visitor(Locked(shard));
   }
 
-  // Asks every call that is led asynchronously to stop, and waits until all have landed.
+  // Asks every call that is led asynchronously to stop, also those that begin from now on, and
+  // waits until all have landed.
+  //
+  // One pass that finds no call is not enough: a call in a later shard may begin one in an earlier
+  // shard, and land, before the pass gets there. But if no call began in any shard between two such
+  // passes, there was none at the end of the first.
   void Drain() {
     for (Shard<Mutex>& shard : shards_) {
+      Locked { shard } -> stopping = true;
       while (AskOneToStop(Locked(shard))) continue;
     }
-    for (Shard<Mutex>& shard : shards_) {
-      Locked locked(shard);
-      if (locked->async_calls.Empty()) continue;
-      Event drained;
-      locked->drained = &drained;
-      locked.Unlock();
-      drained.Wait();
-      Locked{shard};  // the thread that set the event has released the shard
+    std::uint64_t begun = 0;
+    for (bool idle = false, was_idle = false;; was_idle = idle) {
+      idle = true;
+      const std::uint64_t begun_before = std::exchange(begun, 0);
+      for (Shard<Mutex>& shard : shards_) {
+        begun += Locked { shard } -> executions;  // first, so that a call that begins now is seen
+        idle = !WaitUntilDrained(shard) && idle;
+      }
+      if (idle && was_idle && begun == begun_before) return;
     }
   }
 
  private:
+  // False: there was nothing to wait for.
+  static bool WaitUntilDrained(Shard<Mutex>& shard) {
+    Locked locked(shard);
+    if (locked->async_calls.Empty()) return false;
+    Event drained;
+    locked->drained = &drained;
+    locked.WhileUnlocked([&drained] { drained.Wait(); });
+    locked->drained = nullptr;  // the thread that set the event has released the shard
+    return true;
+  }
+
   // False: all have been asked. Those already asked are at the end of the list.
   static bool AskOneToStop(Locked shard) {
     if (shard->async_calls.Empty()) return false;

@@ -1,38 +1,42 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The errors that the library itself reports.
+// How the errors that the library itself reports are made.
 
 #include <exception>
 #include <system_error>
 
+#include "../errors.hpp"
+
 namespace singleflight::detail {
 
+inline std::error_code CodeOf(std::errc code) noexcept {
+  return std::error_code(static_cast<int>(code), Category());
+}
+
 // Makes a std::system_error, or a std::bad_alloc if there is no memory for the text.
-inline std::exception_ptr MakeError(std::errc code, const char* what) noexcept {
+inline std::exception_ptr MakeError(std::errc code, const char* what = "singleflight") noexcept {
   try {
-    return std::make_exception_ptr(std::system_error(std::make_error_code(code), what));
+    return std::make_exception_ptr(std::system_error(detail::CodeOf(code), what));
   } catch (...) {
     return std::current_exception();
   }
 }
-inline std::exception_ptr MakeCanceled() {
-  return MakeError(std::errc::operation_canceled, "singleflight: this caller was asked to stop");
+inline std::exception_ptr MakeCanceled() noexcept {
+  return detail::MakeError(std::errc::operation_canceled);
 }
-inline std::exception_ptr MakeTimedOut() {
-  return MakeError(std::errc::timed_out,
-                   "singleflight: the call took longer than this caller would wait");
+inline std::exception_ptr MakeTimedOut() noexcept {
+  return detail::MakeError(std::errc::timed_out);
 }
-inline std::exception_ptr MakeDeadlock() {
-  return MakeError(std::errc::resource_deadlock_would_occur,
-                   "singleflight: the call for this key waits for this thread");
+inline std::exception_ptr MakeDeadlock() noexcept {
+  return detail::MakeError(std::errc::resource_deadlock_would_occur);
 }
-inline std::exception_ptr MakeOwnerDead() {
-  return MakeError(std::errc::owner_dead, "singleflight: the leader vanished without a result");
+inline std::exception_ptr MakeOwnerDead() noexcept {
+  return detail::MakeError(std::errc::owner_dead);
 }
 
 [[noreturn]] inline void Throw(std::errc code, const char* what) {
-  throw std::system_error(std::make_error_code(code), what);
+  throw std::system_error(detail::CodeOf(code), what);
 }
 
 // Returns what was thrown. Call it in a catch (...) only. A forced unwind (the thread is being

@@ -12,14 +12,6 @@ namespace singleflight::detail {
 
 using Deadline = std::optional<std::chrono::steady_clock::time_point>;  // none: wait for ever
 
-// The moment `timeout` from now. None if the clock cannot represent it.
-inline Deadline DeadlineAfter(std::chrono::nanoseconds timeout) noexcept {
-  using Clock = std::chrono::steady_clock;
-  const Clock::time_point now = Clock::now();
-  if (timeout > Clock::time_point::max() - now) return std::nullopt;
-  return now + timeout;
-}
-
 // A one-shot event. A deadline or Interrupt can end a wait for it early. Allocates nothing.
 class Event {
  public:

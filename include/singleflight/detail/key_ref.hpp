@@ -40,6 +40,9 @@ class KeyRef {
   static constexpr bool kIsView = TakesViews();
 
  public:
+  using HashType = Hash;
+  using KeyEqualType = KeyEqual;
+
   // Turns what a caller passed as the key into what a KeyRef can refer to. That is the caller's own
   // Key, a view of the caller's string, or a Key converted from anything else. It must outlive the
   // KeyRef.

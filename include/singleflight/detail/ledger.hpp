@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <stop_token>
 #include <system_error>
@@ -18,13 +19,18 @@
 #include "async_call.hpp"
 #include "call.hpp"
 #include "call_table.hpp"
+#include "errors.hpp"
 #include "event.hpp"
+#include "thread_mark.hpp"
+#include "wait_graph.hpp"
 
 namespace singleflight::detail {
 
 template <class KeyArg, class ValueArg, class KeyRefArg, class Traits>
 class Ledger {
   using Table = CallTable<typename Traits::Mutex, Traits::kShards>;
+  using Hash = typename KeyRefArg::HashType;
+  using KeyEqual = typename KeyRefArg::KeyEqualType;
 
  public:
   using Key = KeyArg;
@@ -35,23 +41,32 @@ class Ledger {
   using State = SharedState<Value>;
   using Shard = typename Table::Locked;  // stays locked until Unlock or the end of its scope
 
-  explicit Ledger(const GroupOptions& options) : options_(options) {
-    if (options.max_callers_per_call == 0) {
-      throw std::invalid_argument("singleflight: max_callers_per_call is 0: nobody can be served");
-    }
-    if (options.max_calls_in_flight == 0) {
-      throw std::invalid_argument("singleflight: max_calls_in_flight is 0: nobody can be served");
-    }
-    if (options.max_age && options.max_age->count() <= 0) {
-      throw std::invalid_argument("singleflight: max_age is not positive: nothing can be shared");
-    }
+  explicit Ledger(const GroupOptions& options)
+      : options_(options), special_(options.HasLimits() ? kLimited : 0) {
+    const auto check = [](bool holds, const char* otherwise) {
+      if (!holds) throw std::invalid_argument(otherwise);
+    };
+    check(options.max_callers_per_call != 0,
+          "singleflight: max_callers_per_call is 0: nobody can be served");
+    check(options.max_callers != 0, "singleflight: max_callers is 0: nobody can be served");
+    check(options.max_calls_in_flight != 0,
+          "singleflight: max_calls_in_flight is 0: nobody can be served");
+    check(!options.max_age || options.max_age->count() > 0,
+          "singleflight: max_age is not positive: nothing can be shared");
   }
   ~Ledger() { table_.Drain(); }
   Ledger(const Ledger&) = delete;
   Ledger& operator=(const Ledger&) = delete;
 
-  std::uint64_t Mix(std::size_t hash) const noexcept { return table_.Mix(hash); }
+  std::uint64_t HashOf(KeyRef key) const { return table_.Mix(hash_(key.get())); }
   Shard Lock(std::uint64_t hash) { return table_.Lock(hash); }
+
+  // Returns the call that a caller for `key` would find, or null.
+  Call* Find(const Shard& shard, std::uint64_t hash, KeyRef key) const {
+    return static_cast<Call*>(shard->Find(hash, [&](const CallBase& call) {
+      return equal_(static_cast<const Call&>(call).key.get(), key.get());
+    }));
+  }
 
   Stats GetStats() {
     Stats sum;
@@ -73,24 +88,20 @@ class Ledger {
     if (options_.max_age) call.started = Now();
   }
   bool TooOld(const Call& call) const {
-    return options_.max_age && std::chrono::nanoseconds(Now() - call.started) > *options_.max_age;
+    return options_.max_age && Now() - call.started > options_.max_age->count();
   }
 
   // Puts a new call into the table. It replaces `too_old`, a call that is too old to be joined,
-  // unless that is null. False: too many calls are in flight, and nothing was done.
-  [[nodiscard]] bool Begin(const Shard& shard, Call& call, Call* too_old) {
-    if (LimitsCalls()) [[unlikely]] {
-      std::size_t in_flight = in_flight_.load(kRelaxed);
-      do {
-        if (in_flight >= options_.max_calls_in_flight) return false;
-      } while (!in_flight_.compare_exchange_weak(in_flight, in_flight + 1, kRelaxed));
+  // unless that is null. Throws if the leader is refused.
+  void Begin(Shard& shard, Call& call, Call* too_old) {
+    if (special_.load(kRelaxed) != 0) [[unlikely]] {
+      AdmitLeader(shard);
     }
     if (too_old != nullptr) [[unlikely]] {
       shard->Forget(*too_old);
     }
     shard->Insert(call);
     ++shard->executions;
-    return true;
   }
 
   // ---- Following. All that can fail is done before AddFollower.
@@ -100,24 +111,66 @@ class Ledger {
   std::shared_ptr<State> StateOf(Call& call) {
     return call.state != nullptr ? call.state : MakeState(call, call.leader);
   }
-  std::shared_ptr<State> MakeState(CallBase& call, const ThreadMark* leader) {
+  std::shared_ptr<State> MakeState(CallBase& call, ThreadId leader) {
     return std::make_shared<LedgerState>(*this, call, leader);
   }
 
-  static void AddFollower(const Shard& shard, Call& call,
-                          const std::shared_ptr<State>& state) noexcept {
+  // Throws if the caller is refused. After that, AddFollower must follow.
+  void AdmitFollower(Shard& shard, const Call& call) {
+    if (Full(call)) Refuse(std::move(shard), "singleflight: max_callers_per_call reached");
+    if (IsClosed()) Refuse(std::move(shard), "singleflight: the group is closed");
+    if (!Reserve(callers_, 1, options_.max_callers)) {
+      Refuse(std::move(shard), "singleflight: max_callers reached");
+    }
+  }
+  static void AddFollower(const Shard& shard, Call& call, const std::shared_ptr<State>& state,
+                          bool retries) noexcept {
     if (call.state == nullptr) call.state = state;
     ++call.callers;
     ++shard->followers;
+    state->retriers += retries;
+  }
+
+  // ---- Asking again after a failure
+
+  // Returns the second try that another follower of the failed call has begun for this one, too, or
+  // null if this one is the first to ask again.
+  static std::shared_ptr<State> SecondTry(const Shard&, State& failed) noexcept {
+    if (failed.expected == 0) {
+      --failed.retriers;
+      return nullptr;
+    }
+    return --failed.expected > 0 ? failed.second_try : std::move(failed.second_try);
+  }
+
+  // Makes the other followers that will ask again callers of `call`, which this one leads or joins.
+  // If a limit does not allow that, each asks for itself.
+  void BringOthers(const Shard& shard, Call& call, State& failed) noexcept {
+    const std::uint32_t others = failed.retriers;
+    if (others == 0 || options_.max_callers_per_call - call.callers < others) return;
+    if (!Reserve(callers_, others, options_.max_callers)) return;
+    call.callers += others;
+    shard->followers += others;
+    failed.retriers = 0;
+    failed.expected = others;
+    failed.second_try = call.state;
+  }
+
+  // For a follower that will not ask again after all.
+  void GiveUp(State& failed) noexcept {
+    std::stop_source unwanted(std::nostopstate);
+    std::shared_ptr<State> second_try;  // released once the shard is unlocked
+    {
+      const Shard shard = Lock(failed.hash);
+      second_try = SecondTry(shard, failed);
+      if (second_try != nullptr && second_try->call != nullptr) {
+        unwanted = DropCaller(shard, *second_try->call);
+      }
+    }
+    unwanted.request_stop();
   }
 
   // ---- Leaving, and being refused
-
-  [[noreturn]] [[gnu::noinline]] static void Refuse(Shard shard, const char* why) {
-    ++shard->refused;
-    shard.Unlock();
-    detail::Throw(std::errc::resource_unavailable_try_again, why);
-  }
 
   // A blocking leader was stopped. It no longer counts as a caller, but stays until `fn` returns.
   void LeaderLeaves(Call& call) {
@@ -128,6 +181,14 @@ class Ledger {
       unwanted = DropCaller(shard, call);
     }
     unwanted.request_stop();
+  }
+
+  // The work of a call takes the stop token: it can be asked to stop from now on. If all callers
+  // have left before, that is now, of what this returns.
+  std::stop_source TakeStop(CallBase& call) {
+    const Shard shard = Lock(call.hash);
+    call.takes_stop = true;
+    return call.callers == 0 ? Abandon(shard, call) : std::stop_source(std::nostopstate);
   }
 
   // Whether a new caller could still get this call's result.
@@ -152,36 +213,84 @@ class Ledger {
     return std::move(call.state);
   }
 
-  // Lands a call whose leader's thread is being cancelled inside `fn`.
-  [[gnu::noinline]] void LandVanished(Call& call) noexcept {
-    if (!LandAlone(call, true)) Share(call, {});
+  // Lands the second try of a failed call. Followers of the failed call may come to read the
+  // outcome as soon as this has unlocked the shard.
+  [[gnu::noinline]] std::shared_ptr<State> LandSecondTry(Call& call,
+                                                         Outcome<Value>&& outcome) noexcept {
+    call.state->SetOutcome(std::move(outcome));
+    Close(Lock(call.hash), call, call.state->Failed());
+    call.state->Publish();
+    return std::move(call.state);
   }
 
-  // Lands a call that is led asynchronously. The group may be destroyed once the shard is unlocked.
+  // Lands a call whose leader's thread is being cancelled inside `fn`.
+  [[gnu::noinline]] void LandVanished(Call& call, bool is_second_try) noexcept {
+    if (is_second_try) {
+      LandSecondTry(call, {});
+    } else if (!LandAlone(call, true)) {
+      Share(call, {});
+    }
+  }
+
+  // Lands a call that is led asynchronously. The group may be destroyed once this has unlinked the
+  // entry, which waits for waiters that may join a call of the group again.
   void Land(AsyncCall& async, Outcome<Value>&& outcome) noexcept {
     State& state = *async.call.state;
     state.SetOutcome(std::move(outcome));
     const bool failed = state.Failed();
-    if (!CloseAsync(async, failed, /*without_callers=*/false)) {
-      state.Discard();
-      CloseAsync(async, failed, /*without_callers=*/true);
+    bool is_wanted;
+    bool is_retried = false;
+    {
+      const Shard shard = Lock(async.call.hash);
+      is_wanted = async.call.callers > 0;
+      if (is_wanted) {
+        Close(shard, async.call, failed);
+        is_retried = state.HasRetryingWaiters();
+        if (!is_retried) UnlinkEntry(shard, async);
+      } else if (!async.call.Forgotten()) {
+        shard->Forget(async.call);  // so that nobody joins while its value is destroyed
+      }
     }
-    state.Publish();
+    if (!is_wanted) {
+      state.Discard();  // before the group may be destroyed, because the value may use it
+      const Shard shard = Lock(async.call.hash);
+      Close(shard, async.call, failed);
+      UnlinkEntry(shard, async);
+    }
+    state.PublishToAllButRetriers();
+    state.PublishToRetriers();
+    if (is_retried) UnlinkEntry(Lock(async.call.hash), async);
+  }
+
+  // ---- Closing the group
+
+  // Refuses newcomers, and waits until no call is in flight.
+  void CloseGroup() {
+    if (this_thread_mark.leading > 0) std::rethrow_exception(detail::MakeDeadlock());
+    const std::lock_guard lock(closing_);
+    special_.fetch_or(kClosed, kRelaxed);  // relaxed, because it is read under a shard's mutex
+    table_.VisitAll([this](Shard shard) {
+      if (shard->InFlight() == 0) return;
+      Event idle;
+      shard->idle = &idle;
+      shard.WhileUnlocked([&idle] { idle.Wait(); });
+      shard->idle = nullptr;
+    });
   }
 
  private:
   // The shared state of a group's call. It can reach the ledger, so that a caller can leave.
   class LedgerState final : public State {
    public:
-    LedgerState(Ledger& ledger, CallBase& of, const ThreadMark* leader) noexcept
+    LedgerState(Ledger& ledger, CallBase& of, ThreadId leader) noexcept
         : State(of, leader), ledger_(ledger) {}
 
-    bool Leave(Waiter<Value>* waiter, std::stop_source& unwanted) noexcept override {
+    bool Leave(const Leaver<Value>& who, std::stop_source& unwanted) noexcept override {
       if (this->HasLanded()) return false;  // the group may have been destroyed
       const Shard shard = ledger_.Lock(this->hash);
       if (this->call == nullptr) return false;
-      if (waiter != nullptr) this->Unlink(*waiter);
-      unwanted = DropCaller(shard, *this->call);
+      this->Unlink(who);
+      unwanted = ledger_.DropCaller(shard, *this->call);
       return true;
     }
 
@@ -189,35 +298,66 @@ class Ledger {
     Ledger& ledger_;
   };
 
-  static constexpr auto kRelaxed = std::memory_order_relaxed;  // in_flight_ is only a counter
-
-  bool LimitsCalls() const noexcept {
-    return options_.max_calls_in_flight != GroupOptions::kNoLimit;
-  }
+  static constexpr auto kRelaxed = std::memory_order_relaxed;  // for counters and flags only
+  static constexpr unsigned char kLimited = 1;
+  static constexpr unsigned char kClosed = 2;
 
   static std::chrono::nanoseconds::rep Now() {
     return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
 
-  // Counts one caller fewer. If it was the last, forgets the call and returns its stop source, to
-  // be requested once the shard is unlocked.
-  static std::stop_source DropCaller(const Shard& shard, CallBase& call) noexcept {
+  bool IsClosed() const noexcept { return (special_.load(kRelaxed) & kClosed) != 0; }
+
+  [[noreturn]] [[gnu::noinline]] static void Refuse(Shard shard, const char* why) {
+    ++shard->refused;
+    shard.Unlock();
+    detail::Throw(std::errc::resource_unavailable_try_again, why);
+  }
+
+  [[gnu::noinline]] void AdmitLeader(Shard& shard) {
+    if (IsClosed()) Refuse(std::move(shard), "singleflight: the group is closed");
+    if (!Reserve(in_flight_, 1, options_.max_calls_in_flight)) {
+      Refuse(std::move(shard), "singleflight: max_calls_in_flight reached");
+    }
+    if (!Reserve(callers_, 1, options_.max_callers)) {
+      Release(in_flight_, 1, options_.max_calls_in_flight);
+      Refuse(std::move(shard), "singleflight: max_callers reached");
+    }
+  }
+
+  // Adds to a counter, unless that would exceed the limit. There is no count without a limit.
+  static bool Reserve(std::atomic<std::size_t>& counter, std::size_t more, std::size_t limit) {
+    if (limit == GroupOptions::kNoLimit) return true;
+    std::size_t count = counter.load(kRelaxed);
+    do {
+      if (limit - count < more) return false;
+    } while (!counter.compare_exchange_weak(count, count + more, kRelaxed));
+    return true;
+  }
+  static void Release(std::atomic<std::size_t>& counter, std::size_t fewer,
+                      std::size_t limit) noexcept {
+    if (limit != GroupOptions::kNoLimit) counter.fetch_sub(fewer, kRelaxed);
+  }
+
+  // Counts one caller fewer. The stop must be requested of what it returns, once the shard is
+  // unlocked.
+  std::stop_source DropCaller(const Shard& shard, CallBase& call) noexcept {
     ++shard->left;
-    if (--call.callers > 0) return std::stop_source(std::nostopstate);
+    Release(callers_, 1, options_.max_callers);
+    if (--call.callers > 0 || !call.takes_stop) return std::stop_source(std::nostopstate);
+    return Abandon(shard, call);
+  }
+
+  // No caller is left on a call that can be asked to stop. Forgets it in the same critical section,
+  // so that no newcomer joins a call that was asked to stop.
+  static std::stop_source Abandon(const Shard& shard, CallBase& call) noexcept {
     if (!call.Forgotten()) shard->Forget(call);
     return call.stop;
   }
 
-  // False: no caller is left and none can join, because the call was forgotten when the last one
-  // left. Its value must be destroyed before the call closes: the group may be destroyed right
-  // after.
-  bool CloseAsync(AsyncCall& async, bool failed, bool without_callers) noexcept {
-    const Shard shard = Lock(async.call.hash);
-    if (async.call.callers == 0 && !without_callers) return false;
-    Close(shard, async.call, failed);
+  static void UnlinkEntry(const Shard& shard, AsyncCall& async) noexcept {
     async.entry.Unlink();
     if (shard->drained != nullptr && shard->async_calls.Empty()) shard->drained->Set();
-    return true;
   }
 
   // From here on no caller finds, joins or leaves the call. True: several callers get its outcome.
@@ -226,8 +366,10 @@ class Ledger {
     if (failed) [[unlikely]] {
       ++shard->failures;
     }
-    if (LimitsCalls()) [[unlikely]] {
-      in_flight_.fetch_sub(1, kRelaxed);
+    if (special_.load(kRelaxed) != 0) [[unlikely]] {
+      Release(in_flight_, 1, options_.max_calls_in_flight);
+      Release(callers_, call.callers, options_.max_callers);
+      if (shard->idle != nullptr && shard->InFlight() == 0) shard->idle->Set();
     }
     if (call.state == nullptr) [[likely]] {
       return false;
@@ -236,8 +378,13 @@ class Ledger {
     return call.Shared();
   }
 
+  [[no_unique_address]] Hash hash_{};
+  [[no_unique_address]] KeyEqual equal_{};
   const GroupOptions options_;
-  std::atomic<std::size_t> in_flight_ = 0;  // counted only if LimitsCalls()
+  std::atomic<unsigned char> special_;      // kLimited, kClosed, or both: read before the details
+  std::atomic<std::size_t> in_flight_ = 0;  // calls, counted only if they are limited
+  std::atomic<std::size_t> callers_ = 0;    // likewise
+  std::mutex closing_;                      // held by a thread inside CloseGroup
   Table table_;
 };
 

@@ -10,6 +10,7 @@
 #include <variant>
 
 #include "../result.hpp"
+#include "../value_traits.hpp"
 #include "errors.hpp"
 
 namespace singleflight::detail {
@@ -24,11 +25,25 @@ template <class Value>
 using Outcome = std::variant<std::exception_ptr, Stored<Value>>;
 
 template <class Value>
-bool Failed(const Outcome<Value>& outcome) noexcept {
+bool Threw(const Outcome<Value>& outcome) noexcept {
   return outcome.index() != 1;
 }
 
-// The error of a failed outcome. Never null.
+// Whether a call landed with an exception, or with a value that says that it is a failure. A value
+// that throws when it is asked counts as one.
+template <class Value>
+bool Failed(const Outcome<Value>& outcome) noexcept {
+  if constexpr (kCanFail<Stored<Value>>) {
+    try {
+      if (const auto* value = std::get_if<1>(&outcome)) return singleflight::IsFailure(*value);
+    } catch (...) {
+      return true;
+    }
+  }
+  return detail::Threw<Value>(outcome);
+}
+
+// The error of an outcome that threw. Never null.
 template <class Value>
 std::exception_ptr ErrorOf(const Outcome<Value>& outcome) {
   if (const auto* error = std::get_if<0>(&outcome); error != nullptr && *error != nullptr) {
@@ -65,7 +80,7 @@ struct ResultFactory {
   // Takes the value out, for the only caller of a call. Throws if the call failed.
   template <class Value>
   static Result<Value> Take(Outcome<Value>& outcome, Role role) {
-    if (detail::Failed<Value>(outcome)) std::rethrow_exception(detail::ErrorOf<Value>(outcome));
+    if (detail::Threw<Value>(outcome)) std::rethrow_exception(detail::ErrorOf<Value>(outcome));
     return Alone<Value>(std::move(*std::get_if<1>(&outcome)), role);
   }
 

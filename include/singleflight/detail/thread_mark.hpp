@@ -1,19 +1,35 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// ThreadMark: says which thread this is, and whether it leads a call.
+// ThreadId says which thread this is. ThreadMark says whether it leads a call.
 
+#include <cerrno>
 #include <cstddef>
+#include <cstdint>
 
 namespace singleflight::detail {
 
-// Identifies a thread by the address of its mark, which is unique among living threads.
+// Identifies a thread among those that are alive.
+using ThreadId = std::uintptr_t;
+
 struct ThreadMark {
-  // How many calls' `fn` this thread is inside. Accessed by this thread only.
+  ThreadId id = 0;  // 0: not looked up so far
+  // How many calls' `fn` this thread is inside.
   std::size_t leading = 0;
 };
 
+// Accessed by its own thread only.
 inline constinit thread_local ThreadMark this_thread_mark;
+
+// Returns the address of this thread's errno. Plugins and shared libraries may have copies of this
+// library's variables, but they have the same errno.
+inline ThreadId ThisThread() noexcept {
+  ThreadMark& mark = this_thread_mark;
+  if (mark.id == 0) [[unlikely]] {
+    mark.id = reinterpret_cast<ThreadId>(&errno);
+  }
+  return mark.id;
+}
 
 // Marks this thread as one that leads a call, while it runs the call's `fn`.
 class LeadingScope {

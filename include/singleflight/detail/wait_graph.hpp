@@ -9,8 +9,8 @@
 // along them always terminates.
 //
 // One table serves all groups of the process, so cycles through several groups are detected, too.
-// (Shared libraries built with hidden visibility have a table each. Cycles that cross them are not
-// detected.)
+// (Shared libraries built with hidden visibility, and plugins, may have a table each. Of the cycles
+// that cross them, only that of a thread which asks for its own call is detected.)
 
 #if __has_include(<pthread.h>)
 #include <pthread.h>
@@ -31,34 +31,33 @@ namespace singleflight::detail {
 // The part of a call that the wait graph knows: a thread can wait for it.
 class WaitTarget {
  public:
-  explicit WaitTarget(const ThreadMark* running_on) noexcept : running_on_(running_on) {}
+  explicit WaitTarget(ThreadId running_on) noexcept : running_on_(running_on) {}
 
   // True once the call has landed. What its leader did before that happens-before this returns.
-  bool HasLanded() const noexcept {
-    return running_on_.load(std::memory_order_acquire) == &landed_mark;
-  }
+  bool HasLanded() const noexcept { return running_on_.load(std::memory_order_acquire) == kLanded; }
 
  protected:
   ~WaitTarget() = default;
 
   // Release pairs with the acquire in WaitEdge::ClosesCycle: a thread that has landed one call and
   // then waits for another must not be seen as still holding up the first.
-  void MarkLanded() noexcept { running_on_.store(&landed_mark, std::memory_order_release); }
+  void MarkLanded() noexcept { running_on_.store(kLanded, std::memory_order_release); }
 
  private:
   friend class WaitEdge;
   friend class RunningScope;
 
-  // Belongs to no thread, so no edge starts from it.
-  static inline constinit ThreadMark landed_mark;
+  // Values, not addresses of variables, because plugins may have variables of their own.
+  static constexpr ThreadId kNoThread = 0;
+  static constexpr ThreadId kLanded = 1;
 
-  void Change(const ThreadMark* from, const ThreadMark* to) noexcept {
+  void Change(ThreadId from, ThreadId to) noexcept {
     running_on_.compare_exchange_strong(from, to, std::memory_order_acq_rel);
   }
 
   // States: the leader's thread, if it blocks in Do. The thread that is inside `fn`, if the call is
-  // led asynchronously, and null while there is none. &landed_mark once the call has landed.
-  std::atomic<const ThreadMark*> running_on_;
+  // led asynchronously, and kNoThread while there is none. kLanded once the call has landed.
+  std::atomic<ThreadId> running_on_;
 };
 
 // Records that this thread does the work of an asynchronous call, during this object's lifetime.
@@ -66,9 +65,9 @@ class WaitTarget {
 class RunningScope {
  public:
   explicit RunningScope(WaitTarget& target) noexcept : target_(target) {
-    target_.Change(nullptr, &this_thread_mark);
+    target_.Change(WaitTarget::kNoThread, ThisThread());
   }
-  ~RunningScope() { target_.Change(&this_thread_mark, nullptr); }
+  ~RunningScope() { target_.Change(ThisThread(), WaitTarget::kNoThread); }
   RunningScope(const RunningScope&) = delete;
   RunningScope& operator=(const RunningScope&) = delete;
 
@@ -86,13 +85,15 @@ class WaitEdge {
   WaitEdge& operator=(const WaitEdge&) = delete;
 
   // False: waiting for `target` would never end, and nothing was recorded. A thread that leads no
-  // call cannot be part of a cycle, and pays for one thread-local read.
+  // call cannot be part of a cycle, and pays for one thread-local read. (It may lead one for
+  // another module, whose marks are not visible here. Then it is seen to wait for itself, but for
+  // no more.)
   [[nodiscard]] bool Record(const WaitTarget& target) {
-    if (this_thread_mark.leading == 0) return true;
+    if (this_thread_mark.leading == 0) return !RunsHere(target);
     const std::lock_guard lock(table.mutex);
     if (ClosesCycle(target)) return false;
     target_ = &target;
-    WaitEdge*& head = BucketOf(&this_thread_mark);
+    WaitEdge*& head = BucketOf(thread_);
     next_ = head;
     head = this;
     return true;
@@ -100,7 +101,7 @@ class WaitEdge {
 
   // Whether Record would refuse, without recording anything.
   [[nodiscard]] bool WouldClose(const WaitTarget& target) const {
-    if (this_thread_mark.leading == 0) return false;
+    if (this_thread_mark.leading == 0) return RunsHere(target);
     const std::lock_guard lock(table.mutex);
     return ClosesCycle(target);
   }
@@ -124,16 +125,17 @@ class WaitEdge {
   static const int at_fork;  // initialized for its side effect: registers the handler
 #endif
 
-  static WaitEdge*& BucketOf(const ThreadMark* thread) noexcept {
-    return table.buckets[TopBits<6>(reinterpret_cast<std::uintptr_t>(thread))];
+  static WaitEdge*& BucketOf(ThreadId thread) noexcept { return table.buckets[TopBits<6>(thread)]; }
+
+  bool RunsHere(const WaitTarget& target) const noexcept {
+    return target.running_on_.load(std::memory_order_acquire) == thread_;
   }
 
-  // The walk compares the addresses of marks and never reads one. The mark in a call that has not
-  // landed belongs to a living thread, and a thread has an edge only while it waits.
+  // A thread in a call that has not landed is alive, and a thread has an edge only while it waits.
   bool ClosesCycle(const WaitTarget& first) const noexcept {
     for (const WaitTarget* target = &first;;) {
-      const ThreadMark* leader = target->running_on_.load(std::memory_order_acquire);
-      if (leader == nullptr) return false;
+      const ThreadId leader = target->running_on_.load(std::memory_order_acquire);
+      if (leader == WaitTarget::kNoThread) return false;
       if (leader == thread_) return true;
       const WaitEdge* edge = BucketOf(leader);
       while (edge != nullptr && edge->thread_ != leader) edge = edge->next_;
@@ -142,7 +144,7 @@ class WaitEdge {
     }
   }
 
-  const ThreadMark* thread_ = &this_thread_mark;
+  const ThreadId thread_ = ThisThread();
   const WaitTarget* target_ = nullptr;  // null: not recorded
   WaitEdge* next_ = nullptr;
 };

@@ -25,24 +25,6 @@ concept CanErase = requires(Cache& cache, const Key& key) {
   cache.Erase(key);
 };
 
-// Whether a Value can mean "not found": it can be tested, and read or compared like a pointer.
-template <class Value>
-inline constexpr bool kCanBeEmpty = requires(const Value& value) {
-  static_cast<bool>(value);
-  requires requires { *value; } || requires {
-    value == nullptr;
-  };
-};
-
-template <class Value>
-bool IsEmpty(const Value& value) {
-  if constexpr (kCanBeEmpty<Value>) {
-    return !static_cast<bool>(value);
-  } else {
-    return false;
-  }
-}
-
 // Calls a user's cache the way it asks for: under a lock unless it is kConcurrent, and with views
 // of string keys if every operation accepts them. Results other than values are ignored. `Cache`
 // may be a reference.

@@ -22,7 +22,7 @@ class LandedState final : public SharedState<Value> {
   using State = SharedState<Value>;
 
  public:
-  bool Leave(Waiter<Value>*, std::stop_source&) noexcept override { return false; }
+  bool Leave(const Leaver<Value>&, std::stop_source&) noexcept override { return false; }
 
   // Calls waiter.OnLanded before it returns. If the value's move throws, this throws it, and
   // OnLanded is not called.
@@ -44,7 +44,9 @@ class LandedState final : public SharedState<Value> {
   static std::shared_ptr<State> Make(Value&& value) {
     std::shared_ptr<State> state = std::make_shared<LandedState>();
     state->SetOutcome(Outcome<Value>(std::in_place_index<1>, std::move(value)));
-    if (state->Failed()) std::rethrow_exception(state->Error());  // the value's move threw
+    if (std::exception_ptr error = state->Error()) {  // the value's move threw
+      std::rethrow_exception(std::move(error));
+    }
     state->Close(/*is_shared=*/false);
     return state;
   }

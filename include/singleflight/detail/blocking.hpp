@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What a thread does in Do: it leads a call, or waits for one.
+
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <stop_token>
+#include <utility>
+
+#include "../options.hpp"
+#include "../result.hpp"
+#include "call.hpp"
+#include "errors.hpp"
+#include "event.hpp"
+#include "gate.hpp"
+#include "invoke.hpp"
+#include "outcome.hpp"
+#include "wait_graph.hpp"
+
+namespace singleflight::detail {
+
+// A thread that follows calls in Do. Its timeout counts from the first of them.
+template <class Ledger>
+class BlockingFollower {
+  using Value = typename Ledger::Value;
+  using Call = typename Ledger::Call;
+  using Shard = typename Ledger::Shard;
+  using State = typename Ledger::State;
+
+ public:
+  BlockingFollower(Ledger& ledger, const CallOptions* options)
+      : ledger_(ledger), options_(options) {
+    if (options != nullptr) deadline_ = options->timeout.Deadline();
+  }
+
+  // Waits until `call` has landed, and returns its shared state. `failed` is the state of the call
+  // whose failure made this caller ask again, or null.
+  [[gnu::noinline]] std::shared_ptr<State> Follow(Shard shard, Call& call, bool retries,
+                                                  State* failed = nullptr) {
+    if (deadline_ && std::chrono::steady_clock::now() >= *deadline_) {
+      ++shard->followers;
+      ++shard->left;
+      shard.Unlock();
+      std::rethrow_exception(detail::MakeTimedOut());
+    }
+    std::shared_ptr<State> state = ledger_.StateOf(call);
+    Gate* const gate = FindPlace(*state);
+    // Record the edge as the last step that can fail: no other thread may see an edge of a thread
+    // that then does not wait. While the shard is locked, the call cannot land. (If the call is
+    // full, a deadlock is still reported as one, because trying again would never help.)
+    WaitEdge edge;
+    if (ledger_.Full(call) ? edge.WouldClose(*state) : !edge.Record(*state)) {
+      shard.Unlock();
+      std::rethrow_exception(detail::MakeDeadlock());
+    }
+    ledger_.AdmitFollower(shard, call);
+    Ledger::AddFollower(shard, call, state, retries);
+    if (failed != nullptr) ledger_.BringOthers(shard, call, *failed);
+    Wait(std::move(shard), *state, {.gate = gate, .retries = retries}, edge);
+    return state;
+  }
+
+  // The same for a caller that is counted already.
+  void WaitForSecondTry(Shard shard, State& state) {
+    struct LeaveUnlessWaits {
+      ~LeaveUnlessWaits() {
+        if (!waits) state.Leave({});
+      }
+      State& state;
+      bool waits = false;
+    } leaving{state};
+    Shard locked(std::move(shard));  // unlocked before it leaves, if this throws
+    Gate* const gate = FindPlace(state);
+    WaitEdge edge;
+    if (!edge.Record(state)) {
+      locked.Unlock();
+      std::rethrow_exception(detail::MakeDeadlock());
+    }
+    leaving.waits = true;
+    Wait(std::move(locked), state, {.gate = gate}, edge);
+  }
+
+ private:
+  // Prepares what this thread will wait at. Null: it never leaves.
+  Gate* FindPlace(State& state) const {
+    if (options_ != nullptr && (deadline_ || options_->stop.stop_possible())) {
+      return &state.GateWithPlace();
+    }
+    state.PrepareToBlock();
+    return nullptr;
+  }
+
+  // Waits as a caller that is counted. Throws if it leaves.
+  void Wait(Shard shard, State& state, const Leaver<Value>& self, WaitEdge& edge) {
+    if (self.gate != nullptr) self.gate->Take();
+    shard.Unlock();
+    struct LeaveIfUnwound {  // if the thread is cancelled in its wait
+      ~LeaveIfUnwound() {
+        if (waits) state.Leave(self);
+      }
+      State& state;
+      const Leaver<Value>& self;
+      bool waits = true;
+    } waiting{state, self};
+    if (self.gate == nullptr) {
+      state.Block();
+      waiting.waits = false;
+      return;
+    }
+    bool interrupted = false;
+    bool landed;
+    {
+      const std::stop_callback on_stop(options_->stop, [&] { self.gate->Interrupt(interrupted); });
+      landed = self.gate->Wait(deadline_, interrupted);
+    }
+    waiting.waits = false;
+    if (landed) return;
+    edge.Remove();  // before it leaves: this thread no longer waits
+    if (state.Leave(self)) {
+      std::rethrow_exception(options_->stop.stop_requested() ? detail::MakeCanceled()
+                                                             : detail::MakeTimedOut());
+    }
+    self.gate->WaitUntilOpen();  // the call has landed
+  }
+
+  Ledger& ledger_;
+  const CallOptions* const options_;
+  Deadline deadline_;
+};
+
+// One Do. `options` is null if the caller gave none: the fast path then skips every check of them.
+// `before_landing` is a hook like Lead's BeforeLanding.
+template <class Ledger, class Fn, class Hook>
+class BlockingCaller {
+  using Value = typename Ledger::Value;
+  using Call = typename Ledger::Call;
+  using KeyRef = typename Ledger::KeyRef;
+  using Shard = typename Ledger::Shard;
+  using State = typename Ledger::State;
+  using Follower = BlockingFollower<Ledger>;
+
+ public:
+  // Leads or follows the call for `key`.
+  static Result<Value> Ask(Ledger& ledger, KeyRef key, Fn& fn, const CallOptions* options,
+                           const Hook& before_landing) {
+    Call call(key);
+    call.hash = ledger.HashOf(key);
+    if (IsStopped(options)) std::rethrow_exception(detail::MakeCanceled());
+    ledger.StampStart(call);
+    Shard shard = ledger.Lock(call.hash);
+    Call* const current = ledger.Find(shard, call.hash, key);
+    if (current == nullptr || ledger.TooOld(*current)) [[likely]] {
+      Begin(ledger, shard, call, current, options);
+      shard.Unlock();
+      return RunAndLand(ledger, call, fn, options, before_landing);
+    }
+    const bool retries = options != nullptr && options->on_failure == OnFailure::kRetry;
+    Follower follower(ledger, options);
+    std::shared_ptr<State> state = follower.Follow(std::move(shard), *current, retries);
+    if (retries && state->Failed()) {
+      return AskAgain(ledger, call, fn, options, before_landing, follower, std::move(state));
+    }
+    return State::Receive(std::move(state), Role::kFollower);
+  }
+
+ private:
+  static bool IsStopped(const CallOptions* options) noexcept {
+    return options != nullptr && options->stop.stop_requested();
+  }
+
+  static void Begin(Ledger& ledger, Shard& shard, Call& call, Call* too_old,
+                    const CallOptions* options) {
+    // A leader without a stop token of its own never leaves, so nothing can stop its call.
+    if constexpr (kTakesStopToken<Fn>) {
+      if (options != nullptr && options->stop.stop_possible()) {
+        call.stop = detail::NewStopSource();
+        call.takes_stop = true;
+      }
+    }
+    ledger.Begin(shard, call, too_old);
+  }
+
+  // The call is on this thread's stack: nothing refers to it after landing.
+  template <bool kIsSecondTry = false>
+  static Result<Value> RunAndLand(Ledger& ledger, Call& call, Fn& fn, const CallOptions* options,
+                                  const Hook& before_landing) {
+    struct LandIfUnwound {  // if the thread is cancelled inside `fn`
+      ~LandIfUnwound() {
+        if (call != nullptr) [[unlikely]] {
+          ledger.LandVanished(*call, kIsSecondTry);
+        }
+      }
+      Ledger& ledger;
+      Call* call;
+    } landing{ledger, &call};
+    Outcome<Value> outcome;
+    const auto run = [&] {
+      detail::Execute<Value>(outcome, static_cast<Fn&&>(fn), call.stop);
+      detail::RunHook(before_landing, ledger, call, call.key.get(), outcome);
+    };
+    if (options != nullptr && options->stop.stop_possible()) {
+      // The callback's destructor waits for a LeaderLeaves in progress, so `call` outlives it.
+      const std::stop_callback on_stop(options->stop, [&] { ledger.LeaderLeaves(call); });
+      run();
+    } else {
+      run();
+    }
+    landing.call = nullptr;
+    if constexpr (kIsSecondTry) {
+      return State::Receive(ledger.LandSecondTry(call, std::move(outcome)), Role::kLeader);
+    } else if (ledger.LandAlone(call, detail::Failed<Value>(outcome))) [[likely]] {
+      return ResultFactory::Take<Value>(outcome, Role::kLeader);
+    } else {
+      return State::Receive(ledger.Share(call, std::move(outcome)), Role::kLeader);
+    }
+  }
+
+  // The call that this caller followed has failed. The first of its followers to come here leads or
+  // joins the second try, and brings the others along.
+  [[gnu::noinline]] static Result<Value> AskAgain(Ledger& ledger, Call& call, Fn& fn,
+                                                  const CallOptions* options,
+                                                  const Hook& before_landing, Follower& follower,
+                                                  std::shared_ptr<State> failed) {
+    if (IsStopped(options)) {
+      ledger.GiveUp(*failed);
+      std::rethrow_exception(detail::MakeCanceled());
+    }
+    ledger.StampStart(call);
+    Shard shard = ledger.Lock(call.hash);
+    if (std::shared_ptr<State> state = Ledger::SecondTry(shard, *failed)) {
+      if (state->call != nullptr) follower.WaitForSecondTry(std::move(shard), *state);
+      return State::Receive(std::move(state), Role::kFollower);
+    }
+    Call* const current = ledger.Find(shard, call.hash, call.key);
+    if (current != nullptr && !ledger.TooOld(*current)) {
+      std::shared_ptr<State> state =
+          follower.Follow(std::move(shard), *current, /*retries=*/false, failed.get());
+      return State::Receive(std::move(state), Role::kFollower);
+    }
+    call.state = ledger.StateOf(call);  // for the others
+    Begin(ledger, shard, call, current, options);
+    ledger.BringOthers(shard, call, *failed);
+    shard.Unlock();
+    failed.reset();
+    return RunAndLand</*kIsSecondTry=*/true>(ledger, call, fn, options, before_landing);
+  }
+};
+
+}  // namespace singleflight::detail

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Timeout and Duration: how long, or until when, from whatever you have.
+//
+//   users.Do(id, load, {.timeout = 50ms});
+//   users.Do(id, load, {.timeout = 0.5s});
+//   users.Do(id, load, {.timeout = request.deadline});  // a time_point of any clock
+//   Group<int, User> users({.max_age = std::chrono::minutes(5)});
+//
+// Any std::chrono type converts, and none wraps: what is too long to be represented never passes,
+// and what is too far in the past has passed. Nothing here throws.
+
+#include <chrono>
+#include <compare>
+#include <concepts>
+#include <cstdint>
+#include <optional>
+#include <ratio>
+
+#include "detail/require_cxx20.hpp"
+
+namespace singleflight {
+
+// A length of time: any duration, rounded up to whole nanoseconds. At most about 292 years: longer
+// ones count as that. A floating-point NaN counts as zero.
+class Duration {
+  using Nanoseconds = std::chrono::nanoseconds;
+
+ public:
+  constexpr Duration() noexcept = default;
+  template <class Rep, class Period>
+  constexpr Duration(const std::chrono::duration<Rep, Period>& length) noexcept
+      : length_(Saturate(length)) {}
+
+  constexpr operator Nanoseconds() const noexcept { return length_; }
+  constexpr Nanoseconds::rep count() const noexcept { return length_.count(); }
+
+  friend constexpr auto operator<=>(Duration, Duration) noexcept = default;
+
+ private:
+  template <class Rep, class Period>
+  static constexpr Nanoseconds Saturate(const std::chrono::duration<Rep, Period>& length) noexcept {
+    using PerUnit = std::ratio_divide<Period, std::nano>;
+    if constexpr (std::floating_point<Rep>) {
+      if (length.count() != length.count()) return Nanoseconds::zero();  // NaN
+    }
+    constexpr auto kLimit = static_cast<long double>(9'223'372'036'854'775'808.0L);  // 2^63
+    const auto wide = static_cast<long double>(length.count()) *
+                      static_cast<long double>(PerUnit::num) /
+                      static_cast<long double>(PerUnit::den);
+    if (wide >= kLimit) return Nanoseconds::max();
+    if (wide <= -kLimit) return Nanoseconds::min();
+    if constexpr (std::integral<Rep> && PerUnit::den == 1) {
+      return Nanoseconds(static_cast<Nanoseconds::rep>(length.count()) * PerUnit::num);
+    } else {
+      const auto whole = static_cast<Nanoseconds::rep>(wide);  // rounded towards zero
+      return Nanoseconds(whole + (static_cast<long double>(whole) < wide));
+    }
+  }
+
+  Nanoseconds length_{};
+};
+
+// How long a caller waits: for a duration, until a time_point, or for ever.
+class Timeout {
+  using Clock = std::chrono::steady_clock;
+
+ public:
+  // For ever.
+  constexpr Timeout() noexcept = default;
+  constexpr Timeout(std::nullopt_t) noexcept {}
+
+  // For this long. Zero or less: not at all.
+  template <class Rep, class Period>
+  constexpr Timeout(const std::chrono::duration<Rep, Period>& length) noexcept
+      : kind_(Kind::kLength), nanoseconds_(Duration(length).count()) {}
+
+  // Until then. That moment of another clock is looked up on the steady clock here, once: if the
+  // other clock is set later, that has no effect.
+  template <class AnyClock, class Length>
+  Timeout(const std::chrono::time_point<AnyClock, Length>& moment) noexcept requires requires {
+    AnyClock::now();
+  } : kind_(Kind::kMoment), nanoseconds_(Duration(moment.time_since_epoch()).count()) {
+    if constexpr (!std::same_as<AnyClock, Clock>) {
+      const auto then = Duration(AnyClock::now().time_since_epoch()).count();
+      nanoseconds_ = Sum(Now(), Difference(nanoseconds_, then));
+    }
+  }
+
+  template <class Length>
+  Timeout(const std::optional<Length>& timeout) noexcept requires
+      std::constructible_from<Timeout, const Length&> {
+    if (timeout) *this = Timeout(*timeout);
+  }
+
+  // Whether there is a limit at all.
+  constexpr explicit operator bool() const noexcept { return kind_ != Kind::kNone; }
+
+  // Returns when a wait that begins now is over. Empty: never.
+  std::optional<Clock::time_point> Deadline() const noexcept {
+    using Nanoseconds = std::chrono::nanoseconds;
+    if (kind_ == Kind::kNone) return std::nullopt;
+    const auto end = kind_ == Kind::kMoment ? nanoseconds_ : Sum(Now(), nanoseconds_);
+    if (end == Nanoseconds::max().count()) return std::nullopt;
+    return Clock::time_point(std::chrono::duration_cast<Clock::duration>(Nanoseconds(end)));
+  }
+
+ private:
+  using Rep = std::chrono::nanoseconds::rep;
+  enum class Kind : unsigned char { kNone, kLength, kMoment };
+
+  static Rep Now() noexcept { return Duration(Clock::now().time_since_epoch()).count(); }
+  static constexpr Rep Sum(Rep a, Rep b) noexcept {
+    constexpr Rep kMax = std::chrono::nanoseconds::max().count();
+    constexpr Rep kMin = std::chrono::nanoseconds::min().count();
+    if (b > 0 ? a > kMax - b : a < kMin - b) return b > 0 ? kMax : kMin;
+    return a + b;
+  }
+  static constexpr Rep Difference(Rep a, Rep b) noexcept {
+    constexpr Rep kMin = std::chrono::nanoseconds::min().count();
+    return b == kMin ? Sum(Sum(a, 1), -(kMin + 1)) : Sum(a, -b);
+  }
+
+  Kind kind_ = Kind::kNone;
+  Rep nanoseconds_ = 0;  // kLength: a length. kMoment: since the steady clock's epoch
+};
+
+}  // namespace singleflight

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: MIT
+
+// OnFailure::kRetry for callers that do not block: Waiter::AsksAgain, Group::JoinAgain and GiveUp.
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+using namespace test;
+using singleflight::OnFailure;
+using singleflight::Role;
+using singleflight::Stats;
+
+namespace {
+
+using IntGroup = singleflight::Group<std::string, int>;
+using Lead = IntGroup::Lead;
+
+// Joins again, if it may, from OnLanded.
+struct Retrying final : IntGroup::Waiter {
+  Retrying(IntGroup& its_group, std::vector<Lead>& its_leads)
+      : group(its_group), leads(its_leads) {}
+
+  Role Join() { return group.Join("key", *this, KeepLead(), OnFailure::kRetry); }
+  void OnLanded() noexcept override {
+    ++landed;
+    if (AsksAgain()) {
+      role = group.JoinAgain("key", *this, KeepLead());
+    } else {
+      outcome = Keep([this] { return TakeResult(); });
+    }
+  }
+  std::function<void(Lead)> KeepLead() {
+    return [this](Lead lead) { leads.push_back(std::move(lead)); };
+  }
+
+  IntGroup& group;
+  std::vector<Lead>& leads;
+  std::optional<Role> role;  // of the second try
+  std::optional<Outcome<int>> outcome;
+  int landed = 0;
+};
+
+const auto kDown = std::make_exception_ptr(std::runtime_error("down"));
+
+}  // namespace
+
+TEST_CASE("JoinAgain: of many waiters whose call failed, one leads a second try for all") {
+  IntGroup group;
+  std::vector<Lead> leads;
+  std::deque<Retrying> waiters;
+  for (int i = 0; i < 5; ++i) waiters.emplace_back(group, leads).Join();
+  CHECK(leads.size() == 1);
+  leads[0].Fail(kDown);
+  CHECK(leads.size() == 2);
+  CHECK(waiters[0].outcome->message == "down");  // a leader's own failure is final
+  CHECK(waiters[1].role == Role::kLeader);
+  for (std::size_t i = 2; i < 5; ++i) CHECK(waiters[i].role == Role::kFollower);
+  CHECK(group.Callers("key") == 4);
+  leads[1].Succeed(7);
+  for (std::size_t i = 1; i < 5; ++i) CHECK(waiters[i].outcome->value == 7);
+  CHECK(group.GetStats() == Stats{.executions = 2, .followers = 7, .failures = 1});
+}
+
+TEST_CASE("JoinAgain: a second failure is final, and no waiter asks a third time") {
+  IntGroup group;
+  std::vector<Lead> leads;
+  std::deque<Retrying> waiters;
+  for (int i = 0; i < 5; ++i) waiters.emplace_back(group, leads).Join();
+  leads[0].Fail(kDown);
+  leads[1].Fail(kDown);
+  CHECK(leads.size() == 2);
+  for (const auto& waiter : waiters) CHECK(waiter.outcome->message == "down");
+  CHECK(waiters[0].landed == 1);
+  CHECK(waiters[1].landed == 2);
+}
+
+TEST_CASE("JoinAgain: a second try that lands at once serves the waiters that come after it") {
+  IntGroup group;
+  std::vector<Lead> leads;
+  struct Inline final : IntGroup::Waiter {
+    explicit Inline(IntGroup& its_group) : group(its_group) {}
+    void OnLanded() noexcept override {
+      if (AsksAgain()) {
+        group.JoinAgain("key", *this, [this](Lead lead) {
+          ran = true;
+          lead.Succeed(8);
+        });
+      } else {
+        outcome = Keep([this] { return TakeResult(); });
+      }
+    }
+    IntGroup& group;
+    bool ran = false;
+    std::optional<Outcome<int>> outcome;
+  };
+  Retrying leader(group, leads);
+  leader.Join();
+  std::deque<Inline> waiters;
+  for (int i = 0; i < 3; ++i) {
+    group.Join(
+        "key", waiters.emplace_back(group), [](Lead) {}, OnFailure::kRetry);
+  }
+  leads[0].Fail(kDown);
+  CHECK(waiters[0].ran);
+  CHECK_FALSE(waiters[1].ran);
+  CHECK_FALSE(waiters[2].ran);
+  for (const auto& waiter : waiters) {
+    CHECK(waiter.outcome->value == 8);
+    CHECK(waiter.outcome->shared);
+  }
+  CHECK(group.Callers("key") == 0);
+}
+
+TEST_CASE("JoinAgain: threads, waiters and their leader share one second try") {
+  IntGroup group;
+  std::vector<Lead> leads;
+  Retrying leader(group, leads);
+  Retrying waiter(group, leads);
+  leader.Join();
+  waiter.Join();
+  std::atomic<int> runs = 0;
+  Caller thread(
+      [&] { return group.Do("key", [&] { return ++runs; }, {.on_failure = OnFailure::kRetry}); });
+  AwaitCallers(group, "key", 3);
+  leads[0].Fail(kDown);
+  Await([&] { return runs == 1 || leads.size() == 2; });
+  if (leads.size() == 2) leads[1].Succeed(1);  // the waiter was first to ask again
+  CHECK(thread.Join().value == 1);
+  CHECK(waiter.outcome->value == 1);
+  CHECK(group.GetStats().executions == 2);
+}
+
+TEST_CASE("JoinAgain: a waiter leaves the second try as it leaves any call") {
+  IntGroup group;
+  std::vector<Lead> leads;
+  std::deque<Retrying> waiters;
+  for (int i = 0; i < 3; ++i) waiters.emplace_back(group, leads).Join();
+  leads[0].Fail(kDown);
+  CHECK(group.Leave(waiters[1]));
+  CHECK_FALSE(leads[1].GetStopToken().stop_requested());
+  CHECK(group.Leave(waiters[2]));
+  CHECK(leads[1].GetStopToken().stop_requested());
+  leads[1].Succeed(1);
+  CHECK_FALSE(waiters[1].outcome);
+  CHECK(group.GetStats().left == 2);
+}
+
+TEST_CASE("JoinAgain: a waiter that left before the failure is not expected to ask again") {
+  IntGroup group;
+  std::vector<Lead> leads;
+  std::deque<Retrying> waiters;
+  for (int i = 0; i < 3; ++i) waiters.emplace_back(group, leads).Join();
+  CHECK(group.Leave(waiters[1]));
+  leads[0].Fail(kDown);
+  CHECK(group.Callers("key") == 1);
+  leads[1].Succeed(1);
+  CHECK_FALSE(waiters[2].outcome->shared);
+}
+
+TEST_CASE("GiveUp: the others do not count on a waiter that will not ask again") {
+  IntGroup group;
+  std::vector<Lead> leads;
+  struct GivesUp final : IntGroup::Waiter {
+    explicit GivesUp(IntGroup& its_group) : group(its_group) {}
+    void OnLanded() noexcept override {
+      REQUIRE(AsksAgain());
+      group.GiveUp(*this);
+      CHECK_FALSE(AsksAgain());
+      outcome = Keep([this] { return TakeResult(); });
+    }
+    IntGroup& group;
+    std::optional<Outcome<int>> outcome;
+  };
+  Retrying leader(group, leads);
+  GivesUp before(group);
+  Retrying waiter(group, leads);
+  GivesUp after(group);
+  leader.Join();
+  group.Join(
+      "key", before, [](Lead) {}, OnFailure::kRetry);
+  waiter.Join();
+  group.Join(
+      "key", after, [](Lead) {}, OnFailure::kRetry);
+  leads[0].Fail(kDown);
+  CHECK(before.outcome->message == "down");
+  CHECK(after.outcome->message == "down");
+  CHECK(group.Callers("key") == 1);
+  leads[1].Succeed(1);
+  CHECK_FALSE(waiter.outcome->shared);
+}
+
+TEST_CASE("JoinAgain: a leader, and a waiter with kShare, do not ask again") {
+  IntGroup group;
+  std::vector<Lead> leads;
+  Retrying leader(group, leads);
+  Retrying shares(group, leads);
+  leader.Join();
+  group.Join("key", shares, shares.KeepLead());
+  leads[0].Fail(kDown);
+  CHECK(leads.size() == 1);
+  CHECK(leader.outcome->message == "down");
+  CHECK(shares.outcome->message == "down");
+}
+
+TEST_CASE("JoinAgain: a waiter that is refused gets the refusal, and the others ask on") {
+  IntGroup group({.max_calls_in_flight = 1});
+  std::vector<Lead> leads;
+  struct Refused final : IntGroup::Waiter {
+    explicit Refused(IntGroup& its_group) : group(its_group) {}
+    void OnLanded() noexcept override {
+      error =
+          ErrorOf([this] { return static_cast<int>(group.JoinAgain("key", *this, [](Lead) {})); });
+    }
+    IntGroup& group;
+    std::optional<std::errc> error;
+  } refused(group);
+  Retrying leader(group, leads);
+  Retrying waiter(group, leads);
+  leader.Join();
+  // Takes the place of the failed call before the first waiter asks again.
+  struct TakesPlace final : IntGroup::Waiter {
+    explicit TakesPlace(IntGroup& its_group) : group(its_group) {}
+    void OnLanded() noexcept override {
+      group.Join("other", other, [this](Lead made) { lead = std::move(made); });
+    }
+    struct Silent final : IntGroup::Waiter {
+      void OnLanded() noexcept override {}
+    } other;
+    IntGroup& group;
+    std::optional<Lead> lead;
+  } takes_place(group);
+  group.Join("key", takes_place, [](Lead) {});
+  group.Join(
+      "key", refused, [](Lead) {}, OnFailure::kRetry);
+  leads[0].Fail(kDown);
+  CHECK(refused.error == std::errc::resource_unavailable_try_again);
+  takes_place.lead->Succeed(1);
+}
+
+TEST_CASE("Promise 14: the destructor waits for waiters that may still ask again") {
+  struct Slow final : IntGroup::Waiter {
+    void OnLanded() noexcept override {
+      if (!AsksAgain()) {
+        value = *TakeResult();
+        return;
+      }
+      landed = true;
+      Await([this] { return destroying.load(); });
+      group->JoinAgain("key", *this, [](Lead lead) { lead.Succeed(3); });
+    }
+    IntGroup* group = nullptr;
+    std::atomic<bool> landed = false;
+    std::atomic<bool> destroying = false;
+    int value = 0;
+  } slow;
+  struct Silent final : IntGroup::Waiter {
+    void OnLanded() noexcept override {}
+  } silent;
+  auto group = std::make_unique<IntGroup>();
+  slow.group = group.get();
+  std::vector<Lead> leads;
+  group->Join("key", silent, [&](Lead lead) { leads.push_back(std::move(lead)); });
+  group->Join(
+      "key", slow, [](Lead) {}, OnFailure::kRetry);
+  std::jthread lands([&] { leads[0].Fail(kDown); });
+  Await([&] { return slow.landed.load(); });
+  std::jthread destroys([&] { group.reset(); });
+  slow.destroying = true;
+  destroys.join();
+  CHECK(slow.value == 3);
+}

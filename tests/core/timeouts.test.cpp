@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+
+// Timeout and Duration: any std::chrono type, without wrapping.
+
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <latch>
+#include <limits>
+#include <optional>
+#include <ratio>
+
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+using namespace test;
+using namespace std::chrono;
+using singleflight::Duration;
+using singleflight::Group;
+using singleflight::Timeout;
+
+namespace {
+
+// Whether a caller with this timeout waits until the call has landed.
+bool Waits(const Timeout& timeout) {
+  Group<int, int> group;
+  std::latch finish(1);
+  Caller leader([&] {
+    return group.Do(1, [&] {
+      finish.wait();
+      return 7;
+    });
+  });
+  AwaitCallers(group, 1, 1);
+  Caller follower([&] { return group.Do(1, [] { return 0; }, {.timeout = timeout}); });
+  Await([&] { return group.Callers(1) == 2 || group.GetStats().left == 1; });
+  finish.count_down();
+  const bool served = follower.Join().value == 7;
+  REQUIRE((served || follower.Join().error == std::errc::timed_out));
+  return served;
+}
+
+// A clock whose epoch is not that of the steady clock, and that counts tenths of seconds.
+struct OtherClock {
+  using rep = std::int64_t;
+  using period = std::deci;
+  using duration = std::chrono::duration<rep, period>;
+  using time_point = std::chrono::time_point<OtherClock>;
+  static constexpr bool is_steady = false;
+  static time_point now() { return time_point(duration(-1'000'000)); }
+};
+
+template <class Rep, class Period>
+std::int64_t Count(std::chrono::duration<Rep, Period> length) {
+  return Duration(length).count();
+}
+
+constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t kMin = std::numeric_limits<std::int64_t>::min();
+
+}  // namespace
+
+TEST_CASE("Timeout: the longest duration of any unit never passes") {
+  CHECK(Waits(hours::max()));
+  CHECK(Waits(minutes::max()));
+  CHECK(Waits(seconds::max()));
+  CHECK(Waits(milliseconds::max()));
+  CHECK(Waits(microseconds::max()));
+  CHECK(Waits(nanoseconds::max()));
+  CHECK(Waits(duration<int, std::ratio<365 * 24 * 3600>>::max()));
+  CHECK(Waits(duration<double>::max()));
+  CHECK(Waits(duration<float, std::milli>(INFINITY)));
+  CHECK(Waits({}));
+  CHECK(Waits(std::nullopt));
+}
+
+TEST_CASE("Timeout: zero, and less by however much, does not wait") {
+  CHECK_FALSE(Waits(0s));
+  CHECK_FALSE(Waits(-1ns));
+  CHECK_FALSE(Waits(hours::min()));
+  CHECK_FALSE(Waits(milliseconds::min()));
+  CHECK_FALSE(Waits(nanoseconds::min()));
+  CHECK_FALSE(Waits(0.0s));
+  CHECK_FALSE(Waits(duration<double>::min()));
+  CHECK_FALSE(Waits(duration<double>(-INFINITY)));
+  CHECK_FALSE(Waits(duration<double>(NAN)));
+}
+
+TEST_CASE("Timeout: a deadline is as good as a duration, on any clock") {
+  CHECK(Waits(steady_clock::now() + 1h));
+  CHECK(Waits(system_clock::now() + 1h));
+  CHECK(Waits(OtherClock::now() + hours(1)));
+  CHECK(Waits(steady_clock::time_point::max()));
+  CHECK(Waits(system_clock::time_point::max()));
+  CHECK(Waits(OtherClock::time_point::max()));
+  CHECK(Waits(time_point<system_clock, hours>::max()));
+  CHECK(Waits(time_point<steady_clock, duration<double>>(duration<double>::max())));
+  CHECK_FALSE(Waits(steady_clock::now()));
+  CHECK_FALSE(Waits(system_clock::now() - 1h));
+  CHECK_FALSE(Waits(OtherClock::now() - seconds(1)));
+  CHECK_FALSE(Waits(steady_clock::time_point::min()));
+  CHECK_FALSE(Waits(system_clock::time_point::min()));
+  CHECK_FALSE(Waits(OtherClock::time_point::min()));
+  CHECK_FALSE(Waits(time_point<system_clock, hours>::min()));
+}
+
+TEST_CASE("Timeout: a fraction of a second, and an optional duration, are durations") {
+  CHECK(Waits(3600.5s));
+  CHECK_FALSE(Waits(-0.5s));
+  CHECK(Waits(std::optional<nanoseconds>(1h)));
+  CHECK(Waits(std::optional<seconds>()));
+  CHECK_FALSE(Waits(std::optional<steady_clock::time_point>(steady_clock::now())));
+}
+
+TEST_CASE("Duration: converts exactly where it can, rounds up, and saturates") {
+  CHECK(Count(1h) == 3'600'000'000'000);
+  CHECK(Count(-1h) == -3'600'000'000'000);
+  CHECK(Count(0.25s) == 250'000'000);
+  CHECK(Count(duration<std::int64_t, std::pico>(1)) == 1);
+  CHECK(Count(duration<std::int64_t, std::pico>(-1)) == 0);
+  CHECK(Count(duration<std::int64_t, std::pico>::max()) == 9'223'372'036'854'776);
+  CHECK(Count(duration<std::int64_t, std::ratio<1, 3>>(1)) == 333'333'334);
+  CHECK(Count(duration<std::int64_t, std::ratio<1, 3>>(10'000'000'000)) ==
+        3'333'333'333'333'333'334);
+  CHECK(Count(duration<std::uint64_t>(std::numeric_limits<std::uint64_t>::max())) == kMax);
+  CHECK(Count(hours::max()) == kMax);
+  CHECK(Count(hours::min()) == kMin);
+  CHECK(Count(nanoseconds::max()) == kMax);
+  CHECK(Count(nanoseconds::min()) == kMin);
+  CHECK(Count(seconds(9'223'372'036)) == 9'223'372'036'000'000'000);
+  CHECK(Count(seconds(9'223'372'037)) == kMax);
+  CHECK(Count(duration<double>(1e300)) == kMax);
+}
+
+TEST_CASE("max_age: the longest duration of any unit is accepted, and no call is too old for it") {
+  for (const Duration max_age :
+       {Duration(hours::max()), Duration(milliseconds::max()), Duration(duration<double>(1e300))}) {
+    Group<int, int> group({.max_age = max_age});
+    HeldCall held(group, 1);
+    Caller follower([&] { return group.Do(1, [] { return 0; }); });
+    AwaitCallers(group, 1, 2);
+    held.Finish();
+    CHECK(follower.Join().value == 1);
+  }
+  CHECK_THROWS_AS((Group<int, int>({.max_age = 0s})), std::invalid_argument);
+  CHECK_THROWS_AS((Group<int, int>({.max_age = hours::min()})), std::invalid_argument);
+}
