@@ -4,8 +4,11 @@
 // to stop (promise 11).
 
 #include <atomic>
+#include <deque>
 #include <latch>
+#include <vector>
 
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
@@ -119,6 +122,40 @@ TEST_CASE("Promise 10: a caller that is stopped before it asks runs nothing and 
   CHECK(ErrorOf(ask) == std::errc::operation_canceled);
   CHECK_FALSE(ran);
   CHECK(group.GetStats() == singleflight::Stats{.executions = 1, .in_flight = 1});
+}
+
+TEST_CASE("Promise 10: of many followers that may leave, those leave that are stopped, and no other") {
+  constexpr std::size_t kFollowers = 70;  // they wait at three gates
+  IntGroup group;
+  Leader leader(group);
+  std::vector<std::stop_source> stops(kFollowers);
+  std::deque<Caller<int>> followers;
+  for (std::size_t i = 0; i < kFollowers; ++i) {
+    followers.emplace_back([&group, &stops, i] {
+      return group.Do("key", [] { return 2; }, {.timeout = 1h, .stop = stops[i].get_token()});
+    });
+  }
+  AwaitCallers(group, "key", kFollowers + 1);
+  for (std::size_t i = 0; i < kFollowers; i += 2) stops[i].request_stop();
+  AwaitCallers(group, "key", kFollowers / 2 + 1);
+  for (std::size_t i = 0; i < kFollowers; i += 2) {
+    CHECK(followers[i].Join().error == std::errc::operation_canceled);
+  }
+  CHECK(leader.Finish().value == 1);
+  for (std::size_t i = 1; i < kFollowers; i += 2) CHECK(followers[i].Join().value == 1);
+}
+
+TEST_CASE("Promise 10: followers that come and go on one call leave no memory behind") {
+  IntGroup group;
+  Leader leader(group);
+  const auto come_and_go = [&] {
+    CHECK(ErrorOf([&] { return group.Do("key", [] { return 2; }, {.timeout = 1ms}); }) ==
+          std::errc::timed_out);
+  };
+  come_and_go();  // allocates what followers share
+  const auto before = live_allocations.load();
+  for (int i = 0; i < 100; ++i) come_and_go();
+  CHECK(live_allocations == before);
 }
 
 TEST_CASE("Promise 10: when a result and a stop race, a follower gets exactly one of them") {
