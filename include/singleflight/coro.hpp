@@ -108,12 +108,12 @@ Detached Drive(Lead lead, Fn&& fn) {
     std::decay_t<Fn> kept(std::forward<Fn>(fn));  // before the first suspension
     if constexpr (std::is_void_v<Value>) {
       static_cast<void>(co_await lead.Start(std::move(kept)));
-      outcome.template emplace<1>();
+      outcome.SetValue();
     } else {
-      outcome.template emplace<1>(co_await lead.Start(std::move(kept)));
+      outcome.SetValue(co_await lead.Start(std::move(kept)));
     }
   } catch (...) {
-    outcome.template emplace<0>(std::current_exception());
+    outcome.SetError(std::current_exception());
   }
   lead.Land(std::move(outcome));
 }

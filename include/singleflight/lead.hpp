@@ -18,7 +18,6 @@
 #include <stop_token>
 #include <type_traits>
 #include <utility>
-#include <variant>
 
 #include "detail/async_call.hpp"
 #include "detail/invoke.hpp"
@@ -66,14 +65,12 @@ class Lead {
   // Thread: the waiters' OnLanded run on this thread.
   // Errors: throws what moving `value` throws. The call is then still in flight.
   bool Succeed(Stored value) requires(!std::is_void_v<Value>) {
-    return Land(Outcome(std::in_place_index<1>, std::move(value)));
+    return Land(Outcome(std::in_place, std::move(value)));
   }
-  bool Succeed() requires std::is_void_v<Value> { return Land(Outcome(std::in_place_index<1>)); }
+  bool Succeed() requires std::is_void_v<Value> { return Land(Outcome(std::in_place)); }
 
   // Lands the call with an exception, like Succeed. A null one stands for `owner_dead`.
-  bool Fail(std::exception_ptr error) {
-    return Land(Outcome(std::in_place_index<0>, std::move(error)));
-  }
+  bool Fail(std::exception_ptr error) { return Land(Outcome(std::move(error))); }
 
   // Lands the call with either. Throws nothing, unless the thread is cancelled in the hook.
   bool Land(Outcome&& outcome) noexcept(std::same_as<BeforeLanding, detail::NoHook>) {

@@ -168,7 +168,7 @@ class Batch {
       for (const Member* member : own_) running->emplace_back(member->lead->Target());
       if constexpr (std::is_void_v<Value>) {
         Execute(fn);
-        for (Member* member : own_) member->lead->Land(Outcome(std::in_place_index<1>));
+        for (Member* member : own_) member->lead->Land(Outcome(std::in_place));
       } else {
         LandEach<decltype(Execute(fn))>(Execute(fn));
       }
@@ -208,11 +208,10 @@ class Batch {
         own_[i]->lead->Land(OutcomeOf([&] {
           const auto found = returned.find(own_keys_[i]);
           if (found == returned.end()) {
-            return Outcome(std::in_place_index<0>,
-                           MakeError(std::errc::no_message_available,
+            return Outcome(MakeError(std::errc::no_message_available,
                                      "singleflight: fn of DoMany returned no value for this key"));
           }
-          return Outcome(std::in_place_index<1>, detail::TakeElement<Returned>(found->second));
+          return Outcome(std::in_place, detail::TakeElement<Returned>(found->second));
         }));
       }
     } else {
@@ -222,9 +221,8 @@ class Batch {
       }
       auto element = std::ranges::begin(returned);
       for (Member* member : own_) {
-        member->lead->Land(OutcomeOf([&] {
-          return Outcome(std::in_place_index<1>, detail::TakeElement<Returned>(*element));
-        }));
+        member->lead->Land(OutcomeOf(
+            [&] { return Outcome(std::in_place, detail::TakeElement<Returned>(*element)); }));
         ++element;
       }
     }
@@ -236,7 +234,7 @@ class Batch {
     try {
       return make();
     } catch (...) {
-      return Outcome(std::in_place_index<0>, Caught());
+      return Outcome(Caught());
     }
   }
 

@@ -55,7 +55,6 @@
 #include <stop_token>
 #include <type_traits>
 #include <utility>
-#include <variant>
 
 #include "detail/call.hpp"
 #include "detail/invoke.hpp"
@@ -127,7 +126,7 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
 
     void operator()(Ledger& ledger, const detail::CallBase& call, const auto& key,
                     const detail::Outcome<Value>& outcome) const {
-      if (auto* value = std::get_if<1>(&outcome)) {
+      if (const Value* const value = outcome.value()) {
         self->Put(ledger, call, key, hash, may_be_cached, *value);
       }
     }

@@ -205,3 +205,29 @@ TEST_CASE("Result: reading never throws, and moving throws only if the value's m
   static_assert(std::is_move_constructible_v<Result<std::unique_ptr<int>>>);
   SUCCEED();
 }
+
+TEST_CASE(
+    "Promise 15: a value that is large is moved once on its way to a caller or to all of them") {
+  struct Counted {
+    explicit Counted(int& its_moves) : moves(&its_moves) {}
+    Counted(Counted&& other) noexcept : moves(other.moves) { ++*moves; }
+    int* moves;
+  };
+  Group<int, Counted> group;
+  int moves = 0;
+  const auto alone = group.Do(1, [&] { return Counted(moves); });
+  CHECK(moves == 1);
+  int shared_moves = 0;
+  std::jthread leader([&] {
+    const auto result = group.Do(1, [&] {
+      AwaitCallers(group, 1, 2);
+      return Counted(shared_moves);
+    });
+    CHECK(result.shared());
+  });
+  AwaitCallers(group, 1, 1);
+  const auto follower = group.Do(1, [&] { return Counted(moves); });
+  leader.join();
+  CHECK(follower.shared());
+  CHECK(shared_moves == 1);
+}

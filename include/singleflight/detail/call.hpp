@@ -18,7 +18,6 @@
 #include <optional>
 #include <stop_token>
 #include <utility>
-#include <variant>
 
 #include "../result.hpp"
 #include "../waiter.hpp"
@@ -129,19 +128,19 @@ class SharedState : public WaitTarget {
   // Stores what the callers will read. If the move of a value throws, all of them get that
   // exception.
   void SetOutcome(Outcome<Value>&& outcome) noexcept {
-    if (auto* value = std::get_if<1>(&outcome)) {
+    if (auto* const value = outcome.value()) {
       try {
-        outcome_.template emplace<1>(std::move(*value));
+        outcome_.SetValue(std::move(*value));
       } catch (...) {
-        outcome_.template emplace<0>(std::current_exception());
+        outcome_.SetError(std::current_exception());
       }
-    } else if (auto* error = std::get_if<0>(&outcome)) {
-      outcome_.template emplace<0>(std::move(*error));
+    } else {
+      outcome_.SetError(outcome.TakeError());
     }
     failed_ = detail::Failed<Value>(outcome_);
   }
   // Drops the value: no caller is left to take it.
-  void Discard() noexcept { outcome_.template emplace<0>(); }
+  void Discard() noexcept { outcome_.SetError(nullptr); }
   // With no lock held: wakes the callers. OnLanded may destroy waiters that are still in the list,
   // so no pointer into the list is kept while it runs.
   void Publish() noexcept {
@@ -182,9 +181,7 @@ class SharedState : public WaitTarget {
   // Whether the call landed with an exception, or with a value that says that it is a failure.
   bool Failed() const noexcept { return failed_; }
   // Null if there is a value.
-  std::exception_ptr Error() const {
-    return detail::Threw<Value>(outcome_) ? detail::ErrorOf<Value>(outcome_) : nullptr;
-  }
+  std::exception_ptr Error() const noexcept { return outcome_.Error(); }
   static Result<Value> Receive(std::shared_ptr<SharedState> self, Role role) {
     if (!self->shared_) return ResultFactory::Take<Value>(self->outcome_, role);
     return ReceiveShared(std::move(self), role);
@@ -193,7 +190,7 @@ class SharedState : public WaitTarget {
   // called repeatedly.
   static Result<Value> ReceiveShared(std::shared_ptr<SharedState> self, Role role) {
     if (std::exception_ptr error = self->Error()) std::rethrow_exception(std::move(error));
-    const Stored<Value>* const value = std::get_if<1>(&self->outcome_);
+    const Stored<Value>* const value = self->outcome_.value();
     return ResultFactory::Shared<Value>({std::move(self), value}, role);
   }
 

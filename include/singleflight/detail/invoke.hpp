@@ -64,17 +64,20 @@ Stored<Value> Invoke(Fn&& fn, Args&&... args) {
 // through, and leaves the outcome "vanished". If the thread is already inside a catch block,
 // libstdc++ terminates instead, as it does at any catch (...).
 template <class Value, class Fn>
-void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop) {
+[[gnu::always_inline]] inline void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop) {
   const LeadingScope leading;
   try {
-    if constexpr (kTakesStopToken<Fn>) {
-      outcome.template emplace<1>(detail::Invoke<Value>(std::forward<Fn>(fn), stop.get_token()));
-    } else {
-      outcome.template emplace<1>(detail::Invoke<Value>(std::forward<Fn>(fn)));
-    }
+    outcome.SetValueFrom([&]() -> Stored<Value> {
+      if constexpr (kTakesStopToken<Fn>) {
+        return detail::Invoke<Value>(std::forward<Fn>(fn), stop.get_token());
+      } else {
+        return detail::Invoke<Value>(std::forward<Fn>(fn));
+      }
+    });
   } catch (...) {
-    outcome.template emplace<0>(std::current_exception());
-    if (*std::get_if<0>(&outcome) == nullptr) throw;  // a forced unwind
+    std::exception_ptr error = std::current_exception();
+    if (error == nullptr) throw;  // a forced unwind
+    outcome.SetError(std::move(error));
   }
 }
 

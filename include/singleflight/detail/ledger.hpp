@@ -93,7 +93,7 @@ class Ledger {
 
   // Puts a new call into the table. It replaces `too_old`, a call that is too old to be joined,
   // unless that is null. Throws if the leader is refused.
-  void Begin(Shard& shard, Call& call, Call* too_old) {
+  [[gnu::always_inline]] void Begin(Shard& shard, Call& call, Call* too_old) {
     if (special_.load(kRelaxed) != 0) [[unlikely]] {
       AdmitLeader(shard);
     }
@@ -201,7 +201,7 @@ class Ledger {
   // callers are woken
 
   // Lands a call on its leader's stack. False: it has followers, so it must be landed with Share.
-  [[nodiscard]] bool LandAlone(Call& call, bool failed) noexcept {
+  [[nodiscard, gnu::always_inline]] bool LandAlone(Call& call, bool failed) noexcept {
     return !Close(Lock(call.hash), call, failed);
   }
 
@@ -361,7 +361,7 @@ class Ledger {
   }
 
   // From here on no caller finds, joins or leaves the call. True: several callers get its outcome.
-  bool Close(const Shard& shard, Call& call, bool failed) noexcept {
+  [[gnu::always_inline]] bool Close(const Shard& shard, Call& call, bool failed) noexcept {
     shard->Remove(call);
     if (failed) [[unlikely]] {
       ++shard->failures;

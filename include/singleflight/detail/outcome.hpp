@@ -19,15 +19,68 @@ namespace singleflight::detail {
 template <class Value>
 using Stored = std::conditional_t<std::is_void_v<Value>, std::monostate, Value>;
 
-// How a call landed. Index 0: with an exception, which is null if the leader vanished. Index 1:
-// with a value.
+// How a call landed: with a value, with an exception, or with neither, if the leader vanished.
 template <class Value>
-using Outcome = std::variant<std::exception_ptr, Stored<Value>>;
+class Outcome {
+ public:
+  using Stored = detail::Stored<Value>;
 
-template <class Value>
-bool Threw(const Outcome<Value>& outcome) noexcept {
-  return outcome.index() != 1;
-}
+  Outcome() noexcept = default;  // vanished
+  // Null: vanished.
+  explicit Outcome(std::exception_ptr error) noexcept
+      : outcome_(std::in_place_index<0>, std::move(error)) {}
+  template <class... Args>
+  explicit Outcome(std::in_place_t, Args&&... args)
+      : outcome_(std::in_place_index<1>, std::in_place, std::forward<Args>(args)...) {}
+
+  template <class... Args>
+  void SetValue(Args&&... args) {
+    outcome_.template emplace<1>(std::in_place, std::forward<Args>(args)...);
+  }
+  // Makes the value where it stays, without a move, if `make` returns a Value.
+  template <class Make>
+  void SetValueFrom(Make&& make) {
+    outcome_.template emplace<1>(FromMake(), std::forward<Make>(make));
+  }
+  void SetError(std::exception_ptr error) noexcept {
+    outcome_.template emplace<0>(std::move(error));
+  }
+
+  bool Threw() const noexcept { return outcome_.index() != 1; }
+
+  // Null if there is none.
+  const Stored* value() const noexcept {
+    const Slot* const slot = std::get_if<1>(&outcome_);
+    return slot != nullptr ? std::addressof(slot->value) : nullptr;
+  }
+  Stored* value() noexcept { return const_cast<Stored*>(std::as_const(*this).value()); }
+
+  // Null if there is a value. Of a leader that vanished: `owner_dead`.
+  std::exception_ptr Error() const noexcept {
+    if (!Threw()) return nullptr;
+    const std::exception_ptr* const error = std::get_if<0>(&outcome_);
+    return error != nullptr && *error != nullptr ? *error : detail::MakeOwnerDead();
+  }
+
+  // The exception as it was set: null also if the leader vanished.
+  std::exception_ptr TakeError() noexcept {
+    std::exception_ptr* const error = std::get_if<0>(&outcome_);
+    return error != nullptr ? std::move(*error) : nullptr;
+  }
+
+ private:
+  struct FromMake {};
+  struct Slot {
+    template <class... Args>
+    explicit Slot(std::in_place_t, Args&&... args) : value(std::forward<Args>(args)...) {}
+    template <class Make>
+    Slot(FromMake, Make&& make) : value(std::forward<Make>(make)()) {}
+
+    Stored value;
+  };
+
+  std::variant<std::exception_ptr, Slot> outcome_;
+};
 
 // Whether a call landed with an exception, or with a value that says that it is a failure. A value
 // that throws when it is asked counts as one.
@@ -35,21 +88,12 @@ template <class Value>
 bool Failed(const Outcome<Value>& outcome) noexcept {
   if constexpr (kCanFail<Stored<Value>>) {
     try {
-      if (const auto* value = std::get_if<1>(&outcome)) return singleflight::IsFailure(*value);
+      if (const auto* value = outcome.value()) return singleflight::IsFailure(*value);
     } catch (...) {
       return true;
     }
   }
-  return detail::Threw<Value>(outcome);
-}
-
-// The error of an outcome that threw. Never null.
-template <class Value>
-std::exception_ptr ErrorOf(const Outcome<Value>& outcome) {
-  if (const auto* error = std::get_if<0>(&outcome); error != nullptr && *error != nullptr) {
-    return *error;
-  }
-  return MakeOwnerDead();
+  return outcome.Threw();
 }
 
 struct ResultFactory {
@@ -77,11 +121,11 @@ struct ResultFactory {
     return Shared<Value>(nullptr, role);
   }
 
-  // Takes the value out, for the only caller of a call. Throws if the call failed.
+  // Takes the value out, for the only caller of a call. Throws if the call threw.
   template <class Value>
   static Result<Value> Take(Outcome<Value>& outcome, Role role) {
-    if (detail::Threw<Value>(outcome)) std::rethrow_exception(detail::ErrorOf<Value>(outcome));
-    return Alone<Value>(std::move(*std::get_if<1>(&outcome)), role);
+    if (outcome.Threw()) std::rethrow_exception(outcome.Error());
+    return Alone<Value>(std::move(*outcome.value()), role);
   }
 
   // The same result, corrected by a caller that knows who else received it.

@@ -105,12 +105,12 @@ net::awaitable<void, CoroutineExecutor> LeadInCoroutine(
     co_await net::post(net::use_awaitable_t<CoroutineExecutor>());  // `fn` never runs in AsyncDo
     if constexpr (std::is_void_v<Value>) {
       static_cast<void>(co_await lead.Start(std::move(*fn)));
-      outcome.template emplace<1>();
+      outcome.SetValue();
     } else {
-      outcome.template emplace<1>(co_await lead.Start(std::move(*fn)));
+      outcome.SetValue(co_await lead.Start(std::move(*fn)));
     }
   } catch (...) {
-    outcome.template emplace<0>(std::current_exception());
+    outcome.SetError(std::current_exception());
   }
   fn.reset();
   lead.Land(std::move(outcome));

@@ -8,7 +8,6 @@
 #include <memory>
 #include <stop_token>
 #include <utility>
-#include <variant>
 
 #include "../../result.hpp"
 #include "../../waiter.hpp"
@@ -43,7 +42,7 @@ class LandedState final : public SharedState<Value> {
  private:
   static std::shared_ptr<State> Make(Value&& value) {
     std::shared_ptr<State> state = std::make_shared<LandedState>();
-    state->SetOutcome(Outcome<Value>(std::in_place_index<1>, std::move(value)));
+    state->SetOutcome(Outcome<Value>(std::in_place, std::move(value)));
     if (std::exception_ptr error = state->Error()) {  // the value's move threw
       std::rethrow_exception(std::move(error));
     }
