@@ -218,16 +218,18 @@ TEST_CASE(
   const auto alone = group.Do(1, [&] { return Counted(moves); });
   CHECK(moves == 1);
   int shared_moves = 0;
+  bool leader_shared = false;
   std::jthread leader([&] {
     const auto result = group.Do(1, [&] {
       AwaitCallers(group, 1, 2);
       return Counted(shared_moves);
     });
-    CHECK(result.shared());
+    leader_shared = result.shared();
   });
   AwaitCallers(group, 1, 1);
   const auto follower = group.Do(1, [&] { return Counted(moves); });
   leader.join();
+  CHECK(leader_shared);
   CHECK(follower.shared());
   CHECK(shared_moves == 1);
 }
