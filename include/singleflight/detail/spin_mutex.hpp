@@ -2,8 +2,8 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
-#include <thread>
+
+#include "backoff.hpp"
 
 namespace singleflight::detail {
 
@@ -12,13 +12,7 @@ namespace singleflight::detail {
 class SpinMutex {
  public:
   void lock() noexcept {
-    for (int tries = 1; locked_.test_and_set(std::memory_order_acquire); ++tries) {
-      if (tries % 100 != 0) {
-        std::this_thread::yield();
-      } else {  // the owner may have a lower priority, and be waiting for a processor
-        std::this_thread::sleep_for(std::chrono::microseconds(100));
-      }
-    }
+    for (Backoff backoff; locked_.test_and_set(std::memory_order_acquire);) backoff.Pause();
   }
   void unlock() noexcept { locked_.clear(std::memory_order_release); }
 
