@@ -11,7 +11,8 @@
 //     co_return Render(user);
 //   }
 //
-// Works in any coroutine type that can await foreign awaitables. It joins the same calls as Do.
+// Works in any coroutine type that can await foreign awaitables, whatever its await_transform does
+// with them. It joins the same calls as Do.
 //
 // There is no timeout, because the timer belongs to your event loop. Let it request the stop:
 //
@@ -25,8 +26,10 @@
 //   const auto post = [&loop](std::coroutine_handle<> handle) { loop.Post(handle); };
 //   auto user = co_await singleflight::CoDo(users, request.id, load, token, post);
 //
-// Warning: a plain `fn` runs on the thread that awaits. For work that blocks, return an awaitable
-// that resumes elsewhere.
+// A plain `fn` runs on the thread that awaits. If it blocks, let an executor run it elsewhere:
+//
+//   const auto pool = [&workers](auto task) { workers.Post(task); };
+//   auto user = co_await singleflight::CoDo(users, request.id, load_and_block, pool, token, post);
 //
 // Warning: GCC 12 and 13 destroy some temporaries in a co_await expression twice, which corrupts
 // the heap. Before you await, name a lambda that captures by value, and a key that is an aggregate,
@@ -39,13 +42,15 @@
 #include <functional>
 #include <optional>
 #include <stop_token>
-#include <thread>
 #include <type_traits>
 #include <utility>
 
+#include "detail/awaitable.hpp"
+#include "detail/backoff.hpp"
 #include "detail/call.hpp"
 #include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
+#include "detail/task.hpp"
 #include "group.hpp"
 #include "result.hpp"
 
@@ -58,117 +63,118 @@ struct ResumeInline {
 
 namespace detail {
 
+// What is not a stop token may be an executor.
 template <class T>
-decltype(auto) AwaiterOf(T&& awaitable) {
-  if constexpr (requires { std::forward<T>(awaitable).operator co_await(); }) {
-    return std::forward<T>(awaitable).operator co_await();
-  } else if constexpr (requires { operator co_await(std::forward<T>(awaitable)); }) {
-    return operator co_await(std::forward<T>(awaitable));
-  } else {
-    return std::forward<T>(awaitable);
-  }
-}
+concept NotStopToken = !std::convertible_to<T, std::stop_token>;
 
-template <class T>
-concept Awaitable = requires(T&& awaitable) {
-  { detail::AwaiterOf(std::forward<T>(awaitable)).await_ready() } -> std::convertible_to<bool>;
-  detail::AwaiterOf(std::forward<T>(awaitable)).await_resume();
-};
+// The executor of a CoDo that has none.
+struct OnThisThread {};
 
-// Whether what `fn` returns must be awaited for the Value.
-template <class Value, class Fn>
-constexpr bool ReturnsAwaitable() {
-  if constexpr (std::is_invocable_v<Fn> || kTakesStopToken<Fn>) {
-    using Returned = decltype(detail::CallWithStop(std::declval<Fn>(), std::stop_token()));
-    if constexpr (Awaitable<Returned> && !std::same_as<std::remove_cvref_t<Returned>, Value>) {
-      using Awaited = decltype(detail::AwaiterOf(std::declval<Returned>()).await_resume());
-      return std::is_void_v<Value> || std::convertible_to<Awaited, Value>;
-    }
-  }
-  return false;
-}
+// What an executor receives.
+template <class G, class Fn>
+using CoDoTask = std::conditional_t<detail::ReturnsAwaitable<typename G::ValueType, Fn>(),
+                                    StartTask, Task<G, Fn>>;
 
-// A coroutine that nobody waits for. It starts at once and destroys itself when it finishes.
-struct Detached {
-  struct promise_type {
-    Detached get_return_object() const noexcept { return {}; }
-    std::suspend_never initial_suspend() const noexcept { return {}; }
-    std::suspend_never final_suspend() const noexcept { return {}; }
-    void return_void() const noexcept {}
-    [[noreturn]] void unhandled_exception() const noexcept { std::terminate(); }
-  };
-};
+// What a leader does: runs `fn` on this thread, or gives it to an executor.
+template <class G, class Fn, class Executor>
+class CoDoWork {
+  using Kept = std::decay_t<Fn>;
+  using Lead = typename G::Lead;
 
-// Does a call's work: awaits what `fn` returns, and lands the call with it. It owns `fn` and all
-// that it needs, so no caller owns it. `fn` is destroyed before the call lands.
-template <class Value, class Lead, class Fn>
-Detached Drive(Lead lead, Fn&& fn) {
-  Outcome<Value> outcome;
-  try {
-    std::decay_t<Fn> kept(std::forward<Fn>(fn));  // before the first suspension
-    if constexpr (std::is_void_v<Value>) {
-      static_cast<void>(co_await lead.Start(std::move(kept)));
-      outcome.SetValue();
+ public:
+  CoDoWork(Fn&& fn, Executor&& executor)
+      : fn_(std::forward<Fn>(fn)), executor_(std::forward<Executor>(executor)) {}
+
+  void operator()(Lead lead) {
+    // At once, not when the work starts: from here on the call can be asked to stop.
+    if constexpr (kTakesStopToken<Kept>) static_cast<void>(lead.GetStopToken());
+    if constexpr (detail::ReturnsAwaitable<typename G::ValueType, Kept>()) {
+      Start(detail::Drive<typename G::ValueType>(
+          std::move(lead), std::optional<Kept>(std::in_place, std::forward<Fn>(fn_))));
+    } else if constexpr (std::same_as<Executor, OnThisThread>) {
+      lead.Run(std::forward<Fn>(fn_));
     } else {
-      outcome.SetValue(co_await lead.Start(std::move(kept)));
+      Give(Task<G, Kept>(std::move(lead), std::forward<Fn>(fn_)));
     }
-  } catch (...) {
-    outcome.SetError(std::current_exception());
   }
-  lead.Land(std::move(outcome));
-}
 
-template <class Call, class G, class ResumeOn>
+ private:
+  void Start(Driver driver) {
+    if constexpr (std::same_as<Executor, OnThisThread>) {
+      driver.Start();
+    } else {
+      const StartTask task(std::move(driver));
+      try {
+        Give(StartTask(task));
+      } catch (...) {
+        task.Drop();  // the call has failed, so the executor must not start it later
+        throw;
+      }
+    }
+  }
+
+  template <class ItsTask>
+  void Give(ItsTask&& task) {
+    std::invoke(std::forward<Executor>(executor_), std::forward<ItsTask>(task));
+  }
+
+  Fn fn_;
+  [[no_unique_address]] Executor executor_;
+};
+
+template <class Call>
 class CoDoAwaiter;
 
-// The arguments of CoDo. It lives as long as the co_await expression. It is not itself the awaiter,
-// because GCC 12 would copy one that an await_transform passes on.
-template <class G, class K, class Fn, class ResumeOn>
+// The arguments of CoDo: those that were temporaries by value, the others by reference. So it may
+// be moved, also out of the co_await expression. It is not itself the awaiter, because GCC 12 would
+// copy one that an await_transform passes on.
+template <class GroupArg, class K, class Fn, class Executor, class ResumeOnArg>
 class [[nodiscard]] CoDoCall {
+  using Work = CoDoWork<GroupArg, Fn, Executor>;
+
  public:
-  CoDoCall(G& its_group, const K& its_key, Fn&& its_fn, const std::stop_token& its_stop,
-           ResumeOn&& its_resume_on) noexcept
+  using Group = GroupArg;
+  using ResumeOn = ResumeOnArg;
+
+  template <class R>
+  CoDoCall(Group& its_group, K&& its_key, Fn&& fn, Executor&& executor, std::stop_token&& its_stop,
+           R&& its_resume_on)
       : group(its_group),
-        key(its_key),
-        fn(std::forward<Fn>(its_fn)),
-        stop(its_stop),
-        resume_on(std::forward<ResumeOn>(its_resume_on)) {}
-  CoDoCall(const CoDoCall&) = delete;
-  CoDoCall& operator=(const CoDoCall&) = delete;
+        key(std::forward<K>(its_key)),
+        work(std::forward<Fn>(fn), std::forward<Executor>(executor)),
+        stop(std::move(its_stop)),
+        resume_on(std::forward<R>(its_resume_on)) {}
 
-  auto operator co_await() && { return CoDoAwaiter<CoDoCall, G, std::decay_t<ResumeOn>>(*this); }
-
-  void Launch(typename G::Lead lead) {
-    if constexpr (detail::ReturnsAwaitable<typename G::ValueType, std::decay_t<Fn>>()) {
-      detail::Drive<typename G::ValueType>(std::move(lead), std::forward<Fn>(fn));
-    } else {
-      lead.Run(std::forward<Fn>(fn));
-    }
+  auto operator co_await() && { return CoDoAwaiter<CoDoCall>(std::move(*this)); }
+  // Awaiting it without moving it asks with copies.
+  auto operator co_await() const& requires std::is_copy_constructible_v<K> &&
+      std::is_copy_constructible_v<Work> && std::is_copy_constructible_v<ResumeOn> {
+    return CoDoAwaiter<CoDoCall>(CoDoCall(*this));
   }
 
-  G& group;
-  const K& key;
-  Fn&& fn;
-  const std::stop_token& stop;
-  ResumeOn&& resume_on;
+  Group& group;
+  K key;
+  Work work;
+  std::stop_token stop;
+  [[no_unique_address]] ResumeOn resume_on;
 };
 
 // A caller in a coroutine: the awaiter in its frame is the waiter. The frame may be destroyed while
 // it is suspended here.
-template <class Call, class G, class ResumeOn>
-class CoDoAwaiter final : public G::Waiter {
-  using Value = typename G::ValueType;
+template <class Call>
+class CoDoAwaiter final : public Call::Group::Waiter {
+  using Group = typename Call::Group;
+  using ResumeOn = typename Call::ResumeOn;
 
  public:
-  explicit CoDoAwaiter(Call& call)
-      : call_(call), resume_on_(std::forward<decltype(call.resume_on)>(call.resume_on)) {}
+  explicit CoDoAwaiter(Call&& call) : call_(std::move(call)) {}
+  CoDoAwaiter(CoDoAwaiter&& not_awaited_yet) : call_(std::move(not_awaited_yet.call_)) {}
 
   ~CoDoAwaiter() noexcept override {
     on_stop_.reset();
     if (this->Detach()) return;
-    while (phase_.load(std::memory_order_acquire) != Phase::kDone) {
-      std::this_thread::yield();  // the completing thread is a few instructions away
-    }
+    // The completing thread is a few instructions away.
+    for (Backoff backoff; phase_.load(std::memory_order_acquire) != Phase::kDone;) backoff.Pause();
   }
 
   bool await_ready() {
@@ -176,10 +182,11 @@ class CoDoAwaiter final : public G::Waiter {
       left_ = true;
       return true;
     }
-    const Role role = call_.group.Join(call_.key, *this, [this](typename G::Lead lead) {
-      ListenForStop();  // before `fn`, which may run on this thread
-      call_.Launch(std::move(lead));
-    });
+    const Role role =
+        call_.group.Join(std::as_const(call_.key), *this, [this](typename Group::Lead lead) {
+          ListenForStop();  // before `fn`, which may run on this thread
+          call_.work(std::move(lead));
+        });
     if (role == Role::kFollower) ListenForStop();
     return phase_ == Phase::kDone;
   }
@@ -190,7 +197,7 @@ class CoDoAwaiter final : public G::Waiter {
     return phase_.compare_exchange_strong(expected, Phase::kSuspended);
   }
 
-  Result<Value> await_resume() {
+  Result<typename Group::ValueType> await_resume() {
     on_stop_.reset();  // waits for a Stop in progress
     if (left_) std::rethrow_exception(detail::MakeCanceled());
     return this->TakeResult();
@@ -208,7 +215,7 @@ class CoDoAwaiter final : public G::Waiter {
   };
 
   void ListenForStop() {
-    if (call_.stop.stop_possible()) on_stop_.emplace(call_.stop, OnStop{this});
+    if (call_.stop.stop_possible()) on_stop_.emplace(std::move(call_.stop), OnStop{this});
   }
 
   void OnLanded() noexcept override { Complete(); }
@@ -227,62 +234,39 @@ class CoDoAwaiter final : public G::Waiter {
     auto phase = phase_.load(std::memory_order_acquire);
     if (phase == Phase::kJoining && phase_.compare_exchange_strong(phase, Phase::kDone)) return;
     const std::coroutine_handle<> handle = handle_;
-    ResumeOn resume_on(std::move(resume_on_));
+    ResumeOn resume_on(std::move(call_.resume_on));
     // From here on the frame may be destroyed. Release pairs with the acquire in the destructor.
     phase_.store(Phase::kDone, std::memory_order_release);
     std::invoke(resume_on, handle);
   }
 
-  Call& call_;
-  ResumeOn resume_on_;
+  Call call_;
   std::optional<std::stop_callback<OnStop>> on_stop_;
   std::coroutine_handle<> handle_;
   std::atomic<Phase> phase_ = Phase::kJoining;
   bool left_ = false;  // written by Stop, read once complete
 };
 
-}  // namespace detail
-
-// co_await CoDo(...) returns the result of the call in flight for `key`. If there is none, it makes
-// one, whose work is `fn()`, or `fn(std::stop_token)` if it accepts that. `fn` returns what
-// converts to Value, or an awaitable of it. Await it at once: until then it refers to its
-// arguments.
-//
-// Thread: a plain `fn` runs on this thread, inside co_await. An awaitable one starts here and
-//   continues wherever it is resumed. If the call lands before this coroutine has suspended, the
-//   coroutine continues at once. Otherwise `resume_on(std::coroutine_handle<>)` is called, on the
-//   thread that lands the call or requests `stop`, with no lock held and outside any catch block.
-//   `resume_on` must not throw, nor wait for the coroutine. The other waiters are notified after it
-//   returns. With ResumeInline, that is when the coroutine suspends again.
-// Leaving: request `stop`, or destroy the coroutine's frame. The call continues for the others. If
-//   no caller is left, a stop is requested of the token that `fn` takes.
-// Errors: throws what `fn` threw, `operation_canceled` if this caller left,
-//   `resource_unavailable_try_again` if a limit refused it, or `owner_dead` if the work was
-//   destroyed. Throws what copying the key or an allocation threw. An exception that escapes the
-//   resumed coroutine terminates the program. So does cancelling a thread inside an awaitable `fn`,
-//   as in any coroutine.
-// Lifetime: no caller owns the work, so an awaitable `fn` must own what it needs. ~Group waits for
-//   the calls. If the thread that destroys the group also runs the loop that resumes their work, it
-//   must first run the loop until they have landed. Request no stop while another thread destroys
-//   the group.
-//
-// Warning: a call that waits for itself through coroutines is not detected. An awaitable `fn` must
-// neither await nor block for its own key.
-//
-// Warning: a frame may be destroyed while it is suspended here. But if another thread lands the
-// call or requests the stop at that moment, `resume_on` may receive the handle of a frame that no
-// longer exists, and must detect that. With ResumeInline, make sure that this cannot happen.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
-          class ResumeOn = ResumeInline>
-auto CoDo(G& group, const K& key, Fn&& fn, const std::stop_token& stop = std::stop_token(),
-          ResumeOn&& resume_on = ResumeOn()) {
+template <class G, class K, class Fn, class Executor, class ResumeOn>
+constexpr void CheckCoDo() {
+  using Value = typename G::ValueType;
   using Kept = std::decay_t<Fn>;
   using Resume = std::decay_t<ResumeOn>;
-  if constexpr (detail::ReturnsAwaitable<typename G::ValueType, Kept>()) {
+  constexpr bool kIsHere = std::same_as<Executor, OnThisThread>;
+  constexpr bool kIsAwaited = detail::ReturnsAwaitable<Value, Kept>();
+  if constexpr (!kIsAwaited) detail::CheckFn<Value, std::conditional_t<kIsHere, Fn, Kept>>();
+  if constexpr (kIsAwaited || !kIsHere || !std::is_lvalue_reference_v<Fn>) {
     detail::CheckKept<Fn>();
-  } else {
-    detail::CheckFn<typename G::ValueType, Fn>();
   }
+  static_assert(
+      std::is_lvalue_reference_v<K> || std::constructible_from<K, K>,
+      "CoDo keeps a key that is a temporary, and this one cannot be moved: name it first");
+  static_assert(kIsHere || std::is_invocable_v<Executor, CoDoTask<G, Kept>>,
+                "executor must be callable as executor(task), where task is copyable and callable "
+                "without arguments");
+  static_assert(std::is_lvalue_reference_v<Executor> || std::constructible_from<Executor, Executor>,
+                "CoDo keeps an executor that is a temporary, and this one cannot be moved: name it "
+                "first");
   static_assert(std::is_invocable_v<Resume&, std::coroutine_handle<>>,
                 "resume_on must be callable as resume_on(std::coroutine_handle<>)");
   static_assert(std::constructible_from<Resume, ResumeOn>,
@@ -290,8 +274,79 @@ auto CoDo(G& group, const K& key, Fn&& fn, const std::stop_token& stop = std::st
   static_assert(
       !std::constructible_from<Resume, ResumeOn> || std::is_nothrow_move_constructible_v<Resume>,
       "resume_on is moved where nothing may throw: make its move noexcept");
-  return detail::CoDoCall<G, K, Fn, ResumeOn>(group, key, std::forward<Fn>(fn), stop,
-                                              std::forward<ResumeOn>(resume_on));
+}
+
+template <class G, class K, class Fn, class Executor, class ResumeOn>
+auto MakeCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token&& stop,
+                  ResumeOn&& resume_on) {
+  detail::CheckCoDo<G, K, Fn, Executor, ResumeOn>();
+  return CoDoCall<G, K, Fn, Executor, std::decay_t<ResumeOn>>(
+      group, std::forward<K>(key), std::forward<Fn>(fn), std::forward<Executor>(executor),
+      std::move(stop), std::forward<ResumeOn>(resume_on));
+}
+
+}  // namespace detail
+
+// co_await CoDo(...) returns the result of the call in flight for `key`. If there is none, it makes
+// one, whose work is `fn()`, or `fn(std::stop_token)` if it accepts that. `fn` returns what
+// converts to Value, or an awaitable of it. `key` is anything that Do accepts. Nothing happens
+// before the co_await.
+//
+// Thread: a plain `fn` runs on this thread, inside co_await. An awaitable one starts here and
+//   continues wherever it is resumed. A follower's `fn` never runs. If the call lands before this
+//   coroutine has suspended, the coroutine continues at once. Otherwise
+//   `resume_on(std::coroutine_handle<>)` is called, on the thread that lands the call or requests
+//   `stop`, with no lock held and outside any catch block. `resume_on` must not throw, nor wait for
+//   the coroutine. The other waiters are notified after it returns. With ResumeInline, that is when
+//   the coroutine suspends again.
+// Leaving: request `stop`, or destroy the coroutine's frame. The call continues for the others. If
+//   no caller is left, a stop is requested of the token that `fn` takes.
+// Errors: throws what `fn` threw, `operation_canceled` if this caller left,
+//   `resource_unavailable_try_again` if a limit refused it, or `owner_dead` if the work was
+//   destroyed. Throws what copying the key or an allocation threw. An exception that escapes the
+//   resumed coroutine terminates the program. So does cancelling a thread inside an awaitable `fn`,
+//   as in any coroutine.
+// Lifetime: what CoDo returns holds the arguments that are temporaries, and refers to the others,
+//   which must live until co_await returns. So it may be moved, and awaited later or by another
+//   coroutine. No caller owns the work, so an awaitable `fn` must own what it needs. ~Group waits
+//   for the calls. If the thread that destroys the group also runs the loop that resumes their
+//   work, it must first run the loop until they have landed. Request no stop while another thread
+//   destroys the group.
+//
+// Warning: a call that waits for itself through coroutines is not detected. An awaitable `fn` must
+// neither await nor block for its own key.
+//
+// Warning: a frame may be destroyed while it is suspended here. But if another thread lands the
+// call or requests the stop at that moment, `resume_on` may receive the handle of a frame that no
+// longer exists, and must detect that. With ResumeInline, make sure that this cannot happen. A
+// thread that destroys a frame waits for a stop in progress, so it must not hold a lock that
+// `resume_on` takes.
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
+          class ResumeOn = ResumeInline>
+auto CoDo(G& group, K&& key, Fn&& fn, std::stop_token stop = std::stop_token(),
+          ResumeOn&& resume_on = ResumeOn()) {
+  return detail::MakeCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
+                              detail::OnThisThread(), std::move(stop),
+                              std::forward<ResumeOn>(resume_on));
+}
+
+// The same, but `fn` runs on an executor, as in DoAsync. It is an executor, and not `stop`, if it
+// does not convert to a std::stop_token.
+//
+// Thread: a leader calls `executor(task)` on this thread, inside co_await. A plain `fn` runs where
+//   `task()` is called, and an awaitable one starts there. `task` is copyable and takes no
+//   arguments. However often it is called, it works once. A follower's executor is not used.
+// Errors: what the executor throws is the call's failure. If the task is destroyed before it has
+//   run, the callers get `owner_dead`.
+// Lifetime: the call keeps a copy of `fn`, which must own what it needs. ~Group waits for the task,
+//   so declare a pool before the groups that it works for.
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
+          detail::NotStopToken Executor, class ResumeOn = ResumeInline>
+auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop = std::stop_token(),
+          ResumeOn&& resume_on = ResumeOn()) {
+  return detail::MakeCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
+                              std::forward<Executor>(executor), std::move(stop),
+                              std::forward<ResumeOn>(resume_on));
 }
 
 }  // namespace singleflight

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What is awaitable, and the coroutine that does a call's work if its `fn` returns an awaitable.
+
+#include <atomic>
+#include <concepts>
+#include <coroutine>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <type_traits>
+#include <utility>
+
+#include "invoke.hpp"
+#include "outcome.hpp"
+
+namespace singleflight::detail {
+
+template <class T>
+decltype(auto) AwaiterOf(T&& awaitable) {
+  if constexpr (requires { std::forward<T>(awaitable).operator co_await(); }) {
+    return std::forward<T>(awaitable).operator co_await();
+  } else if constexpr (requires { operator co_await(std::forward<T>(awaitable)); }) {
+    return operator co_await(std::forward<T>(awaitable));
+  } else {
+    return std::forward<T>(awaitable);
+  }
+}
+
+template <class T>
+concept Awaitable = requires(T&& awaitable) {
+  { detail::AwaiterOf(std::forward<T>(awaitable)).await_ready() } -> std::convertible_to<bool>;
+  detail::AwaiterOf(std::forward<T>(awaitable)).await_resume();
+};
+
+// Whether what `fn` returns must be awaited for the Value.
+template <class Value, class Fn>
+constexpr bool ReturnsAwaitable() {
+  if constexpr (std::is_invocable_v<Fn> || kTakesStopToken<Fn>) {
+    using Returned = decltype(detail::CallWithStop(std::declval<Fn>(), std::stop_token()));
+    if constexpr (Awaitable<Returned> && !std::same_as<std::remove_cvref_t<Returned>, Value>) {
+      using Awaited = decltype(detail::AwaiterOf(std::declval<Returned>()).await_resume());
+      return std::is_void_v<Value> || std::convertible_to<Awaited, Value>;
+    }
+  }
+  return false;
+}
+
+// A coroutine that does a call's work. From Start on nobody waits for it, and it destroys itself
+// when it finishes. A Driver that is destroyed before that destroys the coroutine.
+class Driver {
+ public:
+  struct promise_type {
+    Driver get_return_object() noexcept {
+      return Driver(std::coroutine_handle<promise_type>::from_promise(*this));
+    }
+    std::suspend_always initial_suspend() const noexcept { return {}; }
+    std::suspend_never final_suspend() const noexcept { return {}; }
+    void return_void() const noexcept {}
+    [[noreturn]] void unhandled_exception() const noexcept { std::terminate(); }
+  };
+
+  explicit Driver(std::coroutine_handle<> coroutine) noexcept : frame_(coroutine.address()) {}
+  Driver(Driver&& other) noexcept : frame_(other.frame_.exchange(nullptr)) {}
+  ~Driver() { Drop(); }
+
+  // Runs the coroutine until it first suspends. Does nothing if it was started or dropped before.
+  // Touches this object no more once the coroutine runs.
+  void Start() {
+    if (void* const frame = frame_.exchange(nullptr)) {
+      std::coroutine_handle<>::from_address(frame).resume();
+    }
+  }
+  // Destroys the coroutine, unless it was started.
+  void Drop() noexcept {
+    if (void* const frame = frame_.exchange(nullptr)) {
+      std::coroutine_handle<>::from_address(frame).destroy();
+    }
+  }
+
+ private:
+  std::atomic<void*> frame_;  // null: started, dropped or moved from
+};
+
+// Awaits what `fn` returns, and lands the call with it. The coroutine owns `fn` and all that it
+// needs, so no caller owns it. `fn` is destroyed before the call lands. If the coroutine is
+// destroyed, `lead` is destroyed last, and lands the call.
+template <class Value, class Lead, class Fn>
+Driver Drive(Lead lead, std::optional<Fn> fn) {
+  Outcome<Value> outcome;
+  try {
+    if constexpr (std::is_void_v<Value>) {
+      static_cast<void>(co_await lead.Start(std::move(*fn)));
+      outcome.template emplace<1>();
+    } else {
+      outcome.template emplace<1>(co_await lead.Start(std::move(*fn)));
+    }
+  } catch (...) {
+    outcome.template emplace<0>(std::current_exception());
+  }
+  fn.reset();
+  lead.Land(std::move(outcome));
+}
+
+// The start of a Driver, as an executor receives it. Like Task, it is copyable, and works once.
+class StartTask {
+ public:
+  explicit StartTask(Driver&& driver) : driver_(std::make_shared<Driver>(std::move(driver))) {}
+
+  void operator()() const { driver_->Start(); }
+  void Drop() const noexcept { driver_->Drop(); }
+
+ private:
+  std::shared_ptr<Driver> driver_;
+};
+
+}  // namespace singleflight::detail
