@@ -59,6 +59,11 @@ Coroutine Await(singleflight::Group<int, int>& numbers) {
   static_cast<void>(co_await singleflight::CoDo(
       numbers, 1, [](const std::stop_token&) { return 1; }, {},
       [](std::coroutine_handle<> handle) { handle(); }));
+  const auto now = [](const auto& task) { task(); };
+  static_cast<void>(co_await singleflight::CoDo(
+      numbers, 1, [] { return Awaitable(); }, now));
+  static_cast<void>(co_await singleflight::CoDo(
+      numbers, 1, [] { return 1; }, now, {}, [](std::coroutine_handle<> handle) { handle(); }));
 }
 
 int main() {

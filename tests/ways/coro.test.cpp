@@ -708,6 +708,70 @@ TEST_CASE("CoDo: resume_on is called for a stop as well, and what it captures is
   CHECK(loop.use_count() == 1);
 }
 
+TEST_CASE("CoDo: resume_on is called on the thread that requests the stop, with no lock held") {
+  IntGroup group;
+  Signal signal;
+  Outcome<int> leading;
+  std::stop_source stop;
+  std::coroutine_handle<> given;
+  std::thread::id given_on;
+  bool in_catch_block = true;
+  const auto resume_on = [&](std::coroutine_handle<> handle) {
+    given = handle;
+    given_on = std::this_thread::get_id();
+    in_catch_block = std::current_exception() != nullptr;
+    static_cast<void>(group.GetStats());  // waits for ever if a lock is held
+  };
+  const auto ask = [&]() -> Routine {
+    try {
+      static_cast<void>(co_await CoDo(group, "key", MustNotRun, stop.get_token(), resume_on));
+    } catch (const std::system_error&) {
+    }
+  };
+  const Routine leader = Ask(group, leading, AwaitSignal(signal));
+  const Routine follower = ask();
+  std::thread::id stopping;
+  std::jthread([&] {
+    stopping = std::this_thread::get_id();
+    stop.request_stop();
+  }).join();
+  CHECK(given_on == stopping);
+  CHECK_FALSE(in_catch_block);
+  REQUIRE(given);
+  given.resume();
+  CHECK(follower.Done());
+  signal.Fire();
+}
+
+TEST_CASE("CoDo: the next waiter is notified when resume_on has returned") {
+  IntGroup group;
+  Signal signal;
+  Signal next_step;
+  std::vector<std::string> events;
+  std::coroutine_handle<> posted;
+  const auto post = [&](std::coroutine_handle<> handle) {
+    events.emplace_back("posts");
+    posted = handle;
+    events.emplace_back("has posted");
+  };
+  const auto ask = [&](const auto& fn, auto resume_on, const char* name) -> Routine {
+    static_cast<void>(co_await CoDo(group, "key", fn, {}, resume_on));
+    events.push_back(std::string(name) + " resumes");
+    if (!next_step.Awaited()) co_await next_step;
+    events.push_back(std::string(name) + " ends");
+  };
+  const auto fn = AwaitSignal(signal);
+  const Routine first = ask(fn, post, "the first");
+  const Routine second = ask(MustNotRun, singleflight::ResumeInline(), "the second");
+  const Routine third = ask(MustNotRun, singleflight::ResumeInline(), "the third");
+  signal.Fire();
+  posted.resume();
+  next_step.Fire();
+  CHECK(events == std::vector<std::string>{
+                      "posts", "has posted", "the second resumes", "the third resumes",
+                      "the third ends", "the first resumes", "the first ends", "the second ends"});
+}
+
 // coro.hpp lets a frame be destroyed while its call lands on another thread. Until resume_on has
 // been given the handle, that is leaving. Afterwards the holder of the handle must not use it.
 TEST_CASE(
