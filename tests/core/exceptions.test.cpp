@@ -4,11 +4,17 @@
 
 #include <atomic>
 #include <latch>
+#include <span>
+#include <typeinfo>
 
 #include "support/catch.hpp"
+#include "support/coroutines.hpp"
 #include "support/support.hpp"
 
 using namespace test;
+using singleflight::CoDo;
+using singleflight::DoAsync;
+using singleflight::DoMany;
 using singleflight::Group;
 
 namespace {
@@ -17,6 +23,89 @@ struct NotAnException {  // deliberately not derived from std::exception
   int code;
   const void* self;
 };
+
+// An exception to which its catchers may add, as to a boost::exception. It knows where it was made,
+// and counts its copies.
+class Failure : public std::runtime_error {
+ public:
+  Failure(const char* what, const Failure*& made) : std::runtime_error(what) { made = this; }
+  Failure(const Failure& other) : std::runtime_error(other) { ++copies; }
+
+  mutable std::vector<std::string> notes;
+  static inline int copies = 0;
+};
+
+// A caller's own exception, in which it nests what it caught.
+struct WhileLoading : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Calls `ask`, and returns what it throws.
+template <class Ask>
+std::exception_ptr ThrownBy(Ask&& ask) {
+  try {
+    static_cast<void>(ask());
+    return nullptr;
+  } catch (...) {
+    return std::current_exception();
+  }
+}
+
+// Each way to wait for key 1. Returns what that caller caught, once for each time that it asked.
+using Fn = std::function<int()>;
+using Caught = std::vector<std::exception_ptr>;
+using Way = Caught (*)(Group<int, int>&, const Fn&);
+constexpr Way kWays[] = {
+    [](auto& group, auto& fn) -> Caught { return {ThrownBy([&] { return group.Do(1, fn); })}; },
+    [](auto& group, auto& fn) -> Caught {
+      return {ThrownBy([&] { return group.Do(1, fn, {.timeout = 1h}); })};
+    },
+    [](auto& group, auto& fn) -> Caught {
+      auto future = DoAsync(group, 1, fn);
+      return {ThrownBy([&] { return future.Get(); })};
+    },
+    [](auto& group, auto& fn) -> Caught {
+      const singleflight::SharedFuture<int> future = DoAsync(group, 1, fn);
+      return {ThrownBy([&] { return future.Get(); }), ThrownBy([&] { return future.Get(); })};
+    },
+    [](auto& group, auto& fn) -> Caught {
+      Caught caught;
+      std::latch done(1);
+      const auto ask = [&]() -> FireAndForget {
+        try {
+          static_cast<void>(co_await CoDo(group, 1, fn));
+        } catch (...) {
+          caught.push_back(std::current_exception());
+        }
+        done.count_down();
+      };
+      ask();
+      done.wait();
+      return caught;
+    },
+    [](auto& group, auto& fn) -> Caught {
+      Caught caught;
+      std::latch done(1);
+      const auto task = [fn]() -> Task<int> { co_return fn(); };
+      const auto ask = [&]() -> FireAndForget {
+        try {
+          static_cast<void>(co_await CoDo(group, 1, task, singleflight::NewThread()));
+        } catch (...) {
+          caught.push_back(std::current_exception());
+        }
+        done.count_down();
+      };
+      ask();
+      done.wait();
+      return caught;
+    },
+    [](auto& group, auto& fn) -> Caught {
+      const auto results =
+          DoMany(group, {1, 1}, [&](std::span<const int>) { return std::vector<int>{fn()}; });
+      return {results[0].error(), ThrownBy([&] { return results[1].value(); })};
+    },
+};
+constexpr std::size_t kAllWays = std::size(kWays);
 
 }  // namespace
 
@@ -57,6 +146,118 @@ TEST_CASE("Promise 5: every caller of a failed call gets the very same exception
   for (std::size_t i = 0; i < kCallers; ++i) {
     CHECK(codes[i] == 1);
     CHECK(objects[i] == objects[0]);
+  }
+}
+
+TEST_CASE("Promise 5: whoever leads, callers of every kind catch the object that was thrown") {
+  for (std::size_t leader = 0; leader < kAllWays; ++leader) {
+    Group<int, int> group;
+    const Failure* made = nullptr;
+    const Fn fn = [&]() -> int {
+      AwaitCallers(group, 1, kAllWays);
+      throw Failure("down", made);
+    };
+    Caught caught[kAllWays];
+    std::vector<std::jthread> threads;
+    const auto ask = [&](std::size_t way) {
+      threads.emplace_back([&, way] { caught[way] = kWays[way](group, fn); });
+    };
+    Failure::copies = 0;
+    ask(leader);
+    AwaitCallers(group, 1, 1);
+    for (std::size_t way = 0; way < kAllWays; ++way) {
+      if (way != leader) ask(way);
+    }
+    threads.clear();
+    for (std::size_t way = 0; way < kAllWays; ++way) {
+      CAPTURE(leader, way);
+      CHECK_FALSE(caught[way].empty());
+      for (const std::exception_ptr& error : caught[way]) {
+        try {
+          REQUIRE(error != nullptr);
+          std::rethrow_exception(error);
+        } catch (const std::exception& object) {
+          CHECK(&object == made);
+          CHECK(typeid(object) == typeid(Failure));
+          CHECK(std::string(object.what()) == "down");
+          CHECK(dynamic_cast<const std::nested_exception*>(&object) == nullptr);
+        }
+      }
+    }
+    CHECK(Failure::copies == 0);
+    CHECK(group.GetStats() ==
+          singleflight::Stats{.executions = 1, .followers = kAllWays - 1, .failures = 1});
+  }
+}
+
+TEST_CASE("Promise 5: what one caller adds to the exception object, the others find in it") {
+  Group<int, int> group;
+  const Failure* made = nullptr;
+  std::function<void()> run;
+  const auto ask = [&] {
+    return DoAsync(
+        group, 1, [&]() -> int { throw Failure("down", made); }, [&](auto task) { run = task; });
+  };
+  auto first = ask();
+  auto second = ask();
+  run();
+  const auto notes_after = [](auto& future, const char* note) {
+    try {
+      static_cast<void>(future.Get());
+    } catch (const Failure& error) {
+      error.notes.emplace_back(note);
+      return error.notes;
+    }
+    return std::vector<std::string>{"nothing was thrown"};
+  };
+  CHECK(notes_after(first, "asked by A") == std::vector<std::string>{"asked by A"});
+  CHECK(notes_after(second, "asked by B") == std::vector<std::string>{"asked by A", "asked by B"});
+}
+
+TEST_CASE(
+    "Promise 5: each caller may nest the exception in one of its own, and the rest see none") {
+  Group<int, int> group;
+  const Failure* made = nullptr;
+  std::function<void()> run;
+  const auto ask = [&] {
+    return DoAsync(
+        group, 1, [&]() -> int { throw Failure("down", made); }, [&](auto task) { run = task; });
+  };
+  singleflight::Future<int> futures[] = {ask(), ask(), ask()};
+  run();
+  const auto nest = [](singleflight::Future<int>& future, const char* page) {
+    return ThrownBy([&] {
+      try {
+        return *future.Get();
+      } catch (...) {
+        std::throw_with_nested(WhileLoading(page));
+      }
+    });
+  };
+  const std::exception_ptr nested[] = {nest(futures[0], "page 1"), nest(futures[1], "page 2")};
+  const char* const pages[] = {"page 1", "page 2"};
+  for (int i = 0; i < 2; ++i) {
+    try {
+      std::rethrow_exception(nested[i]);
+    } catch (const WhileLoading& outer) {
+      CHECK(std::string(outer.what()) == pages[i]);
+      const auto inner = ThrownBy([&]() -> int {
+        std::rethrow_if_nested(outer);
+        return 0;
+      });
+      try {
+        std::rethrow_exception(inner);
+      } catch (const std::exception& object) {
+        CHECK(&object == made);
+      }
+    }
+  }
+  try {
+    static_cast<void>(futures[2].Get());
+    FAIL("nothing was thrown");
+  } catch (const std::exception& object) {
+    CHECK(&object == made);
+    CHECK(typeid(object) == typeid(Failure));
   }
 }
 
