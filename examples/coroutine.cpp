@@ -8,7 +8,8 @@
 //
 //   1000 coroutines asked for one user. The group ran 1 query, and 1000 coroutines got Ada.
 //   Two coroutines were on one call. The leader left after 10 ms. The follower still got Ada.
-//   A coroutine joined the call of a blocked thread. It got Ada, and resumed on its loop's thread.
+//   A query that blocks ran on a worker's thread. A coroutine and a thread in Do both got Ada.
+//   The coroutine resumed on its loop's thread.
 //   The group counted 3 executions, 1001 followers, 1 caller that left, 0 failures.
 
 #include <algorithm>
@@ -20,7 +21,6 @@
 #include <string>
 #include <system_error>
 #include <thread>
-#include <tuple>
 #include <vector>
 
 #include "support/event_loop.hpp"
@@ -57,15 +57,19 @@ Task<std::string> AskInTime(Users& users, Loop& loop, Loop::Clock::duration time
   }
 }
 
-// Resumes on the loop's thread, whichever thread lands the call. If many coroutines wait, this also
-// gives each of them its own turn on the loop.
-Task<std::string> AskAndReturn(Users& users, Loop& loop) {
+// Lets an executor run a function that blocks, and resumes on the loop's thread. If many coroutines
+// wait, this also gives each of them its own turn on the loop.
+Task<std::string> AskWorker(Users& users, Loop& loop, std::jthread& worker) {
+  const auto load = [&users] {  // blocks until another caller has joined
+    while (users.Callers("user:42") < 2) std::this_thread::yield();
+    return "Ada";
+  };
   const std::thread::id thread = std::this_thread::get_id();
-  const auto load = [&loop] { return Load(loop); };
+  const auto on_worker = [&worker](auto task) { worker = std::jthread(task); };
   const auto on_loop = [&loop](std::coroutine_handle<> handle) { loop.Post(handle); };
-  const auto user = co_await CoDo(users, "user:42", load, {}, on_loop);
+  const auto user = co_await CoDo(users, "user:42", load, on_worker, {}, on_loop);
   const bool is_back = std::this_thread::get_id() == thread;
-  co_return "got " + *user + ", and resumed on " +
+  co_return *user + ".\nThe coroutine resumed on " +
       (is_back ? "its loop's thread" : "another thread");
 }
 
@@ -94,16 +98,13 @@ int main(int argc, char** argv) {
             << " after 10 ms. The follower still " << asked[1].Result() << ".\n";
 
   asked.clear();
-  const auto load_slowly = [&users] {  // takes until the coroutine has joined
-    while (users.Callers("user:42") < 2) std::this_thread::yield();
-    return "Ada";
-  };
-  const std::jthread blocked([&] { std::ignore = users.Do("user:42", load_slowly); });
-  while (users.Callers("user:42") < 1) std::this_thread::yield();
-  asked.push_back(AskAndReturn(users, loop));
+  std::jthread worker;
+  asked.push_back(AskWorker(users, loop, worker));  // the loop's thread is free meanwhile
+  const auto user = users.Do("user:42", [] { return "another query"; });
   run();
   const singleflight::Stats stats = users.GetStats();
-  std::cout << "A coroutine joined the call of a blocked thread. It " << asked[0].Result() << ".\n"
+  std::cout << "A query that blocks ran on a worker's thread. A coroutine and a thread in Do both"
+            << (*user == "Ada" ? " got " : " did not get ") << asked[0].Result() << ".\n"
             << "The group counted " << stats.executions << " executions, " << stats.followers
             << " followers, " << stats.left << " caller that left, " << stats.failures
             << " failures.\n";

@@ -82,8 +82,10 @@ check 'coroutine: 1000 coroutines need 1 query' printed 1 \
   '1000 coroutines asked for one user\. The group ran 1 query, and 1000 coroutines got Ada\.'
 check 'coroutine: a leader that leaves does not stop the call' printed 1 \
   'Two coroutines .* The leader left after 10 ms\. The follower still got Ada\.'
+check 'coroutine: an executor runs a query that blocks' printed 1 \
+  "A query that blocks ran on a worker's thread\. .* both got Ada\."
 check 'coroutine: it resumes on its own thread' printed 1 \
-  "A coroutine joined .* It got Ada, and resumed on its loop's thread\."
+  "The coroutine resumed on its loop's thread\."
 check 'coroutine: its counts are exact' printed 1 \
   'The group counted 3 executions, 1001 followers, 1 caller that left, 0 failures\.'
 check 'coroutine: an argument is refused' refused 2 "unexpected argument 'fast'" ./coroutine fast
