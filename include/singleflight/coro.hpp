@@ -90,7 +90,7 @@ class CoDoWork {
     if constexpr (kTakesStopToken<Kept>) static_cast<void>(lead.GetStopToken());
     if constexpr (detail::ReturnsAwaitable<typename G::ValueType, Kept>()) {
       Start(detail::Drive<typename G::ValueType>(
-          std::move(lead), std::optional<Kept>(std::in_place, std::forward<Fn>(fn_))));
+          DriverWork<Lead, Kept>(std::move(lead), std::forward<Fn>(fn_))));
     } else if constexpr (std::same_as<Executor, OnThisThread>) {
       lead.Run(std::forward<Fn>(fn_));
     } else {

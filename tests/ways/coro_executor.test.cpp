@@ -5,6 +5,7 @@
 #include <atomic>
 #include <coroutine>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -69,7 +70,7 @@ struct Plain {
 struct Awaitable {
   template <class Fn>
   static auto Of(Fn fn) {
-    return [fn = std::move(fn)]() mutable -> Task<int> { co_return fn(); };
+    return [fn = std::move(fn)]() -> Task<int> { co_return fn(); };
   }
 };
 
@@ -345,6 +346,28 @@ TEMPLATE_TEST_CASE(
   CHECK(seen.expired());
 }
 
+TEMPLATE_TEST_CASE(
+    "CoDo with an executor: a destroyed task destroys the captures before the call lands", "",
+    Plain, Awaitable) {
+  IntGroup group;
+  Queue queue;
+  long uses = -1;
+  auto captured = std::make_shared<int>(7);
+  const std::weak_ptr<int> seen = captured;
+  const auto ask = [&]() -> Routine {
+    auto fn = TestType::Of([taken = std::move(captured)] { return *taken; });
+    try {
+      static_cast<void>(co_await CoDo(group, "key", std::move(fn), queue));
+    } catch (const std::system_error&) {
+      uses = seen.use_count();
+    }
+  };
+  const Routine routine = ask();
+  CHECK(seen.use_count() == 1);
+  queue.tasks.clear();
+  CHECK(uses == 0);
+}
+
 TEST_CASE("CoDo with an executor: a function that can only be moved is moved") {
   IntGroup group;
   Queue queue;
@@ -422,6 +445,53 @@ TEST_CASE("CoDo with an executor: it may be a function, a reference, or an execu
   run_last(pool.kept);
   Await([&] { return sum == 5; });
   CHECK(group.GetStats().executions == 5);
+}
+
+TEMPLATE_TEST_CASE("CoDo with an executor: the value may be void, and fn may take a token", "",
+                   Plain, Awaitable) {
+  Group<int, void> group;
+  Queue queue;
+  int runs = 0;
+  bool done = false;
+  const auto ask = [&]() -> Routine {
+    const auto fn = TestType::Of([&] { return ++runs; });
+    const auto with_token = [&](const std::stop_token&) { return fn(); };
+    co_await CoDo(group, 1, fn, queue);
+    co_await CoDo(group, 1, with_token, queue);
+    done = true;
+  };
+  const Routine routine = ask();
+  queue.RunOne();
+  queue.RunOne();
+  CHECK(runs == 2);
+  CHECK(done);
+}
+
+TEMPLATE_TEST_CASE("CoDo with an executor: a ReadThrough gives only what it must load to it", "",
+                   Plain, Awaitable) {
+  struct Cache {
+    std::optional<int> Get(int key) {
+      const auto found = values.find(key);
+      return found == values.end() ? std::nullopt : std::optional(found->second);
+    }
+    void Put(int key, int value) { values[key] = value; }
+    std::map<int, int> values;
+  };
+  Cache cache;
+  singleflight::ReadThrough<int, int, Cache&> numbers(cache);
+  Queue queue;
+  int runs = 0;
+  std::vector<int> values;
+  const auto ask = [&]() -> Routine {
+    const auto load = TestType::Of([&] { return ++runs; });
+    values.push_back(*co_await CoDo(numbers, 1, load, queue));
+    values.push_back(*co_await CoDo(numbers, 1, load, queue));
+  };
+  const Routine routine = ask();
+  queue.RunOne();
+  CHECK(values == std::vector<int>{1, 1});
+  CHECK(cache.values == std::map<int, int>{{1, 1}});
+  CHECK(queue.tasks.empty());
 }
 
 TEST_CASE("CoDo: what converts to a std::stop_token as the fourth argument is one") {

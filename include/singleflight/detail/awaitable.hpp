@@ -84,24 +84,36 @@ class Driver {
   std::atomic<void*> frame_;  // null: started, dropped or moved from
 };
 
+// What a Driver owns, in the order in which it is destroyed even if the coroutine is: first `fn`,
+// then `lead`, which lands the call. One object, because g++ 12 destroys a coroutine's parameters
+// from the first to the last.
+template <class Lead, class Fn>
+struct DriverWork {
+  template <class F>
+  DriverWork(Lead its_lead, F&& its_fn)
+      : lead(std::move(its_lead)), fn(std::in_place, std::forward<F>(its_fn)) {}
+
+  Lead lead;
+  std::optional<Fn> fn;
+};
+
 // Awaits what `fn` returns, and lands the call with it. The coroutine owns `fn` and all that it
-// needs, so no caller owns it. `fn` is destroyed before the call lands. If the coroutine is
-// destroyed, `lead` is destroyed last, and lands the call.
-template <class Value, class Lead, class Fn>
-Driver Drive(Lead lead, std::optional<Fn> fn) {
+// needs, so no caller owns it. `fn` is destroyed before the call lands.
+template <class Value, class Work>
+Driver Drive(Work work) {
   Outcome<Value> outcome;
   try {
     if constexpr (std::is_void_v<Value>) {
-      static_cast<void>(co_await lead.Start(std::move(*fn)));
+      static_cast<void>(co_await work.lead.Start(std::move(*work.fn)));
       outcome.template emplace<1>();
     } else {
-      outcome.template emplace<1>(co_await lead.Start(std::move(*fn)));
+      outcome.template emplace<1>(co_await work.lead.Start(std::move(*work.fn)));
     }
   } catch (...) {
     outcome.template emplace<0>(std::current_exception());
   }
-  fn.reset();
-  lead.Land(std::move(outcome));
+  work.fn.reset();
+  work.lead.Land(std::move(outcome));
 }
 
 // The start of a Driver, as an executor receives it. Like Task, it is copyable, and works once.
