@@ -4,6 +4,7 @@
 // calls that another thread lands.
 
 #include <coroutine>
+#include <functional>
 #include <mutex>
 #include <stop_token>
 #include <thread>
@@ -354,6 +355,44 @@ TEST_CASE("Interleavings: a coroutine can be stopped while it joins and suspends
   });
   CHECK(tally.canceled > 0);
   CHECK(tally.shared > 0);
+}
+
+namespace {
+
+// A caller in a coroutine, whose function waits in `task` until it is called.
+test::FireAndForget AskQueued(World& world, std::function<void()>& task, std::stop_token stop) {
+  const std::size_t id = world.StartCaller(1);
+  World::Outcome outcome;
+  const auto fn = [&world]() -> test::Task<interleave::Value> { co_return world.Fn(1)(); };
+  const auto queue = [&task](auto its_task) { task = its_task; };
+  try {
+    const auto result = co_await singleflight::CoDo(*world.group, 1, fn, queue, stop);
+    outcome = World::OutcomeOf([&] { return result; });
+  } catch (const std::system_error& error) {
+    outcome.error = static_cast<std::errc>(error.code().value());
+  }
+  world.Finish(id, outcome);
+}
+
+}  // namespace
+
+TEST_CASE(
+    "Interleavings: a coroutine's queued task is started once, while the coroutine may leave") {
+  ExploreAll("coroutine_queued", [](Run& run) {
+    Scenario scenario(run);
+    scenario->overlaps = scenario->drops = true;
+    const std::stop_source stop;
+    std::function<void()> task;
+    AskQueued(*scenario, task, stop.get_token());
+    for (int i = 0; i < 2; ++i) {
+      scenario.Thread([task](World&) mutable {
+        task();
+        task = nullptr;
+      });
+    }
+    scenario.Thread([stop](World&) mutable { stop.request_stop(); });
+  });
+  CHECK(tally.canceled > 0);
 }
 
 TEST_CASE("Interleavings: a resumed coroutine may destroy the one that is to be resumed next") {
