@@ -105,12 +105,12 @@ Driver Drive(Work work) {
   try {
     if constexpr (std::is_void_v<Value>) {
       static_cast<void>(co_await work.lead.Start(std::move(*work.fn)));
-      outcome.template emplace<1>();
+      outcome.SetValue();
     } else {
-      outcome.template emplace<1>(co_await work.lead.Start(std::move(*work.fn)));
+      outcome.SetValue(co_await work.lead.Start(std::move(*work.fn)));
     }
   } catch (...) {
-    outcome.template emplace<0>(std::current_exception());
+    outcome.SetError(std::current_exception());
   }
   work.fn.reset();
   work.lead.Land(std::move(outcome));
