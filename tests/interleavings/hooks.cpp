@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <climits>
 #include <cstdarg>
@@ -34,17 +35,32 @@ using interleave::Scheduled;
 
 namespace {
 
-// Returns the function that would be called without ours.
-template <class Function>
-Function* Real(const char* name) {
-  void* const found = dlsym(RTLD_NEXT, name);
-  if (found == nullptr) std::abort();
-  return reinterpret_cast<Function*>(found);
-}
+// Finds the function that would be called without ours. Several threads may do so at once.
+//
+// REAL is constinit because its initialization must not need a guard. When two threads meet at a
+// guard, one of them waits in `syscall`, which is itself such a function.
+class RealFunction {
+ public:
+  constexpr explicit RealFunction(const char* name) noexcept : name_(name) {}
+
+  void* Find() noexcept {
+    void* found = found_.load(std::memory_order_relaxed);
+    if (found != nullptr) return found;
+    found = dlsym(RTLD_NEXT, name_);
+    if (found == nullptr) std::abort();
+    found_.store(found, std::memory_order_relaxed);
+    return found;
+  }
+
+ private:
+  const char* const name_;
+  // Null until its first use. Relaxed: all threads find the same function.
+  std::atomic<void*> found_ = nullptr;
+};
 #define REAL(name)                                         \
   (*[] {                                                   \
-    static auto* const real = Real<decltype(name)>(#name); \
-    return real;                                           \
+    static constinit RealFunction real(#name);             \
+    return reinterpret_cast<decltype(&name)>(real.Find()); \
   }())
 
 [[noreturn]] void Unsupported(const char* what) {
