@@ -114,7 +114,7 @@ class Scheduler {
           workers_[i]->next.kind = Step::Kind::kBegin;
         }
         Dispatch(nullptr);
-        done_.Take();
+        main_.Take();
         for (const auto& check : run.checks) check();
       }
       EndRun();
@@ -260,6 +260,8 @@ class Scheduler {
     const auto start = [](void* self) -> void* { Get().Serve(*static_cast<Worker*>(self)); };
     if (pthread_create(&thread, nullptr, start, &worker) != 0) std::abort();
     pthread_detach(thread);
+    // Otherwise another worker might ask where this one's stack is while it is finding that out.
+    main_.Take();
     // Only one worker runs at a time. On one processor, a hand-over is just a context switch.
     cpu_set_t processors;
     if (cpu_ == CPU_SETSIZE) {
@@ -284,6 +286,7 @@ class Scheduler {
     pthread_attr_destroy(&attributes);
     me.stack_begin = reinterpret_cast<std::uintptr_t>(begin);
     me.parked_at = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+    main_.Give();
     for (;;) {
       me.baton.Take();
       Commit(me);
@@ -336,7 +339,7 @@ class Scheduler {
       state.next[i] = AccessesOf(worker);
       if (CanGoOn(worker)) state.enabled |= Bit(i);
     }
-    if (all_ended) return done_.Give();
+    if (all_ended) return main_.Give();
     if (state.enabled == 0) End("the run hangs: no thread can continue");
     if (schedule_.size() == kTooManySteps) End("the run does not finish");
     current_ = search_->Choose(state);
@@ -569,7 +572,7 @@ class Scheduler {
   std::string schedule_;
   std::vector<Step> trace_;
   std::string failure_;
-  Baton done_;
+  Baton main_;  // the main thread's
 };
 
 }  // namespace
