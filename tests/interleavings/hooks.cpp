@@ -263,6 +263,40 @@ extern "C" void* __cxa_allocate_exception(std::size_t size) noexcept {
   return memory;
 }
 
+// ---- Statics of functions. Initializing one is not a step, and is not checked, because only the
+// first run of all does it. The guard's release would also be missed: it is not instrumented.
+
+namespace {
+
+thread_local const void* initializing = nullptr;  // the guard of what this thread initializes
+
+void EndInitialization(const void* guard) {
+  if (initializing != guard) return;
+  initializing = nullptr;
+  --interleave::in_runtime;
+}
+
+}  // namespace
+
+extern "C" int __cxa_guard_acquire(abi::__guard* guard) {
+  if (!Scheduled()) return REAL(__cxa_guard_acquire)(guard);
+  const InRuntime inside;
+  if (REAL(__cxa_guard_acquire)(guard) == 0) return 0;
+  initializing = guard;
+  ++interleave::in_runtime;  // until EndInitialization
+  return 1;
+}
+
+extern "C" void __cxa_guard_release(abi::__guard* guard) noexcept {
+  REAL(__cxa_guard_release)(guard);
+  EndInitialization(guard);
+}
+
+extern "C" void __cxa_guard_abort(abi::__guard* guard) noexcept {
+  REAL(__cxa_guard_abort)(guard);
+  EndInitialization(guard);
+}
+
 // ---- Functions that the compiler calls. "unaligned" and "volatile" make no difference here.
 
 namespace {

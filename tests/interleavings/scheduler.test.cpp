@@ -330,6 +330,19 @@ TEST_CASE("The scheduler finds memory that is leaked") {
   CHECK(Contains(FailureOf(Exhaustive(), leak), "leaked: 1 blocks"));
 }
 
+TEST_CASE(
+    "The scheduler lets threads meet at the first use of a static that belongs to a function") {
+  const auto meet = [](Run& run) {
+    for (int i = 0; i < 2; ++i) {
+      run.Thread([] {
+        static const std::string made_once(100, 'x');
+        if (made_once.size() != 100) interleave::Fail("the static is not initialized");
+      });
+    }
+  };
+  CHECK(FailureOf(Exhaustive(), meet).empty());
+}
+
 TEST_CASE("The scheduler wakes threads that wait, and lets deadlines pass") {
   struct World {
     std::mutex mutex;
