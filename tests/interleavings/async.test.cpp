@@ -7,6 +7,7 @@
 #include <functional>
 #include <mutex>
 #include <stop_token>
+#include <string>
 #include <thread>
 
 #include "callers.hpp"
@@ -17,6 +18,7 @@ using namespace std::chrono_literals;
 using interleave::Ask;
 using interleave::ExploreAll;
 using interleave::ExploreRandom;
+using interleave::InShards;
 using interleave::Many;
 using interleave::NotifiedWaiter;
 using interleave::Run;
@@ -33,17 +35,19 @@ void Do(World& world) { world.Do(1); }
 
 // A call that a waiter made before the threads start, and that has not landed.
 struct Pending {
-  explicit Pending(Scenario& scenario) : waiter(std::make_shared<NotifiedWaiter>(*scenario)) {
-    scenario->group->Join(1, *waiter, [this](Group::Lead its_lead) { lead = its_lead; });
+  explicit Pending(Scenario& scenario, int its_key = 1)
+      : key(its_key), waiter(std::make_shared<NotifiedWaiter>(*scenario, key)) {
+    scenario->group->Join(key, *waiter, [this](Group::Lead its_lead) { lead = its_lead; });
   }
+  int key;
   std::shared_ptr<NotifiedWaiter> waiter;
   std::optional<Group::Lead> lead;
 };
 
 // Lands the call by running fn.
 auto Landing(const Pending& pending) {
-  return [lead = pending.lead](World& world) mutable {
-    lead->Run(world.StoppableFn(1));
+  return [key = pending.key, lead = pending.lead](World& world) mutable {
+    lead->Run(world.StoppableFn(key));
     lead.reset();
   };
 }
@@ -70,28 +74,64 @@ TEST_CASE("Interleavings: when a waiter leaves while its call lands, it gets exa
   ExploreRandom("last_waiter_against_newcomers", 3000, scenario_of(Do, ForgetThenDo));
 }
 
+namespace {
+
+// A call whose first caller is a waiter that detaches, and that has not landed.
+struct Detaching {
+  struct Gone final : Group::Waiter {
+    void OnLanded() noexcept override { notified.store(true); }
+    std::atomic<bool> notified = false;
+  };
+
+  explicit Detaching(Scenario& scenario) {
+    scenario->group->Join(1, **waiter, [this](Group::Lead its_lead) { lead = its_lead; });
+    scenario->overlaps = scenario->drops = true;
+  }
+
+  auto Landing() const {
+    return [lead = lead](World& world) mutable {
+      lead->Run(world.Fn(1));
+      lead.reset();
+    };
+  }
+  auto Detach() const {
+    return [waiter = waiter](World&) {
+      if (!(*waiter)->Detach()) {
+        while (!(*waiter)->notified.load()) std::this_thread::yield();
+      }
+      waiter->reset();  // from here on, any access to it is reported
+    };
+  }
+
+  std::shared_ptr<std::unique_ptr<Gone>> waiter =
+      std::make_shared<std::unique_ptr<Gone>>(std::make_unique<Gone>());
+  std::optional<Group::Lead> lead;
+};
+
+}  // namespace
+
 TEST_CASE("Interleavings: a waiter is notified before it is destroyed, or not at all") {
   ExploreAll("detach_against_landing", [](Run& run) {
     Scenario scenario(run);
-    scenario->overlaps = scenario->drops = true;
-    struct Gone final : Group::Waiter {
-      void OnLanded() noexcept override { told.store(true); }
-      std::atomic<bool> told = false;
-    };
-    auto waiter = std::make_shared<std::unique_ptr<Gone>>(std::make_unique<Gone>());
-    std::optional<Group::Lead> lead;
-    scenario->group->Join(1, **waiter, [&](Group::Lead its_lead) { lead = its_lead; });
-    scenario.Thread([lead](World& world) mutable {
-      lead->Run(world.Fn(1));
-      lead.reset();
-    });
-    scenario.Thread([waiter](World&) {
-      if (!(*waiter)->Detach()) {
-        while (!(*waiter)->told.load()) std::this_thread::yield();
-      }
-      waiter->reset();  // from here on, any access to it is reported
-    });
+    const Detaching detaching(scenario);
+    scenario.Thread(detaching.Landing());
+    scenario.Thread(detaching.Detach());
     scenario.Thread(Do);
+  });
+}
+
+TEST_CASE("Interleavings: a waiter can detach while others of its call wait to be notified") {
+  // Its thread has not seen that the other one joined, except by seeing that the call has landed.
+  ExploreAll("detach_beside_a_waiter", [](Run& run) {
+    Scenario scenario(run);
+    const Detaching detaching(scenario);
+    scenario.Thread(detaching.Landing());
+    scenario.Thread(detaching.Detach());
+    scenario.Thread([](World& world) {
+      NotifiedWaiter waiter(world);
+      world.group->Join(1, waiter, [&](Group::Lead lead) { lead.Run(world.Fn(1)); });
+      waiter.Take();
+    });
   });
 }
 
@@ -249,6 +289,34 @@ TEST_CASE("Interleavings: a group can be destroyed while another thread lands it
   ExploreAll("group_ends", scenario_of(false));
   CHECK(tally.stopped > 0);
   ExploreAll("group_ends_unwanted", scenario_of(true));
+}
+
+TEST_CASE("Interleavings: a group can be destroyed while calls in several shards land") {
+  // One call lands at any time. The other one, in either shard, lands only if it is asked to stop.
+  const auto scenario_of = [](int waits) {
+    return [waits](Run& run) {
+      Scenario scenario(run, {}, 2);
+      Pending lands(scenario, 3 - waits);
+      Pending stops(scenario, waits);
+      scenario.Thread(Landing(lands));
+      scenario.Thread([waits, lead = stops.lead](World& world) mutable {
+        lead->Run([&](std::stop_token stop) {
+          while (!stop.stop_requested()) std::this_thread::yield();
+          return world.Fn(waits)();
+        });
+        lead.reset();
+      });
+      scenario.Thread([](World& world) { world.group.reset(); });
+      scenario.Finally([lands = lands.waiter, stops = stops.waiter] {
+        lands->Take();
+        stops->Take();
+      });
+    };
+  };
+  for (const int waits : {1, 2}) {
+    ExploreAll("group_ends_in_2_shards_" + std::to_string(waits), scenario_of(waits));
+    CHECK(tally.stopped > 0);
+  }
 }
 
 namespace {
@@ -415,18 +483,20 @@ TEST_CASE("Interleavings: a resumed coroutine may destroy the one that is to be 
 }
 
 TEST_CASE("Interleavings: batches that overlap do not block each other") {
-  const auto crossing = [](auto... others) {
+  const auto crossing = [](std::size_t shards, auto... others) {
     return [=](Run& run) {
-      Scenario scenario(run);
+      Scenario scenario(run, {}, shards);
       scenario->drops = true;  // a batch keeps its results until it has all of them
       scenario.Thread([](World& world) { Many(world, {1, 2}); });
       scenario.Thread([](World& world) { Many(world, {2, 1}); });
       (scenario.Thread(others), ...);
     };
   };
-  ExploreAll("batches", crossing());
-  CHECK(tally.shared > 0);
-  ExploreRandom("batches_and_callers", 3000, crossing(Do, [](World& world) { world.Do(2); }));
+  for (const std::size_t shards : {1u, 2u}) {
+    ExploreAll(InShards("batches", shards), crossing(shards));
+    CHECK(tally.shared > 0);
+  }
+  ExploreRandom("batches_and_callers", 3000, crossing(2, Do, [](World& world) { world.Do(2); }));
   ExploreAll("batch_against_caller", [](Run& run) {
     Scenario scenario(run);
     scenario.Thread([](World& world) { Many(world, {1}); });

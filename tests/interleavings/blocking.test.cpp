@@ -14,6 +14,7 @@ using namespace std::chrono_literals;
 using interleave::ExploreAll;
 using interleave::ExplorePreemptions;
 using interleave::ExploreRandom;
+using interleave::InShards;
 using interleave::Run;
 using interleave::Scenario;
 using interleave::tally;
@@ -228,9 +229,9 @@ TEST_CASE("Interleavings: followers try again when their leader has failed") {
 }
 
 TEST_CASE("Interleavings: limits refuse exactly the callers that exceed them") {
-  const auto scenario_of = [](singleflight::GroupOptions limits, int last_key) {
+  const auto scenario_of = [](singleflight::GroupOptions limits, int last_key, std::size_t shards) {
     return [=](Run& run) {
-      Scenario scenario(run, limits);
+      Scenario scenario(run, limits, shards);
       scenario->max_callers = limits.max_callers_per_call;
       scenario->max_calls = limits.max_calls_in_flight;
       scenario.Thread(Do);
@@ -245,12 +246,31 @@ TEST_CASE("Interleavings: limits refuse exactly the callers that exceed them") {
       });
     };
   };
-  ExploreAll("limit_of_callers", scenario_of({.max_callers_per_call = 2}, 1));
+  ExploreAll("limit_of_callers", scenario_of({.max_callers_per_call = 2}, 1, 1));
   CHECK(tally.refused > 0);
   CHECK(tally.shared > 0);
-  ExploreAll("limit_of_calls", scenario_of({.max_calls_in_flight = 1}, 2));
-  CHECK(tally.refused > 0);
-  CHECK(tally.shared > 0);
+  for (const std::size_t shards : {1u, 2u}) {
+    ExploreAll(InShards("limit_of_calls", shards),
+               scenario_of({.max_calls_in_flight = 1}, 2, shards));
+    CHECK(tally.refused > 0);
+    CHECK(tally.shared > 0);
+  }
+}
+
+TEST_CASE("Interleavings: calls that land at the same time make room for as many new ones") {
+  ExploreAll("limit_of_calls_after_landing", [](Run& run) {
+    Scenario scenario(run, {.max_calls_in_flight = 2}, 2);
+    scenario->max_calls = 2;
+    scenario.Thread(Do);
+    scenario.Thread([](World& world) { world.Do(2); });
+    scenario.Finally([world = &*scenario] {
+      const auto ask_other = [world] { world->Do(2); };
+      world->Call(1, [&] { return world->group->Do(1, world->Fn(1, ask_other)); });
+    });
+    scenario.AtEnd([](World& world) {
+      World::Expect(world.group->GetStats().refused == 0, "a caller was refused below the limit");
+    });
+  });
 }
 
 TEST_CASE("Interleavings: four callers with different options each get exactly one outcome") {
@@ -267,9 +287,9 @@ TEST_CASE("Interleavings: four callers with different options each get exactly o
 }
 
 TEST_CASE("Interleavings: keys that wait for each other are a deadlock, and nothing else is") {
-  const auto cycle_of = [](int keys) {
-    return [keys](Run& run) {
-      Scenario scenario(run);
+  const auto cycle_of = [](int keys, std::size_t shards) {
+    return [keys, shards](Run& run) {
+      Scenario scenario(run, {}, shards);
       const auto led_own = std::make_shared<int>(0);
       const auto led_next = std::make_shared<int>(0);
       for (int key = 0; key < keys; ++key) {
@@ -294,33 +314,41 @@ TEST_CASE("Interleavings: keys that wait for each other are a deadlock, and noth
       });
     };
   };
-  ExploreAll("cycle_of_two", cycle_of(2));
-  CHECK(tally.deadlocks > 0);
+  for (const std::size_t shards : {1u, 2u}) {
+    ExploreAll(InShards("cycle_of_two", shards), cycle_of(2, shards));
+    CHECK(tally.deadlocks > 0);
+  }
+  // Two of the three keys are in one shard.
   if (test::Long()) {
-    ExploreAll("cycle_of_three", cycle_of(3));
+    ExploreAll("cycle_of_three", cycle_of(3, 2));
   } else {
-    ExplorePreemptions("cycle_of_three", 2, cycle_of(3));
-    ExploreRandom("cycle_of_three", 5000, cycle_of(3));
+    ExplorePreemptions("cycle_of_three", 2, cycle_of(3, 2));
+    ExploreRandom("cycle_of_three", 5000, cycle_of(3, 2));
   }
 }
 
 TEST_CASE("Interleavings: a follower that is still waking up from a landed call waits for nobody") {
-  ExploreAll("no_false_alarm", [](Run& run) {
-    Scenario scenario(run);
-    const auto ask = [](World& world, int key, int next) {
-      const auto ask_next = [&] { world.Do(next); };
-      world.Call(key, [&] { return world.group->Do(key, world.Fn(key, ask_next)); });
+  const auto scenario_of = [](std::size_t shards) {
+    return [shards](Run& run) {
+      Scenario scenario(run, {}, shards);
+      const auto ask = [](World& world, int key, int next) {
+        const auto ask_next = [&] { world.Do(next); };
+        world.Call(key, [&] { return world.group->Do(key, world.Fn(key, ask_next)); });
+      };
+      scenario.Thread([ask](World& world) {
+        world.Do(1);
+        ask(world, 2, 3);
+      });
+      scenario.Thread([ask](World& world) { ask(world, 3, 1); });
+      scenario.AtEnd([](World& world) {
+        World::Expect(world.Count(std::errc::resource_deadlock_would_occur) == 0,
+                      "a deadlock was reported that does not exist");
+      });
     };
-    scenario.Thread([ask](World& world) {
-      world.Do(1);
-      ask(world, 2, 3);
-    });
-    scenario.Thread([ask](World& world) { ask(world, 3, 1); });
-    scenario.AtEnd([](World& world) {
-      World::Expect(world.Count(std::errc::resource_deadlock_would_occur) == 0,
-                    "a deadlock was reported that does not exist");
-    });
-  });
+  };
+  for (const std::size_t shards : {1u, 2u}) {
+    ExploreAll(InShards("no_false_alarm", shards), scenario_of(shards));
+  }
 }
 
 TEST_CASE("Interleavings: the exhaustive search shows every history that the other searches show") {

@@ -129,7 +129,7 @@ TEST_CASE("Interleavings: the promises hold in random programs of every kind of 
       if (random() % 4 == 0) limits.max_callers_per_call = 2;
       if (random() % 4 == 0) limits.max_calls_in_flight = 2;
       if (random() % 4 == 0) limits.max_age = 1ms;
-      Scenario scenario(run, limits);
+      Scenario scenario(run, limits, 1 + seed % 2);
       scenario->overlaps = scenario->drops = scenario->idle = true;
       const std::stop_source stop;
       for (int thread = 0; thread < 3; ++thread) {

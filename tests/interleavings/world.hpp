@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <singleflight/singleflight.hpp>
@@ -28,6 +29,49 @@ namespace interleave {
 // All keys meet in one shard. Everything else is as users have it.
 struct OneShard : singleflight::GroupTraits {
   static constexpr std::size_t kShards = 1;
+};
+
+// A group of two shards, in which PlaceKeys chooses where the keys are. Everything else is as users
+// have it.
+struct TwoShards : singleflight::GroupTraits {
+  static constexpr std::size_t kShards = 2;
+  static constexpr std::size_t kKeys = 4;  // the keys are 0 to 3
+
+  class Mutex : public singleflight::GroupTraits::Mutex {
+   public:
+    void lock() {
+      if (places_keys) last_locked = this;
+      singleflight::GroupTraits::Mutex::lock();
+    }
+  };
+  struct Hash {
+    std::size_t operator()(int key) const { return hashes.at(static_cast<std::size_t>(key)); }
+  };
+
+  // Gives each key a hash by which it is in the shard number `key % shards` of the group. The group
+  // mixes hashes with a salt, so this tries which shard a hash leads to.
+  template <class Group>
+  static void PlaceKeys(const Group& group, std::size_t shards) {
+    std::map<const Mutex*, std::vector<std::size_t>> found;  // in the order of the shards
+    places_keys = true;
+    for (std::size_t hash = 0; found.size() < kShards || found.begin()->second.size() < kKeys ||
+                               found.rbegin()->second.size() < kKeys;
+         ++hash) {
+      if (hash == 1000) std::abort();
+      hashes[0] = hash;
+      static_cast<void>(group.Callers(0));
+      found[last_locked].push_back(hash);
+    }
+    places_keys = false;
+    for (std::size_t key = 0; key < kKeys; ++key) {
+      hashes[key] = (key % shards == 0 ? *found.begin() : *found.rbegin()).second[key];
+    }
+  }
+
+  // Only the main thread changes these, in PlaceKeys.
+  static inline std::array<std::size_t, kKeys> hashes = {};
+  static inline bool places_keys = false;
+  static inline const Mutex* last_locked = nullptr;
 };
 
 struct Value {
@@ -54,12 +98,16 @@ inline Tally tally;
 
 class World {
  public:
-  using Group = singleflight::Group<int, Value, singleflight::DefaultHash<int>,
-                                    singleflight::DefaultEqual<int>, OneShard>;
+  using Group =
+      singleflight::Group<int, Value, TwoShards::Hash, singleflight::DefaultEqual<int>, TwoShards>;
   static constexpr std::size_t kNone = ~std::size_t{0};
 
-  explicit World(singleflight::GroupOptions options = {})
-      : group(std::make_unique<Group>(options)) {}
+  // If `shards` is 1, all keys are in one shard. If it is 2, odd keys are in another than even
+  // ones.
+  explicit World(singleflight::GroupOptions options = {}, std::size_t shards = 1)
+      : group(std::make_unique<Group>(options)) {
+    TwoShards::PlaceKeys(*group, shards);
+  }
 
   std::unique_ptr<Group> group;
   // Executions of one key may overlap: calls are forgotten, grow too old, or lose their callers.
@@ -205,7 +253,7 @@ class World {
     std::size_t failures = vanish;
     for (const Execution& execution : executions_) failures += execution.failed;
     Expect(stats.failures == failures, "the group's count of failures is wrong");
-    for (int key = 0; key < 4; ++key) {
+    for (int key = 0; key < static_cast<int>(TwoShards::kKeys); ++key) {
       Expect(group->Callers(key) == 0, "the table is not empty");
       Expect(group->ForgetUnshared(key) && !group->Forget(key), "the table is not empty");
     }
@@ -235,7 +283,7 @@ class World {
  private:
   // Returns how many executions, of any key, have begun.
   std::size_t BegunSoFar(int key) {
-    Point(&running_.at(static_cast<std::size_t>(key)), Mode::kRead);
+    Point(Running(key), Mode::kRead);
     const Untracked unseen;
     return executions_.size();
   }
@@ -255,14 +303,20 @@ class World {
     bool failed;
   };
 
+  // Returns what stands for the executions of a key in the search. If calls are limited, it matters
+  // in which order those of different keys run.
+  const void* Running(int key) const {
+    const bool one = max_calls != singleflight::GroupOptions::kNoLimit;
+    return &running_.at(one ? 0 : static_cast<std::size_t>(key));
+  }
   std::size_t BeginExecution(int key) {
-    Point(&running_.at(static_cast<std::size_t>(key)), Mode::kWrite);
+    Point(Running(key), Mode::kWrite);
     const Untracked unseen;
     executions_.push_back({key, ThisThread(), ++time_, 0, false});
     return executions_.size() - 1;
   }
   void EndExecution(std::size_t id, bool fails) {
-    Point(&running_.at(static_cast<std::size_t>(executions_[id].key)), Mode::kWrite);
+    Point(Running(executions_[id].key), Mode::kWrite);
     const Untracked unseen;
     executions_[id].end = ++time_;
     executions_[id].failed = fails;
@@ -320,7 +374,7 @@ class World {
   std::size_t time_ = 0;
   std::vector<Caller> callers_;
   std::vector<Execution> executions_;
-  std::array<char, 8> running_ = {};  // one for each key: stands for its executions in the search
+  std::array<char, TwoShards::kKeys> running_ = {};  // one for each key: see Running
 };
 
 // A scenario that has a world of its own in each run.
@@ -329,6 +383,8 @@ class ScenarioOf {
  public:
   ScenarioOf(Run& run, singleflight::GroupOptions options = {})
       : run_(run), world_(std::make_shared<World>(options)) {}
+  ScenarioOf(Run& run, singleflight::GroupOptions options, std::size_t shards)
+      : run_(run), world_(std::make_shared<World>(options, shards)) {}
   ~ScenarioOf() {
     run_.AtEnd([world = world_, finish = finish_, check = check_] {
       if (finish) finish();
@@ -360,13 +416,18 @@ using Scenario = ScenarioOf<World>;
 
 // ---- The searches, and the figures that they report
 
-inline void Report(const char* search, const char* name, std::size_t schedules) {
-  test::Evidence(std::string("interleavings.") + search + '.' + name, schedules);
+inline void Report(const std::string& search, const std::string& name, std::size_t schedules) {
+  test::Evidence("interleavings." + search + '.' + name, schedules);
+}
+
+// Names a scenario by the number of shards that its keys are in.
+inline std::string InShards(const std::string& name, std::size_t shards) {
+  return shards == 1 ? name : name + "_in_" + std::to_string(shards) + "_shards";
 }
 
 // Explores all schedules.
 template <class Body>
-void ExploreAll(const char* name, Body&& body) {
+void ExploreAll(const std::string& name, Body&& body) {
   tally = {};
   Exhaustive search;
   const Explored explored = Explore(name, search, body);
@@ -375,11 +436,10 @@ void ExploreAll(const char* name, Body&& body) {
 
 // Explores all schedules with at most `bound` preemptions.
 template <class Body>
-void ExplorePreemptions(const char* name, std::size_t bound, Body&& body) {
+void ExplorePreemptions(const std::string& name, std::size_t bound, Body&& body) {
   tally = {};
   Preemptions search(bound);
-  Report(("preemptions_" + std::to_string(bound)).c_str(), name,
-         Explore(name, search, body).schedules);
+  Report("preemptions_" + std::to_string(bound), name, Explore(name, search, body).schedules);
 }
 
 inline Pct RandomSearch(std::uint64_t seed, std::size_t runs, std::size_t steps) {
@@ -390,7 +450,7 @@ inline Pct RandomSearch(std::uint64_t seed, std::size_t runs, std::size_t steps)
 
 // Explores random schedules.
 template <class Body>
-void ExploreRandom(const char* name, std::size_t runs, Body&& body) {
+void ExploreRandom(const std::string& name, std::size_t runs, Body&& body) {
   tally = {};
   Pct search = RandomSearch(1, runs * (test::Long() ? 20 : 1), 100);
   Report("random", name, Explore(name, search, body).schedules);
