@@ -15,6 +15,7 @@
 // - the order in which two threads add to a shared_ptr's count. So the code under test must not use
 //   the result of a relaxed or acq_rel increment of a 32-bit atomic.
 // - spurious wake-ups, and failed allocations.
+// - the initialization of a static that belongs to a function. It is one step, and is not checked.
 // - orders of atomic operations that no interleaving gives. ThreadSanitizer looks for those.
 //
 // A thread that reads an atomic, yields and reads it again is assumed to be waiting. It continues
