@@ -5,12 +5,18 @@
 // machine does not reach.
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
 #include <deque>
 #include <functional>
+#include <memory>
+#include <mutex>
 #include <optional>
+#include <set>
+#include <singleflight/detail/call_table.hpp>
+#include <singleflight/detail/hash_mixer.hpp>
 #include <string>
 #include <vector>
 
@@ -180,34 +186,226 @@ TEST_CASE("Flood: keys with the same hash cost one comparison for each call in f
   Evidence("floods.one_hash.land_ns", calls.cost.land);
 }
 
-TEST_CASE("Flood: keys that agree in many of their bits cost about as much as others") {
-  // In a table of 2^n buckets without a salt, all keys of a kind would share one.
-  const std::size_t count = 50'000 / kLess;
-  std::vector<std::uint64_t> lower_equal;
-  std::vector<std::uint64_t> upper_equal;
-  std::vector<std::uint64_t> middle_equal;
-  for (std::uint64_t i = 0; i < count; ++i) {
-    lower_equal.push_back(i << 44 | 0xABCDEu);
-    upper_equal.push_back(0xABCDEull << 44 | i);
-    middle_equal.push_back((i & 0xFF) | (i >> 8) << 56 | 0xABCDEull << 16);
+// ---- Keys that are chosen to share buckets
+
+namespace {
+
+using singleflight::detail::CallBase;
+using singleflight::detail::CallTable;
+using singleflight::detail::HashMixer;
+using Hashes = std::vector<std::uint64_t>;
+using MixFn = std::function<std::uint64_t(std::uint64_t)>;
+
+constexpr std::uint64_t kGolden = 0x9E3779B97F4A7C15u;
+
+// The odd number by which to multiply to undo a multiplication by `odd`.
+constexpr std::uint64_t InverseOf(std::uint64_t odd) {
+  std::uint64_t inverse = odd;  // right in its three lowest bits. Each step doubles their number.
+  for (int i = 0; i < 5; ++i) inverse *= 2 - odd * inverse;
+  return inverse;
+}
+
+// A group's table alone, with calls for `hashes` in it. Their hashes are mixed by `mix`, or if
+// there is none, as the table does it.
+template <std::size_t kShards>
+class FilledTable {
+ public:
+  explicit FilledTable(const Hashes& hashes, const MixFn& mix = nullptr) {
+    for (const std::uint64_t hash : hashes) {
+      CallBase& call = calls_.emplace_back();
+      call.hash = mix ? mix(hash) : table_->Mix(hash);
+      table_->Lock(call.hash)->Insert(call);
+    }
   }
-  static_cast<void>(BestCostOf<NumberGroup>(Scattered(count)));  // allocates the memory
-  const Cost scattered = BestCostOf<NumberGroup>(Scattered(count));
-  const auto ratio = [&](const std::vector<std::uint64_t>& keys) {
-    const Cost cost = BestCostOf<NumberGroup>(keys);
-    return (cost.begin + cost.land) / (scattered.begin + scattered.land);
+
+  std::uint64_t Mix(std::uint64_t hash) const { return table_->Mix(hash); }
+
+  // Returns how many calls a bucket's chain has after and with each of the calls in it, on average.
+  // It is what looking up and landing a call cost. Stops counting at a thousand.
+  double Links() const {
+    std::size_t links = 0;
+    for (const CallBase& call : calls_) {
+      for (const CallBase* next = &call; next != nullptr; next = next->next) ++links;
+      if (links > 1000 * calls_.size()) break;
+    }
+    return static_cast<double>(links) / static_cast<double>(calls_.size());
+  }
+
+ private:
+  std::unique_ptr<CallTable<std::mutex, kShards>> table_ =
+      std::make_unique<CallTable<std::mutex, kShards>>();
+  std::deque<CallBase> calls_;
+};
+constexpr std::size_t kGroupShards = singleflight::GroupTraits::kShards;
+double LinksOf(const Hashes& hashes, const MixFn& mix = nullptr) {
+  return FilledTable<kGroupShards>(hashes, mix).Links();
+}
+
+template <class Hash>
+Hashes Each(std::size_t count, Hash&& hash) {
+  Hashes hashes;
+  for (std::uint64_t i = 0; i < count; ++i) hashes.push_back(hash(i));
+  return hashes;
+}
+
+// Returns numbers whose hashes, mixed by `mix`, share one bucket in each shard.
+Hashes MeetIn(const MixFn& mix, std::size_t count) {
+  const std::uint64_t buckets = std::bit_ceil(count / kGroupShards);
+  Hashes hashes;
+  for (std::uint64_t i = 0; hashes.size() < count; ++i) {
+    if ((mix(i) >> 32) % buckets == 0) hashes.push_back(i);
+  }
+  return hashes;
+}
+
+// Hashes that meet in one bucket of each shard under a mix with any salt, and that mix.
+struct Attack {
+  std::string name;
+  Hashes hashes;
+  MixFn mix;
+};
+
+std::vector<Attack> Attacks() {
+  constexpr std::size_t kCount = 65'536 / kLess;
+  constexpr int kBits = std::countr_zero(std::bit_ceil(kCount));
+  const auto upper = [](std::uint64_t i) { return i << (64 - kBits); };
+  const std::uint64_t salt = Scattered(1000).back();
+  // Its 64th power changes nothing, so the 63rd undoes it.
+  const auto linear = [](std::uint64_t hash) {
+    return hash ^ std::rotr(hash, 25) ^ std::rotr(hash, 47);
   };
-  const double lower = ratio(lower_equal);
-  const double upper = ratio(upper_equal);
-  const double middle = ratio(middle_equal);
-  Evidence("floods.chosen_keys.calls", count);
-  Evidence("floods.chosen_keys.lower_bits_equal_ratio", lower);
-  Evidence("floods.chosen_keys.upper_bits_equal_ratio", upper);
-  Evidence("floods.chosen_keys.middle_bits_equal_ratio", middle);
-  // One chain of all of them would cost hundreds of times as much.
-  CHECK(lower < 10);
-  CHECK(upper < 10);
-  CHECK(middle < 10);
+  const auto undo_linear = [&](std::uint64_t hash) {
+    for (int i = 0; i < 63; ++i) hash = linear(hash);
+    return hash;
+  };
+  const HashMixer known({kGolden, kGolden, kGolden});
+  return {
+      {"no mix, lower bits equal", Each(kCount, [](auto i) { return i << 44 | 0xABCDEu; }),
+       [](auto hash) { return hash; }},
+      {"no mix, upper bits equal", Each(kCount, [](auto i) { return 0xABCDEull << 44 | i; }),
+       [](auto hash) { return hash; }},
+      {"no mix, middle bits equal",
+       Each(kCount, [](auto i) { return (i & 0xFF) | i >> 8 << 56 | 0xABCDEull << 16; }),
+       [](auto hash) { return hash; }},
+      // A sum or product changes no bit below the lowest that changes in its operands.
+      {"a salt that is added, and a known factor",
+       Each(kCount, [&](auto i) { return upper(i) * InverseOf(kGolden); }),
+       [=](auto hash) { return hash * kGolden + salt; }},
+      {"a salt that is added, a linear map, and a known factor",
+       Each(kCount, [&](auto i) { return undo_linear(upper(i)); }),
+       [=](auto hash) { return linear(hash ^ salt) * kGolden; }},
+      {"a salt that is a factor, too", Each(kCount, upper),
+       [=](auto hash) { return (hash ^ salt) * (salt | 1); }},
+      {"this mix with a known salt", MeetIn(known, kCount), known},
+  };
+}
+
+}  // namespace
+
+TEST_CASE("Flood: keys made to share a bucket cost what random keys do") {
+  const double random = LinksOf(Scattered(65'536 / kLess));
+  for (const auto& [name, hashes, mix] : Attacks()) {
+    CAPTURE(name);
+    CHECK(LinksOf(hashes, mix) > 10 * random);  // the attack works where it was meant to
+    CHECK(LinksOf(hashes) < 2 * random);
+  }
+}
+
+TEST_CASE("Flood: keys that share a bucket in one group are spread in another") {
+  constexpr std::size_t kCount = 65'536 / kLess;
+  const FilledTable<kGroupShards> known({});
+  const Hashes hashes = MeetIn([&](std::uint64_t hash) { return known.Mix(hash); }, kCount);
+  const double random = LinksOf(Scattered(kCount));
+  CHECK(LinksOf(hashes, [&](std::uint64_t hash) { return known.Mix(hash); }) > 10 * random);
+  CHECK(LinksOf(hashes) < 2 * random);
+}
+
+TEST_CASE("Flood: evenly spaced keys cost what random keys do in each of many groups") {
+  constexpr std::size_t kCount = 1024;
+  double worst_random = 0;
+  double worst = 0;
+  for (std::size_t group = 0; group < 300 / kLess + 20; ++group) {
+    worst_random = std::max(worst_random, FilledTable<1>(Scattered(kCount)).Links());
+    for (const std::uint64_t step :
+         {std::uint64_t{1}, std::uint64_t{8}, std::uint64_t{1} << 16, std::uint64_t{1} << 27,
+          std::uint64_t{1} << 32, std::uint64_t{1} << 40, std::uint64_t{1} << 54}) {
+      const auto keys = Each(kCount, [step](auto i) { return i * step; });
+      worst = std::max(worst, FilledTable<1>(keys).Links());
+    }
+  }
+  CHECK(worst_random > 1);
+  CHECK(worst < 1.5 * worst_random);
+}
+
+TEST_CASE("Flood: two keys share a bucket no more often than by chance, whatever they are") {
+  constexpr std::size_t kGroups = 4096;
+  const std::vector<HashMixer> groups(kGroups);
+  const auto meet = [](std::uint64_t a, std::uint64_t b) {  // once in 4096 times, by chance
+    return (a ^ b) >> 58 == 0 && ((a ^ b) >> 32) % 64 == 0;
+  };
+  struct Pair {
+    std::uint64_t a;
+    std::uint64_t b;
+  };
+  std::vector<Pair> pairs;
+  for (const std::uint64_t a : {std::uint64_t{0}, std::uint64_t{12345}, Scattered(10).back()}) {
+    for (int bit = 0; bit < 64; ++bit) {
+      pairs.push_back({a, a ^ std::rotl(std::uint64_t{1}, bit)});
+      pairs.push_back({a, a ^ std::rotl(std::uint64_t{3}, bit)});
+      pairs.push_back({a, a ^ std::rotl(std::uint64_t{1} << 32 | 1, bit)});
+      pairs.push_back({a, a + std::rotl(std::uint64_t{1}, bit)});
+    }
+    pairs.push_back({a, ~a});
+    pairs.push_back({a + 1, 0 - (a + 1)});
+    pairs.push_back({a + 1, std::rotl(a + 1, 32)});
+    // If a salt were only added to a known multiple of the hash, these would often meet: the rest
+    // of the mix maps sums that are so far apart to one bucket in 2 of 100 cases.
+    for (const std::uint64_t apart :
+         {0x0000080800040000u, 0x000003FFE0000100u, 0x0080007FFFFFFE00u}) {
+      pairs.push_back({a, a + apart * InverseOf(kGolden)});
+    }
+  }
+  std::size_t most = 0;
+  for (const auto& [a, b] : pairs) {
+    std::size_t met = 0;
+    for (const HashMixer& mix : groups) met += meet(mix(a), mix(b));
+    most = std::max(most, met);
+  }
+  CHECK(most > 0);
+  CHECK(most < 25);  // Poisson: one of 10^26 pairs reaches this
+}
+
+TEST_CASE("Flood: without random numbers, groups and moments still have salts of their own") {
+  constexpr std::uint64_t kStep = 10;
+  std::set<std::uint64_t> words;
+  double worst = 0;
+  for (std::uint64_t address = 0; address < kStep; ++address) {
+    for (std::uint64_t time = 0; time < kStep; ++time) {
+      const auto salt = HashMixer::SaltOf(0x7FFC0000 + address * 64, 1'000'000 + time);
+      words.insert(salt.begin(), salt.end());
+      const auto keys = Each(1024, [](auto i) { return i; });
+      worst = std::max(worst, FilledTable<1>(keys, HashMixer(salt)).Links());
+    }
+  }
+  CHECK(words.size() == kStep * kStep * 3);
+  CHECK(worst < 2 * FilledTable<1>(Scattered(1024)).Links());
+}
+
+TEST_CASE("Flood: calls for keys made to share a bucket take about as long as others") {
+  const auto cost_of = [](const Hashes& keys) {
+    const Cost cost = BestCostOf<NumberGroup>(keys);
+    return cost.begin + cost.land;
+  };
+  const Hashes random = Scattered(65'536 / kLess);
+  static_cast<void>(cost_of(random));  // allocates the memory
+  const double random_cost = cost_of(random);
+  double worst = 0;
+  for (const Attack& attack : Attacks()) {
+    worst = std::max(worst, cost_of(attack.hashes) / random_cost);
+  }
+  Evidence("floods.chosen_keys.calls", random.size());
+  Evidence("floods.chosen_keys.worst_ratio", worst);
+  CHECK(worst < 10);  // one chain in each shard would cost a hundred times as much
 }
 
 namespace {

@@ -21,7 +21,7 @@
 
 #include "../options.hpp"
 #include "event.hpp"
-#include "fibonacci_hash.hpp"
+#include "hash_mixer.hpp"
 #include "intrusive_list.hpp"
 
 namespace singleflight::detail {
@@ -201,15 +201,8 @@ class CallTable {
  public:
   using Locked = LockedShard<Mutex>;
 
-  // Spreads a user's hash, which may be the key itself, over the upper bits. The salt makes this
-  // different in each group and each run, so a client cannot know which hashes share a bucket.
-  // (Keys with equal hashes stay together. Only another Hash can separate them.) The rotations are
-  // those of Evensen's rrmxmx.
-  std::uint64_t Mix(std::uint64_t hash) const noexcept {
-    hash ^= salt_;
-    hash ^= std::rotr(hash, 25) ^ std::rotr(hash, 47);
-    return hash * kGoldenRatio;
-  }
+  // Spreads a user's hash over the upper bits, in each group differently.
+  std::uint64_t Mix(std::uint64_t hash) const noexcept { return mix_(hash); }
 
   // Locks the shard of a mixed hash. The top bits select it, and bits from 32 up select its bucket.
   Locked Lock(std::uint64_t hash) {
@@ -270,14 +263,7 @@ class CallTable {
     return true;
   }
 
-  // The group's address and the time of its construction: a remote client knows neither.
-  std::uint64_t MakeSalt() const noexcept {
-    const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
-    return (reinterpret_cast<std::uintptr_t>(this) + static_cast<std::uint64_t>(now)) *
-           kGoldenRatio;
-  }
-
-  const std::uint64_t salt_ = MakeSalt();
+  const HashMixer mix_;
   std::array<Shard<Mutex>, kShards> shards_;
 };
 
