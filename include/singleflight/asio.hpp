@@ -274,6 +274,13 @@ auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
       Kept(std::forward<Fn>(fn)));
 }
 
+// The same, for a group whose calls all have the same work: see batcher.hpp.
+template <detail::GroupWithOwnFn B, class K = typename B::KeyType, class Token>
+auto AsyncDo(B& batcher, const K& key, Token&& token) {
+  return singleflight::AsyncDo(batcher.AsGroup(), key, detail::kUnusedFn<typename B::ValueType>,
+                               std::forward<Token>(token));
+}
+
 }  // namespace SINGLEFLIGHT_ASIO_FLAVOR
 
 }  // namespace singleflight

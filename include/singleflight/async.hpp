@@ -65,4 +65,10 @@ Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
   });
 }
 
+// The same, for a group whose calls all have the same work: see batcher.hpp.
+template <detail::GroupWithOwnFn B, class K = typename B::KeyType>
+Future<typename B::ValueType> DoAsync(B& batcher, const K& key) {
+  return batcher.Join(key);
+}
+
 }  // namespace singleflight

@@ -4,6 +4,8 @@
 // Includes every header that needs only the standard library.
 
 #include "async.hpp"
+#include "batcher.hpp"
+#include "batcher_options.hpp"
 #include "coro.hpp"
 #include "errors.hpp"
 #include "future.hpp"

@@ -4,6 +4,7 @@
 // GroupLike: what free functions such as CoDo require of a group.
 
 #include <concepts>
+#include <exception>
 #include <type_traits>
 
 #include "key_ref.hpp"
@@ -21,6 +22,30 @@ concept GroupLike = !std::is_const_v<G> && requires {
   typename G::KeyEqualType;
   typename G::Waiter;
   typename G::Lead;
+};
+
+// A group that has a function of its own for all of its calls, such as a Batcher. The free
+// functions take no `fn` with it. They join the calls of what AsGroup() returns: a group whose Join
+// does the call's work itself, and gives an UnusedLead to their `launch`.
+template <class B>
+concept GroupWithOwnFn = requires(B& batcher) {
+  requires GroupLike<std::remove_reference_t<decltype(batcher.AsGroup())>>;
+};
+
+// What they pass as `fn`. It is never called.
+template <class Value>
+struct UnusedFn {
+  [[noreturn]] Value operator()() const { std::terminate(); }
+};
+template <class Value>
+inline constexpr UnusedFn<Value> kUnusedFn;
+
+// A Lead that does nothing, because the call's work is done elsewhere.
+struct UnusedLead {
+  template <class Fn>
+  bool Run(Fn&&) const noexcept {
+    return false;
+  }
 };
 
 // Makes a Key from anything that the group's members accept as one.

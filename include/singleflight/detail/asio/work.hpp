@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../group_like.hpp"
 #include "../invoke.hpp"
 #include "../outcome.hpp"
 #include "../task.hpp"
@@ -138,7 +139,8 @@ void SpawnWork(Lead lead, Fn fn, const Executor& executor) {
 // Gives a call's work to `executor`.
 template <class G, class Fn, class Executor>
 void LaunchWork(typename G::Lead lead, Fn fn, const Executor& executor) {
-  if constexpr (detail::ReturnsNetAwaitable<Fn>()) {
+  if constexpr (std::same_as<typename G::Lead, UnusedLead>) {  // the group does the work itself
+  } else if constexpr (detail::ReturnsNetAwaitable<Fn>()) {
 #if defined(SINGLEFLIGHT_ASIO_HAS_CO_AWAIT)
     using Value = typename G::ValueType;
     using CoroutineExecutor = typename AwaitableTraitsOf<Fn>::Executor;

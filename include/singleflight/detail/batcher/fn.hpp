@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <atomic>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <type_traits>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "../errors.hpp"
+#include "../invoke.hpp"
+#include "batch.hpp"
+#include "values.hpp"
+
+namespace singleflight::detail {
+
+// A batcher's `fn`, and how it finds the outcomes of a batch's keys.
+template <class G>
+class BatcherFn {
+ public:
+  using Key = typename G::KeyType;
+  using Keys = typename KeyBatch<G>::Keys;
+
+  explicit BatcherFn(bool takes_stop) noexcept : takes_stop_(takes_stop) {}
+  virtual ~BatcherFn() = default;
+  BatcherFn(const BatcherFn&) = delete;
+  BatcherFn& operator=(const BatcherFn&) = delete;
+
+  bool TakesStop() const noexcept { return takes_stop_; }
+
+  // Returns `waiting` with an outcome for each. No key is in one call of `fn` twice. (It may have
+  // several calls, because all but the last were forgotten.) So `fn` may be called more than once.
+  //
+  // `publish(std::stop_source)` is called before `fn` is, with what can ask it to stop.
+  template <class Publish>
+  Keys Load(Keys waiting, const Publish& publish) {
+    Keys done;
+    while (!waiting.empty()) {
+      DropUnwanted(waiting, done);
+      Keys asked = TakeDistinct(waiting, done);
+      if (!asked.empty()) Ask(asked, publish);
+      done.splice(done.end(), asked);
+    }
+    return done;
+  }
+
+  // As in BatcherStats.
+  std::uint64_t Batches() const noexcept { return batches_.load(kRelaxed); }
+  std::uint64_t KeysAsked() const noexcept { return keys_.load(kRelaxed); }
+  std::uint64_t Dropped() const noexcept { return dropped_.load(kRelaxed); }
+
+ private:
+  static constexpr auto kRelaxed = std::memory_order_relaxed;  // for counters only
+
+  // Calls the user's `fn`, and stores an outcome in each of `asked`. If it throws, those that are
+  // left get that exception.
+  virtual void Call(std::span<const Key> keys, std::stop_token stop, Keys& asked) = 0;
+
+  void DropUnwanted(Keys& waiting, Keys& done) {
+    for (auto next = waiting.begin(); next != waiting.end();) {
+      const auto key = next++;
+      if (!key->stop.stop_requested()) continue;
+      key->Fail(detail::MakeCanceled());
+      done.splice(done.end(), waiting, key);
+      dropped_.fetch_add(1, kRelaxed);
+    }
+  }
+
+  // Takes the first call for each key. One whose key cannot be hashed or compared is done.
+  static Keys TakeDistinct(Keys& waiting, Keys& done) {
+    struct Hash {
+      std::size_t operator()(const Key* key) const { return hash(*key); }
+      [[no_unique_address]] typename G::HashType hash{};
+    };
+    struct Equal {
+      bool operator()(const Key* a, const Key* b) const { return equal(*a, *b); }
+      [[no_unique_address]] typename G::KeyEqualType equal{};
+    };
+    Keys distinct;
+    if (waiting.size() == 1) {
+      distinct.swap(waiting);
+      return distinct;
+    }
+    std::optional<std::unordered_set<const Key*, Hash, Equal>> seen;
+    for (auto next = waiting.begin(); next != waiting.end();) {
+      const auto key = next++;
+      try {
+        if (!seen) seen.emplace();
+        if (!seen->insert(&key->key).second) continue;
+        distinct.splice(distinct.end(), waiting, key);
+      } catch (...) {
+        key->Fail(Caught());
+        done.splice(done.end(), waiting, key);
+      }
+    }
+    return distinct;
+  }
+
+  template <class Publish>
+  void Ask(Keys& asked, const Publish& publish) {
+    std::exception_ptr error;
+    try {
+      std::vector<Key> keys;
+      keys.reserve(asked.size());
+      for (BatchKey<G>& key : asked) keys.push_back(std::move(key.key));
+      batches_.fetch_add(1, kRelaxed);
+      keys_.fetch_add(keys.size(), kRelaxed);
+      if (takes_stop_) {
+        CallWithStop(keys, asked, publish);
+      } else {
+        Call(keys, std::stop_token(), asked);
+      }
+    } catch (...) {
+      error = Caught();
+    }
+    for (BatchKey<G>& key : asked) {
+      if (!key.answered) key.Fail(error);
+    }
+  }
+
+  template <class Publish>
+  void CallWithStop(std::span<const Key> keys, Keys& asked, const Publish& publish) {
+    const std::stop_source stop = detail::NewStopSource();
+    publish(stop);
+    std::atomic<std::size_t> wanted = keys.size();
+    const auto not_wanted = [&] {
+      if (--wanted == 0) stop.request_stop();
+    };
+    std::deque<std::stop_callback<decltype((not_wanted))>> each;
+    for (const BatchKey<G>& key : asked) each.emplace_back(key.stop, not_wanted);
+    Call(keys, stop.get_token(), asked);
+  }
+
+  const bool takes_stop_;
+  std::atomic<std::uint64_t> batches_ = 0;
+  std::atomic<std::uint64_t> keys_ = 0;
+  std::atomic<std::uint64_t> dropped_ = 0;
+};
+
+template <class G, class Fn>
+class BatcherFnOf final : public BatcherFn<G> {
+  using Key = typename G::KeyType;
+  using Value = typename G::ValueType;
+  using Keys = typename BatcherFn<G>::Keys;
+  using Values = BatcherValues<Key, Value>;
+
+  static constexpr bool kTakesKeys = std::is_invocable_v<Fn&, std::span<const Key>>;
+  static constexpr bool kTakesStop =
+      std::is_invocable_v<Fn&, std::span<const Key>, std::stop_token>;
+  static_assert(!std::same_as<Key, bool>,
+                "there is no span of a std::vector<bool>: give the group another type of key");
+  static_assert(kTakesKeys || kTakesStop,
+                "fn must be callable as fn(std::span<const Key>) or fn(std::span<const Key>, "
+                "std::stop_token)");
+
+ public:
+  template <class F>
+  explicit BatcherFnOf(F&& fn) : BatcherFn<G>(kTakesStop), fn_(std::forward<F>(fn)) {
+    if constexpr (!std::is_void_v<Value> && (kTakesKeys || kTakesStop)) {
+      using Returned = decltype(Invoke({}, {}));
+      static_assert(!Values::template kHasOwnKeys<Returned> || Values::template kIsMap<Returned>,
+                    "fn returned a container that has keys of its own, and no value for each: "
+                    "return a map from key to value, or the values in the order of the keys");
+      static_assert(
+          Values::template kHasOwnKeys<Returned> || Values::template kIsSequence<Returned>,
+          "fn must return the values, in the order of its keys, or a map from key to "
+          "value");
+    }
+  }
+
+ private:
+  decltype(auto) Invoke(std::span<const Key> keys, std::stop_token stop) {
+    if constexpr (kTakesStop) {
+      return std::invoke(fn_, keys, std::move(stop));
+    } else {
+      return std::invoke(fn_, keys);
+    }
+  }
+
+  void Call(std::span<const Key> keys, std::stop_token stop, Keys& asked) override {
+    if constexpr (std::is_void_v<Value>) {
+      Invoke(keys, std::move(stop));
+      for (BatchKey<G>& key : asked) key.Answer([] { return Stored<void>(); });
+    } else {
+      Values::Read(Invoke(keys, std::move(stop)), keys,
+                   [next = asked.begin()](auto make) mutable { (next++)->Answer(make); });
+    }
+  }
+
+  Fn fn_;
+};
+
+}  // namespace singleflight::detail
