@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: MIT
+
+// Tests of Batcher: every way of waiting, and how a caller leaves.
+
+#include <atomic>
+#include <latch>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <thread>
+
+#include "batcher_support.hpp"
+#include "support/coroutines.hpp"
+
+using namespace test;
+using singleflight::Batcher;
+using singleflight::BatcherStats;
+using singleflight::CoDo;
+using singleflight::DoAsync;
+using singleflight::Future;
+using singleflight::Role;
+using singleflight::Stats;
+
+namespace {
+
+// Runs a task at once.
+constexpr auto kInline = [](auto task) { task(); };
+
+Routine AwaitKey(IntBatcher& batcher, int key, Outcome<int>& outcome, std::stop_token stop = {}) {
+  try {
+    const auto result = co_await CoDo(batcher, key, stop);
+    outcome.value = *result;
+    outcome.role = result.role();
+    outcome.shared = result.shared();
+  } catch (const std::system_error& error) {
+    outcome.error = static_cast<std::errc>(error.code().value());
+  }
+}
+
+// A function that takes a stop token, notes its keys, and calls `while_running`.
+auto Stoppable(Calls& calls, std::function<void(const std::stop_token&)> while_running = {}) {
+  return [&calls, while_running](std::span<const int> keys, const std::stop_token& stop) {
+    calls.Add(keys);
+    if (while_running) while_running(stop);
+    return TenTimes(keys);
+  };
+}
+
+}  // namespace
+
+TEST_CASE("Promise 1: all ways of waiting for a Batcher's key join one call") {
+  IntGroup group;
+  Calls calls;
+  Batcher batcher(group, Noting(calls), {.max_keys = 2, .max_delay = 24h});
+  struct Waiting final : IntBatcher::Waiter {
+    void OnLanded() noexcept override { value = *TakeResult(); }
+    std::atomic<int> value = 0;
+  } waiter;
+  Outcome<int> awaited;
+  CHECK(batcher.Join(1, waiter) == Role::kLeader);
+  Future<int> future = DoAsync(batcher, 1);
+  const Routine routine = AwaitKey(batcher, 1, awaited);
+  Caller blocked([&] { return batcher.Do(1); });
+  Caller with_timeout([&] { return batcher.Do(1, {.timeout = 24h}); });
+  Caller direct([&] { return group.Do(1, [] { return -1; }); });
+  AwaitCallers(group, 1, 6);
+  CHECK(*batcher.Do(2) == 20);  // fills the batch
+  CHECK(Get(future).value == 10);
+  CHECK(blocked.Join().value == 10);
+  CHECK(with_timeout.Join().value == 10);
+  CHECK(direct.Join().value == 10);
+  Await([&] { return waiter.value != 0; });
+  CHECK(waiter.value == 10);
+  CHECK(calls.Get() == std::vector<Ints>{{1, 2}});
+  CHECK(group.GetStats().executions == 2);
+  CHECK(group.GetStats().followers == 5);
+}
+
+TEST_CASE("CoDo: a coroutine that awaits a Batcher's key resumes on the thread that loads it") {
+  IntGroup group;
+  Calls calls;
+  Tasks tasks;
+  Outcome<int> leader;
+  Outcome<int> follower;
+  Batcher batcher(group, Noting(calls), {.max_delay = 0ms}, tasks.Keep());
+  const Routine one = AwaitKey(batcher, 1, leader);
+  const Routine two = AwaitKey(batcher, 1, follower);
+  CHECK_FALSE(one.Done());
+  tasks.RunOne();
+  CHECK(one.Done());
+  CHECK(two.Done());
+  CHECK(leader.value == 10);
+  CHECK(leader.role == Role::kLeader);
+  CHECK(follower.role == Role::kFollower);
+  CHECK(follower.shared);
+}
+
+TEST_CASE("CoDo: a coroutine that fills a batch does not suspend if the batch runs at once") {
+  IntGroup group;
+  Calls calls;
+  Outcome<int> first;
+  Outcome<int> last;
+  Batcher batcher(group, Noting(calls), {.max_keys = 2});
+  const Routine one = AwaitKey(batcher, 1, first);
+  const Routine two = AwaitKey(batcher, 2, last);
+  CHECK(one.Done());
+  CHECK(two.Done());
+  CHECK(first.value == 10);
+  CHECK(last.value == 20);
+}
+
+TEST_CASE("CoDo: resume_on gets the coroutine that awaits a Batcher's key") {
+  IntGroup group;
+  Calls calls;
+  std::coroutine_handle<> posted;
+  Batcher batcher(group, Noting(calls));
+  Outcome<int> outcome;
+  const auto post = [&posted](std::coroutine_handle<> handle) { posted = handle; };
+  const auto await = [&]() -> Routine {
+    const auto result = co_await CoDo(batcher, 1, std::stop_token(), post);
+    outcome.value = *result;
+  };
+  const Routine routine = await();
+  batcher.Flush();
+  CHECK_FALSE(routine.Done());
+  posted.resume();
+  CHECK(outcome.value == 10);
+}
+
+// ---- Leaving
+
+TEST_CASE("Promise 10: a leader in a Batcher's Do leaves when its timeout passes") {
+  IntGroup group;
+  Calls calls;
+  Batcher batcher(group, Noting(calls), {.max_delay = 24h});
+  CHECK(ErrorOf([&] { return batcher.Do(1, {.timeout = 1ms}); }) == std::errc::timed_out);
+  CHECK(ErrorOf([&] { return batcher.Do(2, {.timeout = 0ms}); }) == std::errc::timed_out);
+  CHECK(group.GetStats().left == 2);
+}
+
+TEST_CASE("Promise 10: a caller in a Batcher's Do leaves when its stop is requested") {
+  IntGroup group;
+  Calls calls;
+  Batcher batcher(group, Noting(calls), {.max_delay = 24h});
+  std::stop_source stop;
+  Future<int> stays = DoAsync(batcher, 1);
+  Caller leaves([&] { return batcher.Do(1, {.stop = stop.get_token()}); });
+  AwaitCallers(group, 1, 2);
+  stop.request_stop();
+  CHECK(leaves.Join().error == std::errc::operation_canceled);
+  AwaitCallers(group, 1, 1);
+  batcher.Flush();
+  CHECK(Get(stays).value == 10);
+}
+
+TEST_CASE("Promise 10: a caller whose stop was requested before does not join a Batcher's call") {
+  IntGroup group;
+  Calls calls;
+  Batcher batcher(group, Noting(calls));
+  std::stop_source stop;
+  stop.request_stop();
+  Outcome<int> awaited;
+  CHECK(ErrorOf([&] { return batcher.Do(1, {.stop = stop.get_token()}); }) ==
+        std::errc::operation_canceled);
+  const Routine routine = AwaitKey(batcher, 1, awaited, stop.get_token());
+  CHECK(awaited.error == std::errc::operation_canceled);
+  CHECK(batcher.Flush() == 0);
+  CHECK(group.GetStats() == Stats());
+}
+
+TEST_CASE("Promise 10: a coroutine that leads a Batcher's call leaves when its stop is requested") {
+  IntGroup group;
+  Calls calls;
+  Batcher batcher(group, Noting(calls));
+  std::stop_source stop;
+  Outcome<int> leader;
+  Outcome<int> follower;
+  const Routine one = AwaitKey(batcher, 1, leader, stop.get_token());
+  const Routine two = AwaitKey(batcher, 1, follower);
+  stop.request_stop();
+  CHECK(leader.error == std::errc::operation_canceled);
+  CHECK_FALSE(two.Done());
+  batcher.Flush();
+  CHECK(follower.value == 10);
+}
+
+TEST_CASE("Promise 11: a key whose callers have all left is not loaded if the function can stop") {
+  IntGroup group;
+  Calls calls;
+  Batcher batcher(group, Stoppable(calls));
+  Outcome<int> outcome;
+  std::stop_source stop;
+  Future<int> stays = DoAsync(batcher, 1);
+  Future<int> leaves = DoAsync(batcher, 2);
+  Routine destroyed = AwaitKey(batcher, 3, outcome);
+  const Routine stopped = AwaitKey(batcher, 4, outcome, stop.get_token());
+  leaves = {};
+  destroyed.Destroy();
+  stop.request_stop();
+  CHECK(group.Callers(2) == 0);
+  batcher.Flush();
+  CHECK(calls.Get() == std::vector<Ints>{{1}});
+  CHECK(Get(stays).value == 10);
+  CHECK(batcher.GetStats() == BatcherStats{.batches = 1, .keys = 1, .dropped = 3});
+  CHECK(group.GetStats().in_flight == 0);
+}
+
+TEST_CASE("Promise 11: a batch whose callers have all left does not call the function") {
+  IntGroup group;
+  Calls calls;
+  Batcher batcher(group, Stoppable(calls));
+  static_cast<void>(DoAsync(batcher, 1));
+  static_cast<void>(DoAsync(batcher, 2));
+  batcher.Flush();
+  CHECK(calls.Get().empty());
+  CHECK(batcher.GetStats() == BatcherStats{.dropped = 2});
+  CHECK(group.GetStats().in_flight == 0);
+}
+
+TEST_CASE("Promise 11: a key that was left and asked for again is loaded once") {
+  IntGroup group;
+  Calls calls;
+  Batcher batcher(group, Stoppable(calls));
+  static_cast<void>(DoAsync(batcher, 1));
+  Future<int> again = DoAsync(batcher, 1);
+  batcher.Flush();
+  CHECK(calls.Get() == std::vector<Ints>{{1}});
+  CHECK(Get(again).value == 10);
+}
+
+TEST_CASE("Promise 11: a key whose callers have left is loaded if the function cannot be stopped") {
+  IntGroup group;
+  Calls calls;
+  Batcher batcher(group, Noting(calls));
+  static_cast<void>(DoAsync(batcher, 1));
+  Future<int> stays = DoAsync(batcher, 2);
+  batcher.Flush();
+  CHECK(calls.Get() == std::vector<Ints>{{1, 2}});
+  CHECK(Get(stays).value == 20);
+  CHECK(batcher.GetStats() == BatcherStats{.batches = 1, .keys = 2});
+}
+
+TEST_CASE("Promise 11: a batch that runs is asked to stop when the last caller of all has left") {
+  IntGroup group;
+  Calls calls;
+  Future<int> one;
+  Future<int> two;
+  std::vector<bool> asked;
+  Batcher batcher(group, Stoppable(calls, [&](const std::stop_token& stop) {
+                    one = {};
+                    asked.push_back(stop.stop_requested());
+                    two = {};
+                    asked.push_back(stop.stop_requested());
+                  }));
+  one = DoAsync(batcher, 1);
+  two = DoAsync(batcher, 2);
+  batcher.Flush();
+  CHECK(asked == std::vector<bool>{false, true});
+  CHECK(group.GetStats().in_flight == 0);
+}
+
+TEST_CASE(
+    "Promise 11: a batch that is run again for a forgotten key gets a stop token of its own") {
+  IntGroup group;
+  Calls calls;
+  Future<int> old;
+  std::vector<bool> asked;
+  Batcher batcher(group, Stoppable(calls, [&](const std::stop_token& stop) {
+                    old = {};
+                    asked.push_back(stop.stop_requested());
+                  }));
+  old = DoAsync(batcher, 1);
+  group.Forget(1);
+  Future<int> current = DoAsync(batcher, 1);
+  batcher.Flush();
+  CHECK(asked == std::vector<bool>{true, false});
+  CHECK(Get(current).value == 10);
+}
+
+TEST_CASE("Promise 10: a caller that leaves while a batch runs does not disturb its other keys") {
+  IntGroup group;
+  std::latch runs(1);
+  std::latch finish(1);
+  Batcher batcher(group,
+                  [&](std::span<const int> keys) {
+                    runs.count_down();
+                    finish.wait();
+                    return TenTimes(keys);
+                  },
+                  {.max_keys = 2, .max_delay = 24h});
+  Future<int> leaves = DoAsync(batcher, 1);
+  Future<int> stays = DoAsync(batcher, 2);
+  runs.wait();
+  leaves = {};
+  CHECK(group.GetStats().left == 1);
+  finish.count_down();
+  CHECK(Get(stays).value == 20);
+}
+
+TEST_CASE("Batcher: an executor may run the task inside Join, and the waiter is notified there") {
+  IntGroup group;
+  Calls calls;
+  struct Waiting final : IntBatcher::Waiter {
+    void OnLanded() noexcept override { value = *TakeResult(); }
+    int value = 0;
+  } waiter;
+  Batcher batcher(group, Noting(calls), {.max_delay = 0ms}, kInline);
+  CHECK(batcher.Join(1, waiter) == Role::kLeader);
+  CHECK(waiter.value == 10);
+  CHECK_FALSE(batcher.Leave(waiter));
+}
+
+TEST_CASE("Batcher: a waiter that leaves before its batch runs is not notified") {
+  IntGroup group;
+  Calls calls;
+  struct Waiting final : IntBatcher::Waiter {
+    void OnLanded() noexcept override { notified = true; }
+    bool notified = false;
+  } waiter;
+  Batcher batcher(group, Noting(calls));
+  batcher.Join(1, waiter);
+  CHECK(batcher.Leave(waiter));
+  batcher.Flush();
+  CHECK_FALSE(waiter.notified);
+}
