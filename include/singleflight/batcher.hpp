@@ -131,18 +131,21 @@ class Batcher {
   // Errors: also throws `timed_out` and `operation_canceled`.
   template <class K = KeyType>
   Result<ValueType> Do(const K& key, const CallOptions& options) {
-    detail::Deadline deadline;
-    if (options.timeout) deadline = detail::DeadlineAfter(*options.timeout);
+    if (options.stop.stop_requested()) std::rethrow_exception(detail::MakeCanceled());
+    const detail::Deadline deadline = options.timeout.Deadline();
     detail::ThreadWaiter<ValueType> waiter;
-    bool may_retry = options.on_failure == OnFailure::kRetry;
-    for (;; may_retry = false, waiter.Reuse()) {
-      if (options.stop.stop_requested()) std::rethrow_exception(detail::MakeCanceled());
-      const Role role = Join(key, waiter);
-      core_->BeforeBlocking();
+    Join(key, waiter, options.on_failure);
+    Await(waiter, deadline, options.stop);
+    if (waiter.AsksAgain()) {
+      if (options.stop.stop_requested()) {
+        GiveUp(waiter);
+        std::rethrow_exception(detail::MakeCanceled());
+      }
+      waiter.ExpectAnother();
+      JoinAgain(key, waiter);
       Await(waiter, deadline, options.stop);
-      const bool failed = detail::SharedState<ValueType>::Of(waiter)->Failed();
-      if (!may_retry || !failed || role == Role::kLeader) return waiter.TakeResult();
     }
+    return waiter.TakeResult();
   }
 
   // Runs the batch that waits for its time, if there is one, without waiting any longer. Returns
@@ -151,11 +154,17 @@ class Batcher {
   // Thread: as the constructor says, `fn` may run on this thread.
   std::size_t Flush() { return core_->Flush(); }
 
-  // The extension point for callers that do not block, as Group::Join.
+  // The extension points for callers that do not block, as those of Group.
   template <class K = KeyType>
-  Role Join(const K& key, Waiter& waiter) {
-    return core_->Join(key, waiter, [](detail::UnusedLead) {});
+  Role Join(const K& key, Waiter& waiter, OnFailure on_failure = OnFailure::kShare) {
+    return core_->Join(
+        key, waiter, [](detail::UnusedLead) {}, on_failure);
   }
+  template <class K = KeyType>
+  Role JoinAgain(const K& key, Waiter& waiter) {
+    return core_->JoinAgain(key, waiter, [](detail::UnusedLead) {});
+  }
+  void GiveUp(Waiter& waiter) noexcept { core_->GiveUp(waiter); }
   template <class K = KeyType>
   Future<ValueType> Join(const K& key) {
     return core_->Join(key, [](detail::UnusedLead) {});
@@ -171,6 +180,7 @@ class Batcher {
  private:
   void Await(detail::ThreadWaiter<ValueType>& waiter, const detail::Deadline& deadline,
              const std::stop_token& stop) {
+    core_->BeforeBlocking();
     const std::stop_callback on_stop(stop, [&waiter] { waiter.Interrupt(); });
     detail::WaitEdge edge;
     const bool deadlock = !edge.Record(*detail::SharedState<ValueType>::Of(waiter));

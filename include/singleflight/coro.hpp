@@ -351,9 +351,10 @@ auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop 
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.
 template <detail::GroupWithOwnFn B, class K = typename B::KeyType, class ResumeOn = ResumeInline>
-auto CoDo(B& batcher, const K& key, const std::stop_token& stop = std::stop_token(),
+auto CoDo(B& batcher, K&& key, const std::stop_token& stop = std::stop_token(),
           ResumeOn&& resume_on = ResumeOn()) {
-  return singleflight::CoDo(batcher.AsGroup(), key, detail::kUnusedFn<typename B::ValueType>, stop,
+  return singleflight::CoDo(batcher.AsGroup(), std::forward<K>(key),
+                            detail::kUnusedFn<typename B::ValueType>, stop,
                             std::forward<ResumeOn>(resume_on));
 }
 

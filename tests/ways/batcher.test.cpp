@@ -6,7 +6,6 @@
 #include <atomic>
 #include <chrono>
 #include <latch>
-#include <limits>
 #include <string>
 #include <thread>
 
@@ -14,7 +13,6 @@
 #include "cache/fake_cache.hpp"
 
 using namespace test;
-using singleflight::BatchDelay;
 using singleflight::Batcher;
 using singleflight::BatcherOptions;
 using singleflight::BatcherStats;
@@ -290,25 +288,22 @@ TEST_CASE("Batcher: after many batches at once, it keeps working with few thread
   }
 }
 
-TEST_CASE("Batcher: a time that cannot be represented is no time, and less than none is zero") {
-  using std::chrono::duration;
-  using std::chrono::hours;
-  CHECK(BatchDelay().Get() == std::nullopt);
-  CHECK(BatchDelay(hours::max()).Get() == std::nullopt);
-  CHECK(BatchDelay(std::chrono::nanoseconds::max()).Get() == std::nullopt);
-  CHECK(BatchDelay(duration<double>(std::numeric_limits<double>::infinity())).Get() ==
-        std::nullopt);
-  CHECK(BatchDelay(hours::min()).Get() == 0ns);
-  CHECK(BatchDelay(-1ns).Get() == 0ns);
-  CHECK(BatchDelay(duration<float>(std::numeric_limits<float>::quiet_NaN())).Get() == 0ns);
-  CHECK(BatchDelay(2ms).Get() == 2ms);
-  CHECK(BatchDelay(duration<double, std::milli>(1.5)).Get() == 1500us);
-  CHECK(BatchDelay(24h * 365 * 200).Get() == 24h * 365 * 200);
-
+TEST_CASE("Batcher: a max_delay that is too long to be represented is no limit") {
   IntGroup group;
   Calls calls;
-  Batcher batcher(group, Noting(calls), {.max_delay = hours::max()});
-  CHECK(*batcher.Do(1) == 10);  // flushed, because no time will do it
+  Batcher batcher(group, Noting(calls), {.max_delay = std::chrono::hours::max()});
+  Futures futures = AskFor(batcher, {1});
+  CHECK(*batcher.Do(2) == 20);  // it has flushed the batch, because no time would come
+  CHECK(calls.Get() == std::vector<Ints>{{1, 2}});
+}
+
+TEST_CASE("Batcher: a max_delay of less than zero counts as zero") {
+  IntGroup group;
+  Calls calls;
+  Tasks tasks;
+  Batcher batcher(group, Noting(calls), {.max_delay = std::chrono::hours::min()}, tasks.Keep());
+  Futures futures = AskFor(batcher, {1});
+  CHECK(tasks.Count() == 1);
 }
 
 TEST_CASE("Batcher: a max_keys of 0 is refused when it is constructed") {

@@ -270,7 +270,34 @@ TEST_CASE("Promise 5: an exception of any type passes through a Batcher unchange
   CHECK(caught == 42);
 }
 
-TEST_CASE("Batcher: a follower that retries asks again once, and a leader does not") {
+TEST_CASE("Promise 17: followers in a Batcher's Do share one second try, and leaders have none") {
+  Group<int, int> group;
+  int calls = 0;
+  Tasks tasks;
+  Batcher batcher(
+      group,
+      [&](std::span<const int> keys) {
+        if (++calls == 1) throw std::runtime_error("down");
+        return TenTimes(keys);
+      },
+      {.max_delay = 0ms}, tasks.Keep());
+  auto leader = DoAsync(batcher, 1);
+  const auto ask = [&] { return batcher.Do(1, {.on_failure = OnFailure::kRetry}); };
+  Caller one(ask);
+  Caller other(ask);
+  AwaitCallers(group, 1, 3);
+  tasks.RunOne();
+  CHECK(Get(leader).message == "down");
+  AwaitCallers(group, 1, 2);
+  CHECK(batcher.GetStats().waiting == 1);
+  tasks.RunOne();
+  CHECK(one.Join().value == 10);
+  CHECK(other.Join().value == 10);
+  CHECK(calls == 2);
+  CHECK(group.GetStats() == Stats{.executions = 2, .followers = 3, .failures = 1});
+}
+
+TEST_CASE("Promise 17: a second failure in a Batcher's Do is final, and a leader's first is") {
   Group<int, int> group;
   int calls = 0;
   Batcher batcher(group, [&](std::span<const int>) -> Ints {

@@ -28,6 +28,9 @@ class ThreadWaiter : public Waiter<Value> {
     landed_.emplace();
   }
 
+  // Makes the waiter ready for JoinAgain.
+  void ExpectAnother() { landed_.emplace(); }
+
   // Ends a wait in WaitOrLeave. Any thread may call it while this waiter is on a call.
   void Interrupt() noexcept { landed_->Interrupt(); }
 

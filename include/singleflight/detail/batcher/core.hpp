@@ -4,6 +4,7 @@
 // BatcherCore: collects keys into batches, decides when and where each batch runs, and lands its
 // calls.
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -18,7 +19,9 @@
 
 #include "../../batcher_options.hpp"
 #include "../../future.hpp"
+#include "../../options.hpp"
 #include "../../result.hpp"
+#include "../../timeout.hpp"
 #include "../errors.hpp"
 #include "../event.hpp"
 #include "../group_like.hpp"
@@ -56,14 +59,20 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
               std::unique_ptr<BatcherExecutor<G>> executor)
       : group_(group),
         max_keys_(options.max_keys),
-        max_delay_(options.max_delay.Get()),
+        max_delay_(LimitOf(options.max_delay)),
         executor_(std::move(executor)),
         fn_(std::move(fn)) {}
 
   template <class K, class Launch>
-  Role Join(const K& key, Waiter& waiter, Launch&& launch) {
-    return group_.Join(key, waiter, Adding(key, launch));
+  Role Join(const K& key, Waiter& waiter, Launch&& launch,
+            OnFailure on_failure = OnFailure::kShare) {
+    return group_.Join(key, waiter, Adding(key, launch), on_failure);
   }
+  template <class K, class Launch>
+  Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
+    return group_.JoinAgain(key, waiter, Adding(key, launch));
+  }
+  void GiveUp(Waiter& waiter) noexcept { group_.GiveUp(waiter); }
   template <class K, class Launch>
   Future<Value> Join(const K& key, Launch&& launch) {
     return group_.Join(key, Adding(key, launch));
@@ -154,6 +163,13 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
     BatcherCore& core;
   };
 
+  // What is too long to be represented is no limit.
+  static std::optional<std::chrono::nanoseconds> LimitOf(const std::optional<Duration>& delay) {
+    using std::chrono::nanoseconds;
+    if (!delay || *delay == nanoseconds::max()) return std::nullopt;
+    return std::max<nanoseconds>(*delay, nanoseconds::zero());
+  }
+
   // ---- Adding a key
 
   // What this throws fails one call alone.
@@ -175,8 +191,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
       const Lock lock(mutex_);
       if (closed_) detail::Throw(std::errc::owner_dead, "singleflight: the Batcher was destroyed");
       if (open_ == nullptr) {
-        const Deadline time = max_delay_ ? detail::DeadlineAfter(*max_delay_) : std::nullopt;
-        opened = std::make_shared<Batch>(this->shared_from_this(), time);
+        opened = std::make_shared<Batch>(this->shared_from_this(), Timeout(max_delay_).Deadline());
         if (NeedsThread()) WakeThread();
         opened->InsertBefore(batches_);
         open_ = opened.get();
