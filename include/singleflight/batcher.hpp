@@ -199,7 +199,7 @@ class Batcher {
   template <class Executor>
   static std::unique_ptr<detail::BatcherExecutor<G>> MakeExecutor(Executor&& executor) {
     static_assert(
-        std::is_invocable_v<std::decay_t<Executor>&, detail::BatchTask<G>>,
+        std::is_invocable_v<std::decay_t<Executor>&, detail::BatcherTask<G>>,
         "executor must be callable as executor(task), where task is copyable and callable "
         "without arguments");
     static_assert(std::constructible_from<std::decay_t<Executor>, Executor>,

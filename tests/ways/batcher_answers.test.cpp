@@ -11,7 +11,6 @@
 #include <map>
 #include <memory>
 #include <new>
-#include <ranges>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -82,13 +81,17 @@ TEST_CASE("Batcher: too many or too few values are an error for the keys of that
 
 TEST_CASE("Batcher: an element that throws when it is read fails its own key alone") {
   Group<int, int> group;
-  std::vector<int> kept;
-  Batcher batcher(group, [&](std::span<const int> keys) {
-    kept.assign(keys.begin(), keys.end());
-    return std::views::all(kept) | std::views::transform([](int key) {
-             if (key == 2) throw std::runtime_error("no row");
-             return 10 * key;
-           });
+  struct Row {
+    operator int() const {
+      if (key == 2) throw std::runtime_error("no row");
+      return 10 * key;
+    }
+    int key;
+  };
+  Batcher batcher(group, [](std::span<const int> keys) {
+    std::vector<Row> rows;
+    for (const int key : keys) rows.push_back({key});
+    return rows;
   });
   auto one = DoAsync(batcher, 1);
   auto two = DoAsync(batcher, 2);
@@ -101,31 +104,28 @@ TEST_CASE("Batcher: an element that throws when it is read fails its own key alo
 
 TEST_CASE("Batcher: a range that throws between two elements fails the keys that are left") {
   Group<int, int> group;
-  struct Iterator {
-    using value_type = int;
-    using difference_type = std::ptrdiff_t;
-    int operator*() const {
-      *was_read = true;
-      return 7;
-    }
-    Iterator& operator++() {
-      if (*was_read && at == 1) throw std::runtime_error("lost the connection");
-      ++at;
-      return *this;
-    }
-    Iterator operator++(int) {
-      const Iterator old = *this;
-      ++*this;
-      return old;
-    }
-    bool operator==(const Iterator& other) const { return at == other.at; }
-    bool* was_read = nullptr;
-    int at = 0;
+  struct Rows {
+    struct Iterator {
+      using value_type = int;
+      using difference_type = std::ptrdiff_t;
+      int operator*() const { return 7; }
+      Iterator& operator++() {
+        if (++at == 2) throw std::runtime_error("lost the connection");
+        return *this;
+      }
+      Iterator operator++(int) {
+        const Iterator old = *this;
+        ++*this;
+        return old;
+      }
+      bool operator==(const Iterator&) const = default;
+      int at = 0;
+    };
+    Iterator begin() const { return {0}; }
+    Iterator end() const { return {3}; }
+    std::size_t size() const { return 3; }
   };
-  bool was_read = false;
-  Batcher batcher(group, [&](std::span<const int>) {
-    return std::ranges::subrange(Iterator{&was_read, 0}, Iterator{&was_read, 3});
-  });
+  Batcher batcher(group, [](std::span<const int>) { return Rows(); });
   auto one = DoAsync(batcher, 1);
   auto two = DoAsync(batcher, 2);
   auto three = DoAsync(batcher, 3);

@@ -24,9 +24,6 @@ using singleflight::Stats;
 
 namespace {
 
-// Runs a task at once.
-constexpr auto kInline = [](auto task) { task(); };
-
 // Runs tasks on a thread of its own, in order.
 class OneThread {
  public:
@@ -141,7 +138,6 @@ TEST_CASE("~Batcher: a batch whose function has not been called yet gets a reque
   // The stop comes between two calls of the function in one batch.
   IntGroup group;
   std::latch first_runs(1);
-  std::latch finish(1);
   std::vector<bool> asked;
   auto batcher = std::make_unique<IntBatcher>(
       group,

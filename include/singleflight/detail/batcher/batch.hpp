@@ -23,8 +23,8 @@ class BatcherCore;
 // A key, and the right to land its call. If this is destroyed before that, the call lands with
 // `owner_dead`.
 template <class G>
-struct BatchKey {
-  BatchKey(typename G::KeyType&& its_key, typename G::Lead&& its_lead)
+struct BatcherKey {
+  BatcherKey(typename G::KeyType&& its_key, typename G::Lead&& its_lead)
       : key(std::move(its_key)), lead(std::move(its_lead)) {}
 
   // Stores what `make()` returns or throws.
@@ -53,7 +53,7 @@ struct BatchKey {
 // Keys that are loaded together.
 template <class G>
 struct KeyBatch : ListLink {
-  using Keys = std::list<BatchKey<G>>;
+  using Keys = std::list<BatcherKey<G>>;
 
   // Only moves forward.
   enum class Phase : unsigned char {
@@ -81,9 +81,9 @@ struct KeyBatch : ListLink {
 // A batch's work, as an executor receives it. Copyable. The batch is run once, whichever copy is
 // called first. If all copies are destroyed before that, its calls land with `owner_dead`.
 template <class G>
-class BatchTask {
+class BatcherTask {
  public:
-  explicit BatchTask(std::shared_ptr<KeyBatch<G>> batch) noexcept : batch_(std::move(batch)) {}
+  explicit BatcherTask(std::shared_ptr<KeyBatch<G>> batch) noexcept : batch_(std::move(batch)) {}
 
   void operator()() const {
     const std::shared_ptr<KeyBatch<G>> batch = batch_;  // a woken caller may destroy this task
@@ -99,7 +99,7 @@ template <class G>
 class BatcherExecutor {
  public:
   virtual ~BatcherExecutor() = default;
-  virtual void Execute(BatchTask<G> task) = 0;
+  virtual void Execute(BatcherTask<G> task) = 0;
 };
 
 template <class G, class Executor>
@@ -108,7 +108,7 @@ class BatcherExecutorOf final : public BatcherExecutor<G> {
   template <class E>
   explicit BatcherExecutorOf(E&& executor) : executor_(std::forward<E>(executor)) {}
 
-  void Execute(BatchTask<G> task) override { std::invoke(executor_, std::move(task)); }
+  void Execute(BatcherTask<G> task) override { std::invoke(executor_, std::move(task)); }
 
  private:
   Executor executor_;

@@ -29,7 +29,7 @@
 #include "../thread_mark.hpp"
 #include "batch.hpp"
 #include "fn.hpp"
-#include "own_threads.hpp"
+#include "threads.hpp"
 
 namespace singleflight::detail {
 
@@ -44,7 +44,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
   using Batch = KeyBatch<G>;
   using Keys = typename Batch::Keys;
   using Phase = typename Batch::Phase;
-  using Lock = OwnThreads::Lock;
+  using Lock = BatcherThreads::Lock;
 
  public:
   using KeyType = Key;
@@ -133,7 +133,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
     const LeadingScope leading;
     {
       const InUse in_use{*this};
-      for (BatchKey<G>& key : keys) key.running.emplace(key.lead.Target());
+      for (BatcherKey<G>& key : keys) key.running.emplace(key.lead.Target());
       keys = fn_->Load(std::move(keys), [&](const std::stop_source& stop) {
         Lock lock(mutex_);
         batch.stop = stop;
@@ -230,7 +230,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
   void Execute(std::shared_ptr<Batch> batch) {
     std::exception_ptr error;
     try {
-      executor_->Execute(BatchTask<G>(batch));
+      executor_->Execute(BatcherTask<G>(batch));
     } catch (...) {
       error = Caught();
     }
@@ -248,7 +248,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
       batch.phase = Phase::kLanding;
     }
     const LeadingScope leading;
-    for (BatchKey<G>& key : keys) {
+    for (BatcherKey<G>& key : keys) {
       key.running.emplace(key.lead.Target());
       key.Fail(error);
     }
@@ -326,7 +326,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
       work_.notify_one();
     } else {
       threads_.Start(
-          [core = this->shared_from_this()](OwnThreads::Slot slot) { core->Work(slot); });
+          [core = this->shared_from_this()](BatcherThreads::Slot slot) { core->Work(slot); });
     }
   }
 
@@ -339,7 +339,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
   }
 
   // What a thread of the batcher does.
-  void Work(OwnThreads::Slot slot) {
+  void Work(BatcherThreads::Slot slot) {
     Lock lock(mutex_);
     for (;;) {
       if (std::shared_ptr<Batch> batch = TakeDue()) {
@@ -395,7 +395,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
   ListLink batches_;                // every KeyBatch
   std::size_t in_use_ = 0;          // threads that use fn_, or what `fn` returned
   bool closed_ = false;
-  OwnThreads threads_;
+  BatcherThreads threads_;
   std::condition_variable work_;        // the batcher's threads wait for work
   std::condition_variable not_in_use_;  // Close waits until in_use_ is 0
 };

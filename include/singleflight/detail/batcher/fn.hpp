@@ -112,7 +112,7 @@ class BatcherFn {
     try {
       std::vector<Key> keys;
       keys.reserve(asked.size());
-      for (BatchKey<G>& key : asked) keys.push_back(std::move(key.key));
+      for (BatcherKey<G>& key : asked) keys.push_back(std::move(key.key));
       batches_.fetch_add(1, kRelaxed);
       keys_.fetch_add(keys.size(), kRelaxed);
       if (takes_stop_) {
@@ -123,7 +123,7 @@ class BatcherFn {
     } catch (...) {
       error = Caught();
     }
-    for (BatchKey<G>& key : asked) {
+    for (BatcherKey<G>& key : asked) {
       if (!key.answered) key.Fail(error);
     }
   }
@@ -137,7 +137,7 @@ class BatcherFn {
       if (--wanted == 0) stop.request_stop();
     };
     std::deque<std::stop_callback<decltype((not_wanted))>> each;
-    for (const BatchKey<G>& key : asked) each.emplace_back(key.stop, not_wanted);
+    for (const BatcherKey<G>& key : asked) each.emplace_back(key.stop, not_wanted);
     Call(keys, stop.get_token(), asked);
   }
 
@@ -190,7 +190,7 @@ class BatcherFnOf final : public BatcherFn<G> {
   void Call(std::span<const Key> keys, std::stop_token stop, Keys& asked) override {
     if constexpr (std::is_void_v<Value>) {
       Invoke(keys, std::move(stop));
-      for (BatchKey<G>& key : asked) key.Answer([] { return Stored<void>(); });
+      for (BatcherKey<G>& key : asked) key.Answer([] { return Stored<void>(); });
     } else {
       Values::Read(Invoke(keys, std::move(stop)), keys,
                    [next = asked.begin()](auto make) mutable { (next++)->Answer(make); });

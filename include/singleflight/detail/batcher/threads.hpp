@@ -14,7 +14,7 @@ namespace singleflight::detail {
 // most two that have none. Each thread is joined: by the next one that retires, or by JoinAll.
 //
 // The batcher's mutex guards everything here. Each function expects it to be locked.
-class OwnThreads {
+class BatcherThreads {
  public:
   using Lock = std::unique_lock<std::mutex>;
   using Slot = std::list<std::thread>::iterator;
