@@ -41,6 +41,29 @@ struct Counted {
   static inline int copies = 0;
 };
 
+// Three values. Reading on after the second throws.
+struct Rows {
+  struct Iterator {
+    using value_type = int;
+    using difference_type = std::ptrdiff_t;
+    int operator*() const { return 7; }
+    Iterator& operator++() {
+      if (++at == 2) throw std::runtime_error("lost the connection");
+      return *this;
+    }
+    Iterator operator++(int) {
+      const Iterator old = *this;
+      ++*this;
+      return old;
+    }
+    bool operator==(const Iterator&) const = default;
+    int at = 0;
+  };
+  Iterator begin() const { return {0}; }
+  Iterator end() const { return {3}; }
+  std::size_t size() const { return 3; }
+};
+
 // Runs a task at once.
 constexpr auto kInline = [](auto task) { task(); };
 
@@ -104,27 +127,6 @@ TEST_CASE("Batcher: an element that throws when it is read fails its own key alo
 
 TEST_CASE("Batcher: a range that throws between two elements fails the keys that are left") {
   Group<int, int> group;
-  struct Rows {
-    struct Iterator {
-      using value_type = int;
-      using difference_type = std::ptrdiff_t;
-      int operator*() const { return 7; }
-      Iterator& operator++() {
-        if (++at == 2) throw std::runtime_error("lost the connection");
-        return *this;
-      }
-      Iterator operator++(int) {
-        const Iterator old = *this;
-        ++*this;
-        return old;
-      }
-      bool operator==(const Iterator&) const = default;
-      int at = 0;
-    };
-    Iterator begin() const { return {0}; }
-    Iterator end() const { return {3}; }
-    std::size_t size() const { return 3; }
-  };
   Batcher batcher(group, [](std::span<const int>) { return Rows(); });
   auto one = DoAsync(batcher, 1);
   auto two = DoAsync(batcher, 2);
