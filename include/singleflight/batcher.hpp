@@ -180,7 +180,12 @@ class Batcher {
  private:
   void Await(detail::ThreadWaiter<ValueType>& waiter, const detail::Deadline& deadline,
              const std::stop_token& stop) {
-    core_->BeforeBlocking();
+    bool left = false;
+    {  // `fn` may run here, and must learn that its last caller has left
+      const std::stop_callback on_stop(stop, [&] { left = waiter.Leave(); });
+      core_->BeforeBlocking();
+    }
+    if (left) std::rethrow_exception(detail::MakeCanceled());
     const std::stop_callback on_stop(stop, [&waiter] { waiter.Interrupt(); });
     detail::WaitEdge edge;
     const bool deadlock = !edge.Record(*detail::SharedState<ValueType>::Of(waiter));
@@ -210,6 +215,9 @@ class Batcher {
   static const BatcherOptions& Checked(const BatcherOptions& options) {
     if (options.max_keys == 0) {
       throw std::invalid_argument("singleflight: max_keys is 0: no key can be loaded");
+    }
+    if (options.max_threads == 0) {
+      throw std::invalid_argument("singleflight: max_threads is 0: nothing can keep the time");
     }
     return options;
   }

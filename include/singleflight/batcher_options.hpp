@@ -23,6 +23,9 @@ struct BatcherOptions {
   // How long the first key of a batch waits for others. With zero, it waits only until the executor
   // calls the task. Without a limit, nothing but Flush and `max_keys` runs a batch.
   std::optional<Duration> max_delay = {};
+  // The most threads that the Batcher has of its own. Without an executor, this is how many batches
+  // run at the same time. The batches that wait for a thread take more keys meanwhile.
+  std::size_t max_threads = kNoLimit;
 };
 
 // Exact counts since the Batcher was constructed.

@@ -101,6 +101,13 @@ check 'batch: a missing user is an error of its own' printed 2 \
   '  page [13] shows 24 users \(there is no user 404\)'
 check 'batch: an argument is refused' refused 2 "unexpected argument 'fast'" ./batch fast
 
+check 'batcher runs' run ./batcher
+check 'batcher: it prints what its first lines say' printed_as_announced batcher
+check 'batcher: single asks become one query a round' printed 1 \
+  '20 posts asked for 39 users, one at a time: 2 queries for 13 users'
+check 'batcher: a missing user is an error of its own' printed 1 '  post 5 is by nobody: .*'
+check 'batcher: an argument is refused' refused 2 "unexpected argument 'fast'" ./batcher fast
+
 check 'callback runs' run ./callback
 check 'callback: it prints what its first lines say' printed_as_announced callback
 check 'callback: every request is finished exactly once' printed 1 \

@@ -308,6 +308,32 @@ TEST_CASE("Batcher: after many batches at once, it keeps two threads, and they s
   for (int key = 8; key < 100; ++key) CHECK(*batcher.Do(key) == 10 * key);
 }
 
+TEST_CASE(
+    "Batcher: at most max_threads batches run at the same time, and the next takes more keys") {
+  IntGroup group;
+  Calls calls;
+  std::latch runs(1);
+  std::latch finish(1);
+  Batcher batcher(group,
+                  [&](std::span<const int> keys) {
+                    calls.Add(keys);
+                    if (keys.front() == 1) {
+                      runs.count_down();
+                      finish.wait();
+                    }
+                    return TenTimes(keys);
+                  },
+                  {.max_keys = 3, .max_delay = 0ms, .max_threads = 1});
+  Futures futures = AskFor(batcher, {1});
+  runs.wait();
+  for (const int key : {2, 3, 4, 5}) futures.push_back(DoAsync(batcher, key));
+  CHECK(batcher.Flush() == 1);
+  CHECK(batcher.GetStats().waiting == 4);
+  finish.count_down();
+  CHECK(ValuesOf(futures) == Ints{10, 20, 30, 40, 50});
+  CHECK(calls.Get() == std::vector<Ints>{{1}, {2, 3, 4}, {5}});
+}
+
 TEST_CASE("Batcher: a max_delay that is too long to be represented is no limit") {
   IntGroup group;
   Calls calls;
@@ -326,10 +352,11 @@ TEST_CASE("Batcher: a max_delay of less than zero counts as zero") {
   CHECK(tasks.Count() == 1);
 }
 
-TEST_CASE("Batcher: a max_keys of 0 is refused when it is constructed") {
+TEST_CASE("Batcher: limits of 0 are refused when it is constructed") {
   IntGroup group;
   Calls calls;
   CHECK_THROWS_AS(IntBatcher(group, Noting(calls), {.max_keys = 0}), std::invalid_argument);
+  CHECK_THROWS_AS(IntBatcher(group, Noting(calls), {.max_threads = 0}), std::invalid_argument);
 }
 
 // ---- Without a time

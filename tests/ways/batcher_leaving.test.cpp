@@ -233,11 +233,28 @@ TEST_CASE("Promise 11: a key whose callers have left is loaded if the function c
   Calls calls;
   Batcher batcher(group, Noting(calls));
   static_cast<void>(DoAsync(batcher, 1));
-  Future<int> stays = DoAsync(batcher, 2);
+  static_cast<void>(DoAsync(batcher, 2));
+  Future<int> comes_later = DoAsync(batcher, 1);  // joins the call that was left
   batcher.Flush();
   CHECK(calls.Get() == std::vector<Ints>{{1, 2}});
-  CHECK(Get(stays).value == 20);
+  CHECK(Get(comes_later).value == 10);
   CHECK(batcher.GetStats() == BatcherStats{.batches = 1, .keys = 2});
+  CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .left = 2});
+}
+
+TEST_CASE("Promise 11: a caller in Do that runs the batch itself leaves it when it is stopped") {
+  IntGroup group;
+  Calls calls;
+  std::stop_source caller;
+  bool asked = false;
+  Batcher batcher(group, Stoppable(calls, [&](const std::stop_token& stop) {
+                    caller.request_stop();
+                    asked = stop.stop_requested();
+                  }));
+  CHECK(ErrorOf([&] { return batcher.Do(1, {.stop = caller.get_token()}); }) ==
+        std::errc::operation_canceled);
+  CHECK(asked);
+  CHECK(group.GetStats().left == 1);
 }
 
 TEST_CASE("Promise 11: a batch that runs is asked to stop when the last caller of all has left") {

@@ -2,15 +2,18 @@
 
 // Tests of Batcher: what its destructor does, and what may outlive what.
 
+#include <pthread.h>
+
 #include <atomic>
 #include <latch>
 #include <memory>
 #include <optional>
-#include <random>
+#include <stdexcept>
 #include <thread>
 
 #include "batcher_support.hpp"
 #include "support/allocations.hpp"
+#include "support/cancellable_thread.hpp"
 #include "support/coroutines.hpp"
 
 using namespace test;
@@ -219,6 +222,42 @@ TEST_CASE("Batcher: nothing is left of it when its tasks are gone") {
     batcher.reset();
   }
   CHECK(live_allocations == before);
+}
+
+TEST_CASE("Batcher: a waiter that a batch notifies may destroy it, however the batch finishes") {
+  struct Destroys final : IntBatcher::Waiter {
+    void OnLanded() noexcept override { batcher->reset(); }
+    std::unique_ptr<IntBatcher>* batcher = nullptr;
+  };
+  enum class How { kReturns, kThrows, kExecutorThrows, kTaskIsDropped, kThreadIsCancelled };
+  for (const How how : {How::kReturns, How::kThrows, How::kExecutorThrows, How::kTaskIsDropped,
+                        How::kThreadIsCancelled}) {
+    CAPTURE(static_cast<int>(how));
+    IntGroup group;
+    Destroys waiter;
+    std::function<void()> task;
+    auto batcher = std::make_unique<IntBatcher>(
+        group,
+        [how](std::span<const int> keys) {
+          if (how == How::kThrows) throw std::runtime_error("down");
+          if (how == How::kThreadIsCancelled) pthread_exit(nullptr);
+          return TenTimes(keys);
+        },
+        BatcherOptions(),
+        [&](auto its_task) {
+          if (how == How::kExecutorThrows) throw std::runtime_error("full");
+          task = its_task;
+        });
+    waiter.batcher = &batcher;
+    batcher->Join(1, waiter);
+    auto two = DoAsync(*batcher, 2);
+    batcher->Flush();
+    if (how == How::kTaskIsDropped) task = nullptr;
+    if (task) CancellableThread([&] { task(); }).JoinWasUnwound();
+    CHECK(batcher == nullptr);
+    CHECK(Get(two).value.has_value() == (how == How::kReturns));
+    CHECK(Keep([&] { return waiter.TakeResult(); }).value.has_value() == (how == How::kReturns));
+  }
 }
 
 // ---- A batcher that lives in a coroutine, as a DataLoader lives in a request

@@ -60,6 +60,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
       : group_(group),
         max_keys_(options.max_keys),
         max_delay_(LimitOf(options.max_delay)),
+        max_threads_(options.max_threads),
         executor_(std::move(executor)),
         fn_(std::move(fn)) {}
 
@@ -134,7 +135,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
     {
       const InUse in_use{*this};
       for (BatcherKey<G>& key : keys) key.running.emplace(key.lead.Target());
-      keys = fn_->Load(std::move(keys), [&](const std::stop_source& stop) {
+      fn_->Load(keys, [&](const std::stop_source& stop) {
         Lock lock(mutex_);
         batch.stop = stop;
         if (!closed_) return;
@@ -207,10 +208,9 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
 
   // Whether the executor is given a batch when its first key comes.
   bool IsHandedOverAtOnce() const noexcept {
-    return executor_ != nullptr && max_delay_ && max_delay_->count() == 0;
+    return executor_ != nullptr && max_delay_ && (max_delay_->count() == 0 || max_keys_ == 1);
   }
   bool NeedsThread() const noexcept { return max_delay_ && !IsHandedOverAtOnce(); }
-  bool RunsOnOwnThread() const noexcept { return max_delay_ && executor_ == nullptr; }
 
   // ---- Running a batch
 
@@ -318,13 +318,14 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
 
   // ---- The batcher's threads. All of this is called under the lock.
 
-  // Makes sure that a thread looks for work.
+  // Makes sure that a thread looks for work: now, or if there may be no more threads, when it has
+  // finished its batch.
   //
   // Errors: throws what starting a thread throws.
   void WakeThread() {
     if (threads_.Free() > 0) {
       work_.notify_one();
-    } else {
+    } else if (threads_.Count() < max_threads_) {
       threads_.Start(
           [core = this->shared_from_this()](BatcherThreads::Slot slot) { core->Work(slot); });
     }
@@ -385,6 +386,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
   G& group_;
   const std::size_t max_keys_;
   const std::optional<std::chrono::nanoseconds> max_delay_;
+  const std::size_t max_threads_;
   const std::unique_ptr<BatcherExecutor<G>> executor_;
   std::unique_ptr<BatcherFn<G>> fn_;  // used only before Close, or while in_use_ counts it
 

@@ -38,20 +38,20 @@ class BatcherFn {
 
   bool TakesStop() const noexcept { return takes_stop_; }
 
-  // Returns `waiting` with an outcome for each. No key is in one call of `fn` twice. (It may have
-  // several calls, because all but the last were forgotten.) So `fn` may be called more than once.
+  // Finds an outcome for each key. No key is in one call of `fn` twice. (It may have several calls,
+  // because all but the last were forgotten.) So `fn` may be called more than once.
   //
   // `publish(std::stop_source)` is called before `fn` is, with what can ask it to stop.
   template <class Publish>
-  Keys Load(Keys waiting, const Publish& publish) {
-    Keys done;
-    while (!waiting.empty()) {
-      DropUnwanted(waiting, done);
-      Keys asked = TakeDistinct(waiting, done);
-      if (!asked.empty()) Ask(asked, publish);
-      done.splice(done.end(), asked);
+  void Load(Keys& keys, const Publish& publish) {
+    Parts parts{keys};
+    parts.waiting.swap(keys);
+    while (!parts.waiting.empty()) {
+      DropUnwanted(parts);
+      TakeDistinct(parts);
+      if (!parts.asked.empty()) Ask(parts.asked, publish);
+      parts.done.splice(parts.done.end(), parts.asked);
     }
-    return done;
   }
 
   // As in BatcherStats.
@@ -66,18 +66,29 @@ class BatcherFn {
   // left get that exception.
   virtual void Call(std::span<const Key> keys, std::stop_token stop, Keys& asked) = 0;
 
-  void DropUnwanted(Keys& waiting, Keys& done) {
-    for (auto next = waiting.begin(); next != waiting.end();) {
+  // A batch's keys, while outcomes are found for them. However that ends, they are put back.
+  struct Parts {
+    ~Parts() {
+      for (Keys* part : {&done, &asked, &waiting}) all.splice(all.end(), *part);
+    }
+    Keys& all;
+    Keys waiting = {};
+    Keys asked = {};  // `fn` is called with these
+    Keys done = {};
+  };
+
+  void DropUnwanted(Parts& parts) {
+    for (auto next = parts.waiting.begin(); next != parts.waiting.end();) {
       const auto key = next++;
       if (!key->stop.stop_requested()) continue;
       key->Fail(detail::MakeCanceled());
-      done.splice(done.end(), waiting, key);
+      parts.done.splice(parts.done.end(), parts.waiting, key);
       dropped_.fetch_add(1, kRelaxed);
     }
   }
 
   // Takes the first call for each key. One whose key cannot be hashed or compared is done.
-  static Keys TakeDistinct(Keys& waiting, Keys& done) {
+  static void TakeDistinct(Parts& parts) {
     struct Hash {
       std::size_t operator()(const Key* key) const { return hash(*key); }
       [[no_unique_address]] typename G::HashType hash{};
@@ -86,24 +97,19 @@ class BatcherFn {
       bool operator()(const Key* a, const Key* b) const { return equal(*a, *b); }
       [[no_unique_address]] typename G::KeyEqualType equal{};
     };
-    Keys distinct;
-    if (waiting.size() == 1) {
-      distinct.swap(waiting);
-      return distinct;
-    }
+    if (parts.waiting.size() == 1) return parts.asked.swap(parts.waiting);
     std::optional<std::unordered_set<const Key*, Hash, Equal>> seen;
-    for (auto next = waiting.begin(); next != waiting.end();) {
+    for (auto next = parts.waiting.begin(); next != parts.waiting.end();) {
       const auto key = next++;
       try {
         if (!seen) seen.emplace();
         if (!seen->insert(&key->key).second) continue;
-        distinct.splice(distinct.end(), waiting, key);
+        parts.asked.splice(parts.asked.end(), parts.waiting, key);
       } catch (...) {
         key->Fail(Caught());
-        done.splice(done.end(), waiting, key);
+        parts.done.splice(parts.done.end(), parts.waiting, key);
       }
     }
-    return distinct;
   }
 
   template <class Publish>

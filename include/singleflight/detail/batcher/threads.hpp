@@ -35,6 +35,7 @@ class BatcherThreads {
     ++free_;
   }
 
+  std::size_t Count() const noexcept { return threads_.size(); }
   // How many threads wait for work, or are about to look for it.
   std::size_t Free() const noexcept { return free_; }
   void BecomeBusy() noexcept { --free_; }
