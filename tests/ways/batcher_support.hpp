@@ -64,18 +64,31 @@ inline auto Noting(Calls& calls) {
 class Tasks {
  public:
   auto Keep() {
-    return [this](auto task) { tasks_.emplace_back(std::move(task)); };
+    return [this](auto task) {
+      const std::lock_guard lock(mutex_);
+      tasks_.emplace_back(std::move(task));
+    };
   }
-  std::size_t Count() const { return tasks_.size(); }
+  std::size_t Count() const {
+    const std::lock_guard lock(mutex_);
+    return tasks_.size();
+  }
   // Runs the oldest, and drops it.
   void RunOne() {
+    std::unique_lock lock(mutex_);
     const std::function<void()> task = std::move(tasks_.front());
     tasks_.erase(tasks_.begin());
+    lock.unlock();
     task();
   }
-  void DropAll() { tasks_.clear(); }
+  void DropAll() {
+    std::vector<std::function<void()>> dropped;  // outlives the lock
+    const std::lock_guard lock(mutex_);
+    dropped.swap(tasks_);
+  }
 
  private:
+  mutable std::mutex mutex_;
   std::vector<std::function<void()>> tasks_;
 };
 
