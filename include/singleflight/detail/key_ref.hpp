@@ -6,10 +6,11 @@
 #include <concepts>
 #include <cstddef>
 #include <memory>
-#include <stdexcept>
 #include <type_traits>
 
 #include "../hash.hpp"
+#include "braced_key.hpp"
+#include "lossless_cast.hpp"
 
 namespace singleflight::detail {
 
@@ -28,6 +29,7 @@ class KeyRef {
 
   static constexpr bool TakesViews() {
     if constexpr (requires {
+                    typename View::value_type;
                     typename Hash::is_transparent;
                     typename KeyEqual::is_transparent;
                   }) {
@@ -46,18 +48,23 @@ class KeyRef {
   // Turns what a caller passed as the key into what a KeyRef can refer to. That is the caller's own
   // Key, a view of the caller's string, or a Key converted from anything else. It must outlive the
   // KeyRef.
+  //
+  // Errors: std::out_of_range for what a Key cannot represent, std::invalid_argument for a null
+  //   pointer where a string is meant, and what constructing a Key throws.
   template <class K>
   static decltype(auto) Adapt(const K& key) {
     if constexpr (std::same_as<K, Key>) {
       return (key);
+    } else if constexpr (std::same_as<K, BracedKey<Key>>) {
+      return key.get();
     } else if constexpr (kIsView && std::convertible_to<const K&, View>) {
-      return static_cast<View>(key);
+      return detail::ToView<View>(key);
     } else {
       static_assert(std::convertible_to<const K&, Key> || (requires {
                       typename Hash::is_transparent;
                     } && std::constructible_from<Key, const K&>),
                     "this is not a key of the group: pass a Key or something that converts to one");
-      return Convert(key);
+      return detail::LosslessCast<Key>(key);
     }
   }
 
@@ -74,34 +81,6 @@ class KeyRef {
   }
 
  private:
-  template <class Number>
-  static bool IsNegative(Number number) noexcept {
-    if constexpr (std::is_signed_v<Number>) {
-      return number < 0;
-    } else {
-      return false;
-    }
-  }
-
-  // Refuses a number that the Key type cannot represent: different numbers must stay different
-  // keys.
-  template <class K>
-  static Key Convert(const K& key) {
-    if constexpr (std::is_arithmetic_v<K> && std::is_arithmetic_v<Key>) {
-      // NOLINTNEXTLINE(bugprone-signed-char-misuse): the line after it detects a changed value
-      const auto converted = static_cast<Key>(key);
-      if (static_cast<K>(converted) != key || IsNegative(converted) != IsNegative(key)) {
-        throw std::out_of_range(
-            "singleflight: this number cannot be represented by the group's Key type");
-      }
-      return converted;
-    } else if constexpr (std::convertible_to<const K&, Key>) {
-      return key;
-    } else {
-      return static_cast<Key>(key);
-    }
-  }
-
   using Ref = std::conditional_t<kIsView, View, const Key*>;
 
   template <class Adapted>
