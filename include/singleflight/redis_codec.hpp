@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Codec: turns a value into the bytes that travel between processes, and back. Strings and
-// trivially copyable types need nothing. For other types, specialize Codec or give the Group a
-// class of your own:
+// Codec: turns a value into the bytes that travel between processes, and back.
+//
+// Strings, numbers and enumerators need nothing. Neither do a std::array, std::optional, std::pair,
+// std::tuple, std::variant, std::complex, std::bitset or std::chrono type of them. For a struct of
+// such members, say that it consists of nothing else:
+//
+//   struct Point { int x; double y; };
+//
+//   template <>
+//   struct singleflight::redis::Codec<Point> : singleflight::redis::CopyBytes<Point> {};
+//
+// For any other type, specialize Codec or give the Group a class of your own:
 //
 //   template <>
 //   struct singleflight::redis::Codec<User> {
@@ -20,51 +29,149 @@
 #include <concepts>
 #include <cstddef>
 #include <cstring>
-#include <functional>
 #include <optional>
-#include <ranges>
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
+#include "detail/aggregate.hpp"
 #include "detail/require_cxx20.hpp"
+#include "detail/wire_bytes.hpp"
 
 namespace singleflight::redis {
 
 namespace detail {
 
-template <class Value>
-inline constexpr bool kIsReferenceWrapper = false;
-template <class Referred>
-inline constexpr bool kIsReferenceWrapper<std::reference_wrapper<Referred>> = true;
+// Refuses what holds a pointer that can be seen.
+template <class T>
+constexpr bool CheckPointers() {
+  constexpr Portability kPortability = detail::PortabilityOf<T>();
+  static_assert(kPortability != Portability::kPointer,
+                "a pointer or a view means nothing in another process: use what it points to");
+  static_assert(kPortability != Portability::kLocal,
+                "each machine counts the time of a steady clock from another moment: use "
+                "std::chrono::system_clock");
+  return true;
+}
 
-// True of types that can be trivially copyable and still mean nothing in another process.
+struct CheckMembers {
+  template <class... Members>
+  void operator()(Members&...) const {
+    (Check<std::remove_const_t<Members>>(), ...);
+  }
+
+ private:
+  template <class Member>
+  static constexpr void Check() {
+    static_assert(detail::CheckPointers<Member>());
+    static_assert(detail::PortabilityOf<Member>() != Portability::kUnknown,
+                  "a member of this struct is of a class that does not copy its bytes: first "
+                  "derive that class's Codec from CopyBytes, or write Encode and Decode");
+  }
+};
+
+// Refuses a class whose bytes are not its value in another process, as far as that can be seen.
 template <class Value>
-inline constexpr bool kIsPointerLike =
-    std::is_pointer_v<Value> || std::is_member_pointer_v<Value> || std::is_null_pointer_v<Value> ||
-    std::ranges::view<Value> || kIsReferenceWrapper<Value>;
+constexpr bool CheckBytes() {
+  static_assert(!kIsPointerLike<Value>,
+                "a pointer or a view means nothing in another process: use what it points to");
+  static_assert(!std::is_union_v<Value>,
+                "nobody can tell which member a union holds: write Encode and Decode");
+  static_assert(std::is_move_assignable_v<Value>,
+                "a class that cannot be assigned may have a reference, which means nothing in "
+                "another process, or a const member: write Encode and Decode");
+  if constexpr (Wire<Value>::kPortability != Portability::kUnknown) {
+    static_assert(detail::CheckPointers<Value>());
+  } else if constexpr (!std::is_aggregate_v<Value>) {
+    static_assert(std::is_trivially_copyable_v<Value>,
+                  "the bytes of a class that is not trivially copyable are not its value: write "
+                  "Encode and Decode");
+    static_assert(
+        std::has_unique_object_representations_v<Value>,
+        "this class hides its members, and there may be padding between them, which would "
+        "give away what was in memory before: write Encode and Decode");
+  } else {
+    using singleflight::detail::CountMembers;
+    constexpr bool kSeesMembers = CountMembers<Value>() != singleflight::detail::kUnknownCount;
+    static_assert(kSeesMembers,
+                  "CopyBytes cannot see the members of this struct: it has a base class, more than "
+                  "24 members, or an array of more than 256 elements that is not a std::array: "
+                  "write Encode and Decode");
+    if constexpr (kSeesMembers) {
+      static_assert(requires(Value & value) { detail::VisitMembers(value, CheckMembers()); });
+    }
+  }
+  return true;
+}
+
+template <class Value>
+struct BytesCodec {
+  static std::string Encode(const Value& value) {
+    std::string bytes;
+    detail::Append(bytes, value);
+    return bytes;
+  }
+  static std::optional<Value> Decode(std::string_view bytes) {
+    if constexpr (std::default_initializable<Value>) {
+      std::optional<Value> value(std::in_place);
+      if (!detail::Read(bytes, *value) || !bytes.empty()) value.reset();
+      return value;
+    } else {
+      static_assert(
+          Wire<Value>::kPortability == Portability::kUnknown && !std::is_aggregate_v<Value>,
+          "a value that is read part by part needs a default constructor: write Encode "
+          "and Decode");
+      std::array<std::byte, sizeof(Value)> copy;
+      if (bytes.size() != copy.size()) return std::nullopt;
+      std::memcpy(copy.data(), bytes.data(), bytes.size());
+      return std::bit_cast<Value>(copy);
+    }
+  }
+};
+
+// The base of a Codec that is missing.
+struct NoCodec {};
+
+template <class ValueCodec, class Value>
+constexpr bool CheckCodec() {
+  if constexpr (std::is_base_of_v<NoCodec, ValueCodec>) {
+    static_assert(detail::CheckPointers<Value>());
+    static_assert(detail::PortabilityOf<Value>() == Portability::kPortable,
+                  "this Value has no Codec: derive singleflight::redis::Codec<Value> from "
+                  "CopyBytes<Value>, specialize it with Encode(const Value&) and "
+                  "Decode(std::string_view), or give the Group a codec");
+  }
+  return true;
+}
+
+template <class ValueCodec, class Value>
+concept Encodes = requires(const Value& value, std::string_view bytes) {
+  { ValueCodec::Encode(value) } -> std::convertible_to<std::string_view>;
+  { ValueCodec::Decode(bytes) } -> std::same_as<std::optional<Value>>;
+};
 
 }  // namespace detail
 
+// A Codec that copies the bytes of a struct's members, one after the other, without the padding
+// between them. A Codec that derives from it says that a struct is nothing but these bytes. All
+// processes must be built with the same members.
+//
+// Members that are pointers, views, references and the like are refused. A member of another class
+// of yours needs such a Codec, too, which must be declared first.
+//
+// A class that is not an aggregate hides its members. That it holds no pointer is then your word.
+// It must be trivially copyable, without padding and without floating-point numbers: compilers do
+// not tell these two apart, and padding would give away what was in memory before.
 template <class Value>
-struct Codec {
-  static_assert(std::is_trivially_copyable_v<Value>,
-                "this Value has no Codec: specialize singleflight::redis::Codec<Value> with "
-                "Encode(const Value&) and Decode(std::string_view), or give the Group a codec");
-  static_assert(!detail::kIsPointerLike<Value>,
-                "a pointer or a view means nothing in another process: use what it points to");
-
-  // Copies the bytes as they are: all processes must be built with the same layout of Value.
-  static std::string Encode(const Value& value) {
-    return std::string(reinterpret_cast<const char*>(&value), sizeof(Value));
-  }
-  static std::optional<Value> Decode(std::string_view bytes) {
-    std::array<std::byte, sizeof(Value)> copy;
-    if (bytes.size() != copy.size()) return std::nullopt;
-    std::memcpy(copy.data(), bytes.data(), bytes.size());
-    return std::bit_cast<Value>(copy);
-  }
+struct CopyBytes : detail::BytesCodec<Value> {
+  static_assert(detail::CheckBytes<Value>());
 };
+
+template <class Value>
+struct Codec
+    : std::conditional_t<detail::Wire<Value>::kPortability == detail::Portability::kPortable,
+                         detail::BytesCodec<Value>, detail::NoCodec> {};
 
 template <>
 struct Codec<std::string> {
@@ -78,9 +185,7 @@ struct Codec<void> {};
 
 // Says what a Group requires of its codec. A Group<void> requires nothing.
 template <class ValueCodec, class Value>
-concept CodecFor = std::is_void_v<Value> || requires(const Value& value, std::string_view bytes) {
-  { ValueCodec::Encode(value) } -> std::convertible_to<std::string_view>;
-  { ValueCodec::Decode(bytes) } -> std::same_as<std::optional<Value>>;
-};
+concept CodecFor = std::is_void_v<Value> ||
+    (detail::CheckCodec<ValueCodec, Value>() && detail::Encodes<ValueCodec, Value>);
 
 }  // namespace singleflight::redis

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT
+// error: a pointer or a view means nothing in another process
+
+#include <singleflight/redis_codec.hpp>
+
+struct Value {
+  int id;
+  const char* name;
+};
+
+template <>
+struct singleflight::redis::Codec<Value> : singleflight::redis::CopyBytes<Value> {};
+
+int main() {}

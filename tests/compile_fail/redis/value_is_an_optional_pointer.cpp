@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT
+// error: a pointer or a view means nothing in another process
+
+#include <optional>
+#include <singleflight/redis.hpp>
+
+int main() { singleflight::redis::Group<std::optional<const char*>> names; }
