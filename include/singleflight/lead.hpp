@@ -22,6 +22,7 @@
 #include "detail/async_call.hpp"
 #include "detail/invoke.hpp"
 #include "detail/outcome.hpp"
+#include "detail/thread_reaper.hpp"
 #include "detail/wait_graph.hpp"
 
 namespace singleflight {
@@ -121,6 +122,9 @@ class Lead {
     const detail::RunningScope running(Target());
     return detail::CallWithStop(std::forward<Fn>(fn), WatchStop());
   }
+
+  // Internal: the group's threads.
+  detail::ThreadReaper& Reaper() const noexcept { return async_->ledger.Reaper(); }
 
   // Internal: the stop token, for what notices the group's destruction. It does not count as taken.
   std::stop_token WatchStop() const noexcept { return async_->call.stop.get_token(); }

@@ -22,6 +22,7 @@
 #include "errors.hpp"
 #include "event.hpp"
 #include "thread_mark.hpp"
+#include "thread_reaper.hpp"
 #include "wait_graph.hpp"
 
 namespace singleflight::detail {
@@ -54,7 +55,11 @@ class Ledger {
     check(!options.max_age || options.max_age->count() > 0,
           "singleflight: max_age is not positive: nothing can be shared");
   }
-  ~Ledger() { table_.Drain(); }
+  ~Ledger() {
+    do {
+      table_.Drain();
+    } while (reaper_.JoinAll());  // what a thread does after landing may begin another call
+  }
   Ledger(const Ledger&) = delete;
   Ledger& operator=(const Ledger&) = delete;
 
@@ -80,6 +85,9 @@ class Ledger {
     });
     return sum;
   }
+
+  // The threads that do the work of calls. They have exited when the ledger is destroyed.
+  ThreadReaper& Reaper() noexcept { return reaper_; }
 
   // ---- Leading
 
@@ -386,6 +394,7 @@ class Ledger {
   std::atomic<std::size_t> callers_ = 0;    // likewise
   std::mutex closing_;                      // held by a thread inside CloseGroup
   Table table_;
+  ThreadReaper reaper_;
 };
 
 }  // namespace singleflight::detail
