@@ -19,15 +19,28 @@
 #include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
 #include "detail/task.hpp"
+#include "detail/thread_reaper.hpp"
 #include "future.hpp"
 #include "group.hpp"
 
 namespace singleflight {
 
-// The executor that starts a thread for each call. The thread is detached, and ~Group waits until
-// it has landed its call. After that, only waiters' OnLanded and the destructors of the key, value
-// and exception still run on it.
+// The executor that starts a thread for each call. Your own executor may pass its tasks on to it.
+//
+// Thread: ~Group waits until these threads have exited, so a module may be unloaded once its groups
+//   are destroyed. If a group is destroyed on one of its own threads, after that thread has landed
+//   its call, it does not wait for that one.
+//
+// Warning: ~Group thus also waits for what these threads do after a call has landed: OnLanded,
+// and coroutines that resume inline. They must not wait for the thread that
+// destroys the group.
 struct NewThread {
+  template <class G, class Fn>
+  void operator()(detail::Task<G, Fn> task) const {
+    if (detail::ThreadReaper* const reaper = task.Reaper()) reaper->Start(std::move(task));
+  }
+
+  // Starts a thread for anything else, and detaches it.
   template <class Task>
   void operator()(Task task) const {
     std::thread(std::move(task)).detach();

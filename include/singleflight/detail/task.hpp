@@ -8,12 +8,16 @@
 
 #include "invoke.hpp"
 #include "outcome.hpp"
+#include "thread_reaper.hpp"
 
 namespace singleflight::detail {
 
 // One call's work, as an executor receives it. Copyable, and all copies share one piece of work: it
 // runs once, whichever copy is called first. If all copies are destroyed before that, the call
 // lands with `owner_dead`.
+//
+// Make it in `launch`: if `fn` takes a stop token, the call can be asked to stop from then on, also
+// while the task is in a queue.
 template <class G, class Fn>
 class Task {
   using Value = typename G::ValueType;
@@ -21,7 +25,9 @@ class Task {
  public:
   template <class F>
   Task(typename G::Lead lead, F&& fn)
-      : work_(std::make_shared<Work>(std::move(lead), std::forward<F>(fn))) {}
+      : work_(std::make_shared<Work>(std::move(lead), std::forward<F>(fn))) {
+    if constexpr (kTakesStopToken<Fn>) static_cast<void>(work_->lead.GetStopToken());
+  }
 
   void operator()() const {
     const std::shared_ptr<Work> work = work_;  // a woken caller may destroy this task
@@ -30,6 +36,13 @@ class Task {
     } else {
       work->lead.Run([&work] { return work->RunFn(); });
     }
+  }
+
+  // Returns what starts threads for the call's group. Null once the call has landed: nothing is
+  // left to run, and the group may be gone.
+  ThreadReaper* Reaper() const noexcept {
+    const typename G::Lead& lead = work_->lead;
+    return lead.Target().HasLanded() ? nullptr : &lead.Reaper();
   }
 
  private:
