@@ -14,12 +14,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <concepts>
 #include <future>
 #include <memory>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 #include "detail/call.hpp"
+#include "detail/saturate.hpp"
 #include "detail/wait_graph.hpp"
 #include "result.hpp"
 
@@ -57,19 +60,27 @@ class [[nodiscard]] Future {
     Blocking([](const State& state) { state.Block(); });
   }
 
-  // Waits for at most `timeout`, and returns `ready` or `timeout`. This caller stays on the call.
+  // Waits for at most `timeout`, or until `deadline`, and returns `ready` or `timeout`. This caller
+  // stays on the call. As in the standard library, but nothing overflows: what cannot be
+  // represented is for ever, or long ago. A NaN has passed.
   template <class Rep, class Period>
   std::future_status WaitFor(const std::chrono::duration<Rep, Period>& timeout) const {
-    if (std::chrono::duration<double>(timeout) < std::chrono::hours(24 * 365 * 100)) {
-      return WaitUntil(std::chrono::steady_clock::now() +
-                       std::max(timeout, std::chrono::duration<Rep, Period>::zero()));
-    }
-    Wait();  // the clock cannot represent such a deadline
-    return std::future_status::ready;
+    return Blocking([&](const State& state) {
+      return BlockFor<std::chrono::steady_clock>(state, detail::Saturate(timeout));
+    });
   }
   template <class Clock, class Duration>
   std::future_status WaitUntil(const std::chrono::time_point<Clock, Duration>& deadline) const {
-    return Blocking([&](const State& state) { return state.BlockUntil(deadline); });
+    using SystemClock = std::chrono::system_clock;  // it may be set while this waits
+    using WaitsOn = std::conditional_t<std::same_as<Clock, SystemClock>, SystemClock,
+                                       std::chrono::steady_clock>;
+    return Blocking([&](const State& state) {
+      for (;;) {
+        const std::chrono::nanoseconds left = detail::TimeUntil(deadline);
+        const std::future_status status = BlockFor<WaitsOn>(state, left);
+        if (status == std::future_status::ready || left.count() <= 0) return status;
+      }
+    });
   }
 
   // Waits and takes the result. Afterwards this is on no call.
@@ -93,6 +104,15 @@ class [[nodiscard]] Future {
     detail::WaitEdge edge;
     if (!edge.Record(*state_)) std::rethrow_exception(detail::MakeDeadlock());
     return block(*state_);
+  }
+
+  template <class Clock>
+  static std::future_status BlockFor(const State& state, std::chrono::nanoseconds timeout) {
+    if (timeout < std::chrono::hours(24 * 365 * 100)) {
+      return state.BlockUntil(Clock::now() + std::max(timeout, std::chrono::nanoseconds::zero()));
+    }
+    state.Block();  // the clock may not be able to represent such a deadline
+    return std::future_status::ready;
   }
 
   void Swap(Future& other) noexcept {
