@@ -1,27 +1,38 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// DoAsync: asks now, waits later, and lets an executor run the function.
+// DoAsync and DoThen: ask now, and let an executor run the function. DoAsync returns a Future, to
+// be waited for later. DoThen calls you back.
 //
 //   auto user = singleflight::DoAsync(users, "user:42", Load, [&](auto task) { pool.Post(task); });
 //   auto orders = singleflight::DoAsync(orders_of, 42, LoadOrders);  // on a thread of its own
 //   Render(*user.Get(), *orders.Get());
 //
-// A Future joins the same call as a thread in Do: one execution serves them all. Destroying it
-// leaves the call. The last caller to leave asks the call to stop. Not a thread pool: the executor
-// decides where `fn` runs.
+//   singleflight::Caller caller = singleflight::DoThen(
+//       users, "user:42", Load, [&](auto task) { pool.Post(task); },
+//       [&](singleflight::KeyResult<User> user) { user ? Send(*user) : SendError(user.error()); });
+//
+// Both join the same calls as a thread in Do: one execution serves them all. Destroying the Future
+// or the Caller leaves the call. The last caller to leave asks the call to stop. Not a thread pool:
+// the executor decides where `fn` runs.
 
+#include <concepts>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <thread>
 #include <type_traits>
 #include <utility>
 
+#include "caller.hpp"
+#include "detail/async_caller.hpp"
 #include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
 #include "detail/task.hpp"
 #include "detail/thread_reaper.hpp"
 #include "future.hpp"
 #include "group.hpp"
+#include "key_result.hpp"
 
 namespace singleflight {
 
@@ -32,7 +43,7 @@ namespace singleflight {
 //   its call, it does not wait for that one.
 //
 // Warning: ~Group thus also waits for what these threads do after a call has landed: OnLanded,
-// and coroutines that resume inline. They must not wait for the thread that
+// callbacks of DoThen, and coroutines that resume inline. They must not wait for the thread that
 // destroys the group.
 struct NewThread {
   template <class G, class Fn>
@@ -47,6 +58,45 @@ struct NewThread {
   }
 };
 
+namespace detail {
+
+// Checks what DoAsync and DoThen are given.
+template <class G, class Fn, class Executor>
+constexpr void CheckAsync() {
+  CheckFn<typename G::ValueType, std::decay_t<Fn>>();
+  CheckKept<Fn>();
+  static_assert(std::is_invocable_v<Executor, Task<G, std::decay_t<Fn>>>,
+                "executor must be callable as executor(task), where task is copyable and callable "
+                "without arguments");
+}
+
+template <class Callback, class Value>
+concept CallableWithOutcome = requires(Callback callback, KeyResult<Value> (&outcome)()) {
+  std::move(callback)(outcome());
+};
+
+// The caller of one DoThen.
+template <class Value, class Callback>
+class ThenCaller final : public AsyncCaller<Value> {
+ public:
+  template <class C>
+  explicit ThenCaller(C&& callback) : callback_(std::in_place, std::forward<C>(callback)) {}
+
+ private:
+  void Deliver() noexcept override {
+    static_cast<void>(std::move(*callback_)(this->TakeOutcome()));
+    callback_.reset();
+  }
+  void Drop() noexcept override {
+    AsyncCaller<Value>::Drop();
+    callback_.reset();
+  }
+
+  std::optional<Callback> callback_;  // empty once it was called, or will not be called
+};
+
+}  // namespace detail
+
 // Joins the call in flight for `key`. If there is none, makes one and gives its work to the
 // executor, as `executor(task)`. A follower's `fn` and `executor` are not used. `key` is anything
 // that Do accepts. The call keeps copies of `key` and `fn`.
@@ -55,26 +105,23 @@ struct NewThread {
 //   takes no arguments. It may be called on any thread, at once or later. It runs `fn()` or
 //   `fn(std::stop_token)` once, however often it is called. `fn` runs on that thread.
 // Leaving: destroy the Future. When no caller is left, a stop is requested of the token that `fn`
-//   takes, on the thread that leaves last.
+//   takes, on the thread that leaves last. That works also before `fn` has begun.
 // Errors: what the executor throws is the call's failure, and the Futures report it. If the task is
 //   destroyed before it has run, they report `owner_dead`. DoAsync itself throws
 //   `resource_unavailable_try_again`, or what copying the key or an allocation threw.
 // Lifetime: `fn` may outlive this caller, so it must own what it needs. ~Group waits for the tasks,
-//   so declare a pool before the groups that it works for.
+//   so declare a pool before the groups that it works for. ~Group returns as soon as the calls have
+//   landed, so a pool's thread may still be returning from a task.
 //
 // Warning: if every thread of a pool waits for a task that is queued behind it in the same pool,
 // none of them makes progress. That is not a cycle of calls, so it is not detected.
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor = NewThread>
 Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
                                       Executor&& executor = Executor()) {
-  using Task = detail::Task<G, std::decay_t<Fn>>;
-  detail::CheckFn<typename G::ValueType, std::decay_t<Fn>>();
-  detail::CheckKept<Fn>();
-  static_assert(std::is_invocable_v<Executor, Task>,
-                "executor must be callable as executor(task), where task is copyable and callable "
-                "without arguments");
+  detail::CheckAsync<G, Fn, Executor>();
   return group.Join(key, [&](typename G::Lead lead) {
-    std::invoke(std::forward<Executor>(executor), Task(std::move(lead), std::forward<Fn>(fn)));
+    std::invoke(std::forward<Executor>(executor),
+                detail::Task<G, std::decay_t<Fn>>(std::move(lead), std::forward<Fn>(fn)));
   });
 }
 
@@ -82,6 +129,66 @@ Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
 template <detail::GroupWithOwnFn B, class K = typename B::KeyType>
 Future<typename B::ValueType> DoAsync(B& batcher, const K& key) {
   return batcher.Join(key);
+}
+
+// The same for a caller that is called back: `callback(KeyResult<Value>)`, which holds the result
+// or the error. It is called once, unless this caller leaves first: see caller.hpp.
+//
+// With `caller`, a new Caller, other threads can make this caller leave while DoThen still runs. If
+// it has left before, DoThen does nothing.
+//
+// Thread: the callback is called on the thread that lands the call, with no lock held and outside
+//   any catch block. That may be this thread, before DoThen returns: if the executor runs the task
+//   at once, or a ReadThrough has the value. The callback must not block, because the other callers
+//   are notified after it returns. It may ask again, and it may destroy or assign to its Caller.
+// Leaving: caller.Leave(), or destroy the Caller.
+// Errors: as DoAsync. If DoThen throws, the callback is not called. An exception that escapes the
+//   callback terminates the program. So does cancelling the thread inside it.
+// Lifetime: the callback is destroyed where it was called, as soon as it has returned. It may run
+//   after ~Group has returned. Destroy the Caller to prevent that.
+// Cost: one allocation, besides those of the call.
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor,
+          class Callback>
+void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor,
+            Callback&& callback) {
+  using Value = typename G::ValueType;
+  using Kept = std::decay_t<Callback>;
+  detail::CheckAsync<G, Fn, Executor>();
+  static_assert(std::constructible_from<Kept, Callback>,
+                "DoThen keeps callback: pass one that can be copied, or std::move it");
+  static_assert(detail::CallableWithOutcome<Kept, Value>,
+                "callback must be callable as callback(KeyResult<Value>)");
+  auto* const then = caller.Bind([&] {
+    return std::make_unique<detail::ThenCaller<Value, Kept>>(std::forward<Callback>(callback));
+  });
+  if (then == nullptr) return;
+  // `caller` may be gone from here on.
+  then->JoinBy([&](const auto& joined) {
+    group.Join(key, *then, [&](typename G::Lead lead) {
+      detail::Task<G, std::decay_t<Fn>> task(std::move(lead), std::forward<Fn>(fn));
+      joined();
+      std::invoke(std::forward<Executor>(executor), std::move(task));
+    });
+  });
+}
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Callback>
+void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Callback&& callback) {
+  singleflight::DoThen(caller, group, key, std::forward<Fn>(fn), NewThread(),
+                       std::forward<Callback>(callback));
+}
+
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor,
+          class Callback>
+Caller DoThen(G& group, const K& key, Fn&& fn, Executor&& executor, Callback&& callback) {
+  Caller caller;
+  singleflight::DoThen(caller, group, key, std::forward<Fn>(fn), std::forward<Executor>(executor),
+                       std::forward<Callback>(callback));
+  return caller;
+}
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Callback>
+Caller DoThen(G& group, const K& key, Fn&& fn, Callback&& callback) {
+  return singleflight::DoThen(group, key, std::forward<Fn>(fn), NewThread(),
+                              std::forward<Callback>(callback));
 }
 
 }  // namespace singleflight

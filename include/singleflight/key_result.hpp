@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// KeyResult: what DoMany returns for one key of a batch. A Result, or the error of that key alone.
+// KeyResult: a Result, or an error. It is what DoMany returns for each key of a batch, and what
+// DoThen gives to its callback.
 //
 //   for (const auto& user : singleflight::DoMany(users, ids, load_missing)) {
 //     if (user) {
@@ -26,7 +27,9 @@ namespace singleflight {
 namespace detail {
 template <class G>
 class Batch;
-}
+template <class Value>
+class AsyncCaller;
+}  // namespace detail
 
 // Reads like a Result. If there is none, reading throws that key's error.
 //
@@ -69,6 +72,7 @@ class [[nodiscard]] KeyResult {
  private:
   template <class G>
   friend class detail::Batch;
+  friend detail::AsyncCaller<Value>;
 
   explicit KeyResult(std::exception_ptr error) noexcept
       : outcome_(std::in_place_index<0>, std::move(error)) {}
