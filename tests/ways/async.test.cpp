@@ -364,6 +364,26 @@ TEST_CASE("Promise 10: a Future that is dropped or assigned to leaves, and its c
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 2, .left = 2});
 }
 
+TEST_CASE("Promise 10: a Future that is assigned another leaves its own call at once") {
+  IntGroup group;
+  std::function<void()> task;
+  std::function<void()> other_task;
+  auto future = DoAsync(
+      group, "key", [] { return 7; }, KeepIn(task));
+  auto other = DoAsync(
+      group, "other", [] { return 8; }, KeepIn(other_task));
+  future = std::move(other);
+  CHECK(group.Callers("key") == 0);
+  CHECK(group.Callers("other") == 1);
+  CHECK_FALSE(other.valid());  // NOLINT(bugprone-use-after-move): this is what is tested
+  auto& itself = future;
+  future = std::move(itself);
+  CHECK(group.Callers("other") == 1);
+  task();
+  other_task();
+  CHECK(*future.Get() == 8);
+}
+
 TEST_CASE("Promise 10: a Future whose wait times out stays on its call") {
   IntGroup group;
   std::function<void()> task;
