@@ -157,6 +157,22 @@ const process::Add single(
       }));
     });
 
+const process::Add own_threads(
+    "a child that is forked after a group's own threads have landed their calls can use the group "
+    "and destroy it",
+    [] {
+      for (int i = 0; i < 50; ++i) {
+        std::optional<IntGroup> group(std::in_place);
+        MUST(*DoAsync(*group, 1, [] { return 1; }).Get() == 1);  // this thread is about to exit
+        MUST(InChild([&] { group.reset(); }));
+        MUST(InChild([&] {
+          UseInEveryWay(*group);
+          group.reset();
+        }));
+        UseInEveryWay(*group);
+      }
+    });
+
 }  // namespace
 
 #endif
