@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 
-// Group::Join in a server with callbacks: no thread waits for a call, and any client may hang up at
-// any time. To use GetUser with gRPC, derive it from grpc::ServerUnaryReactor, and let the
-// service's method create it, call Start and return it.
+// DoThen in a server with callbacks: no thread waits for a call, and any client may hang up at any
+// time. To use GetUser with gRPC, derive it from grpc::ServerUnaryReactor, and let the service's
+// method create it, call Start and return it.
 //
 //   c++ -std=c++20 -pthread -I include examples/callback.cpp -o callback && ./callback
 //
@@ -19,9 +19,10 @@
 #include <chrono>
 #include <exception>
 #include <iostream>
-#include <singleflight/group.hpp>
+#include <singleflight/async.hpp>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "support/callback_server.hpp"
 #include "support/flags.hpp"
@@ -49,7 +50,7 @@ struct Service {
 std::atomic<int> alive = 0;  // objects of class GetUser
 
 // One request. Its call lands, or its client hangs up, or both happen at once on two threads.
-class GetUser final : public ServerUnaryReactor, private Users::Waiter {
+class GetUser final : public ServerUnaryReactor {
  public:
   GetUser(Service& service, Reply& reply) : ServerUnaryReactor(reply), service_(service) {
     ++alive;
@@ -57,55 +58,30 @@ class GetUser final : public ServerUnaryReactor, private Users::Waiter {
 
   void Start(const std::string& id) {
     try {
-      service_.users.Join(id, *this, [&service = service_, &id](Users::Lead lead) {
-        service.pool.Post([&service, id, lead]() mutable {
-          lead.Run([&service, &id] { return service.Load(id); });
-        });
-      });
-    } catch (const std::exception&) {  // the group refused the caller: OnLanded never comes
-      decided_ = true;
-      return Finish(Status::kInternal);
+      singleflight::DoThen(
+          caller_, service_.users, id, [&service = service_, id] { return service.Load(id); },
+          [&pool = service_.pool](auto task) { pool.Post(std::move(task)); },
+          [this](const singleflight::KeyResult<std::string>& user) {
+            if (user) reply().user = *user;
+            Finish(user ? Status::kOk : Status::kInternal);
+          });
+    } catch (const std::exception&) {  // the group refused the caller, or there was no memory
+      Finish(Status::kInternal);
     }
-    if (may_leave_.exchange(true)) LeaveCall();
   }
 
  private:
-  void OnLanded() noexcept override {
-    if (decided_.exchange(true)) return Finish(Status::kCancelled);  // OnCancel was first
-    Status status = Status::kOk;
-    try {
-      reply().user = *TakeResult();
-    } catch (...) {  // what Load threw
-      status = Status::kInternal;
-    }
-    Finish(status);
-  }
-
   void OnCancel() override {
-    if (decided_.exchange(true)) return;  // OnLanded finishes with the result
-    if (may_leave_.exchange(true)) LeaveCall();
+    if (caller_.Leave()) Finish(Status::kCancelled);  // if not, the callback finishes it
   }
 
-  void LeaveCall() {
-    // If Leave returns false, OnLanded has come or will come, and it finishes the request.
-    if (service_.users.Leave(*this)) Finish(Status::kCancelled);
-  }
-
-  // gRPC calls this once Finish was called and Start and OnCancel have returned. So these two may
-  // use the object until they return, even if OnLanded has finished the request meanwhile.
   void OnDone() override {
     delete this;
     --alive;
   }
 
   Service& service_;
-  // Set by OnLanded and by OnCancel. The first to set it either takes the result or leaves. This is
-  // needed because the two may run at the same time, and Leave must not race with TakeResult.
-  std::atomic<bool> decided_ = false;
-  // Set when Join has returned, and by an OnCancel that was first. The second to set it leaves.
-  // This is needed because OnCancel may come before Join has returned, and Leave must not race with
-  // Join.
-  std::atomic<bool> may_leave_ = false;
+  singleflight::Caller caller_;  // declared last: destroying it waits for the callback
 };
 
 }  // namespace

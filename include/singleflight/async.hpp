@@ -60,16 +60,6 @@ struct NewThread {
 
 namespace detail {
 
-// Checks what DoAsync and DoThen are given.
-template <class G, class Fn, class Executor>
-constexpr void CheckAsync() {
-  CheckFn<typename G::ValueType, std::decay_t<Fn>>();
-  CheckKept<Fn>();
-  static_assert(std::is_invocable_v<Executor, Task<G, std::decay_t<Fn>>>,
-                "executor must be callable as executor(task), where task is copyable and callable "
-                "without arguments");
-}
-
 template <class Callback, class Value>
 concept CallableWithOutcome = requires(Callback callback, KeyResult<Value> (&outcome)()) {
   std::move(callback)(outcome());
@@ -118,10 +108,14 @@ class ThenCaller final : public AsyncCaller<Value> {
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor = NewThread>
 Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
                                       Executor&& executor = Executor()) {
-  detail::CheckAsync<G, Fn, Executor>();
+  using Task = detail::Task<G, std::decay_t<Fn>>;
+  detail::CheckFn<typename G::ValueType, std::decay_t<Fn>>();
+  detail::CheckKept<Fn>();
+  static_assert(std::is_invocable_v<Executor, Task>,
+                "executor must be callable as executor(task), where task is copyable and callable "
+                "without arguments");
   return group.Join(key, [&](typename G::Lead lead) {
-    std::invoke(std::forward<Executor>(executor),
-                detail::Task<G, std::decay_t<Fn>>(std::move(lead), std::forward<Fn>(fn)));
+    std::invoke(std::forward<Executor>(executor), Task(std::move(lead), std::forward<Fn>(fn)));
   });
 }
 
@@ -153,7 +147,12 @@ void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor
             Callback&& callback) {
   using Value = typename G::ValueType;
   using Kept = std::decay_t<Callback>;
-  detail::CheckAsync<G, Fn, Executor>();
+  using Task = detail::Task<G, std::decay_t<Fn>>;
+  detail::CheckFn<Value, std::decay_t<Fn>>();
+  detail::CheckKept<Fn>();
+  static_assert(std::is_invocable_v<Executor, Task>,
+                "executor must be callable as executor(task), where task is copyable and callable "
+                "without arguments");
   static_assert(std::constructible_from<Kept, Callback>,
                 "DoThen keeps callback: pass one that can be copied, or std::move it");
   static_assert(detail::CallableWithOutcome<Kept, Value>,
@@ -165,7 +164,7 @@ void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor
   // `caller` may be gone from here on.
   then->JoinBy([&](const auto& joined) {
     group.Join(key, *then, [&](typename G::Lead lead) {
-      detail::Task<G, std::decay_t<Fn>> task(std::move(lead), std::forward<Fn>(fn));
+      Task task(std::move(lead), std::forward<Fn>(fn));
       joined();
       std::invoke(std::forward<Executor>(executor), std::move(task));
     });

@@ -269,8 +269,8 @@ class Group {
   Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options,
                        const Hook& before_landing = {}) {
     detail::CheckFn<Value, Fn>();
-    using Caller = detail::BlockingCaller<Ledger, Fn, Hook>;
-    return Caller::Ask(ledger_, key, fn, options, before_landing);
+    using Blocking = detail::BlockingCaller<Ledger, Fn, Hook>;
+    return Blocking::Ask(ledger_, key, fn, options, before_landing);
   }
 
   struct Joined {

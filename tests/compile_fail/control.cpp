@@ -95,6 +95,14 @@ int main() {
   value = **shared.Get();
   value = singleflight::DoAsync(numbers, 1, [] { return 'a'; }).Get().value();
 
+  singleflight::Caller caller;
+  singleflight::DoThen(
+      caller, pointers, UserId{1}, [] { return nullptr; }, now,
+      [one = std::make_unique<int>(1)](auto outcome) { *one = outcome ? 1 : 2; });
+  caller = singleflight::DoThen(
+      numbers, 1, [] { return 'a'; },
+      [](const singleflight::KeyResult<int>& number) { return number ? *number : 0; });
+
   Await(numbers);
 
   auto found = singleflight::DoMany(numbers, {1, 2}, [](std::span<const int> keys) {

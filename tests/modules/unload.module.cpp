@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// A module that uses the library, and that main.cpp loads and unloads.
+// A module that uses the library, and that unload.cpp loads and unloads.
 
 #include <optional>
 #include <singleflight/singleflight.hpp>

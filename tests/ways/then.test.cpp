@@ -415,6 +415,26 @@ TEST_CASE("Promise 14: a Caller may leave, or be destroyed, after its group") {
   follower = {};
 }
 
+TEST_CASE("Caller: when its callback has returned, it keeps neither that nor what it was given") {
+  using Value = std::shared_ptr<int>;
+  const Captured captured;
+  const Captured given;
+  struct Failure {
+    Value object;
+  };
+  Group<int, Value> group;
+  int called = 0;
+  const auto callback = [&called, object = captured.object](const KeyResult<Value>&) { ++called; };
+  const Handle got_value = DoThen(
+      group, 1, [&] { return given.object; }, kInline, callback);
+  CHECK(given.IsDestroyed());
+  const Handle got_error = DoThen(
+      group, 1, [&]() -> Value { throw Failure{given.object}; }, kInline, callback);
+  CHECK(given.IsDestroyed());
+  CHECK(called == 2);
+  CHECK(captured.object.use_count() == 2);  // only `callback` itself is left
+}
+
 TEST_CASE("Caller: a callback may find that it can no longer leave, and may destroy its Caller") {
   struct Request {
     explicit Request(Captured& captured) : object(captured.object) {}
@@ -614,23 +634,27 @@ TEST_CASE("Caller: one that leaves while DoThen fails has left, and DoThen does 
 }
 
 TEST_CASE("Caller: one that leaves while a cache is asked is not called back with a hit") {
+  using Value = std::shared_ptr<int>;
   struct Cache {
-    std::optional<int> Get(int) {
+    std::optional<Value> Get(int) {
       if (during_get) during_get();
-      return 7;
+      return value;
     }
-    void Put(int, int) {}
+    void Put(int, const Value&) {}
+    Value value = std::make_shared<int>(7);
     std::function<void()> during_get;
   } cache;
-  singleflight::ReadThrough<int, int, Cache&> numbers(cache);
+  singleflight::ReadThrough<int, Value, Cache&> numbers(cache);
   const Captured captured;
   Handle caller;
   bool left = false;
   cache.during_get = [&] { left = caller.Leave(); };
-  DoThen(caller, numbers, 1, kMustNotRun, kMustNotSubmit,
-         [object = captured.object](const KeyResult<int>&) { std::abort(); });
+  DoThen(
+      caller, numbers, 1, [] { return Value(); }, kMustNotSubmit,
+      [object = captured.object](const KeyResult<Value>&) { std::abort(); });
   CHECK(left);
   CHECK(captured.IsDestroyed());
+  CHECK(cache.value.use_count() == 1);  // the Caller does not keep the hit
 }
 
 TEST_CASE("Caller: destroying it waits for a callback that is running on another thread") {
