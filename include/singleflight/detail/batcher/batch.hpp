@@ -32,14 +32,14 @@ struct BatcherKey {
   void Answer(Make&& make) {
     answered = true;
     try {
-      outcome.template emplace<1>(make());
+      outcome.SetValue(make());
     } catch (...) {
-      outcome.template emplace<0>(Caught());
+      outcome.SetError(Caught());
     }
   }
   void Fail(const std::exception_ptr& error) noexcept {
     answered = true;
-    outcome.template emplace<0>(error);
+    outcome.SetError(error);
   }
 
   typename G::KeyType key;
