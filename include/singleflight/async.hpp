@@ -33,6 +33,7 @@
 #include "future.hpp"
 #include "group.hpp"
 #include "key_result.hpp"
+#include "options.hpp"
 
 namespace singleflight {
 
@@ -63,6 +64,34 @@ namespace detail {
 template <class Callback, class Value>
 concept CallableWithOutcome = requires(Callback callback, KeyResult<Value> (&outcome)()) {
   std::move(callback)(outcome());
+};
+
+template <class G, class Fn, class Executor>
+constexpr void CheckAsync() {
+  detail::CheckFn<typename G::ValueType, std::decay_t<Fn>>();
+  detail::CheckKept<Fn>();
+  static_assert(std::is_invocable_v<Executor, Task<G, std::decay_t<Fn>>>,
+                "executor must be callable as executor(task), where task is copyable and callable "
+                "without arguments");
+}
+
+template <class Value, class Callback>
+constexpr void CheckCallback() {
+  static_assert(std::constructible_from<std::decay_t<Callback>, Callback>,
+                "DoThen keeps callback: pass one that can be copied, or std::move it");
+  static_assert(CallableWithOutcome<std::decay_t<Callback>, Value>,
+                "callback must be callable as callback(KeyResult<Value>)");
+}
+
+// Gives a call's work to an executor that it keeps.
+template <class G, class Fn, class Executor>
+struct LaunchOn {
+  void operator()(typename G::Lead lead) && {
+    std::invoke(std::move(executor), Task<G, Fn>(std::move(lead), std::move(fn)));
+  }
+
+  Fn fn;
+  Executor executor;
 };
 
 // The caller of one DoThen.
@@ -109,14 +138,33 @@ template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Ex
 Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
                                       Executor&& executor = Executor()) {
   using Task = detail::Task<G, std::decay_t<Fn>>;
-  detail::CheckFn<typename G::ValueType, std::decay_t<Fn>>();
-  detail::CheckKept<Fn>();
-  static_assert(std::is_invocable_v<Executor, Task>,
-                "executor must be callable as executor(task), where task is copyable and callable "
-                "without arguments");
+  detail::CheckAsync<G, Fn, Executor>();
   return group.Join(key, [&](typename G::Lead lead) {
     std::invoke(std::forward<Executor>(executor), Task(std::move(lead), std::forward<Fn>(fn)));
   });
+}
+
+// The same for a caller that asks again, once, if the call that it follows fails: see OnFailure.
+//
+// Thread: it asks again on the thread that lands the failed call, after the other callers were
+//   notified. If it then leads, the executor is called on that thread.
+// Cost: it keeps copies of `key`, `fn` and `executor`.
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor>
+Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn, Executor&& executor,
+                                      OnFailure on_failure) {
+  using Value = typename G::ValueType;
+  using Launch = detail::LaunchOn<G, std::decay_t<Fn>, std::decay_t<Executor>>;
+  if (on_failure == OnFailure::kShare) {
+    return singleflight::DoAsync(group, key, std::forward<Fn>(fn),
+                                 std::forward<Executor>(executor));
+  }
+  detail::CheckAsync<G, Fn, std::decay_t<Executor>>();
+  auto* const caller = new detail::RetryingFuture<G, Launch>(
+      group, detail::CopyKey<G>(key),
+      Launch{std::forward<Fn>(fn), std::forward<Executor>(executor)});
+  Future<Value> future{typename detail::FutureSource<Value>::Pointer(caller)};
+  caller->Join();
+  return future;
 }
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.
@@ -148,15 +196,8 @@ void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor
   using Value = typename G::ValueType;
   using Kept = std::decay_t<Callback>;
   using Task = detail::Task<G, std::decay_t<Fn>>;
-  detail::CheckFn<Value, std::decay_t<Fn>>();
-  detail::CheckKept<Fn>();
-  static_assert(std::is_invocable_v<Executor, Task>,
-                "executor must be callable as executor(task), where task is copyable and callable "
-                "without arguments");
-  static_assert(std::constructible_from<Kept, Callback>,
-                "DoThen keeps callback: pass one that can be copied, or std::move it");
-  static_assert(detail::CallableWithOutcome<Kept, Value>,
-                "callback must be callable as callback(KeyResult<Value>)");
+  detail::CheckAsync<G, Fn, Executor>();
+  detail::CheckCallback<Value, Callback>();
   auto* const then = caller.Bind([&] {
     return std::make_unique<detail::ThenCaller<Value, Kept>>(std::forward<Callback>(callback));
   });
@@ -170,6 +211,34 @@ void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor
     });
   });
 }
+// The same for a caller that asks again, once, if the call that it follows fails: see OnFailure.
+//
+// Thread: it asks again on the thread that lands the failed call, after the other callers were
+//   notified. If it then leads, the executor is called on that thread.
+// Cost: it keeps copies of `key`, `fn` and `executor`.
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor,
+          class Callback>
+void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor,
+            Callback&& callback, OnFailure on_failure) {
+  if (on_failure == OnFailure::kShare) {
+    return singleflight::DoThen(caller, group, key, std::forward<Fn>(fn),
+                                std::forward<Executor>(executor), std::forward<Callback>(callback));
+  }
+  using Value = typename G::ValueType;
+  using Launch = detail::LaunchOn<G, std::decay_t<Fn>, std::decay_t<Executor>>;
+  using Kept = std::decay_t<Callback>;
+  detail::CheckAsync<G, Fn, std::decay_t<Executor>>();
+  detail::CheckCallback<Value, Callback>();
+  using Retrying = detail::RetryingThen<G, Launch, Kept>;
+  Retrying* const then = caller.Bind([&] {
+    return std::make_unique<Retrying>(
+        group, detail::CopyKey<G>(key),
+        Launch{std::forward<Fn>(fn), std::forward<Executor>(executor)},
+        std::forward<Callback>(callback));
+  });
+  if (then != nullptr) then->Join();  // `caller` may be gone from here on
+}
+
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Callback>
 void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Callback&& callback) {
   singleflight::DoThen(caller, group, key, std::forward<Fn>(fn), NewThread(),
@@ -182,6 +251,15 @@ Caller DoThen(G& group, const K& key, Fn&& fn, Executor&& executor, Callback&& c
   Caller caller;
   singleflight::DoThen(caller, group, key, std::forward<Fn>(fn), std::forward<Executor>(executor),
                        std::forward<Callback>(callback));
+  return caller;
+}
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor,
+          class Callback>
+Caller DoThen(G& group, const K& key, Fn&& fn, Executor&& executor, Callback&& callback,
+              OnFailure on_failure) {
+  Caller caller;
+  singleflight::DoThen(caller, group, key, std::forward<Fn>(fn), std::forward<Executor>(executor),
+                       std::forward<Callback>(callback), on_failure);
   return caller;
 }
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Callback>

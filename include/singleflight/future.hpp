@@ -12,19 +12,20 @@
 // Lifetime: a Future refers to its group only until the call has landed, so it may outlive the
 //   group. It must not be destroyed while another thread is destroying the group.
 
-#include <algorithm>
 #include <chrono>
-#include <concepts>
+#include <exception>
 #include <future>
 #include <memory>
-#include <system_error>
-#include <type_traits>
+#include <optional>
 #include <utility>
 
 #include "detail/call.hpp"
-#include "detail/saturate.hpp"
+#include "detail/errors.hpp"
+#include "detail/event.hpp"
+#include "detail/future_source.hpp"
 #include "detail/wait_graph.hpp"
 #include "result.hpp"
+#include "timeout.hpp"
 
 namespace singleflight {
 
@@ -41,6 +42,9 @@ class [[nodiscard]] Future {
   // Used by Group::Join.
   Future(std::shared_ptr<State> joined, Role role) noexcept
       : state_(std::move(joined)), role_(role) {}
+  // Used by DoAsync.
+  explicit Future(typename detail::FutureSource<Value>::Pointer source) noexcept
+      : source_(std::move(source)) {}
   ~Future() { Leave(); }
   Future(Future&& other) noexcept = default;
   Future& operator=(Future&& other) noexcept {
@@ -50,37 +54,28 @@ class [[nodiscard]] Future {
 
   // Whether this is on a call. False once it was moved from or its result was taken: waiting and
   // Get then throw std::future_error(no_state).
-  [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
+  [[nodiscard]] bool valid() const noexcept { return state_ != nullptr || source_ != nullptr; }
 
   // Blocks until the call has landed.
   //
   // Errors: throws `resource_deadlock_would_occur` if the call waits for this thread, directly or
   //   through other calls. So do WaitFor, WaitUntil and Get.
-  void Wait() const {
-    Blocking([](const State& state) { state.Block(); });
-  }
+  void Wait() const { Block(std::nullopt); }
 
   // Waits for at most `timeout`, or until `deadline`, and returns `ready` or `timeout`. This caller
   // stays on the call. As in the standard library, but nothing overflows: what cannot be
   // represented is for ever, or long ago. A NaN has passed.
   template <class Rep, class Period>
   std::future_status WaitFor(const std::chrono::duration<Rep, Period>& timeout) const {
-    return Blocking([&](const State& state) {
-      return BlockFor<std::chrono::steady_clock>(state, detail::Saturate(timeout));
-    });
+    return Block(Timeout(timeout).Deadline());
   }
-  template <class Clock, class Duration>
-  std::future_status WaitUntil(const std::chrono::time_point<Clock, Duration>& deadline) const {
-    using SystemClock = std::chrono::system_clock;  // it may be set while this waits
-    using WaitsOn = std::conditional_t<std::same_as<Clock, SystemClock>, SystemClock,
-                                       std::chrono::steady_clock>;
-    return Blocking([&](const State& state) {
-      for (;;) {
-        const std::chrono::nanoseconds left = detail::TimeUntil(deadline);
-        const std::future_status status = BlockFor<WaitsOn>(state, left);
-        if (status == std::future_status::ready || left.count() <= 0) return status;
-      }
-    });
+  template <class Clock, class Length>
+  std::future_status WaitUntil(const std::chrono::time_point<Clock, Length>& deadline) const {
+    for (;;) {
+      const std::future_status status = Block(Timeout(deadline).Deadline());
+      // A clock that was set back has time left.
+      if (status == std::future_status::ready || !(Clock::now() < deadline)) return status;
+    }
   }
 
   // Waits and takes the result. Afterwards this is on no call.
@@ -89,6 +84,7 @@ class [[nodiscard]] Future {
   //   because its task was destroyed.
   Result<Value> Get() {
     Wait();
+    if (source_ != nullptr) return std::exchange(source_, nullptr)->Take();
     return State::Receive(std::move(state_), role_);
   }
 
@@ -98,33 +94,33 @@ class [[nodiscard]] Future {
  private:
   friend SharedFuture<Value>;
 
-  template <class Block>
-  auto Blocking(Block&& block) const {
+  std::future_status Block(const detail::Deadline& deadline) const {
+    if (source_ != nullptr) return source_->Block(deadline);
     if (state_ == nullptr) throw std::future_error(std::future_errc::no_state);
     detail::WaitEdge edge;
     if (!edge.Record(*state_)) std::rethrow_exception(detail::MakeDeadlock());
-    return block(*state_);
+    return state_->Block(deadline);
   }
 
-  template <class Clock>
-  static std::future_status BlockFor(const State& state, std::chrono::nanoseconds timeout) {
-    if (timeout < std::chrono::hours(24 * 365 * 100)) {
-      return state.BlockUntil(Clock::now() + std::max(timeout, std::chrono::nanoseconds::zero()));
-    }
-    state.Block();  // the clock may not be able to represent such a deadline
-    return std::future_status::ready;
+  Result<Value> GetShared() const {
+    Wait();
+    if (source_ != nullptr) return source_->TakeShared();
+    return State::ReceiveShared(state_, role_);
   }
 
   void Swap(Future& other) noexcept {
     state_.swap(other.state_);
     std::swap(role_, other.role_);
+    source_.swap(other.source_);
   }
 
   void Leave() noexcept {
     if (state_ != nullptr) state_->Leave({});
   }
 
+  // At most one of these two is set.
   std::shared_ptr<State> state_;
+  typename detail::FutureSource<Value>::Pointer source_;
   Role role_ = Role::kFollower;
 };
 
@@ -157,11 +153,7 @@ class [[nodiscard]] SharedFuture {
   // Waits and returns the result, which is shared(), because other copies may return it, too.
   //
   // Errors: as Future::Get.
-  Result<Value> Get() const {
-    const Future<Value>& future = Checked();
-    future.Wait();
-    return detail::SharedState<Value>::ReceiveShared(future.state_, future.role_);
-  }
+  Result<Value> Get() const { return Checked().GetShared(); }
 
  private:
   const Future<Value>& Checked() const {

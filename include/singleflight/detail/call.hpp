@@ -8,7 +8,6 @@
 // Until somebody joins, there is nothing else. The first follower allocates the SharedState, so
 // landing has nothing left to allocate.
 
-#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <forward_list>
@@ -22,6 +21,7 @@
 #include "../result.hpp"
 #include "../waiter.hpp"
 #include "call_table.hpp"
+#include "event.hpp"
 #include "gate.hpp"
 #include "intrusive_list.hpp"
 #include "outcome.hpp"
@@ -97,15 +97,11 @@ class SharedState : public WaitTarget {
     waiter.retries_ = false;
     waiter.state_ = std::move(self);
   }
+  static Role RoleOf(const Waiter<Value>& waiter) noexcept { return waiter.role_; }
   // Takes the state of a failed call from a waiter that asks again.
   static std::shared_ptr<SharedState> TakeFailed(Waiter<Value>& waiter) noexcept {
     waiter.retries_ = false;
     return std::move(waiter.state_);
-  }
-  // Makes a waiter of a failed call one that does not ask again.
-  static std::shared_ptr<SharedState> StopAsking(Waiter<Value>& waiter) noexcept {
-    waiter.retries_ = false;
-    return waiter.state_;
   }
   void Unlink(const Leaver<Value>& who) noexcept {
     if (who.gate != nullptr) who.gate->GiveBack(free_places_);
@@ -171,9 +167,10 @@ class SharedState : public WaitTarget {
   // ---- Waiting without a Waiter or a Gate, after PrepareToBlock
 
   void Block() const { broadcast_->landed.wait(); }
-  template <class Clock, class Duration>
-  std::future_status BlockUntil(const std::chrono::time_point<Clock, Duration>& deadline) const {
-    return broadcast_->landed.wait_until(deadline);
+  std::future_status Block(const Deadline& deadline) const {
+    if (deadline) return broadcast_->landed.wait_until(*deadline);
+    Block();
+    return std::future_status::ready;
   }
 
   // ---- Reading, once published
