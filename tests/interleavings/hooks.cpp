@@ -37,8 +37,8 @@ namespace {
 
 // Finds the function that would be called without ours. Several threads may do so at once.
 //
-// REAL is constinit because its initialization must not need a guard. When two threads meet at a
-// guard, one of them waits in `syscall`, which is itself such a function.
+// It is constinit in REAL because a static that needs a guard would not do. When two threads meet
+// at a guard, one of them waits for the other in `syscall`, which is itself such a function.
 class RealFunction {
  public:
   constexpr explicit RealFunction(const char* name) noexcept : name_(name) {}

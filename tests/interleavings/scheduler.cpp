@@ -260,8 +260,7 @@ class Scheduler {
     const auto start = [](void* self) -> void* { Get().Serve(*static_cast<Worker*>(self)); };
     if (pthread_create(&thread, nullptr, start, &worker) != 0) std::abort();
     pthread_detach(thread);
-    // Otherwise another worker might ask where this one's stack is while it is finding that out.
-    main_.Take();
+    main_.Take();  // from here on, the other workers may read where its stack is
     // Only one worker runs at a time. On one processor, a hand-over is just a context switch.
     cpu_set_t processors;
     if (cpu_ == CPU_SETSIZE) {
@@ -281,7 +280,7 @@ class Scheduler {
     pthread_attr_t attributes;
     void* begin = nullptr;
     std::size_t size = 0;
-    pthread_getattr_np(pthread_self(), &attributes);
+    if (pthread_getattr_np(pthread_self(), &attributes) != 0) std::abort();
     pthread_attr_getstack(&attributes, &begin, &size);
     pthread_attr_destroy(&attributes);
     me.stack_begin = reinterpret_cast<std::uintptr_t>(begin);
