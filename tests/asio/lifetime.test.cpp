@@ -3,8 +3,17 @@
 // Tests of AsyncDo: groups and execution contexts that are destroyed (promise 14). This file is
 // built with the standalone Asio and with Boost's.
 
+#if defined(__linux__)
+#include <unistd.h>
+#endif
+
+#include <atomic>
+#include <fstream>
+#include <latch>
 #include <memory>
+#include <string>
 #include <thread>
+#include <utility>
 
 #include "asio_support.hpp"
 #include "support/catch.hpp"
@@ -139,6 +148,82 @@ ASIO_TEST_CASE("Promise 14: a context may be destroyed while a call lands") {
   CHECK(told == 0);
   CHECK(leaked == 0);
 }
+
+#if defined(__linux__)
+
+namespace {
+
+// An executor that reveals its context, and cannot be required to return before it has run a
+// function. So one of Asio's own threads hands the completion over to it.
+struct CannotPost {
+  asio::io_context* io;
+
+  template <class Fn>
+  void execute(Fn fn) const {
+    asio::dispatch(*io, std::move(fn));
+  }
+  asio::execution_context& query(asio::execution::context_t) const noexcept { return *io; }
+  bool operator==(const CannotPost&) const noexcept = default;
+};
+
+// Keeps all of Asio's own threads busy until it is told to release them.
+class BusySystemThreads {
+ public:
+  BusySystemThreads() {
+    for (unsigned i = 0; i < 4 * std::thread::hardware_concurrency() + 4; ++i) {
+      asio::post(asio::system_executor(), [release = release_] { release->wait(); });
+    }
+  }
+  ~BusySystemThreads() { Release(); }
+  void Release() {
+    if (!std::exchange(released_, true)) release_->count_down();
+  }
+
+ private:
+  bool released_ = false;
+  std::shared_ptr<std::latch> release_ = std::make_shared<std::latch>(1);
+};
+
+// Whether a thread of this process sleeps, in a lock or a wait.
+bool Sleeps(pid_t thread) {
+  std::ifstream stat("/proc/self/task/" + std::to_string(thread) + "/stat");
+  std::string line;
+  std::getline(stat, line);
+  const std::size_t state = line.rfind(')');
+  return state != std::string::npos && line.substr(state, 3) == ") S";
+}
+
+}  // namespace
+
+ASIO_TEST_CASE("Promise 14: a context may be destroyed while an operation completes into it") {
+  IntGroup group;
+  HeldCall leader(group, "key");
+  const auto alive = std::make_shared<int>(0);
+  int told = 0;
+  BusySystemThreads busy;  // so the completion is on its way until they are released
+  auto io = std::make_unique<asio::io_context>();
+  asio::cancellation_signal signal;
+  const auto handler = [alive, &told](const std::exception_ptr&, const Result<int>&) { ++told; };
+  AsyncDo(group, "key", MustNotRun,
+          asio::bind_cancellation_slot(signal.slot(),
+                                       asio::bind_executor(CannotPost{io.get()}, handler)));
+  CHECK(group.Callers("key") == 2);
+  signal.emit(asio::cancellation_type::terminal);
+  CHECK(group.Callers("key") == 1);
+  std::atomic<bool> destroyed = false;
+  const pid_t main_thread = gettid();
+  std::jthread releases([&] {
+    Await([&] { return destroyed || Sleeps(main_thread); });  // it sleeps in the destructor
+    busy.Release();
+  });
+  io.reset();
+  destroyed = true;
+  releases.join();
+  Await([&] { return alive.use_count() == 2; });  // `alive` and `handler`
+  CHECK(told == 0);
+}
+
+#endif
 
 ASIO_TEST_CASE("Promise 14: a context that leads may be destroyed while the last caller leaves") {
   constexpr int kRounds = 1500;

@@ -240,6 +240,27 @@ TEST_CASE("Promise 9: a call led asynchronously waits for whatever its running t
   CHECK(follower.Join().value == 9);
 }
 
+TEST_CASE("Promise 9: a thread may wait for a call whose work it has only started") {
+  IntGroup group;
+  struct Silent final : IntGroup::Waiter {
+    void OnLanded() noexcept override {}
+  } waiter;
+  std::optional<IntGroup::Lead> lead;
+  group.Join(1, waiter, [&](IntGroup::Lead made) { lead = made; });
+  CHECK(lead->Start([] { return 5; }) == 5);  // lands later, on another thread
+  std::atomic<bool> refused = false;
+  std::jthread lander([&] {
+    Await([&] { return refused || group.Callers(1) == 2; });
+    lead->Succeed(9);
+  });
+  const auto outcome =
+      Keep([&] { return group.Do(2, [&] { return *group.Do(1, [] { return -1; }); }); });
+  refused = outcome.error.has_value();
+  lander.join();
+  CHECK(outcome.value == 9);
+  CHECK(*waiter.TakeResult() == 9);
+}
+
 TEST_CASE(
     "Promise 9: a call that has landed blocks nobody, even before all its callers are notified") {
   // One thread leads "outer" and, inside it, "inner". When "inner" lands, the waiter is notified

@@ -4,6 +4,7 @@
 // also cover promise 14 (lifetime).
 
 #include <atomic>
+#include <future>
 #include <latch>
 #include <mutex>
 
@@ -57,6 +58,12 @@ struct CountedLocks : singleflight::GroupTraits {
 };
 using CountedGroup = Group<std::string, int, singleflight::DefaultHash<std::string>,
                            singleflight::DefaultEqual<std::string>, CountedLocks>;
+
+struct OneShard : singleflight::GroupTraits {
+  static constexpr std::size_t kShards = 1;
+};
+using OneShardGroup =
+    Group<int, int, singleflight::DefaultHash<int>, singleflight::DefaultEqual<int>, OneShard>;
 
 template <class Act>
 int LocksTakenBy(Act&& act) {
@@ -163,6 +170,21 @@ TEST_CASE("Leave: after the call has landed, Leave does not touch the group") {
   TestWaiter waiter;
   group.Join("key", waiter, [](CountedGroup::Lead lead) { lead.Succeed(7); });
   CHECK(LocksTakenBy([&] { CHECK_FALSE(waiter.Leave()); }) == 0);
+}
+
+TEST_CASE("Join: callers that block are woken before OnLanded runs") {
+  struct LooksAtFuture final : IntGroup::Waiter {
+    void OnLanded() noexcept override { seen = future.WaitFor(0s); }
+    singleflight::Future<int> future;
+    std::future_status seen = std::future_status::deferred;
+  } waiter;
+  IntGroup group;
+  std::optional<Lead> lead;
+  group.Join("key", waiter, KeepIn(lead));
+  waiter.future = group.Join("key", MustNotLaunch);
+  lead->Succeed(1);
+  CHECK(waiter.seen == std::future_status::ready);
+  CHECK(*waiter.future.Get() == 1);
 }
 
 TEST_CASE("Join: a waiter may follow a leader that blocks") {
@@ -520,6 +542,31 @@ TEST_CASE("Promise 14: the destructor asks asynchronous calls to stop and waits 
     CHECK(waiter.landed == 1);
     CHECK(waiter.Take().value.has_value());
   }
+}
+
+TEST_CASE("Promise 14: the destructor asks every call in a shard to stop") {
+  constexpr int kCalls = 3;
+  struct Silent final : OneShardGroup::Waiter {
+    void OnLanded() noexcept override {}
+  } waiters[kCalls];
+  std::vector<OneShardGroup::Lead> leads;
+  std::vector<std::unique_ptr<std::stop_callback<std::function<void()>>>> on_stop;
+  int asked = 0;
+  {
+    OneShardGroup group;
+    for (int i = 0; i < kCalls; ++i) {
+      group.Join(i, waiters[i],
+                 [&](OneShardGroup::Lead lead) { leads.push_back(std::move(lead)); });
+    }
+    for (const auto& lead : leads) {
+      on_stop.push_back(
+          std::make_unique<std::stop_callback<std::function<void()>>>(lead.GetStopToken(), [&] {
+            if (++asked < kCalls) return;
+            for (auto& each : leads) each.Fail(nullptr);
+          }));
+    }
+  }  // waits for ever if it does not ask all of them
+  CHECK(asked == kCalls);
 }
 
 TEST_CASE("Promise 14: a call may be landed by the very request that asks it to stop") {

@@ -3,9 +3,13 @@
 // These tests interleave blocking callers that join, land, forget, time out, stop and retry.
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
+#include <mutex>
 #include <set>
 #include <stop_token>
 #include <string>
+#include <system_error>
 
 #include "support/catch.hpp"
 #include "world.hpp"
@@ -206,6 +210,31 @@ TEST_CASE("Interleavings: a call that is too old is forgotten by the next caller
   CHECK(tally.overlapping > 0);
 }
 
+TEST_CASE("Interleavings: a call that is led after a retry is young, however old its caller is") {
+  std::size_t joined = 0;  // a call that was led after a retry
+  ExploreAll("max_age_retry", [&joined](Run& run) {
+    Scenario scenario(run, {.max_age = 10ms});
+    scenario->overlaps = true;
+    scenario.Thread([](World& world) {
+      const auto takes_time = [] { interleave::PassTime(20ms); };
+      world.Call(1, [&] { return world.group->Do(1, world.Fn(1, takes_time, /*fails=*/true)); });
+    });
+    scenario.Thread([&joined](World& world) {
+      const auto ask_again = [&] {
+        const auto stats = world.group->GetStats();
+        const bool retries = stats.followers == 1 && stats.failures == 1;
+        const auto inner = world.Do(1);  // a deadlock, if it joins the call that it is part of
+        const interleave::Untracked unseen;
+        joined += retries && inner.error == std::errc::resource_deadlock_would_occur;
+      };
+      world.Call(1, [&] {
+        return world.group->Do(1, world.Fn(1, ask_again), {.on_failure = OnFailure::kRetry});
+      });
+    });
+  });
+  CHECK(joined > 0);
+}
+
 TEST_CASE("Interleavings: followers try again when their leader has failed") {
   const auto scenario_of = [](int others) {
     return [others](Run& run) {
@@ -271,6 +300,64 @@ TEST_CASE("Interleavings: calls that land at the same time make room for as many
       World::Expect(world.group->GetStats().refused == 0, "a caller was refused below the limit");
     });
   });
+}
+
+namespace {
+
+// Notes which shard was locked last.
+struct NotedMutex {
+  void lock() {
+    mutex.lock();
+    last = this;
+  }
+  void unlock() { mutex.unlock(); }
+  std::mutex mutex;
+  static inline thread_local const void* last = nullptr;
+};
+struct TwoShards : singleflight::GroupTraits {
+  using Mutex = NotedMutex;
+  static constexpr std::size_t kShards = 2;
+};
+using TwoShardGroup = singleflight::Group<int, int, singleflight::DefaultHash<int>,
+                                          singleflight::DefaultEqual<int>, TwoShards>;
+
+}  // namespace
+
+TEST_CASE("Interleavings: a limit of calls holds for keys in different shards") {
+  struct Shared {
+    TwoShardGroup group{{.max_calls_in_flight = 1}};
+    std::atomic<int> inside = 0;
+    std::atomic<int> refused = 0;
+  };
+  std::size_t refused = 0;
+  ExploreAll("limit_of_calls_in_two_shards", [&refused](Run& run) {
+    const auto shared = std::make_shared<Shared>();
+    const auto shard_of = [&](int key) {
+      shared->group.Callers(key);
+      return NotedMutex::last;
+    };
+    int other = 1;
+    while (shard_of(other) == shard_of(0)) ++other;
+    for (const int key : {0, other}) {
+      run.Thread([shared, key] {
+        try {
+          shared->group.Do(key, [&] {
+            World::Expect(++shared->inside == 1, "more calls are in flight than the limit");
+            --shared->inside;
+            return 1;
+          });
+        } catch (const std::system_error&) {
+          ++shared->refused;
+        }
+      });
+    }
+    run.AtEnd([shared, &refused] {
+      refused += shared->refused == 1;
+      World::Expect(shared->group.GetStats().in_flight == 0, "a call is still in flight");
+      World::Expect(*shared->group.Do(0, [] { return 2; }) == 2, "the limit was not given back");
+    });
+  });
+  CHECK(refused > 0);
 }
 
 TEST_CASE("Interleavings: four callers with different options each get exactly one outcome") {

@@ -396,6 +396,41 @@ TEST_CASE(
 }
 
 TEST_CASE(
+    "Promise 9: a batch that leaves is no longer waiting, even while it asks the call to stop") {
+  // The batch is the last caller to leave 1, and runs inside 2. When asked to stop, the leader of 1
+  // asks for 2.
+  IntGroup group;
+  std::stop_source stop_leader;
+  std::stop_source stop_batch;
+  Caller leader([&] {
+    return group.Do(1,
+                    [&](std::stop_token token) {
+                      // This runs on the leaving thread, and blocks it until the leader has asked.
+                      std::atomic<bool> refused = false;
+                      const std::stop_callback on_stop(
+                          token, [&] { Await([&] { return refused || group.Callers(2) == 2; }); });
+                      AwaitCallers(group, 1, 2);
+                      stop_leader.request_stop();
+                      stop_batch.request_stop();
+                      Await([&] { return token.stop_requested(); });
+                      const auto error = ErrorOf([&] { return group.Do(2, [] { return -1; }); });
+                      refused = error.has_value();
+                      return refused ? -1 : 10;
+                    },
+                    {.stop = stop_leader.get_token()});
+  });
+  AwaitCallers(group, 1, 1);
+  const auto outer = Keep([&] {
+    return group.Do(2, [&] {
+      const auto results = DoMany(group, {1}, MustNotRun, {.stop = stop_batch.get_token()});
+      return ErrorOfKey(results[0]) == std::errc::operation_canceled ? 20 : -1;
+    });
+  });
+  CHECK(outer.value == 20);
+  CHECK(leader.Join().value == 10);
+}
+
+TEST_CASE(
     "Promise 10: keys that do not land in time are timed out, and the others get their results") {
   IntGroup group;
   HeldCall in_flight(group, 2);
