@@ -8,6 +8,7 @@
 #include <bitset>
 #include <chrono>
 #include <complex>
+#include <concepts>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -119,6 +120,28 @@ struct Modulo10 {                              // its constructor decides that 1
   int rest;
 };
 
+struct EqualLongs {
+  bool operator()(long long a, long long b) const { return a == b; }
+};
+struct EqualAnything {
+  template <std::equality_comparable Key>
+  bool operator()(const Key& a, const Key& b) const {
+    return a == b;
+  }
+};
+struct WideCache {
+  std::optional<int> Get(long long) { return 1; }
+  void Put(long long, int) {}
+};
+struct AnyCache {
+  template <std::integral Key>
+  std::optional<int> Get(Key) {
+    return 1;
+  }
+  template <class Key>
+  void Put(const Key&, int) {}
+};
+
 }  // namespace
 
 TEST_CASE("A key that is an integer of another type is the same integer, or is refused") {
@@ -140,8 +163,8 @@ TEST_CASE("A key that is an integer of another type is the same integer, or is r
   CHECK(Becomes<int>(true, 1));
   const volatile long changing = 1 + kTwoTo32;
   CHECK(IsRefused<int>(changing));
-  const std::vector<bool> bits = {false, true};
-  CHECK(Becomes<int>(std::vector<bool>(bits)[1], 1));
+  std::vector<bool> bits = {false, true};
+  CHECK(Becomes<int>(bits[1], 1));
 }
 
 TEST_CASE("A key that is an integer of 128 bits is the same integer, or is refused") {
@@ -432,4 +455,13 @@ TEST_CASE("Every way of asking refuses a number that the Key cannot represent") 
   CHECK_THROWS_AS(static_cast<void>(cached.Get(far, fn)), std::out_of_range);
   CHECK_THROWS_AS(cached.Invalidate(far), std::out_of_range);
   CHECK(cached.GetStats() == singleflight::ReadThroughStats());
+}
+
+TEST_CASE("A KeyEqual and a cache may take keys as a type that tells all of them apart") {
+  CHECK(*Group<int, int, OneHash, EqualLongs>().Do(7, [] { return 1; }) == 1);
+  CHECK(*Group<long, int, OneHash, EqualAnything>().Do(7, [] { return 1; }) == 1);
+  const auto fn = [] { return 2; };
+  CHECK(*singleflight::ReadThrough<Narrow, int, WideCache>(WideCache{}).Get(kOne, fn) == 1);
+  CHECK(*singleflight::ReadThrough<int, int, WideCache>(WideCache{}).Get(7, fn) == 1);
+  CHECK(*singleflight::ReadThrough<std::uint64_t, int, AnyCache>(AnyCache{}).Get(7, fn) == 1);
 }

@@ -7,9 +7,11 @@
 #include <cstddef>
 #include <memory>
 #include <type_traits>
+#include <utility>
 
 #include "../hash.hpp"
 #include "braced_key.hpp"
+#include "keeps_apart.hpp"
 #include "lossless_cast.hpp"
 
 namespace singleflight::detail {
@@ -20,6 +22,16 @@ constexpr void CheckKeyCopy() {
                 "an asynchronous call keeps a copy of its key, and this Key cannot be copied: ask "
                 "for it with Do");
 }
+
+// The call of a KeyEqual, for KeepsApart.
+template <class KeyEqual>
+struct CallsEqual {
+  template <class Key>
+  auto operator()(const Key& key) const -> decltype(std::declval<const KeyEqual&>()(key, key));
+  template <class Key, class Equal = KeyEqual>
+  auto operator()(const Key& key, int) const
+      -> decltype(std::declval<const Equal&>().template operator()<Key>(key, key));
+};
 
 // Refers to a key that stays in its caller's hands. It is a view if the key is a string and Hash
 // and KeyEqual accept views, and otherwise the key's address.
@@ -40,6 +52,17 @@ class KeyRef {
     }
   }
   static constexpr bool kIsView = TakesViews();
+
+  static constexpr bool TellsKeysApart() {
+    if constexpr (requires { typename KeyEqual::is_transparent; }) {
+      return true;
+    } else {
+      return detail::KeepsApart<CallsEqual<KeyEqual>, Key>();
+    }
+  }
+  static_assert(TellsKeysApart() || !std::is_invocable_v<const KeyEqual&, const Key&, const Key&>,
+                "KeyEqual compares another type than the Key, so different keys could be equal: "
+                "let it take `const Key&`");
 
  public:
   using HashType = Hash;
