@@ -32,7 +32,7 @@
 // Warning: do not put a cache that waits for a network on an event loop. It would block the loop.
 //
 // Warning: neither the cache nor the values that it copies and destroys may call back into the
-// ReadThrough.
+// ReadThrough, or into another that refers to the same cache.
 //
 // DoAsync, CoDo, AsyncDo and DoMany accept a ReadThrough in place of a group. Their `fn` is the
 // load:
@@ -98,7 +98,9 @@ struct ReadThroughStats {
   bool operator==(const ReadThroughStats&) const = default;
 };
 
-// `Cache` may be a reference, `Cache&`, to a cache that outlives the ReadThrough.
+// `Cache` may be a reference, `Cache&`, to a cache that outlives the ReadThrough. Those that refer
+// to one object, as the same type, call it under one lock. (Copies of a handle to a cache are
+// different objects, so a handle that is copied must be kConcurrent.)
 //
 // Thread: every member may be called on any thread at any time, except the destructor.
 template <class Key, class Value, class Cache, class Hash = DefaultHash<Key>,

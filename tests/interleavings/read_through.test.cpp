@@ -819,3 +819,29 @@ TEST_CASE("Interleavings: a key's lock holds up only the threads that want the s
     }
   });
 }
+
+TEST_CASE("Interleavings: two ReadThroughs call the cache to which they refer one at a time") {
+  struct Both {
+    Cache<false> cache;
+    ReadThrough<Cache<false>> one{cache}, other{cache};
+  };
+  ExploreAll("shared_cache", [](Run& run) {
+    const auto both = std::make_shared<Both>();
+    const auto load = [] { return Value(Loaded{0, 0}); };
+    run.Thread([both, load] { static_cast<void>(both->one.Get(kKey, load)); });
+    run.Thread([both, load] { static_cast<void>(both->other.Get(kKey, load)); });
+    run.AtEnd([both] {
+      if (!both->cache.Peek()) interleave::Fail("the cache has nothing");
+    });
+  });
+  // Each thread makes its own, and destroys it, so the lock comes and goes.
+  ExploreAll("shared_cache_made_meanwhile", [](Run& run) {
+    const auto cache = std::make_shared<Cache<false>>();
+    for (int i = 0; i < 2; ++i) {
+      run.Thread([cache] {
+        ReadThrough<Cache<false>> own(*cache);
+        static_cast<void>(own.Get(kKey, [] { return Value(Loaded{0, 0}); }));
+      });
+    }
+  });
+}

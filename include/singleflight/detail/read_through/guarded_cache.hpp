@@ -9,6 +9,10 @@
 #include <type_traits>
 #include <utility>
 
+#include "../keeps_apart.hpp"
+#include "cache_key.hpp"
+#include "cache_mutex.hpp"
+
 namespace singleflight {
 
 // Says what a ReadThrough requires of a cache: see read_through.hpp.
@@ -27,18 +31,27 @@ concept CanErase = requires(Cache& cache, const Key& key) {
 
 // Calls a user's cache the way it asks for: under a lock unless it is kConcurrent, and with views
 // of string keys if every operation accepts them. Results other than values are ignored. `Cache`
-// may be a reference.
+// may be a reference. All that refer to one cache lock the same mutex.
 template <class Cache, class Key, class Value, class Mutex>
 class GuardedCache {
   using Type = std::remove_reference_t<Cache>;
 
+  template <class Call>
+  static constexpr bool CheckKey() {
+    static_assert(detail::KeepsApart<Call, Key>(),
+                  "the Cache takes another type of key than the Key, so different keys could have "
+                  "the same entry: let its functions take `const Key&`");
+    return true;
+  }
+
  public:
   static constexpr bool kCanErase = CanErase<Type, Key>;
 
-  explicit GuardedCache(Cache&& cache) : cache_(std::forward<Cache>(cache)) {}
+  explicit GuardedCache(Cache&& cache) : mutex_(cache), cache_(std::forward<Cache>(cache)) {}
 
   template <class K>
   std::optional<Value> Get(const K& key) {
+    static_assert(CheckKey<CallsGet<Type>>());
     auto&& taken = KeyFor(key);
     const std::lock_guard lock(mutex_);
     return cache_.Get(taken);
@@ -46,6 +59,7 @@ class GuardedCache {
 
   template <class K>
   void Put(const K& key, const Value& value) {
+    static_assert(CheckKey<CallsPut<Type, Value>>());
     auto&& taken = KeyFor(key);
     const std::lock_guard lock(mutex_);
     static_cast<void>(cache_.Put(taken, value));
@@ -53,6 +67,7 @@ class GuardedCache {
 
   template <class K>
   void Erase(const K& key) {
+    static_assert(CheckKey<CallsErase<Type>>());
     auto&& taken = KeyFor(key);
     const std::lock_guard lock(mutex_);
     static_cast<void>(cache_.Erase(taken));
@@ -67,9 +82,17 @@ class GuardedCache {
     }
   }
   struct NoMutex {
+    explicit NoMutex(const Type&) noexcept {}
     void lock() const noexcept {}
     void unlock() const noexcept {}
   };
+  struct OwnMutex {
+    explicit OwnMutex(const Type&) {}
+    void lock() { mutex.lock(); }
+    void unlock() { mutex.unlock(); }
+    Mutex mutex;
+  };
+  using MutexIfNeeded = std::conditional_t<std::is_reference_v<Cache>, CacheMutex<Mutex>, OwnMutex>;
 
   template <class K>
   static decltype(auto) KeyFor(const K& key) {
@@ -80,7 +103,7 @@ class GuardedCache {
     }
   }
 
-  [[no_unique_address]] std::conditional_t<IsConcurrent(), NoMutex, Mutex> mutex_;
+  [[no_unique_address]] std::conditional_t<IsConcurrent(), NoMutex, MutexIfNeeded> mutex_;
   Cache cache_;  // guarded by mutex_
 };
 
