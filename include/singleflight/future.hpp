@@ -7,7 +7,7 @@
 //   if (future.WaitFor(50ms) == std::future_status::ready) Render(*future.Get());
 //
 // Like std::future, but destroying a Future leaves the call and blocks nobody. The last caller to
-// leave asks the call to stop. Not a place for continuations: to be notified, use a Waiter.
+// leave asks the call to stop. Not a place for continuations: to be called back, use DoThen.
 //
 // Lifetime: a Future refers to its group only until the call has landed, so it may outlive the
 //   group. It must not be destroyed while another thread is destroying the group.

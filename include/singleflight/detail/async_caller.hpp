@@ -180,13 +180,12 @@ class CallerBase {
     return false;
   }
 
-  // Leaves the call after phase_ was set to kLeft. Only one thread comes here.
+  // Leaves the call after phase_ was set to kLeft. Only one thread comes here. If what runs here
+  // destroys the handle, the call's reference or that of the thread that joins keeps this object.
   void LetGo() noexcept {
-    references_.fetch_add(1);  // what runs here may destroy the handle
     const bool detached = DetachWaiter();
     Drop();
     if (detached) Release();  // the call's: it notifies nobody
-    Release();
   }
 
   std::atomic<Phase> phase_ = Phase::kJoining;
