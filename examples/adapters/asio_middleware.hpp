@@ -11,8 +11,8 @@
 //   HttpResponse response = co_await handler(request);
 //
 // The rules are those of http_middleware.hpp: two users never see each other's answer. A run of the
-// handler belongs to no single request. If the request that started it times out, it continues as
-// long as another request waits. If none waits, it is cancelled.
+// handler belongs to no single request. It continues even if all requests that wait for it time
+// out, so a request that comes then finds it under way.
 
 #include <asio.hpp>
 #include <asio/experimental/awaitable_operators.hpp>
@@ -23,13 +23,26 @@
 #include <singleflight/asio.hpp>
 #include <string>
 #include <system_error>
+#include <tuple>
 #include <utility>
+#include <variant>
+#if __has_include(<asio/as_tuple.hpp>)
+#include <asio/as_tuple.hpp>
+#else
+#include <asio/experimental/as_tuple.hpp>
+#endif
 
 #include "../support/asio_http.hpp"
 #include "http_key.hpp"
 #include "http_sharing.hpp"
 
 namespace http_sharing {
+
+#if __has_include(<asio/as_tuple.hpp>)
+using asio::as_tuple;
+#else
+using asio::experimental::as_tuple;  // before Asio 1.23
+#endif
 
 // One coalesced handler. Its coroutines refer to it, and each of them shares its ownership.
 struct AsioRoute {
@@ -51,19 +64,6 @@ struct AsioRoute {
     }
   }
 
-  // Sets `error` instead of throwing, because `||` waits for the timer if the other side throws.
-  static asio::awaitable<std::optional<Shared>> Ask(std::shared_ptr<const AsioRoute> self,
-                                                    std::string key, HttpRequest request,
-                                                    std::exception_ptr& error) {
-    const auto run = [self, request] { return Run(self, request); };
-    try {
-      co_return co_await singleflight::AsyncDo(self->group, key, run, asio::use_awaitable);
-    } catch (...) {
-      error = std::current_exception();
-    }
-    co_return std::nullopt;
-  }
-
   static asio::awaitable<HttpResponse> Answer(std::shared_ptr<const AsioRoute> self,
                                               HttpRequest request) {
     using namespace asio::experimental::awaitable_operators;
@@ -74,14 +74,16 @@ struct AsioRoute {
     asio::steady_timer timer(co_await asio::this_coro::executor,
                              asio::steady_timer::time_point::max());
     if (self->options.timeout) timer.expires_after(*self->options.timeout);
-    std::exception_ptr error;
-    auto ask = Ask(self, *key, request, error);
+    // Without as_tuple, `||` would wait for the timer if the call failed.
+    const auto run = [self, request] { return Run(self, request); };
+    auto ask = singleflight::AsyncDo(self->group, *key, run, as_tuple(asio::use_awaitable));
     auto first = co_await (std::move(ask) || timer.async_wait(asio::use_awaitable));
     std::optional<Shared> result;
     if (first.index() == 0) {
-      result = UnlessRefused([&]() -> Shared {
+      auto& [error, answer] = std::get<0>(first);
+      result = UnlessRefused([&error = error, &answer = answer]() -> Shared {
         if (error != nullptr) std::rethrow_exception(error);
-        return *std::move(std::get<0>(first));
+        return std::move(answer);
       });
     }
     if (!result) co_return HttpResponse{"503 Service Unavailable", {{"Retry-After", "1"}}, ""};

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
-# Finds standalone Asio and Boost.Asio, where they are new enough for singleflight/asio.hpp. Sets
-# asio_target and boost_asio_target to the targets to link. A target that is not found is empty.
+# Finds standalone Asio and Boost.Asio, where they are new enough for asio.hpp and boost_asio.hpp.
+# Sets asio_target and boost_asio_target to the targets to link. A target that is not found is empty.
 
 function(find_asio target directory macro)
   set(${target} PARENT_SCOPE)

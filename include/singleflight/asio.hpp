@@ -11,19 +11,38 @@
 //     co_await Respond(request, *user);
 //   }
 //
-// It joins the same calls as Do, and blocks no thread. It has no timeout, because any operation can
-// be cancelled, without an effect on the call's other callers. So combine it with a timer:
+// It joins the same calls as Do, and blocks no thread. This header is for the standalone Asio, 1.20
+// or newer. boost_asio.hpp is the same for Boost.Asio. See there if your program uses both.
 //
-//   using namespace asio::experimental::awaitable_operators;
-//   co_await (AsyncDo(users, id, load, use_awaitable) || timer.async_wait(use_awaitable))
+// A timeout is a cancellation of the operation, without an effect on the call's other callers:
 //
-// Warning: `||` waits for the first operation that succeeds. If the call fails, it still waits for
-// the timer. In a newer Asio, cancel_after(50ms, token) is a timeout that lets failures through.
+//   co_await AsyncDo(users, id, load, asio::cancel_after(50ms, asio::use_awaitable))  // Asio 1.31
 //
-// Uses the standalone Asio if it is found, and otherwise Boost's. Define SINGLEFLIGHT_BOOST_ASIO to
-// use Boost's even if both are there. A program may use both, each in files of its own. If your
-// Asio does not detect coroutines under Clang, define ASIO_HAS_CO_AWAIT and ASIO_HAS_STD_COROUTINE
-// (for Boost, with the prefix BOOST_). Without them there are no awaitables, and the rest works.
+//   using namespace asio::experimental::awaitable_operators;                          // any Asio
+//   asio::steady_timer timer(co_await asio::this_coro::executor, 50ms);
+//   auto first = co_await (AsyncDo(users, id, load, as_tuple(asio::use_awaitable)) ||
+//                          timer.async_wait(asio::use_awaitable));
+//   if (first.index() == 1) throw TooLate();
+//   auto& [error, user] = std::get<0>(first);  // *user may be read if `error` is null
+//
+// cancel_after reports operation_aborted. Its timer runs on the executor of `fn`. If `fn` has none,
+// use cancel_after(timer, 50ms, token), or the timer runs on Asio's own threads. as_tuple is
+// asio::as_tuple, or asio::experimental::as_tuple before Asio 1.23.
+//
+// Warning: without as_tuple, `||` waits for the first side that does not fail. A call that fails
+// after 5 ms is then reported as a timeout, after 50 ms.
+//
+// To hide an operation in a .cpp file, take the handler and the executor of your I/O objects, as
+// Asio's own examples do. Bind `fn` to that executor:
+//
+//   void LoadImpl(asio::any_completion_handler<void(std::exception_ptr, Result<User>)> handler,
+//                 asio::any_io_executor executor, int id) {
+//     AsyncDo(users, id, asio::bind_executor(executor, [id] { return Load(id); }),
+//             std::move(handler));
+//   }
+//
+// If your Asio does not detect coroutines under Clang, define ASIO_HAS_CO_AWAIT and
+// ASIO_HAS_STD_COROUTINE. Without them there are no awaitables, and the rest works.
 //
 // Lifetime: the group must outlive the calls, and ~Group waits for them, so something must still
 //   run their work. If one thread runs the io_context and destroys the group, declare the group
@@ -39,196 +58,67 @@
 // the heap. Before you await, name a lambda that captures by value, and a key that is an aggregate,
 // even one in braces. This applies to your own co_await expressions, too.
 
-#include <atomic>
-#include <concepts>
-#include <exception>
-#include <memory>
+#include "detail/require_cxx20.hpp"
+
+#if !__has_include(<asio/version.hpp>)
+#error "singleflight/asio.hpp needs Asio 1.20 or newer; for Boost's, include boost_asio.hpp"
+#include "stop here: asio/version.hpp was not found"  // a missing file stops the compiler at once
+#endif
+#include <asio/version.hpp>
+#if ASIO_VERSION < 102000
+#error "singleflight/asio.hpp needs Asio 1.20 or newer: older ones cannot cancel one operation well"
+#include "stop here: Asio is too old"
+#endif
+
+#include <asio/any_io_executor.hpp>
+#include <asio/associated_allocator.hpp>
+#include <asio/associated_cancellation_slot.hpp>
+#include <asio/associated_executor.hpp>
+#include <asio/async_result.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/cancellation_type.hpp>
+#include <asio/dispatch.hpp>
+#include <asio/error.hpp>
+#include <asio/execution.hpp>
+#include <asio/execution_context.hpp>
+#include <asio/executor_work_guard.hpp>
+#include <asio/post.hpp>
+#include <asio/query.hpp>
+#include <asio/require.hpp>
+#include <asio/strand.hpp>
+#include <asio/system_error.hpp>
+#include <asio/system_executor.hpp>
+#if defined(ASIO_HAS_CO_AWAIT)
+#include <asio/awaitable.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/use_awaitable.hpp>
+#endif
+
 #include <type_traits>
 #include <utility>
 
-#include "detail/asio/context.hpp"
-#include "detail/asio/work.hpp"
-#include "detail/call.hpp"
+#include "detail/asio/other_asio.hpp"
 #include "detail/group_like.hpp"
 #include "group.hpp"
 #include "result.hpp"
 
+namespace singleflight::detail::standalone_asio {
+namespace net = ::asio;
+using NetSystemError = ::asio::system_error;
+}  // namespace singleflight::detail::standalone_asio
+
+#define SINGLEFLIGHT_ASIO standalone_asio
+#if defined(ASIO_HAS_CO_AWAIT)
+#define SINGLEFLIGHT_ASIO_HAS_CO_AWAIT
+#endif
+#include "detail/asio/body/context.hpp"
+#include "detail/asio/body/launch.hpp"
+#include "detail/asio/body/operation.hpp"
+#undef SINGLEFLIGHT_ASIO_HAS_CO_AWAIT
+#undef SINGLEFLIGHT_ASIO
+
 namespace singleflight {
-
-namespace detail {
-inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
-
-// ---- The caller
-
-// An AsyncDo in progress. It owns itself until it is passed to its executor as a Completion.
-//
-// Asio's rules forbid a cancellation while the operation starts or its handler runs: a slot is used
-// on the handler's executor, which runs one function at a time. So Cancel races with neither Join
-// nor TakeResult. It may race with OnLanded.
-template <class G, class Handler, class Executor>
-class AsyncDoOperation final : public G::Waiter, private ContextService::User {
-  using Value = typename G::ValueType;
-
- public:
-  template <class H>
-  AsyncDoOperation(H&& handler, const Executor& executor)
-      : handler_(std::forward<H>(handler)),
-        work_(executor),
-        context_(ContextService::Of(executor)) {}
-  ~AsyncDoOperation() noexcept override = default;  // even if the handler's may throw
-
-  // Once `self` has joined, the call may land and destroy the operation at any moment.
-  template <class Launch>
-  static void Start(std::shared_ptr<AsyncDoOperation> self, G& group,
-                    const typename G::KeyType& key, Launch&& launch) {
-    AsyncDoOperation& op = *self;
-    auto slot = net::get_associated_cancellation_slot(op.handler_);
-    if (slot.is_connected()) {
-      slot.assign([&op](net::cancellation_type_t type) {
-        if (type != net::cancellation_type::none) op.Cancel();
-      });
-    }
-    op.self_ = std::move(self);
-    const bool shut_down = op.context_ != nullptr && !op.context_->Add(op);
-    if (!shut_down) {
-      try {
-        group.Join(key, op, std::forward<Launch>(launch));
-        return;
-      } catch (...) {
-        op.error_ = std::current_exception();
-      }
-    }
-    if (slot.is_connected()) slot.clear();
-    if (shut_down) return op.self_.reset();
-    op.Complete();
-  }
-
- private:
-  // The executor receives this. If it is destroyed before it has run, so is the operation.
-  class Completion {
-   public:
-    using allocator_type = net::associated_allocator_t<Handler>;
-
-    explicit Completion(std::shared_ptr<AsyncDoOperation> op) noexcept : op_(std::move(op)) {}
-
-    allocator_type get_allocator() const noexcept {
-      return net::get_associated_allocator(op_->handler_);
-    }
-
-    void operator()() {
-      auto slot = net::get_associated_cancellation_slot(op_->handler_);
-      if (slot.is_connected()) slot.clear();
-      std::exception_ptr error;
-      Result<Value> result = op_->Take(error);
-      Handler handler(std::move(op_->handler_));
-      const net::executor_work_guard<Executor> work(std::move(op_->work_));
-      op_.reset();  // the handler may use the memory again
-      std::move(handler)(std::move(error), std::move(result));
-    }
-
-   private:
-    std::shared_ptr<AsyncDoOperation> op_;
-  };
-
-  // Terminates if there is no memory to post the completion: there is nobody left to report it to.
-  void OnLanded() noexcept override { Complete(); }
-
-  void Cancel() noexcept {
-    if (!this->Leave()) return;  // it has landed
-    try {
-      error_ = std::make_exception_ptr(NetSystemError(net::error::operation_aborted));
-    } catch (...) {  // no memory for its text
-      error_ = std::current_exception();
-    }
-    Complete();
-  }
-
-  // Nothing may access this object afterwards. The handler is called neither inside AsyncDo nor by
-  // the thread that lands the call. If its executor might do so, the completion takes a detour
-  // through one of Asio's own threads.
-  void Complete() {
-    if constexpr (kCanPost<Executor>) {
-      HandOver([](const Executor& executor, Completion&& completion) {
-        net::post(executor, std::move(completion));
-      });
-    } else {
-      completing_ = true;
-      net::post(net::system_executor(), [this] {
-        HandOver([](const Executor& executor, Completion&& completion) {
-          net::dispatch(executor, std::move(completion));
-        });
-      });
-    }
-  }
-
-  template <class Give>
-  void HandOver(Give&& give) {
-    const auto use = [&] {
-      const Executor executor = work_.get_executor();
-      give(executor, Completion(std::move(self_)));
-    };
-    if (context_ != nullptr) {
-      context_->UseLast(*this, use);
-    } else {
-      use();
-    }
-  }
-
-  void OnShutdown() noexcept override {
-    if (!this->Detach() || completing_) context_->WaitUntilTooLate(*this);
-    self_.reset();
-  }
-
-  Result<Value> Take(std::exception_ptr& error) {
-    error = std::move(error_);
-    if (error == nullptr) {
-      try {
-        return this->TakeResult();
-      } catch (...) {
-        error = std::current_exception();
-      }
-    }
-    return ResultFactory::Empty<Value>(Role::kFollower);
-  }
-
-  Handler handler_;
-  net::executor_work_guard<Executor> work_;
-  ContextService* const context_;
-  std::shared_ptr<AsyncDoOperation> self_;
-  std::exception_ptr error_;              // why there is no result, unless the call failed
-  std::atomic<bool> completing_ = false;  // true: on the detour described at Complete
-};
-
-// ---- Starting the operation, which a lazy token does later
-
-template <class G>
-struct InitiateAsyncDo {
-  using executor_type = net::system_executor;  // for tokens that add to an operation: cancel_after
-  executor_type get_executor() const noexcept { return {}; }
-
-  G* group;
-
-  template <class Handler, class Fn>
-  void operator()(Handler&& handler, typename G::KeyType key, Fn fn) const {
-    const auto fallback = detail::ExecutorOf(fn, net::system_executor());
-    const auto executor = detail::ExecutorOf(handler, fallback);
-    const auto fn_executor = detail::ExecutorOf(fn, executor);
-    using Op = AsyncDoOperation<G, std::decay_t<Handler>, std::remove_const_t<decltype(executor)>>;
-    const auto allocator = net::get_associated_allocator(handler);
-    using Allocator = typename std::allocator_traits<
-        std::remove_const_t<decltype(allocator)>>::template rebind_alloc<Op>;
-    auto op =
-        std::allocate_shared<Op>(Allocator(allocator), std::forward<Handler>(handler), executor);
-    Op::Start(std::move(op), *group, key, [&](typename G::Lead lead) {
-      detail::LaunchWork<G>(std::move(lead), std::move(fn), fn_executor);
-    });
-  }
-};
-
-}  // namespace SINGLEFLIGHT_ASIO_FLAVOR
-}  // namespace detail
-
-inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
+inline namespace standalone_asio {
 
 // Joins the call in flight for `key`. If there is none, makes one, whose work is `fn()`, or
 // `fn(std::stop_token)` if it accepts that. `fn` returns what converts to Value, or an
@@ -247,11 +137,16 @@ inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
 //   function at a time. A handler without an executor completes on that of `fn`. If neither has
 //   one, both use Asio's system_executor, whose threads are Asio's own. use_future's handler is on
 //   those threads, too. No awaitable can run there, so bind it elsewhere.
+// Executors: the executor that `fn` runs on must be able to post: it must support
+//   execution::blocking.never. The handler's own need not, as that of an any_completion_handler.
+//   Its completion is then posted to the executor of `fn`, and dispatched to its own from there. So
+//   bind `fn` then. If `fn` is bound to a busy pool, the completion waits for that pool.
 // Leaving: a cancellation of any type, through the handler's associated slot, makes this caller
 //   leave. The call continues for the others. Emit it where the handler would run, which must run
-//   one function at a time: a strand, if there are several threads. When the last caller leaves, or
-//   ~Group waits, the work is asked to stop: by its std::stop_token, and an awaitable `fn` also by
-//   a terminal cancellation of its coroutine.
+//   one function at a time: a strand, if there are several threads. When the last caller leaves,
+//   work that takes a std::stop_token is asked to stop: by that token, and an awaitable `fn` also
+//   by a terminal cancellation of its coroutine. Work that takes no token continues, and newcomers
+//   join it. ~Group asks all work to stop.
 // Errors: the exception_ptr is one of
 //     what `fn` threw, unchanged
 //     operation_aborted, as a system_error of Asio: this caller was cancelled
@@ -262,28 +157,28 @@ inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
 //   what copying `key` or `fn` throws. It throws std::bad_alloc if there is no memory even to
 //   notify the handler. Asio terminates the program if there is no memory to post a handler, or if
 //   starting an operation in a coroutine throws.
-// Lifetime: no caller owns the work, so `fn` must own what it needs.
+// Lifetime: no caller owns the work, so `fn` must own what it needs. An operation belongs to the
+//   context of the executor that its completion is posted to. That context may be destroyed before
+//   the call lands, if the executor reveals it, but do not cancel the operation meanwhile. A
+//   context that the completion is only dispatched to must outlive the operation, as everywhere in
+//   Asio.
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+requires detail::standalone_asio::FitsAsio<Fn, Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
-  using Value = typename G::ValueType;
-  using Kept = std::decay_t<Fn>;
-  detail::CheckKept<Fn>();
-  detail::CheckNetFn<Value, Kept>();
-  return detail::net::async_initiate<Token, void(std::exception_ptr, Result<Value>)>(
-      detail::InitiateAsyncDo<G>{&group}, token, detail::CopyKey<G>(key),
-      Kept(std::forward<Fn>(fn)));
+  return detail::standalone_asio::StartAsyncDo(group, detail::CopyKey<G>(key), std::forward<Fn>(fn),
+                                               std::forward<Token>(token));
 }
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.
 template <detail::GroupWithOwnFn B, class K = typename B::KeyType, class Token>
+requires detail::standalone_asio::FitsAsio<detail::UnusedFn<typename B::ValueType>, Token>
 auto AsyncDo(B& batcher, const K& key, Token&& token) {
-  return singleflight::AsyncDo(batcher.AsGroup(), key, detail::kUnusedFn<typename B::ValueType>,
-                               std::forward<Token>(token));
+  auto& group = batcher.AsGroup();
+  using Group = std::remove_reference_t<decltype(group)>;
+  return detail::standalone_asio::StartAsyncDo(group, detail::CopyKey<Group>(key),
+                                               detail::kUnusedFn<typename B::ValueType>,
+                                               std::forward<Token>(token));
 }
 
-}  // namespace SINGLEFLIGHT_ASIO_FLAVOR
-
+}  // namespace standalone_asio
 }  // namespace singleflight
-
-#undef SINGLEFLIGHT_ASIO_FLAVOR
-#undef SINGLEFLIGHT_ASIO_HAS_CO_AWAIT

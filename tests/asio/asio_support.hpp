@@ -3,14 +3,14 @@
 
 // Helpers for the tests of AsyncDo. They work with the standalone Asio and with Boost's.
 
-#include <singleflight/asio.hpp>
-
-#if defined(SINGLEFLIGHT_BOOST_ASIO)
+#if defined(TEST_BOOST_ASIO)
+#include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/bind_allocator.hpp>
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/dispatch.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/experimental/parallel_group.hpp>
 #include <boost/asio/io_context.hpp>
@@ -21,18 +21,35 @@
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/use_future.hpp>
+#if __has_include(<boost/asio/any_completion_handler.hpp>)
+#include <boost/asio/any_completion_handler.hpp>
+#define TEST_ANY_COMPLETION_HANDLER
+#endif
+#if __has_include(<boost/asio/cancel_after.hpp>)
+#include <boost/asio/cancel_after.hpp>
+#define TEST_CANCEL_AFTER
+#endif
+#if __has_include(<boost/asio/as_tuple.hpp>)
+#include <boost/asio/as_tuple.hpp>
+#else
+#include <boost/asio/experimental/as_tuple.hpp>
+#define ASIO_AS_TUPLE_IS_EXPERIMENTAL
+#endif
 #if __has_include(<boost/asio/deferred.hpp>)
 #include <boost/asio/deferred.hpp>
 #else
 #include <boost/asio/experimental/deferred.hpp>
 #define ASIO_DEFERRED_IS_EXPERIMENTAL
 #endif
+#include <singleflight/boost_asio.hpp>
 #else
+#include <asio/any_io_executor.hpp>
 #include <asio/bind_allocator.hpp>
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/bind_executor.hpp>
 #include <asio/cancellation_signal.hpp>
 #include <asio/co_spawn.hpp>
+#include <asio/dispatch.hpp>
 #include <asio/experimental/awaitable_operators.hpp>
 #include <asio/experimental/parallel_group.hpp>
 #include <asio/io_context.hpp>
@@ -43,12 +60,27 @@
 #include <asio/thread_pool.hpp>
 #include <asio/use_awaitable.hpp>
 #include <asio/use_future.hpp>
+#if __has_include(<asio/any_completion_handler.hpp>)
+#include <asio/any_completion_handler.hpp>
+#define TEST_ANY_COMPLETION_HANDLER
+#endif
+#if __has_include(<asio/cancel_after.hpp>)
+#include <asio/cancel_after.hpp>
+#define TEST_CANCEL_AFTER
+#endif
+#if __has_include(<asio/as_tuple.hpp>)
+#include <asio/as_tuple.hpp>
+#else
+#include <asio/experimental/as_tuple.hpp>
+#define ASIO_AS_TUPLE_IS_EXPERIMENTAL
+#endif
 #if __has_include(<asio/deferred.hpp>)
 #include <asio/deferred.hpp>
 #else
 #include <asio/experimental/deferred.hpp>
 #define ASIO_DEFERRED_IS_EXPERIMENTAL
 #endif
+#include <singleflight/asio.hpp>
 #endif
 
 #include <atomic>
@@ -61,7 +93,7 @@
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
-#if defined(SINGLEFLIGHT_BOOST_ASIO)
+#if defined(TEST_BOOST_ASIO)
 #define ASIO_TEST_CASE(name) TEST_CASE("Boost.Asio: " name)
 #else
 #define ASIO_TEST_CASE(name) TEST_CASE("Asio: " name)
@@ -76,7 +108,7 @@ using singleflight::Stats;
 
 namespace {
 
-#if defined(SINGLEFLIGHT_BOOST_ASIO)
+#if defined(TEST_BOOST_ASIO)
 namespace asio = boost::asio;
 using ErrorCode = boost::system::error_code;
 using SystemError = boost::system::system_error;
@@ -85,6 +117,11 @@ using ErrorCode = asio::error_code;
 using SystemError = asio::system_error;
 #endif
 using asio::use_awaitable;
+#if defined(ASIO_AS_TUPLE_IS_EXPERIMENTAL)
+using asio::experimental::as_tuple;
+#else
+using asio::as_tuple;
+#endif
 #if defined(ASIO_DEFERRED_IS_EXPERIMENTAL)
 using asio::experimental::deferred;
 #else
@@ -124,7 +161,7 @@ struct Answer {
   Outcome<int> outcome;
 };
 
-auto Into(Answer& answer) {
+[[maybe_unused]] auto Into(Answer& answer) {
   return [&answer](const std::exception_ptr& error, const Result<int>& result) {
     answer.Tell(error, result);
   };

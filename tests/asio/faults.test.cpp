@@ -78,7 +78,7 @@ struct OwnContext {
   explicit OwnContext(const FaultyGroup& group) : memory(group) {
     const ScopedPlan none(nullptr);
     io.emplace();
-    singleflight::detail::ContextService::Of(io->get_executor());
+    singleflight::detail::standalone_asio::ContextService::UsersOf(io->get_executor());
   }
   ~OwnContext() {
     const ScopedPlan none(nullptr);

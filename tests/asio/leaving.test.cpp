@@ -112,7 +112,7 @@ ASIO_TEST_CASE("Promise 10: in 'AsyncDo or timer', the first to complete cancels
   IntGroup group;
   asio::io_context io;
   AsyncEvent gate(io);
-  const auto never = [&]() -> asio::awaitable<int> {
+  const auto never = [&](std::stop_token) -> asio::awaitable<int> {
     co_await gate.Wait();
     co_return -1;
   };
@@ -193,6 +193,34 @@ ASIO_TEST_CASE("Promise 11: when the last caller leaves, the coroutine of fn is 
   CHECK(group.GetStats() == Stats{.executions = 1, .followers = 1, .failures = 1, .left = 2});
 }
 
+ASIO_TEST_CASE(
+    "Promise 11: an awaitable fn that takes no stop token continues, and a newcomer joins it") {
+  IntGroup group;
+  asio::io_context io;
+  AsyncEvent gate(io);
+  asio::cancellation_signal signal;
+  Answer leaves;
+  Answer newcomer;
+  int runs = 0;
+  const auto load = [&]() -> asio::awaitable<int> {
+    const int mine = ++runs;
+    co_await gate.Wait();
+    co_return mine;
+  };
+  AsyncDo(group, "key", load, Into(leaves, io, signal));
+  io.poll();
+  signal.emit(asio::cancellation_type::terminal);
+  io.poll();
+  CHECK(leaves.aborted);
+  CHECK(gate.waiting == 1);
+  AsyncDo(group, "key", load, Into(newcomer, io));
+  gate.Open();
+  io.run();
+  CHECK(newcomer.outcome.value == 1);
+  CHECK(newcomer.outcome.role == Role::kFollower);
+  CHECK(group.GetStats() == Stats{.executions = 1, .followers = 1, .left = 1});
+}
+
 ASIO_TEST_CASE("Promise 11: a newcomer starts a new call beside one that was asked to stop") {
   IntGroup group;
   asio::io_context io;
@@ -201,7 +229,7 @@ ASIO_TEST_CASE("Promise 11: a newcomer starts a new call beside one that was ask
   Answer leaves;
   Answer newcomer;
   int runs = 0;
-  const auto stubborn = [&]() -> asio::awaitable<int> {
+  const auto stubborn = [&](std::stop_token) -> asio::awaitable<int> {
     co_await asio::this_coro::reset_cancellation_state(asio::disable_cancellation());
     const int mine = ++runs;
     co_await gate.Wait();
@@ -233,7 +261,7 @@ ASIO_TEST_CASE("Promise 11: work is asked to stop even if all callers left befor
     stopped = stop.stop_requested();
     return 1;
   };
-  const auto awaitable = [&]() -> asio::awaitable<int> {
+  const auto awaitable = [&](std::stop_token) -> asio::awaitable<int> {
     went_on = true;
     co_return 1;
   };

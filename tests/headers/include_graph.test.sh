@@ -25,9 +25,9 @@ planted() {
 }
 
 planted detail/call.hpp ../group.hpp 'detail/call.hpp includes group.hpp: the arrow runs up'
-planted detail/asio/work.hpp ../../async.hpp 'the arrow runs up'
+planted detail/asio/context_users.hpp ../../async.hpp 'the arrow runs up'
 planted read_through.hpp async.hpp 'one way of waiting must not need another'
-planted many.hpp detail/asio/work.hpp 'a wing belongs to one header'
+planted many.hpp detail/asio/context_users.hpp 'a wing belongs to one header'
 planted detail/outcome.hpp ledger.hpp 'in a circle'
 planted group.hpp group.hpp 'a header must not include itself'
 echo '#pragma once' > "$copy/newcomer.hpp"

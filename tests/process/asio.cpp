@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// AsyncDo terminates if there is no memory to notify its handler that the call has landed.
+// AsyncDo terminates if there is no memory to notify its handler that the call has landed. It
+// starts no threads: not even for a handler whose executor cannot post.
 
 #include "process.hpp"
 
@@ -8,10 +9,18 @@
 
 #include <unistd.h>
 
+#include <asio/awaitable.hpp>
 #include <asio/bind_allocator.hpp>
 #include <asio/bind_executor.hpp>
+#include <asio/dispatch.hpp>
 #include <asio/io_context.hpp>
+#if __has_include(<asio/any_completion_handler.hpp>)
+#include <asio/any_completion_handler.hpp>
+#endif
+#include <cstddef>
 #include <exception>
+#include <filesystem>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <optional>
@@ -56,6 +65,45 @@ const process::Add landing(
       lead->Succeed(1);
     },
     {.exit_code = 12});
+
+// A minimal executor: it cannot be told to post.
+struct MinimalExecutor {
+  asio::io_context* loop;
+  template <class Function>
+  void execute(Function function) const {
+    asio::dispatch(*loop, [function = std::move(function)]() mutable { function(); });
+  }
+  bool operator==(const MinimalExecutor&) const noexcept = default;
+};
+
+auto Threads() { return std::distance(std::filesystem::directory_iterator("/proc/self/task"), {}); }
+
+const process::Add one_thread(
+    "A program of one thread stays one while AsyncDo completes handlers whose executor cannot post",
+    [] {
+      const auto before = Threads();
+      IntGroup group;
+      asio::io_context io;
+      int sum = 0;
+      const auto handler = [&](const std::exception_ptr&, const singleflight::Result<int>& result) {
+        sum += *result;
+      };
+      const auto awaitable = []() -> asio::awaitable<int> { co_return 10; };
+      AsyncDo(group, 1, asio::bind_executor(io, [] { return 1; }),
+              asio::bind_executor(MinimalExecutor{&io}, handler));
+      AsyncDo(group, 2, asio::bind_executor(io, awaitable),
+              asio::bind_executor(MinimalExecutor{&io}, handler));
+#if __has_include(<asio/any_completion_handler.hpp>)
+      using Handler =
+          asio::any_completion_handler<void(std::exception_ptr, singleflight::Result<int>)>;
+      AsyncDo(group, 1, asio::bind_executor(io, [] { return 1; }),
+              Handler(asio::bind_executor(io, handler)));
+      sum -= 1;
+#endif
+      io.run();
+      MUST(sum == 11);
+      MUST(Threads() == before);
+    });
 
 }  // namespace
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-#pragma once
 
 // How an AsyncDo runs its call's work: `fn` on an executor, as a function or as a coroutine.
+//
+// A part of asio.hpp and of boost_asio.hpp: see context.hpp.
 
 #include <concepts>
 #include <exception>
@@ -11,14 +12,12 @@
 #include <type_traits>
 #include <utility>
 
-#include "../group_like.hpp"
-#include "../invoke.hpp"
-#include "../outcome.hpp"
-#include "../task.hpp"
-#include "context.hpp"
+#include "../../invoke.hpp"
+#include "../../outcome.hpp"
+#include "../../task.hpp"
+#include "../context_users.hpp"
 
-namespace singleflight::detail {
-inline namespace SINGLEFLIGHT_ASIO_FLAVOR {
+namespace singleflight::detail::SINGLEFLIGHT_ASIO {
 
 // The type that an awaitable produces, and its coroutine's executor.
 template <class T>
@@ -41,7 +40,7 @@ constexpr bool ReturnsNetAwaitable() {
 
 template <class Value, class Fn>
 constexpr void CheckNetFn() {
-  if constexpr (detail::ReturnsNetAwaitable<Fn>()) {
+  if constexpr (SINGLEFLIGHT_ASIO::ReturnsNetAwaitable<Fn>()) {
     using Awaited = typename AwaitableTraitsOf<Fn>::Awaited;
     static_assert(std::is_void_v<Value> || std::convertible_to<Awaited, Value>,
                   "fn must return an awaitable of the group's Value or of something that converts "
@@ -64,16 +63,16 @@ struct AwaitableTraits<net::awaitable<T, CoroutineExecutor>> {
 // where the coroutine runs. The slot refers to the signal, so everyone who may use the slot keeps
 // the signal alive.
 template <class Executor>
-class StopRelay final : private ContextService::User {
+class StopRelay final : private ContextUsers::User {
  public:
   StopRelay(std::shared_ptr<net::cancellation_signal> signal, const Executor& executor,
             std::stop_token stop)
-      : context_(ContextService::Of(executor)) {
-    if (context_ != nullptr && !context_->Add(*this)) return;
+      : context_users_(ContextService::UsersOf(executor)) {
+    if (context_users_ != nullptr && !context_users_->Add(*this)) return;
     on_stop_.emplace(std::move(stop), OnStop{std::move(signal), executor});
   }
   ~StopRelay() {
-    if (context_ != nullptr) context_->Remove(*this);
+    if (context_users_ != nullptr) context_users_->Remove(*this);
   }
   StopRelay(const StopRelay&) = delete;
   StopRelay& operator=(const StopRelay&) = delete;
@@ -89,7 +88,7 @@ class StopRelay final : private ContextService::User {
 
   void OnShutdown() noexcept override { on_stop_.reset(); }  // waits for an OnStop in progress
 
-  ContextService* const context_;
+  ContextUsers* const context_users_;
   std::optional<std::stop_callback<OnStop>> on_stop_;
 };
 
@@ -102,7 +101,7 @@ net::awaitable<void, CoroutineExecutor> LeadInCoroutine(
     Executor executor) {
   Outcome<Value> outcome;
   try {
-    const StopRelay<Executor> relay(std::move(signal), executor, lead.GetStopToken());
+    const StopRelay<Executor> relay(std::move(signal), executor, lead.WatchStop());
     co_await net::post(net::use_awaitable_t<CoroutineExecutor>());  // `fn` never runs in AsyncDo
     if constexpr (std::is_void_v<Value>) {
       static_cast<void>(co_await lead.Start(std::move(*fn)));
@@ -129,41 +128,57 @@ template <class CoroutineExecutor, class Value, class Lead, class Fn, class Exec
 void SpawnWork(Lead lead, Fn fn, const Executor& executor) {
   auto signal = std::make_shared<net::cancellation_signal>();
   net::co_spawn(executor,
-                detail::LeadInCoroutine<CoroutineExecutor, Value, Lead, Fn>(
+                SINGLEFLIGHT_ASIO::LeadInCoroutine<CoroutineExecutor, Value, Lead, Fn>(
                     std::move(lead), std::optional<Fn>(std::move(fn)), signal, executor),
                 WhenLed{signal});
 }
 
 #endif
 
-// Gives a call's work to `executor`.
+// Gives the work of the call that it is made the leader of to an executor. It owns what it needs
+// for that.
 template <class G, class Fn, class Executor>
-void LaunchWork(typename G::Lead lead, Fn fn, const Executor& executor) {
-  if constexpr (std::same_as<typename G::Lead, UnusedLead>) {  // the group does the work itself
-  } else if constexpr (detail::ReturnsNetAwaitable<Fn>()) {
-#if defined(SINGLEFLIGHT_ASIO_HAS_CO_AWAIT)
-    using Value = typename G::ValueType;
-    using CoroutineExecutor = typename AwaitableTraitsOf<Fn>::Executor;
-    // A strand, because the cancellation must not run while the coroutine does, on another thread.
-    if constexpr (std::convertible_to<net::strand<Executor>, CoroutineExecutor>) {
-      detail::SpawnWork<CoroutineExecutor, Value>(std::move(lead), std::move(fn),
-                                                  net::make_strand(executor));
-    } else {
-      static_assert(std::convertible_to<Executor, CoroutineExecutor>,
-                    "the awaitable that fn returns cannot run on this executor: pass "
-                    "bind_executor(executor, fn) with one that it can run on");
-      detail::SpawnWork<CoroutineExecutor, Value>(std::move(lead), std::move(fn), executor);
+class Launch {
+ public:
+  Launch(Fn&& fn, const Executor& executor) : fn_(std::move(fn)), executor_(executor) {}
+
+  const Executor& executor() const noexcept { return executor_; }
+
+  // Called once. As soon as the executor has the work, this object may be destroyed.
+  void operator()(typename G::Lead lead) {
+    if constexpr (kTakesStopToken<Fn>) {
+      static_cast<void>(lead.GetStopToken());  // from now on the call can be asked to stop
     }
-#endif
-  } else {
-    Task<G, Fn> task(std::move(lead), std::move(fn));
-    if constexpr (kCanPost<Executor>) {
-      net::post(executor, std::move(task));
+    Fn fn(std::move(*fn_));
+    fn_.reset();
+    const Executor executor(executor_);
+    if constexpr (std::same_as<typename G::Lead, UnusedLead>) {
+      // The group does the work itself.
+    } else if constexpr (!SINGLEFLIGHT_ASIO::ReturnsNetAwaitable<Fn>()) {
+      net::post(executor, Task<G, Fn>(std::move(lead), std::move(fn)));
     } else {
-      net::post(net::system_executor(), [executor, task] { net::dispatch(executor, task); });
+#if defined(SINGLEFLIGHT_ASIO_HAS_CO_AWAIT)
+      using Value = typename G::ValueType;
+      using CoroutineExecutor = typename AwaitableTraitsOf<Fn>::Executor;
+      // A strand, because the cancellation must not run while the coroutine does, on another
+      // thread.
+      if constexpr (std::convertible_to<net::strand<Executor>, CoroutineExecutor>) {
+        SINGLEFLIGHT_ASIO::SpawnWork<CoroutineExecutor, Value>(std::move(lead), std::move(fn),
+                                                               net::make_strand(executor));
+      } else {
+        static_assert(std::convertible_to<Executor, CoroutineExecutor>,
+                      "the awaitable that fn returns cannot run on this executor: pass "
+                      "bind_executor(executor, fn) with one that it can run on");
+        SINGLEFLIGHT_ASIO::SpawnWork<CoroutineExecutor, Value>(std::move(lead), std::move(fn),
+                                                               executor);
+      }
+#endif
     }
   }
-}
 
-}  // namespace SINGLEFLIGHT_ASIO_FLAVOR
-}  // namespace singleflight::detail
+ private:
+  std::optional<Fn> fn_;
+  const Executor executor_;
+};
+
+}  // namespace singleflight::detail::SINGLEFLIGHT_ASIO

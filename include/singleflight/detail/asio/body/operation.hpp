@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: MIT
+
+// An AsyncDo in progress, and how it is started.
+//
+// A part of asio.hpp and of boost_asio.hpp: see context.hpp.
+
+#include <concepts>
+#include <exception>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "../../../result.hpp"
+#include "../../call.hpp"
+#include "../../group_like.hpp"
+#include "../../outcome.hpp"
+#include "../context_users.hpp"
+
+namespace singleflight::detail::SINGLEFLIGHT_ASIO {
+
+struct NoWorkGuard {
+  template <class Executor>
+  explicit NoWorkGuard(const Executor&) noexcept {}
+};
+
+// A caller. It owns itself until it is passed to an executor as a Completion.
+//
+// The completion is posted to the handler's executor. If that cannot post, the completion is posted
+// to the executor of `fn`, which can, and dispatched from there. This is what Asio's own operations
+// do, with the executor of their I/O object. Either way it belongs to the context that it is posted
+// to, and to no other.
+//
+// Asio's rules forbid a cancellation while the operation starts or its handler runs: a slot is used
+// on the handler's executor, which runs one function at a time. So Cancel races with neither Join
+// nor TakeResult. It may race with OnLanded.
+template <class G, class Handler, class Executor, class Fn, class FnExecutor>
+class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
+  using Value = typename G::ValueType;
+
+ public:
+  template <class H>
+  AsyncDoOperation(H&& handler, const Executor& executor, Fn&& fn, const FnExecutor& fn_executor)
+      : handler_(std::forward<H>(handler)),
+        launch_(std::move(fn), fn_executor),
+        work_(executor),
+        work_on_the_way_(launch_.executor()),
+        context_users_(ContextService::UsersOf(PostsTo())) {}
+  ~AsyncDoOperation() noexcept override = default;  // even if the handler's may throw
+
+  // Once `self` has joined, the call may land and destroy the operation at any moment.
+  static void Start(std::shared_ptr<AsyncDoOperation> self, G& group,
+                    const typename G::KeyType& key) {
+    AsyncDoOperation& op = *self;
+    auto slot = net::get_associated_cancellation_slot(op.handler_);
+    if (slot.is_connected()) {
+      slot.assign([&op](net::cancellation_type_t type) {
+        if (type != net::cancellation_type::none) op.Cancel();
+      });
+    }
+    op.self_ = std::move(self);
+    const bool shut_down = op.context_users_ != nullptr && !op.context_users_->Add(op);
+    if (!shut_down) {
+      try {
+        group.Join(key, op, op.launch_);
+        return;
+      } catch (...) {
+        op.error_ = std::current_exception();
+      }
+    }
+    if (slot.is_connected()) slot.clear();
+    if (shut_down) return op.self_.reset();
+    op.Complete();
+  }
+
+ private:
+  // The executor receives this. If it is destroyed before it has run, so is the operation.
+  class Completion {
+   public:
+    using allocator_type = net::associated_allocator_t<Handler>;
+
+    explicit Completion(std::shared_ptr<AsyncDoOperation> op) noexcept : op_(std::move(op)) {}
+
+    allocator_type get_allocator() const noexcept {
+      return net::get_associated_allocator(op_->handler_);
+    }
+
+    void operator()() {
+      auto slot = net::get_associated_cancellation_slot(op_->handler_);
+      if (slot.is_connected()) slot.clear();
+      std::exception_ptr error;
+      Result<Value> result = op_->Take(error);
+      Handler handler(std::move(op_->handler_));
+      const net::executor_work_guard<Executor> work(std::move(op_->work_));
+      op_.reset();  // the handler may use the memory again
+      std::move(handler)(std::move(error), std::move(result));
+    }
+
+   private:
+    std::shared_ptr<AsyncDoOperation> op_;
+  };
+
+  // The executor of `fn` receives this, if the handler's cannot post.
+  class Dispatcher {
+   public:
+    using allocator_type = typename Completion::allocator_type;
+
+    Dispatcher(const Executor& executor, Completion completion)
+        : executor_(executor), completion_(std::move(completion)) {}
+
+    allocator_type get_allocator() const noexcept { return completion_.get_allocator(); }
+
+    void operator()() { net::dispatch(executor_, std::move(completion_)); }
+
+   private:
+    Executor executor_;
+    Completion completion_;
+  };
+
+  // Terminates if there is no memory to post the completion: there is nobody left to report it to.
+  void OnLanded() noexcept override { Complete(); }
+
+  void Cancel() noexcept {
+    if (!this->Leave()) return;  // it has landed
+    try {
+      error_ = std::make_exception_ptr(NetSystemError(net::error::operation_aborted));
+    } catch (...) {  // no memory for its text
+      error_ = std::current_exception();
+    }
+    Complete();
+  }
+
+  // Nothing may access this object afterwards.
+  void Complete() {
+    if (context_users_ != nullptr) {
+      context_users_->UseLast(*this, [this] { Post(); });
+    } else {
+      Post();
+    }
+  }
+
+  void Post() {
+    const auto executor = PostsTo();
+    if constexpr (kCanPost<Executor>) {
+      net::post(executor, Completion(std::move(self_)));
+    } else {
+      const auto work = std::move(work_on_the_way_);
+      net::post(executor, Dispatcher(work_.get_executor(), Completion(std::move(self_))));
+    }
+  }
+
+  auto PostsTo() const {
+    if constexpr (kCanPost<Executor>) {
+      return work_.get_executor();
+    } else {
+      return launch_.executor();
+    }
+  }
+
+  void OnShutdown() noexcept override {
+    if (!this->Detach()) context_users_->WaitUntilTooLate(*this);
+    self_.reset();
+  }
+
+  Result<Value> Take(std::exception_ptr& error) {
+    error = std::move(error_);
+    if (error == nullptr) {
+      try {
+        return this->TakeResult();
+      } catch (...) {
+        error = std::current_exception();
+      }
+    }
+    return ResultFactory::Empty<Value>(Role::kFollower);
+  }
+
+  Handler handler_;
+  Launch<G, Fn, FnExecutor> launch_;
+  // Outstanding work, on each executor that the completion passes.
+  net::executor_work_guard<Executor> work_;
+  [[no_unique_address]] std::conditional_t<kCanPost<Executor>, NoWorkGuard,
+                                           net::executor_work_guard<FnExecutor>>
+      work_on_the_way_;
+  ContextUsers* const context_users_;
+  std::shared_ptr<AsyncDoOperation> self_;
+  std::exception_ptr error_;  // why there is no result, unless the call failed
+};
+
+// The executors of an operation: each falls back on the other's, and then on Asio's own.
+template <class Handler, class Fn>
+struct Executors {
+  using Fallback = ExecutorTypeOf<Fn, net::system_executor>;
+  using OfHandler = ExecutorTypeOf<Handler, Fallback>;
+  using OfFn = ExecutorTypeOf<Fn, OfHandler>;
+};
+
+template <class Executor>
+constexpr bool CheckCanPost() {
+  static_assert(kCanPost<Executor>,
+                "AsyncDo cannot post to this executor, because it does not support "
+                "execution::blocking.never: bind fn to one that does, such as the executor of your "
+                "I/O objects, with bind_executor(executor, fn)");
+  return kCanPost<Executor>;
+}
+
+// Starts the operation, which a lazy token does later. Tokens that add something to an operation
+// use its executor: see IoExecutorOf.
+template <class G, class IoExecutor>
+struct InitiateAsyncDo {
+  using executor_type = IoExecutor;
+  executor_type get_executor() const noexcept { return executor; }
+
+  G* group;
+  IoExecutor executor;
+
+  template <class Handler, class Fn>
+  void operator()(Handler&& handler, typename G::KeyType key, Fn fn) const {
+    using Types = Executors<std::decay_t<Handler>, Fn>;
+    if constexpr (SINGLEFLIGHT_ASIO::CheckCanPost<typename Types::OfFn>()) {
+      using Op = AsyncDoOperation<G, std::decay_t<Handler>, typename Types::OfHandler, Fn,
+                                  typename Types::OfFn>;
+      const auto fallback = SINGLEFLIGHT_ASIO::ExecutorOf(fn, net::system_executor());
+      const auto completes_on = SINGLEFLIGHT_ASIO::ExecutorOf(handler, fallback);
+      const auto fn_runs_on = SINGLEFLIGHT_ASIO::ExecutorOf(fn, completes_on);
+      const auto allocator = net::get_associated_allocator(handler);
+      using Allocator = typename std::allocator_traits<
+          std::remove_const_t<decltype(allocator)>>::template rebind_alloc<Op>;
+      auto op = std::allocate_shared<Op>(Allocator(allocator), std::forward<Handler>(handler),
+                                         completes_on, std::move(fn), fn_runs_on);
+      Op::Start(std::move(op), *group, key);
+    }
+  }
+};
+
+// The executor for the timers of a token such as cancel_after.
+template <class Fn>
+auto IoExecutorOf(const Fn& fn) {
+  if constexpr (std::convertible_to<ExecutorTypeOf<Fn, net::system_executor>,
+                                    net::any_io_executor>) {
+    return SINGLEFLIGHT_ASIO::ExecutorOf(fn, net::system_executor());
+  } else {
+    return net::system_executor();
+  }
+}
+
+// Stands for the initiation of an AsyncDo where a token is only checked.
+template <class Value>
+struct AnyInitiation {
+  template <std::invocable<std::exception_ptr, Result<Value>> Handler>
+  void operator()(Handler&& handler) const;
+};
+
+template <class Token, class Value>
+concept TokenFor = requires(Token&& token) {
+  net::async_initiate<Token, void(std::exception_ptr, Result<Value>)>(AnyInitiation<Value>(),
+                                                                      token);
+};
+
+// Whether AsyncDo of this Asio can take these arguments: none belongs to another one.
+template <class Fn, class Token>
+concept FitsAsio = !OfOtherAsio<Fn, DefaultExecutor> && !OfOtherAsio<Token, DefaultExecutor>;
+
+// AsyncDo, with a copy of the key.
+template <class G, class Fn, class Token>
+auto StartAsyncDo(G& group, typename G::KeyType&& key, Fn&& fn, Token&& token) {
+  using Value = typename G::ValueType;
+  using Kept = std::decay_t<Fn>;
+  detail::CheckKept<Fn>();
+  SINGLEFLIGHT_ASIO::CheckNetFn<Value, Kept>();
+  static_assert(TokenFor<Token, Value>,
+                "the token must be a completion token for the signature "
+                "void(std::exception_ptr, singleflight::Result<Value>)");
+  using Types = Executors<std::decay_t<Token>, Kept>;  // those of a token that is the handler
+  static_cast<void>(SINGLEFLIGHT_ASIO::CheckCanPost<typename Types::OfFn>());
+  const auto io_executor = SINGLEFLIGHT_ASIO::IoExecutorOf(fn);
+  return net::async_initiate<Token, void(std::exception_ptr, Result<Value>)>(
+      InitiateAsyncDo<G, std::remove_const_t<decltype(io_executor)>>{&group, io_executor}, token,
+      std::move(key), Kept(std::forward<Fn>(fn)));
+}
+
+}  // namespace singleflight::detail::SINGLEFLIGHT_ASIO
