@@ -50,16 +50,12 @@
 #include "detail/call.hpp"
 #include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
+#include "detail/resume_inline.hpp"
 #include "detail/task.hpp"
 #include "group.hpp"
 #include "result.hpp"
 
 namespace singleflight {
-
-// Resumes the coroutine at once, on the current thread.
-struct ResumeInline {
-  void operator()(std::coroutine_handle<> handle) const { handle.resume(); }
-};
 
 namespace detail {
 
