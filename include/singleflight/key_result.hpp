@@ -11,6 +11,20 @@
 //       Log(user.error());
 //     }
 //   }
+//
+// A batch's function may return KeyResults, too, if single keys can fail:
+//
+//   std::vector<singleflight::KeyResult<User>> LoadMissing(std::span<const int> ids) {
+//     std::vector<singleflight::KeyResult<User>> users;
+//     for (const Row& row : db.Select(ids)) {
+//       if (row.ok) {
+//         users.push_back(Parse(row));  // a User
+//       } else {
+//         users.push_back(singleflight::KeyResult<User>::Failure(row.exception));
+//       }
+//     }
+//     return users;
+//   }
 
 #include <cstddef>
 #include <exception>
@@ -20,16 +34,10 @@
 #include <variant>
 
 #include "detail/lifetime_bound.hpp"
+#include "detail/outcome.hpp"
 #include "result.hpp"
 
 namespace singleflight {
-
-namespace detail {
-template <class G>
-class Batch;
-template <class Value>
-class AsyncCaller;
-}  // namespace detail
 
 // Reads like a Result. If there is none, reading throws that key's error.
 //
@@ -37,12 +45,26 @@ class AsyncCaller;
 template <class Value>
 class [[nodiscard]] KeyResult {
  public:
+  // Holds a result. A value alone is one that is not shared(), and whose role() is kLeader.
+  // NOLINTBEGIN(google-explicit-constructor): as std::expected does
+  KeyResult(Result<Value> result) : outcome_(std::in_place_index<1>, std::move(result)) {}
+  KeyResult(detail::Stored<Value> value) requires(!std::is_void_v<Value>)
+      : KeyResult(detail::ResultFactory::Alone<Value>(std::move(value), Role::kLeader)) {}
+  // NOLINTEND(google-explicit-constructor)
+  KeyResult() requires std::is_void_v<Value>
+      : KeyResult(detail::ResultFactory::Alone<Value>({}, Role::kLeader)) {}
+  // Holds an error. A null one stands for `owner_dead`.
+  static KeyResult Failure(std::exception_ptr error) noexcept {
+    return KeyResult(Failed{error != nullptr ? std::move(error) : detail::MakeOwnerDead()});
+  }
+
   // True if there is a result.
-  explicit operator bool() const noexcept { return outcome_.index() == 1; }
+  explicit operator bool() const noexcept { return has_value(); }
+  bool has_value() const noexcept { return outcome_.index() == 1; }
   // Null if there is a result.
   std::exception_ptr error() const noexcept {
-    const auto* error = std::get_if<0>(&outcome_);
-    return error != nullptr ? *error : nullptr;
+    const auto* failed = std::get_if<0>(&outcome_);
+    return failed != nullptr ? failed->error : nullptr;
   }
 
   const Result<Value>& result() const& SINGLEFLIGHT_LIFETIME_BOUND {
@@ -70,20 +92,18 @@ class [[nodiscard]] KeyResult {
   }
 
  private:
-  template <class G>
-  friend class detail::Batch;
-  friend detail::AsyncCaller<Value>;
+  struct Failed {  // never null. A type of its own, so that Value may be std::exception_ptr
+    std::exception_ptr error;
+  };
 
-  explicit KeyResult(std::exception_ptr error) noexcept
-      : outcome_(std::in_place_index<0>, std::move(error)) {}
-  explicit KeyResult(Result<Value>&& result)
-      : outcome_(std::in_place_index<1>, std::move(result)) {}
+  explicit KeyResult(Failed failed) noexcept
+      : outcome_(std::in_place_index<0>, std::move(failed)) {}
 
   void ThrowIfFailed() const {
-    if (const auto* error = std::get_if<0>(&outcome_)) std::rethrow_exception(*error);
+    if (const auto* failed = std::get_if<0>(&outcome_)) std::rethrow_exception(failed->error);
   }
 
-  std::variant<std::exception_ptr, Result<Value>> outcome_;
+  std::variant<Failed, Result<Value>> outcome_;
 };
 
 }  // namespace singleflight

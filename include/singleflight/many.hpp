@@ -266,7 +266,7 @@ class Batch {
   // These two are not inlined, because GCC 12 warns falsely that a KeyResult whose construction it
   // sees is uninitialized where it is moved.
   [[gnu::noinline]] static KeyResult<Value> Failure(std::exception_ptr error) noexcept {
-    return KeyResult<Value>(std::move(error));
+    return KeyResult<Value>::Failure(std::move(error));
   }
   [[gnu::noinline]] static KeyResult<Value> Take(Member& member) {
     if (member.left) return Failure(MakeCanceled());

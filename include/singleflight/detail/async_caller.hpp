@@ -210,17 +210,17 @@ class AsyncCaller : public CallerBase, public Waiter<Value> {
       if (State::Of(*this)->Failed()) {
         if (std::exception_ptr error = State::Of(*this)->Error()) {
           this->DropResult();
-          return KeyResult<Value>(std::move(error));
+          return KeyResult<Value>::Failure(std::move(error));
         }
       }
       return KeyResult<Value>(this->TakeResult());
     } catch (...) {  // the value's move threw
-      return KeyResult<Value>(std::current_exception());
+      return KeyResult<Value>::Failure(std::current_exception());
     }
   }
 
   [[gnu::noinline]] static KeyResult<Value> Failure(std::exception_ptr error) noexcept {
-    return KeyResult<Value>(std::move(error));
+    return KeyResult<Value>::Failure(std::move(error));
   }
 
   void Drop() noexcept override { this->DropResult(); }
