@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// How one element of what a batch's `fn` returned becomes the outcome of one key: a value, an
+// object that holds a value or an error, or, for a group of void, only an error.
+
+#include <concepts>
+#include <exception>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include "errors.hpp"
+#include "outcome.hpp"
+
+namespace singleflight {
+
+template <class Value>
+class KeyResult;
+
+namespace detail {
+
+template <class T>
+inline constexpr bool kIsKeyResult = false;
+template <class Value>
+inline constexpr bool kIsKeyResult<KeyResult<Value>> = true;
+
+// Holds a value or an error, and can tell which, as std::expected and KeyResult can.
+template <class T>
+concept ExpectedLike = requires(T&& expected) {
+  { expected.has_value() } -> std::convertible_to<bool>;
+  std::forward<T>(expected).error();
+};
+
+// The value of an expected-like that has one. A KeyResult's is moved out if the result is not
+// shared.
+template <class T>
+decltype(auto) ValueOf(T&& expected) {
+  using Element = std::remove_cvref_t<T>;
+  if constexpr (kIsKeyResult<Element>) {
+    using Value = std::remove_cvref_t<decltype(*expected)>;
+    if constexpr (std::copy_constructible<Value>) {
+      return std::forward<T>(expected).value();
+    } else {
+      return *expected;
+    }
+  } else if constexpr (requires { *std::forward<T>(expected); }) {
+    return *std::forward<T>(expected);
+  } else if constexpr (requires { std::forward<T>(expected).value(); }) {
+    return std::forward<T>(expected).value();
+  }
+}
+
+// What an element is for a group of this Value. kNone: nothing that can be used.
+enum class ElementKind { kNone, kValue, kExpected, kError };
+
+// `Element` is an lvalue or rvalue reference. An object that holds a value or an error is not
+// converted to the Value as a whole, unless the Value is such an object, too: a std::any would
+// swallow the error.
+template <class Value, class Element>
+constexpr ElementKind KindOfElement() {
+  using T = std::remove_cvref_t<Element>;
+  if constexpr (std::is_void_v<Value>) {
+    return std::same_as<T, std::exception_ptr> ? ElementKind::kError
+           : ExpectedLike<Element>             ? ElementKind::kExpected
+                                               : ElementKind::kNone;
+  } else if constexpr (std::same_as<T, Value> || !ExpectedLike<Element> ||
+                       (ExpectedLike<Value> && std::convertible_to<Element, Value>)) {
+    return std::convertible_to<Element, Value> ? ElementKind::kValue : ElementKind::kNone;
+  } else {
+    using Held = decltype(detail::ValueOf(std::declval<Element>()));
+    return std::convertible_to<Held, Value> ? ElementKind::kExpected : ElementKind::kNone;
+  }
+}
+
+template <class Value, class Element>
+concept ElementFor = KindOfElement<Value, Element&&>()
+!= ElementKind::kNone;
+
+// Makes an exception_ptr from the error that an element holds.
+template <class Error>
+std::exception_ptr ToException(Error&& error) {
+  using Kind = std::decay_t<Error>;
+  if constexpr (std::same_as<Kind, std::exception_ptr>) {
+    if (error != nullptr) return std::forward<Error>(error);
+    return MakeError(std::errc::no_message_available,
+                     "singleflight: fn of a batch returned neither a value nor an error");
+  } else if constexpr (std::same_as<Kind, std::error_code>) {
+    return std::make_exception_ptr(std::system_error(error));
+  } else {
+    static_assert(
+        std::constructible_from<Kind, Error>,
+        "an error that fn returned is thrown as it is, so it must be possible to move it, "
+        "or to copy it if fn keeps it");
+    if constexpr (std::copy_constructible<Kind>) {
+      return std::make_exception_ptr<Kind>(std::forward<Error>(error));
+    } else {
+      try {
+        throw Kind(std::forward<Error>(error));
+      } catch (...) {
+        return Caught();
+      }
+    }
+  }
+}
+
+// Throws what reading or converting the element throws.
+template <class Value, class Element>
+Outcome<Value> ToOutcome(Element&& element) {
+  constexpr ElementKind kKind = KindOfElement<Value, Element&&>();
+  if constexpr (kKind == ElementKind::kValue) {
+    return Outcome<Value>(std::in_place_index<1>, std::forward<Element>(element));
+  } else if constexpr (kKind == ElementKind::kExpected) {
+    if (!element.has_value()) {
+      return Outcome<Value>(std::in_place_index<0>,
+                            detail::ToException(std::forward<Element>(element).error()));
+    }
+    if constexpr (std::is_void_v<Value>) {
+      return Outcome<Value>(std::in_place_index<1>);
+    } else {
+      return Outcome<Value>(std::in_place_index<1>,
+                            detail::ValueOf(std::forward<Element>(element)));
+    }
+  } else {
+    static_assert(kKind == ElementKind::kError);
+    if (element == nullptr) return Outcome<Value>(std::in_place_index<1>);
+    return Outcome<Value>(std::in_place_index<0>, std::forward<Element>(element));
+  }
+}
+
+}  // namespace detail
+
+}  // namespace singleflight

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// LedCalls: the calls that one run of a batch's `fn` lands.
+
+#include <atomic>
+#include <cstddef>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <span>
+#include <stop_token>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "invoke.hpp"
+#include "outcome.hpp"
+#include "thread_mark.hpp"
+#include "wait_graph.hpp"
+
+namespace singleflight::detail {
+
+// A stop that is requested once it has been requested of each of several calls.
+class StopOfAll {
+ public:
+  explicit StopOfAll(std::span<const std::stop_token> calls) : wanted_(calls.size()) {
+    for (const std::stop_token& call : calls) each_.emplace_back(call, OnStop{this});
+  }
+  StopOfAll(const StopOfAll&) = delete;
+  StopOfAll& operator=(const StopOfAll&) = delete;
+
+  std::stop_token GetToken() const noexcept { return stop_.get_token(); }
+
+ private:
+  struct OnStop {
+    StopOfAll* self;
+    void operator()() const noexcept {
+      if (--self->wanted_ > 0) return;
+      std::stop_source stop = self->stop_;  // what runs in the request may destroy `self`
+      stop.request_stop();
+    }
+  };
+
+  std::stop_source stop_ = NewStopSource();
+  std::atomic<std::size_t> wanted_;  // calls of which no stop was requested
+  std::deque<std::stop_callback<OnStop>> each_;
+};
+
+// The Leads of calls and their keys. Movable: the keys stay where they are.
+template <class G>
+class LedCalls {
+  using Key = typename G::KeyType;
+  using Value = typename G::ValueType;
+  using Lead = typename G::Lead;
+
+ public:
+  // Called in Join's launch. A call whose `fn` takes a stop token can be asked to stop from here
+  // on.
+  template <bool kTakesStop>
+  void Add(const Key& key, Lead lead) {
+    leads_.push_back(std::move(lead));
+    try {
+      keys_.push_back(key);
+      if constexpr (kTakesStop) stops_.push_back(leads_.back().GetStopToken());
+    } catch (...) {
+      if (keys_.size() == leads_.size()) keys_.pop_back();
+      leads_.pop_back();
+      throw;
+    }
+  }
+  void Clear() {
+    leads_.clear();
+    keys_.clear();
+    stops_.clear();
+  }
+
+  bool Empty() const noexcept { return leads_.empty(); }
+  std::size_t Size() const noexcept { return leads_.size(); }
+  std::span<const Key> Keys() const noexcept { return keys_; }
+  std::span<const std::stop_token> Stops() const noexcept { return stops_; }
+
+  void Land(std::size_t place, Outcome<Value>&& outcome) { leads_[place].Land(std::move(outcome)); }
+  // Fails those that have not landed.
+  void Fail(const std::exception_ptr& error) {
+    for (Lead& lead : leads_) lead.Fail(error);
+  }
+
+  // Marks this thread as one that does the work of these calls. What a batch's range runs when it
+  // is read is such work, too, and so is what a waiter does when it is notified of one call while
+  // others have not landed.
+  class Working {
+   public:
+    explicit Working(const LedCalls& calls) {
+      for (const Lead& lead : calls.leads_) running_.emplace_back(lead.Target());
+    }
+
+   private:
+    LeadingScope leading_;
+    std::deque<RunningScope> running_;
+  };
+
+ private:
+  std::vector<Lead> leads_;
+  std::vector<Key> keys_;
+  std::vector<std::stop_token> stops_;
+};
+
+}  // namespace singleflight::detail

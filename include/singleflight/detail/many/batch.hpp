@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <exception>
+#include <optional>
+#include <stop_token>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "../../key_result.hpp"
+#include "../../options.hpp"
+#include "../../result.hpp"
+#include "../batch_fn.hpp"
+#include "../call.hpp"
+#include "../event.hpp"
+#include "../led_calls.hpp"
+#include "../outcome.hpp"
+#include "../thread_waiter.hpp"
+#include "../wait_graph.hpp"
+#include "batch_members.hpp"
+
+namespace singleflight::detail {
+
+// Runs one DoMany, and is a caller for each of its keys.
+template <class G>
+class Batch {
+  using Value = typename G::ValueType;
+  using State = SharedState<Value>;
+  using Outcome = detail::Outcome<Value>;
+  using Member = BatchMember<ThreadWaiter<Value>, typename G::KeyType>;
+
+ public:
+  template <class Keys>
+  Batch(G& group, Keys& keys, const CallOptions& options)
+      : group_(group), options_(options), members_(keys) {
+    for (Member& member : members_) asking_.push_back(&member);
+    if (options.timeout) deadline_ = detail::DeadlineAfter(*options.timeout);
+  }
+
+  template <class Fn>
+  std::vector<KeyResult<Value>> Run(Fn& fn) {
+    while (!asking_.empty()) {
+      led_.Clear();
+      for (Member* member : asking_) Join<BatchFn<G, Fn>::kTakesStop>(*member);
+      if (!led_.Empty()) Lead(fn);
+      Follow();
+      std::erase_if(asking_, [this](const Member* member) { return !AsksAgain(*member); });
+    }
+    return members_.TakeResults();
+  }
+
+ private:
+  template <bool kTakesStop>
+  void Join(Member& member) {
+    if (options_.stop.stop_requested()) {
+      member.error = MakeCanceled();
+      return;
+    }
+    member.Reuse();  // its last call may have failed
+    member.joined = false;
+    try {
+      member.role = group_.Join(*member.key, member, [&](typename G::Lead lead) {
+        member.joined = true;
+        led_.template Add<kTakesStop>(*member.key, std::move(lead));
+        member.led = true;
+      });
+      member.joined = true;
+    } catch (...) {
+      member.error = Caught();
+    }
+  }
+
+  // Runs `fn` for the calls that this batch leads, and lands them. If a stop is requested
+  // meanwhile, this caller leaves these calls.
+  template <class Fn>
+  void Lead(Fn& fn) {
+    const std::stop_callback on_stop(options_.stop, [this] {
+      for (Member* member : asking_) {
+        if (member->led && member->Leave()) member->left = true;
+      }
+    });
+    std::exception_ptr error;
+    std::optional<typename LedCalls<G>::Working> working;  // until the last call has landed
+    try {
+      working.emplace(led_);
+      RunAndLand(fn);
+    } catch (...) {
+      error = Caught();
+    }
+    if (error != nullptr) led_.Fail(error);  // those that have not landed
+  }
+
+  template <class Fn>
+  void RunAndLand(Fn& fn) {
+    const auto land = [this](std::size_t place, Outcome&& outcome) {
+      led_.Land(place, std::move(outcome));
+    };
+    std::optional<StopOfAll> stop;
+    if constexpr (BatchFn<G, Fn>::kTakesStop) stop.emplace(led_.Stops());
+    detail::RunBatchFn<G>(fn, led_.Keys(), stop ? stop->GetToken() : std::stop_token(), land);
+  }
+
+  // Waits for the calls that other callers lead, one after the other.
+  void Follow() {
+    const std::stop_callback on_stop(options_.stop, [this] {
+      for (Member* member : asking_) {
+        if (member->joined && !member->left) member->Interrupt();
+      }
+    });
+    for (Member* member : asking_) {
+      if (member->joined && !member->led && !member->left) Await(*member);
+    }
+  }
+
+  void Await(Member& member) {
+    WaitEdge edge;
+    const bool deadlock = !edge.Record(*State::Of(member));
+    if (deadlock ? member.LandedBeforeLeaving() : member.WaitOrLeave(edge, deadline_)) return;
+    const bool canceled = options_.stop.stop_requested();
+    member.error = deadlock ? MakeDeadlock() : canceled ? MakeCanceled() : MakeTimedOut();
+  }
+
+  bool AsksAgain(const Member& member) const {
+    return options_.on_failure == OnFailure::kRetry && member.error == nullptr && !member.led &&
+           !member.left && State::Of(member)->Failed();
+  }
+
+  G& group_;
+  const CallOptions& options_;
+  Deadline deadline_;
+  std::vector<Member*> asking_;  // without an outcome so far
+  LedCalls<G> led_;
+  BatchMembers<G, Member> members_;  // declared last, so destroyed first: a member that is on a
+                                     // call leaves, before `led_` lands it as vanished
+};
+
+}  // namespace singleflight::detail

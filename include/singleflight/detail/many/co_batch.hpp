@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// A batch whose caller is a coroutine.
+
+#include <atomic>
+#include <concepts>
+#include <coroutine>
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "../../key_result.hpp"
+#include "../call.hpp"
+#include "../errors.hpp"
+#include "batch_members.hpp"
+#include "batch_work.hpp"
+
+namespace singleflight::detail {
+
+// The caller of each key of a batch. On the heap, because a call that lands may still be notifying
+// a member when the coroutine's frame is destroyed. It lives as long as its coroutine waits or a
+// member is on a call.
+template <class G, class ResumeOn>
+class CoBatch {
+  using Key = typename G::KeyType;
+  using Value = typename G::ValueType;
+  using State = SharedState<Value>;
+
+ public:
+  template <class Keys, class R>
+  CoBatch(Keys& keys, const std::stop_token& stop, R&& resume_on)
+      : stop_(stop), resume_on_(std::forward<R>(resume_on)), members_(keys) {
+    unwanted_.reserve(members_.Size());
+    for (Member& member : members_) member.batch = this;
+  }
+  CoBatch(const CoBatch&) = delete;
+  CoBatch& operator=(const CoBatch&) = delete;
+
+  // Joins the calls in flight, and has `launch(work)` begin the work of the others. Returns true if
+  // there is nothing to wait for.
+  template <class Fn, class Launch>
+  bool Begin(G& group, Launch&& launch) {
+    std::shared_ptr<BatchWork<G, Fn>> work;
+    for (Member& member : members_) Join(group, member, work);
+    // Before `fn`, which may run on this thread.
+    if (stop_.stop_possible()) on_stop_.emplace(stop_, OnStop{this});
+    if (work != nullptr && !work->Calls().Empty()) launch(work);
+    Notified(1);
+    return phase_ == Phase::kDone;
+  }
+
+  // Returns false if there is nothing to wait for any more.
+  bool Suspend(std::coroutine_handle<> handle) noexcept {
+    handle_ = handle;
+    auto expected = Phase::kJoining;
+    return phase_.compare_exchange_strong(expected, Phase::kSuspended);
+  }
+
+  std::vector<KeyResult<Value>> TakeResults() {
+    on_stop_.reset();  // waits for a Stop in progress
+    return members_.TakeResults();
+  }
+
+  // The coroutine does not wait any more. Members that are on a call leave it.
+  void Abandon() noexcept {
+    on_stop_.reset();
+    std::size_t released = 1;
+    if (phase_.exchange(Phase::kAbandoned) != Phase::kDone) {
+      for (Member& member : members_) {
+        if (State::Of(member) != nullptr && member.Detach()) ++released;
+      }
+    }
+    members_.ReleaseKeys();
+    Release(released);
+  }
+
+ private:
+  struct Member final : BatchMember<typename G::Waiter, Key> {
+    void OnLanded() noexcept override {
+      CoBatch& its_batch = *batch;
+      its_batch.Notified(1);
+      its_batch.Release(1);
+    }
+    bool LeaveQuietly(std::stop_source& unwanted) noexcept { return this->Leave(unwanted); }
+
+    CoBatch* batch = nullptr;
+  };
+
+  // kJoining: the coroutine is running, and will not suspend if the last key lands now. kSuspended:
+  // the thread that completes the wait resumes it. kDone: the wait is complete. kAbandoned: nobody
+  // is resumed.
+  enum class Phase : unsigned char { kJoining, kSuspended, kDone, kAbandoned };
+
+  struct OnStop {
+    CoBatch* self;
+    void operator()() const noexcept { self->Stop(); }
+  };
+
+  template <class Fn>
+  void Join(G& group, Member& member, std::shared_ptr<BatchWork<G, Fn>>& work) {
+    if (stop_.stop_requested()) {
+      member.error = MakeCanceled();
+      return;
+    }
+    ++waiting_;
+    ++owners_;
+    try {
+      member.role = group.Join(*member.key, member, [&](typename G::Lead lead) {
+        if (work == nullptr) work = std::make_shared<BatchWork<G, Fn>>();
+        work->Calls().template Add<BatchFn<G, Fn>::kTakesStop>(*member.key, std::move(lead));
+      });
+      member.joined = true;
+    } catch (...) {
+      member.error = Caught();
+      --owners_;
+      --waiting_;
+    }
+  }
+
+  // Leaves all calls that have not landed. Stops are requested last, of those calls that nobody
+  // wants any more, because what runs then may destroy the coroutine.
+  void Stop() noexcept {
+    ++owners_;  // the coroutine that is resumed may abandon this
+    std::vector<std::stop_source> unwanted;
+    unwanted.swap(unwanted_);
+    std::size_t left = 0;
+    for (Member& member : members_) {
+      if (!member.joined) continue;
+      std::stop_source call(std::nostopstate);
+      if (!member.LeaveQuietly(call)) continue;
+      member.left = true;
+      unwanted.push_back(std::move(call));  // there is room
+      ++left;
+    }
+    if (left > 0) Notified(left);
+    Release(left + 1);
+    for (std::stop_source& call : unwanted) call.request_stop();
+  }
+
+  // `count` members wait no more.
+  void Notified(std::size_t count) noexcept {
+    if (waiting_.fetch_sub(count) != count) return;
+    auto phase = Phase::kJoining;
+    if (phase_.compare_exchange_strong(phase, Phase::kDone)) return;
+    phase = Phase::kSuspended;
+    if (!phase_.compare_exchange_strong(phase, Phase::kDone)) return;
+    std::invoke(resume_on_, handle_);  // may destroy the coroutine's frame
+  }
+
+  void Release(std::size_t count) noexcept {
+    if (owners_.fetch_sub(count) == count) delete this;
+  }
+
+  const std::stop_token stop_;
+  ResumeOn resume_on_;
+  std::optional<std::stop_callback<OnStop>> on_stop_;
+  std::coroutine_handle<> handle_;
+  std::atomic<Phase> phase_ = Phase::kJoining;
+  // Members that will be notified or leave, and Begin.
+  std::atomic<std::size_t> waiting_ = 1;
+  // Members that will be notified or leave, the coroutine, and a Stop in progress.
+  std::atomic<std::size_t> owners_ = 1;
+  std::vector<std::stop_source> unwanted_;
+  BatchMembers<G, Member> members_;
+};
+
+// The executor of a batch that has none: its work begins on this thread.
+struct NoExecutor {};
+
+template <class Call>
+class CoDoManyAwaiter;
+
+// A CoDoMany that has not been awaited. Movable. It owns what was passed as a temporary, and refers
+// to the rest. It is not itself the awaiter, because GCC 12 would copy one that an await_transform
+// passes on.
+template <class GroupArg, class FnArg, class ExecutorArg, class ResumeOn>
+class [[nodiscard]] CoDoManyCall {
+ public:
+  using Group = GroupArg;
+  using Fn = std::decay_t<FnArg>;
+
+  template <class Keys>
+  CoDoManyCall(Group& group, Keys& keys, FnArg&& fn, ExecutorArg&& executor,
+               const std::stop_token& stop, ResumeOn&& resume_on)
+      : group_(group),
+        fn_(std::forward<FnArg>(fn)),
+        executor_(std::forward<ExecutorArg>(executor)),
+        batch_(new Batch(keys, stop, std::forward<ResumeOn>(resume_on))) {}
+  CoDoManyCall(CoDoManyCall&&) = default;
+
+  auto operator co_await() && { return CoDoManyAwaiter<CoDoManyCall>(std::move(*this)); }
+
+ private:
+  friend CoDoManyAwaiter<CoDoManyCall>;
+  using Batch = CoBatch<Group, std::decay_t<ResumeOn>>;
+  using Work = BatchWork<Group, Fn>;
+
+  struct Abandon {
+    void operator()(Batch* batch) const noexcept { batch->Abandon(); }
+  };
+
+  bool Begin() {
+    return batch_->template Begin<Fn>(group_, [this](const std::shared_ptr<Work>& work) {
+      std::exception_ptr error;
+      try {
+        Launch(work);
+      } catch (...) {
+        error = Caught();
+      }
+      if (error != nullptr) work->Fail(error);  // outside the catch block
+    });
+  }
+
+  void Launch(const std::shared_ptr<Work>& work) {
+    work->Keep(std::forward<FnArg>(fn_));
+    if constexpr (std::same_as<ExecutorArg, NoExecutor>) {
+      Work::Run(work);
+    } else {
+      std::invoke(std::forward<ExecutorArg>(executor_), BatchTask<Group, Fn>(work));
+    }
+  }
+
+  Group& group_;
+  FnArg fn_;
+  ExecutorArg executor_;
+  std::unique_ptr<Batch, Abandon> batch_;
+};
+
+template <class Call>
+class CoDoManyAwaiter {
+ public:
+  explicit CoDoManyAwaiter(Call&& call) : call_(std::move(call)) {}
+  CoDoManyAwaiter(const CoDoManyAwaiter&) = delete;
+  CoDoManyAwaiter& operator=(const CoDoManyAwaiter&) = delete;
+
+  bool await_ready() { return call_.Begin(); }
+  bool await_suspend(std::coroutine_handle<> handle) noexcept {
+    return call_.batch_->Suspend(handle);
+  }
+  auto await_resume() { return call_.batch_->TakeResults(); }
+
+ private:
+  Call call_;
+};
+
+}  // namespace singleflight::detail

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: MIT
+// error: fn must return nothing, or for each key what may hold an error
+
+#include <singleflight/many.hpp>
+#include <span>
+#include <system_error>
+
+int main() {
+  singleflight::Group<int, void> group;
+  static_cast<void>(
+      singleflight::DoMany(group, {2, 1}, [](std::span<const int>) { return std::error_code(); }));
+}
