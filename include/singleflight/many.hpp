@@ -14,9 +14,6 @@
 // Each key is a call of its own, as if Do had asked for it. Other callers join it, and get its
 // result as soon as the function has returned.
 //
-// Warning: DoMany blocks. If every thread of a pool is inside DoMany, waiting for keys whose work
-// is queued behind it in the same pool, none of them makes progress.
-//
 // What the function returns says for each key what its call's outcome is. It is one of
 //
 //   a range of the values, in the order of the function's keys
@@ -92,11 +89,16 @@ constexpr bool CheckBatchFn() {
 // cannot block each other. A key that is given twice is asked for once, and its places share the
 // result.
 //
+// **Warning:** DoMany blocks. If all threads of a pool are inside DoMany, and wait for keys whose
+// work is queued behind them in the same pool, none of them makes progress. This is not detected.
+// Give batches a pool of their own.
+//
 // Thread: blocks. `fn` runs on this thread.
 // Leaving: as in Do, but the timeout counts from the start, so it includes the time that `fn`
-//   takes. If this caller is stopped while `fn` runs, the calls continue for
-//   their other callers, and it gets `operation_canceled` for them. A stop is requested of the
-//   token that `fn` takes when no caller is left on any of its calls.
+//   takes. If a stop is requested, this caller leaves all of its calls at once, also those that it
+//   follows while its own `fn` runs. It then gets `operation_canceled` for them, but returns only
+//   when `fn` does. If `fn` takes a stop token, a stop is requested of it when no caller is left on
+//   any of its calls.
 // Retrying: with OnFailure::kRetry, keys whose other leader failed are asked for again. For those
 //   that this caller then leads, `fn` runs again.
 // Errors: for each key, one of

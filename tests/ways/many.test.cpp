@@ -463,6 +463,115 @@ TEST_CASE(
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .left = 1});
 }
 
+TEST_CASE(
+    "Promise 10: a batch that is stopped while its function runs leaves others' calls at once") {
+  IntGroup group;
+  HeldCall in_flight(group, 2);
+  std::stop_source stop;
+  std::size_t before = 0;
+  std::size_t after = 0;
+  const auto fn = [&](std::span<const int> keys) {
+    before = group.Callers(2);
+    stop.request_stop();
+    after = group.Callers(2);
+    return TenTimes(keys);
+  };
+  const auto results = DoMany(group, {1, 2, 2}, fn, {.stop = stop.get_token()});
+  CHECK(before == 2);
+  CHECK(after == 1);
+  for (const auto& result : results) CHECK(ErrorOfKey(result) == std::errc::operation_canceled);
+  CHECK(in_flight.Finish().value == 1);
+  CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .left = 2});
+}
+
+TEST_CASE("Promise 11: work that only a stopped batch wanted need not wait for the batch's own") {
+  struct Silent final : IntGroup::Waiter {
+    void OnLanded() noexcept override {}
+  } waiter;
+  IntGroup group;
+  std::optional<IntGroup::Lead> lead;
+  std::stop_token unwanted;
+  group.Join(2, waiter, [&](IntGroup::Lead its_lead) {
+    unwanted = its_lead.GetStopToken();
+    lead = std::move(its_lead);
+  });
+  std::stop_source stop;
+  bool asked_early = true;
+  bool asked = false;
+  const auto fn = [&](std::span<const int> keys) {
+    group.Leave(waiter);
+    asked_early = unwanted.stop_requested();
+    stop.request_stop();
+    asked = unwanted.stop_requested();
+    return TenTimes(keys);
+  };
+  const auto results =
+      DoMany(group, {1, 2}, fn, {.stop = stop.get_token(), .on_failure = OnFailure::kRetry});
+  CHECK_FALSE(asked_early);
+  CHECK(asked);
+  CHECK(ErrorOfKey(results[1]) == std::errc::operation_canceled);
+  lead.reset();
+  CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .failures = 1, .left = 3});
+}
+
+TEST_CASE("Promise 10: a batch can be stopped while the range that its function returned is read") {
+  IntGroup group;
+  HeldCall in_flight(group, 9);
+  std::stop_source stop;
+  struct Stopping {
+    operator int() const {
+      if (key == 2) stop->request_stop();
+      return 10 * key;
+    }
+    int key;
+    std::stop_source* stop;
+  };
+  const auto fn = [&](std::span<const int> keys, std::stop_token unwanted) {
+    std::vector<Stopping> values;
+    for (const int key : keys) values.push_back({key, &stop});
+    CHECK_FALSE(unwanted.stop_requested());
+    return values;
+  };
+  const auto results = DoMany(group, {1, 2, 3, 9}, fn, {.stop = stop.get_token()});
+  CHECK(*results[0] == 10);  // had landed
+  CHECK(ErrorOfKey(results[1]) == std::errc::operation_canceled);
+  CHECK(ErrorOfKey(results[2]) == std::errc::operation_canceled);
+  CHECK(ErrorOfKey(results[3]) == std::errc::operation_canceled);
+}
+
+TEST_CASE(
+    "Promise 10: when landing and a stop race while the function runs, a key gets one outcome") {
+  constexpr int kRounds = 500;
+  IntGroup group;
+  int outcomes = 0;
+  std::uint64_t canceled = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    HeldCall in_flight(group, 1);
+    std::stop_source stop;
+    std::latch together(3);
+    std::jthread stopping([&] {
+      together.arrive_and_wait();
+      stop.request_stop();
+    });
+    std::jthread finishing([&] {
+      together.arrive_and_wait();
+      in_flight.Finish();
+    });
+    const auto fn = [&](std::span<const int> keys) {
+      together.arrive_and_wait();
+      return TenTimes(keys);
+    };
+    const auto results = DoMany(group, {1, 2}, fn, {.stop = stop.get_token()});
+    for (const auto& result : results) {
+      if (ErrorOfKey(result) == std::errc::operation_canceled) ++canceled;
+      if (!result || *result == (&result == results.data() ? 1 : 20)) ++outcomes;
+    }
+  }
+  CHECK(outcomes == 2 * kRounds);
+  CHECK(group.GetStats() ==
+        Stats{.executions = 2 * kRounds, .followers = kRounds, .left = canceled});
+}
+
 TEST_CASE("Promise 11: a batch that is stopped while its function runs leaves its keys to others") {
   IntGroup group;
   std::stop_source stop;

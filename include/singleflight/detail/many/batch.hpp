@@ -73,12 +73,12 @@ class Batch {
   }
 
   // Runs `fn` for the calls that this batch leads, and lands them. If a stop is requested
-  // meanwhile, this caller leaves these calls.
+  // meanwhile, this caller leaves all of its calls at once, also those that it will follow.
   template <class Fn>
   void Lead(Fn& fn) {
     const std::stop_callback on_stop(options_.stop, [this] {
       for (Member* member : asking_) {
-        if (member->led && member->Leave()) member->left = true;
+        if (member->joined && member->Leave()) member->left = true;
       }
     });
     std::exception_ptr error;
