@@ -813,7 +813,7 @@ class World {
     int key = 0;
     int times = 0;
     Caller caller = nullptr;
-    bool left = false;  // was stopped while `fn` ran
+    bool left = false;  // was stopped before the batch's own calls had landed
     std::optional<std::errc> error = {};
 
     bool Led() const { return caller != nullptr && caller->role == Role::kLeader; }
@@ -825,6 +825,7 @@ class World {
     singleflight::CallOptions options;
     std::int64_t deadline = 0;
     bool begun = false;
+    Stop* heeds = nullptr;  // reaches the batch until its own calls have landed
   };
   // An element of what a batch's `fn` returns. Its key's call lands when it becomes the value.
   struct Element {
@@ -859,7 +860,7 @@ class World {
   }
   void FollowAndAskAgain(Batch& batch) {
     for (Member* member : batch.asking) {
-      if (member->caller == nullptr || member->error) continue;
+      if (member->caller == nullptr || member->error || member->left) continue;
       ModelCall& call = *member->caller->call;
       if (call.landed) {
         Model::NotifyUnobserved(call);
@@ -877,7 +878,7 @@ class World {
     }
     std::erase_if(batch.asking, [&](const Member* member) {
       return batch.options.on_failure != singleflight::OnFailure::kRetry || member->error ||
-             member->Led() || member->caller->call->how == How::kValue;
+             member->left || member->Led() || member->caller->call->how == How::kValue;
     });
   }
 
@@ -906,6 +907,7 @@ class World {
     failing_.emplace_back();
     const auto fn = [&](std::span<const int> missing) {
       LandFailing(frame);
+      Unregister(std::exchange(batch.heeds, nullptr), nullptr, &batch);
       Must(Advance(batch), "a batch's function ran that should not have");
       Must(std::equal(missing.begin(), missing.end(), batch.own.begin(), batch.own.end(),
                       [](int key, const Member* member) { return key == member->key; }),
@@ -914,6 +916,7 @@ class World {
     };
     const auto results = singleflight::DoMany(group_, keys, fn, batch.options);
     LandFailing(frame);
+    Unregister(std::exchange(batch.heeds, nullptr), nullptr, &batch);
     Must(!Advance(batch), "a batch's function did not run");
     failing_.pop_back();
     Must(results.size() == order.size(), "a batch has the wrong number of results");
@@ -933,12 +936,12 @@ class World {
   }
   std::vector<Element> RunBatch(Batch& batch, Stop* stop, std::size_t frame) {
     for (const Member* member : batch.own) member->caller->call->on_this_thread = 1;
-    // The stop reaches the batch's own calls while `fn` runs.
-    const bool heeds = stop != nullptr && !stop->source.stop_requested();
-    if (heeds) stop->registered.push_back({.batch = &batch});
+    if (stop != nullptr && !stop->source.stop_requested()) {
+      batch.heeds = stop;
+      stop->registered.push_back({.batch = &batch});
+    }
     Nested();
     if (bytes_.Below(3) == 1) Request(stop);
-    if (heeds) Unregister(stop, nullptr, &batch);
     std::vector<Element> elements;
     for (const Member* member : batch.own) elements.push_back({this, member->caller->call});
     const unsigned how = bytes_.Below(6);
@@ -1018,7 +1021,9 @@ inline bool World::Reach(const Stoppable& stoppable) {
     model_.LeaderLeaves(*stoppable.leader);
     return true;
   }
-  for (Member* member : stoppable.batch->own) member->left |= model_.Leave(*member->caller);
+  for (Member* member : stoppable.batch->asking) {
+    if (member->caller != nullptr) member->left |= model_.Leave(*member->caller);
+  }
   return true;
 }
 
