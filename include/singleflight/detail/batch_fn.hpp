@@ -65,14 +65,13 @@ Outcome<Value> OutcomeOf(Make&& make) {
   try {
     return make();
   } catch (...) {
-    return Outcome<Value>(std::in_place_index<0>, Caught());
+    return Outcome<Value>(Caught());
   }
 }
 
 template <class Value>
 Outcome<Value> NoValue() {
-  return Outcome<Value>(std::in_place_index<0>,
-                        MakeError(std::errc::no_message_available,
+  return Outcome<Value>(MakeError(std::errc::no_message_available,
                                   "singleflight: fn of a batch returned no value for this key"));
 }
 
@@ -131,8 +130,7 @@ class PlacesOfKeys {
 // For a group of void.
 template <class Land>
 void LandSuccesses(std::size_t count, Land& land) {
-  for (std::size_t place = 0; place < count; ++place)
-    land(place, Outcome<void>(std::in_place_index<1>));
+  for (std::size_t place = 0; place < count; ++place) land(place, Outcome<void>(std::in_place));
 }
 
 // Calls `land(place, Outcome)` once for each of `keys`, in their order. `Returned` is what `fn`
@@ -259,8 +257,7 @@ class LandKeys {
   }
 
   static Outcome SeveralValues() {
-    return Outcome(std::in_place_index<0>,
-                   MakeError(std::errc::invalid_argument,
+    return Outcome(MakeError(std::errc::invalid_argument,
                              "singleflight: fn of a batch returned two values for this key"));
   }
 };

@@ -110,22 +110,20 @@ template <class Value, class Element>
 Outcome<Value> ToOutcome(Element&& element) {
   constexpr ElementKind kKind = KindOfElement<Value, Element&&>();
   if constexpr (kKind == ElementKind::kValue) {
-    return Outcome<Value>(std::in_place_index<1>, std::forward<Element>(element));
+    return Outcome<Value>(std::in_place, std::forward<Element>(element));
   } else if constexpr (kKind == ElementKind::kExpected) {
     if (!element.has_value()) {
-      return Outcome<Value>(std::in_place_index<0>,
-                            detail::ToException(std::forward<Element>(element).error()));
+      return Outcome<Value>(detail::ToException(std::forward<Element>(element).error()));
     }
     if constexpr (std::is_void_v<Value>) {
-      return Outcome<Value>(std::in_place_index<1>);
+      return Outcome<Value>(std::in_place);
     } else {
-      return Outcome<Value>(std::in_place_index<1>,
-                            detail::ValueOf(std::forward<Element>(element)));
+      return Outcome<Value>(std::in_place, detail::ValueOf(std::forward<Element>(element)));
     }
   } else {
     static_assert(kKind == ElementKind::kError);
-    if (element == nullptr) return Outcome<Value>(std::in_place_index<1>);
-    return Outcome<Value>(std::in_place_index<0>, std::forward<Element>(element));
+    if (element == nullptr) return Outcome<Value>(std::in_place);
+    return Outcome<Value>(std::forward<Element>(element));
   }
 }
 

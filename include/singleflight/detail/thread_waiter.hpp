@@ -22,12 +22,6 @@ class ThreadWaiter : public Waiter<Value> {
     if (!this->Detach()) landed_->Wait();
   }
 
-  // Makes the waiter ready to join another call.
-  void Reuse() {
-    this->DropResult();
-    landed_.emplace();
-  }
-
   // Makes the waiter ready for JoinAgain.
   void ExpectAnother() { landed_.emplace(); }
 

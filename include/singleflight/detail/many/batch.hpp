@@ -36,7 +36,7 @@ class Batch {
   Batch(G& group, Keys& keys, const CallOptions& options)
       : group_(group), options_(options), members_(keys) {
     for (Member& member : members_) asking_.push_back(&member);
-    if (options.timeout) deadline_ = detail::DeadlineAfter(*options.timeout);
+    deadline_ = options.timeout.Deadline();
   }
 
   template <class Fn>
@@ -46,7 +46,7 @@ class Batch {
       for (Member* member : asking_) Join<BatchFn<G, Fn>::kTakesStop>(*member);
       if (!led_.Empty()) Lead(fn);
       Follow();
-      std::erase_if(asking_, [this](const Member* member) { return !AsksAgain(*member); });
+      std::erase_if(asking_, [](const Member* member) { return !member->AsksAgain(); });
     }
     return members_.TakeResults();
   }
@@ -54,18 +54,25 @@ class Batch {
  private:
   template <bool kTakesStop>
   void Join(Member& member) {
+    const bool again = member.AsksAgain();  // the call that it followed has failed
     if (options_.stop.stop_requested()) {
+      if (again) group_.GiveUp(member);
       member.error = MakeCanceled();
       return;
     }
-    member.Reuse();  // its last call may have failed
+    const auto launch = [&](typename G::Lead lead) {
+      member.joined = true;
+      led_.template Add<kTakesStop>(*member.key, std::move(lead));
+      member.led = true;
+    };
     member.joined = false;
     try {
-      member.role = group_.Join(*member.key, member, [&](typename G::Lead lead) {
-        member.joined = true;
-        led_.template Add<kTakesStop>(*member.key, std::move(lead));
-        member.led = true;
-      });
+      if (again) {
+        member.ExpectAnother();
+        member.role = group_.JoinAgain(*member.key, member, launch);
+      } else {
+        member.role = group_.Join(*member.key, member, launch, options_.on_failure);
+      }
       member.joined = true;
     } catch (...) {
       member.error = Caught();
@@ -120,11 +127,6 @@ class Batch {
     if (deadlock ? member.LandedBeforeLeaving() : member.WaitOrLeave(edge, deadline_)) return;
     const bool canceled = options_.stop.stop_requested();
     member.error = deadlock ? MakeDeadlock() : canceled ? MakeCanceled() : MakeTimedOut();
-  }
-
-  bool AsksAgain(const Member& member) const {
-    return options_.on_failure == OnFailure::kRetry && member.error == nullptr && !member.led &&
-           !member.left && State::Of(member)->Failed();
   }
 
   G& group_;

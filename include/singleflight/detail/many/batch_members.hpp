@@ -83,7 +83,9 @@ class BatchMembers {
     if (member.left) return KeyResult<Value>::Failure(MakeCanceled());
     if (member.error != nullptr) return KeyResult<Value>::Failure(member.error);
     const std::shared_ptr<State> state = State::Of(member);
-    if (state->Failed()) return KeyResult<Value>::Failure(state->Error());
+    if (std::exception_ptr error = state->Error()) {
+      return KeyResult<Value>::Failure(std::move(error));
+    }
     return member.times > 1 ? State::ReceiveShared(state, member.role) : member.TakeResult();
   }
 

@@ -160,8 +160,7 @@ class BatchWork {
       static_cast<void>(Caught());
     }
     for (std::size_t place = 0; place < calls_.Size(); ++place) {
-      calls_.Land(place, place < outcomes_.size() ? std::move(outcomes_[place])
-                                                  : Outcome(std::in_place_index<0>, error));
+      calls_.Land(place, place < outcomes_.size() ? std::move(outcomes_[place]) : Outcome(error));
     }
     outcomes_.clear();
   }
