@@ -23,6 +23,7 @@
 #include "detail/errors.hpp"
 #include "detail/event.hpp"
 #include "detail/future_source.hpp"
+#include "detail/saturate.hpp"
 #include "detail/wait_graph.hpp"
 #include "result.hpp"
 #include "timeout.hpp"
@@ -64,17 +65,18 @@ class [[nodiscard]] Future {
 
   // Waits for at most `timeout`, or until `deadline`, and returns `ready` or `timeout`. This caller
   // stays on the call. As in the standard library, but nothing overflows: what cannot be
-  // represented is for ever, or long ago. A NaN has passed.
+  // represented is for ever, or long ago. A NaN has passed. A clock that is set forward meanwhile
+  // does not shorten the wait.
   template <class Rep, class Period>
   std::future_status WaitFor(const std::chrono::duration<Rep, Period>& timeout) const {
     return Block(Timeout(timeout).Deadline());
   }
   template <class Clock, class Length>
   std::future_status WaitUntil(const std::chrono::time_point<Clock, Length>& deadline) const {
-    for (;;) {
-      const std::future_status status = Block(Timeout(deadline).Deadline());
-      // A clock that was set back has time left.
-      if (status == std::future_status::ready || !(Clock::now() < deadline)) return status;
+    for (;;) {  // a clock that was set back, or is slow, has time left
+      const std::chrono::nanoseconds left = detail::TimeUntil(deadline);
+      const std::future_status status = WaitFor(left);
+      if (status == std::future_status::ready || left.count() <= 0) return status;
     }
   }
 

@@ -14,11 +14,10 @@
 #include <chrono>
 #include <compare>
 #include <concepts>
-#include <cstdint>
 #include <optional>
-#include <ratio>
 
 #include "detail/require_cxx20.hpp"
+#include "detail/saturate.hpp"
 
 namespace singleflight {
 
@@ -31,7 +30,7 @@ class Duration {
   constexpr Duration() noexcept = default;
   template <class Rep, class Period>
   constexpr Duration(const std::chrono::duration<Rep, Period>& length) noexcept
-      : length_(Saturate(length)) {}
+      : length_(detail::Saturate(length)) {}
 
   constexpr operator Nanoseconds() const noexcept { return length_; }
   constexpr Nanoseconds::rep count() const noexcept { return length_.count(); }
@@ -39,26 +38,6 @@ class Duration {
   friend constexpr auto operator<=>(Duration, Duration) noexcept = default;
 
  private:
-  template <class Rep, class Period>
-  static constexpr Nanoseconds Saturate(const std::chrono::duration<Rep, Period>& length) noexcept {
-    using PerUnit = std::ratio_divide<Period, std::nano>;
-    if constexpr (std::floating_point<Rep>) {
-      if (length.count() != length.count()) return Nanoseconds::zero();  // NaN
-    }
-    constexpr auto kLimit = static_cast<long double>(9'223'372'036'854'775'808.0L);  // 2^63
-    const auto wide = static_cast<long double>(length.count()) *
-                      static_cast<long double>(PerUnit::num) /
-                      static_cast<long double>(PerUnit::den);
-    if (wide >= kLimit) return Nanoseconds::max();
-    if (wide <= -kLimit) return Nanoseconds::min();
-    if constexpr (std::integral<Rep> && PerUnit::den == 1) {
-      return Nanoseconds(static_cast<Nanoseconds::rep>(length.count()) * PerUnit::num);
-    } else {
-      const auto whole = static_cast<Nanoseconds::rep>(wide);  // rounded towards zero
-      return Nanoseconds(whole + (static_cast<long double>(whole) < wide));
-    }
-  }
-
   Nanoseconds length_{};
 };
 
@@ -83,8 +62,7 @@ class Timeout {
     AnyClock::now();
   } : kind_(Kind::kMoment), nanoseconds_(Duration(moment.time_since_epoch()).count()) {
     if constexpr (!std::same_as<AnyClock, Clock>) {
-      const auto then = Duration(AnyClock::now().time_since_epoch()).count();
-      nanoseconds_ = Sum(Now(), Difference(nanoseconds_, then));
+      nanoseconds_ = Sum(Now(), detail::TimeUntil(moment).count());
     }
   }
 
@@ -117,11 +95,6 @@ class Timeout {
     if (b > 0 ? a > kMax - b : a < kMin - b) return b > 0 ? kMax : kMin;
     return a + b;
   }
-  static constexpr Rep Difference(Rep a, Rep b) noexcept {
-    constexpr Rep kMin = std::chrono::nanoseconds::min().count();
-    return b == kMin ? Sum(Sum(a, 1), -(kMin + 1)) : Sum(a, -b);
-  }
-
   Kind kind_ = Kind::kNone;
   Rep nanoseconds_ = 0;  // kLength: a length. kMoment: since the steady clock's epoch
 };

@@ -46,8 +46,18 @@ struct OtherClock {
   using period = std::deci;
   using duration = std::chrono::duration<rep, period>;
   using time_point = std::chrono::time_point<OtherClock>;
-  static constexpr bool is_steady = false;
+  [[maybe_unused]] static constexpr bool is_steady = false;
   static time_point now() { return time_point(duration(-1'000'000)); }
+};
+
+// A clock that counts hours since the year 0. That is too long ago for nanoseconds.
+struct OldClock {
+  using rep = std::int64_t;
+  using period = std::chrono::hours::period;
+  using duration = std::chrono::duration<rep, period>;
+  using time_point = std::chrono::time_point<OldClock>;
+  [[maybe_unused]] static constexpr bool is_steady = false;
+  static time_point now() { return time_point(duration(2026 * 365 * 24)); }
 };
 
 template <class Rep, class Period>
@@ -68,6 +78,7 @@ TEST_CASE("Timeout: the longest duration of any unit never passes") {
   CHECK(Waits(microseconds::max()));
   CHECK(Waits(nanoseconds::max()));
   CHECK(Waits(duration<int, std::ratio<365 * 24 * 3600>>::max()));
+  CHECK(Waits(duration<int, std::exa>(1)));
   CHECK(Waits(duration<double>::max()));
   CHECK(Waits(duration<float, std::milli>(INFINITY)));
   CHECK(Waits({}));
@@ -90,6 +101,7 @@ TEST_CASE("Timeout: a deadline is as good as a duration, on any clock") {
   CHECK(Waits(steady_clock::now() + 1h));
   CHECK(Waits(system_clock::now() + 1h));
   CHECK(Waits(OtherClock::now() + hours(1)));
+  CHECK(Waits(OldClock::now() + hours(1)));
   CHECK(Waits(steady_clock::time_point::max()));
   CHECK(Waits(system_clock::time_point::max()));
   CHECK(Waits(OtherClock::time_point::max()));
@@ -98,6 +110,7 @@ TEST_CASE("Timeout: a deadline is as good as a duration, on any clock") {
   CHECK_FALSE(Waits(steady_clock::now()));
   CHECK_FALSE(Waits(system_clock::now() - 1h));
   CHECK_FALSE(Waits(OtherClock::now() - seconds(1)));
+  CHECK_FALSE(Waits(OldClock::now()));
   CHECK_FALSE(Waits(steady_clock::time_point::min()));
   CHECK_FALSE(Waits(system_clock::time_point::min()));
   CHECK_FALSE(Waits(OtherClock::time_point::min()));

@@ -87,7 +87,7 @@ struct UserClock {
   using rep = typename Length::rep;
   using period = typename Length::period;
   using time_point = std::chrono::time_point<UserClock>;
-  static constexpr bool is_steady = false;
+  [[maybe_unused]] static constexpr bool is_steady = false;
   static time_point now() {
     ++times_read;
     return time_point(Length(current));
@@ -101,7 +101,7 @@ struct BrokenClock {
   using rep = duration::rep;
   using period = duration::period;
   using time_point = std::chrono::time_point<BrokenClock>;
-  static constexpr bool is_steady = false;
+  [[maybe_unused]] static constexpr bool is_steady = false;
   static time_point now() { throw std::runtime_error("no clock"); }
 };
 
