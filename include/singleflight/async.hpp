@@ -28,6 +28,7 @@
 #include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
 #include "detail/new_thread.hpp"
+#include "detail/retrying_caller.hpp"
 #include "detail/task.hpp"
 #include "future.hpp"
 #include "group.hpp"
@@ -43,6 +44,7 @@ concept CallableWithOutcome = requires(Callback callback, KeyResult<Value> (&out
   std::move(callback)(outcome());
 };
 
+// These are evaluated in a static_assert, so that what they say is a compiler's first error.
 template <class G, class Fn, class Executor>
 constexpr void CheckAsync() {
   detail::CheckFn<typename G::ValueType, std::decay_t<Fn>>();
@@ -50,6 +52,13 @@ constexpr void CheckAsync() {
   static_assert(std::is_invocable_v<Executor, Task<G, std::decay_t<Fn>>>,
                 "executor must be callable as executor(task), where task is copyable and callable "
                 "without arguments");
+}
+
+template <class Executor>
+constexpr void CheckKeptExecutor() {
+  static_assert(std::constructible_from<std::decay_t<Executor>, Executor>,
+                "a caller that may ask again keeps executor: pass one that can be copied, or "
+                "std::move it");
 }
 
 template <class Value, class Callback>
@@ -115,7 +124,7 @@ template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Ex
 Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
                                       Executor&& executor = Executor()) {
   using Task = detail::Task<G, std::decay_t<Fn>>;
-  detail::CheckAsync<G, Fn, Executor>();
+  static_assert((detail::CheckAsync<G, Fn, Executor>(), true));
   return group.Join(key, [&](typename G::Lead lead) {
     std::invoke(std::forward<Executor>(executor), Task(std::move(lead), std::forward<Fn>(fn)));
   });
@@ -135,7 +144,8 @@ Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn, Executor&
     return singleflight::DoAsync(group, key, std::forward<Fn>(fn),
                                  std::forward<Executor>(executor));
   }
-  detail::CheckAsync<G, Fn, std::decay_t<Executor>>();
+  static_assert((detail::CheckAsync<G, Fn, std::decay_t<Executor>>(), true));
+  static_assert((detail::CheckKeptExecutor<Executor>(), true));
   auto* const caller = new detail::RetryingFuture<G, Launch>(
       group, detail::CopyKey<G>(key),
       Launch{std::forward<Fn>(fn), std::forward<Executor>(executor)});
@@ -173,8 +183,8 @@ void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor
   using Value = typename G::ValueType;
   using Kept = std::decay_t<Callback>;
   using Task = detail::Task<G, std::decay_t<Fn>>;
-  detail::CheckAsync<G, Fn, Executor>();
-  detail::CheckCallback<Value, Callback>();
+  static_assert((detail::CheckAsync<G, Fn, Executor>(), true));
+  static_assert((detail::CheckCallback<Value, Callback>(), true));
   auto* const then = caller.Bind([&] {
     return std::make_unique<detail::ThenCaller<Value, Kept>>(std::forward<Callback>(callback));
   });
@@ -204,8 +214,9 @@ void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor
   using Value = typename G::ValueType;
   using Launch = detail::LaunchOn<G, std::decay_t<Fn>, std::decay_t<Executor>>;
   using Kept = std::decay_t<Callback>;
-  detail::CheckAsync<G, Fn, std::decay_t<Executor>>();
-  detail::CheckCallback<Value, Callback>();
+  static_assert((detail::CheckAsync<G, Fn, std::decay_t<Executor>>(), true));
+  static_assert((detail::CheckKeptExecutor<Executor>(), true));
+  static_assert((detail::CheckCallback<Value, Callback>(), true));
   using Retrying = detail::RetryingThen<G, Launch, Kept>;
   Retrying* const then = caller.Bind([&] {
     return std::make_unique<Retrying>(

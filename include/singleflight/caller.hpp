@@ -47,9 +47,8 @@ class [[nodiscard]] Caller {
   //
   // Warning: if the callback waits for the thread that destroys its Caller, both wait for ever.
   ~Caller() {
-    if (!Leave()) {
-      if (detail::CallerBase* const caller = Get()) caller->AwaitDelivery();
-    }
+    Leave();
+    if (detail::CallerBase* const caller = Get()) caller->AwaitQuiet();
     Detach();
   }
   Caller(Caller&& other) noexcept : state_(other.state_.exchange(kNew)) {}
@@ -66,9 +65,11 @@ class [[nodiscard]] Caller {
   // Before DoThen this returns true, too, and DoThen then does nothing. Assign {} to make a Caller
   // new again.
   //
-  // Thread: any, also inside the callback. If no caller is left on the call, a stop is requested on
-  //   this thread. What the callback has captured is destroyed on this thread, or inside DoThen if
-  //   that has not joined yet. Both may destroy this Caller.
+  // Thread: any, also inside the callback. If no caller is left on a call that can be asked to
+  // stop,
+  //   the stop is requested on this thread. What the callback has captured is destroyed on this
+  //   thread. While a thread is joining for this caller, in DoThen or because it asks again, that
+  //   thread does both. They may destroy this Caller.
   // Lifetime: it must not be called while another thread destroys the group. After that, it may.
   bool Leave() noexcept {
     std::uintptr_t state = kNew;

@@ -253,3 +253,202 @@ TEST_CASE("Promise 17: threads, futures and callbacks that fail together try aga
     CHECK(served >= 2 * kEach - 1);  // a callback that had not begun was left
   }
 }
+
+TEST_CASE("A caller that leaves after its call has failed is not expected in the second try") {
+  IntGroup group;
+  Queue queue;
+  int runs = 0;
+  const auto ignore = [](const KeyResult<int>&) {};
+  singleflight::Caller leaves;
+  bool left = false;
+  // Called first, because it does not ask again: the others are notified after it.
+  const auto leader = DoThen(group, "key", FailsOnce(runs), queue.Executor(),
+                             [&](const KeyResult<int>&) { left = leaves.Leave(); });
+  DoThen(leaves, group, "key", FailsOnce(runs), queue.Executor(), ignore, OnFailure::kRetry);
+  auto asks_again = DoAsync(group, "key", FailsOnce(runs), queue.Executor(), OnFailure::kRetry);
+  queue.RunNext();
+  CHECK(left);
+  CHECK(group.Callers("key") == 1);
+  queue.RunNext();
+  const auto outcome = Keep([&] { return asks_again.Get(); });
+  CHECK(outcome.value == 2);
+  CHECK_FALSE(outcome.shared);
+}
+
+TEST_CASE("A second try that finds its value in the cache serves futures and callbacks") {
+  struct Cache {
+    std::optional<int> Get(const std::string&) const { return value; }
+    void Put(const std::string&, int) {}
+    std::optional<int> value;
+  } cache;
+  singleflight::ReadThrough<std::string, int, Cache&> numbers(cache);
+  for (const bool by_future : {true, false}) {
+    cache.value.reset();
+    Queue queue;
+    const auto load = [&]() -> int {
+      cache.value = 7;  // somebody else puts it
+      throw std::runtime_error("down");
+    };
+    auto leader = DoAsync(numbers, "key", load, queue.Executor());
+    Future<int> future;
+    singleflight::Caller caller;
+    int got = 0;
+    if (by_future) {
+      future = DoAsync(numbers, "key", load, queue.Executor(), OnFailure::kRetry);
+    } else {
+      caller = DoThen(
+          numbers, "key", load, queue.Executor(),
+          [&got](const KeyResult<int>& result) { got = *result; }, OnFailure::kRetry);
+    }
+    queue.RunNext();
+    CHECK(queue.tasks.size() == 1);
+    if (by_future) {
+      REQUIRE(future.WaitFor(0s) == std::future_status::ready);
+      got = *future.Get();
+    }
+    CHECK(got == 7);
+    CHECK_THROWS_WITH(leader.Get(), "down");
+  }
+}
+
+TEST_CASE("A caller that may ask again keeps nothing once it has its outcome, or has left") {
+  IntGroup group;
+  Queue queue;
+  const auto in_fn = std::make_shared<int>(0);
+  const auto in_executor = std::make_shared<int>(0);
+  const auto in_callback = std::make_shared<int>(0);
+  const auto ask = [&](singleflight::Caller& caller) {
+    DoThen(
+        caller, group, "key", [in_fn] { return *in_fn; },
+        [&queue, in_executor](auto task) { queue.tasks.push_back(std::move(task)); },
+        [in_callback](const KeyResult<int>&) {}, OnFailure::kRetry);
+  };
+  const auto kept = [&] {
+    return in_fn.use_count() + in_executor.use_count() + in_callback.use_count() - 3;
+  };
+  singleflight::Caller leader;
+  singleflight::Caller follower;
+  singleflight::Caller leaves;
+  ask(leader);
+  ask(follower);
+  ask(leaves);
+  CHECK(kept() == 2 + 2 * 3);  // the leader's function is in its task, its executor is gone
+  CHECK(leaves.Leave());
+  CHECK(kept() == 2 + 3);
+  queue.RunNext();
+  queue.tasks.clear();
+  CHECK(kept() == 0);
+}
+
+TEST_CASE("A callback that gets the error of its second try is called outside any catch block") {
+  IntGroup group;
+  Queue queue;
+  auto leader = DoAsync(
+      group, "key", []() -> int { throw std::runtime_error("down"); }, queue.Executor());
+  bool called = false;
+  bool in_catch_block = false;
+  const auto refused = DoThen(
+      group, "key", [] { return 0; }, queue.Executor(),
+      [&](const KeyResult<int>& result) {
+        called = !result;
+        in_catch_block = std::current_exception() != nullptr;
+      },
+      OnFailure::kRetry);
+  const std::jthread closing([&] { group.Close(); });
+  Await([&] {  // until it refuses newcomers
+    return ErrorOf([&] { return group.Join("key", [](IntGroup::Lead) {}); }).has_value();
+  });
+  queue.RunNext();
+  CHECK(called);
+  CHECK_FALSE(in_catch_block);
+}
+
+namespace {
+
+// A key whose copy runs `during_copy`: a leader copies it while it joins.
+struct HookedKey {
+  explicit HookedKey(int its_number) : number(its_number) {}
+  HookedKey(const HookedKey& other) : number(other.number) {
+    if (during_copy) std::exchange(during_copy, nullptr)();
+  }
+  bool operator==(const HookedKey&) const = default;
+  int number;
+  static inline std::function<void()> during_copy;
+};
+struct HashKey {
+  std::size_t operator()(const HookedKey& key) const {
+    return static_cast<std::size_t>(key.number);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("A Caller that is destroyed while it asks again on another thread is gone afterwards") {
+  for (int round = 0; round < 100; ++round) {
+    singleflight::Group<HookedKey, int, HashKey> group;
+    const HookedKey key(1);
+    Queue queue;
+    auto leader = DoAsync(
+        group, key, []() -> int { throw std::runtime_error("down"); }, queue.Executor());
+    const auto captured = std::make_shared<int>(0);
+    std::optional<singleflight::Caller> caller = DoThen(
+        group, key, [] { return 7; }, queue.Executor(),
+        [captured](const KeyResult<int>&) { std::abort(); }, OnFailure::kRetry);
+    std::latch asks_again(1);
+    std::atomic<bool> destroying = false;
+    HookedKey::during_copy = [&] {
+      asks_again.count_down();
+      Await([&] { return destroying.load(); });
+      for (int i = 0; i < 100; ++i) std::this_thread::yield();
+    };
+    std::jthread landing([&] { queue.RunNext(); });
+    asks_again.wait();
+    CHECK(caller->Leave());  // does not wait
+    destroying = true;
+    caller.reset();
+    CHECK(captured.use_count() == 1);
+    landing.join();
+    CHECK(group.Callers(key) == 0);
+    queue.RunNext();
+  }
+}
+
+TEST_CASE("Promise 17: callers that leave while they ask again disturb no other caller") {
+  constexpr int kRounds = 1000;
+  for (int round = 0; round < kRounds; ++round) {
+    IntGroup group;
+    Queue queue;
+    std::atomic<int> runs = 0;
+    const auto load = [&] {
+      if (++runs == 1) throw std::runtime_error("down");
+      return 7;
+    };
+    const auto inline_executor = [](auto task) { task(); };
+    auto leader = DoAsync(group, "key", load, queue.Executor());
+    std::atomic<int> called = 0;
+    singleflight::Caller leaves = DoThen(
+        group, "key", load, inline_executor, [&](const KeyResult<int>&) { ++called; },
+        OnFailure::kRetry);
+    auto stays = DoAsync(group, "key", load, inline_executor, OnFailure::kRetry);
+    auto dropped = DoAsync(group, "key", load, inline_executor, OnFailure::kRetry);
+    bool left = false;
+    std::latch together(3);
+    {
+      const std::jthread landing([&] {
+        together.arrive_and_wait();
+        queue.RunNext();
+      });
+      const std::jthread leaving([&] {
+        together.arrive_and_wait();
+        left = leaves.Leave();
+      });
+      together.arrive_and_wait();
+      dropped = {};
+    }
+    REQUIRE(Keep([&] { return stays.Get(); }).value == 7);
+    REQUIRE(called == (left ? 0 : 1));
+    REQUIRE(runs == 2);
+    REQUIRE(group.Callers("key") == 0);
+    REQUIRE(group.GetStats().in_flight == 0);
+  }
+}
