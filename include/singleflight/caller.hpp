@@ -65,9 +65,8 @@ class [[nodiscard]] Caller {
   // Before DoThen this returns true, too, and DoThen then does nothing. Assign {} to make a Caller
   // new again.
   //
-  // Thread: any, also inside the callback. If no caller is left on a call that can be asked to
-  // stop,
-  //   the stop is requested on this thread. What the callback has captured is destroyed on this
+  // Thread: any, also inside the callback. If no caller is left on a call that can be stopped, the
+  //   stop is requested on this thread. What the callback has captured is destroyed on this
   //   thread. While a thread is joining for this caller, in DoThen or because it asks again, that
   //   thread does both. They may destroy this Caller.
   // Lifetime: it must not be called while another thread destroys the group. After that, it may.
