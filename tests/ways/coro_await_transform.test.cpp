@@ -284,6 +284,7 @@ TEST_CASE("CoDo: what it returns may be kept and awaited later, and holds its te
   const auto ask = [&]() -> Routine { value = *co_await std::move(kept.front()); };
   const Routine routine = ask();
   kept.clear();
+  CHECK(group.Callers(Checked(1)) == 1);
   REQUIRE(tasks.size() == 1);
   tasks.front()();
   signal.Fire();
