@@ -35,25 +35,19 @@
 // the heap. Before you await, name a lambda that captures by value, and a key that is an aggregate,
 // even one in braces. This applies to your own co_await expressions, too.
 
-#include <atomic>
 #include <concepts>
 #include <coroutine>
-#include <exception>
-#include <functional>
-#include <optional>
 #include <stop_token>
 #include <type_traits>
 #include <utility>
 
 #include "detail/awaitable.hpp"
-#include "detail/backoff.hpp"
-#include "detail/call.hpp"
+#include "detail/coro/awaiter.hpp"
 #include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
 #include "detail/resume_inline.hpp"
-#include "detail/task.hpp"
 #include "group.hpp"
-#include "result.hpp"
+#include "options.hpp"
 
 namespace singleflight {
 
@@ -62,186 +56,6 @@ namespace detail {
 // What is not a stop token may be an executor.
 template <class T>
 concept NotStopToken = !std::convertible_to<T, std::stop_token>;
-
-// The executor of a CoDo that has none.
-struct OnThisThread {};
-
-// What an executor receives.
-template <class G, class Fn>
-using CoDoTask = std::conditional_t<detail::ReturnsAwaitable<typename G::ValueType, Fn>(),
-                                    StartTask, Task<G, Fn>>;
-
-// What a leader does: runs `fn` on this thread, or gives it to an executor.
-template <class G, class Fn, class Executor>
-class CoDoWork {
-  using Kept = std::decay_t<Fn>;
-  using Lead = typename G::Lead;
-
- public:
-  CoDoWork(Fn&& fn, Executor&& executor)
-      : fn_(std::forward<Fn>(fn)), executor_(std::forward<Executor>(executor)) {}
-
-  void operator()(Lead lead) {
-    // At once, not when the work starts: from here on the call can be asked to stop.
-    if constexpr (kTakesStopToken<Kept>) static_cast<void>(lead.GetStopToken());
-    if constexpr (detail::ReturnsAwaitable<typename G::ValueType, Kept>()) {
-      Start(detail::Drive<typename G::ValueType>(
-          DriverWork<Lead, Kept>(std::move(lead), std::forward<Fn>(fn_))));
-    } else if constexpr (std::same_as<Executor, OnThisThread>) {
-      lead.Run(std::forward<Fn>(fn_));
-    } else {
-      Give(Task<G, Kept>(std::move(lead), std::forward<Fn>(fn_)));
-    }
-  }
-
- private:
-  void Start(Driver driver) {
-    if constexpr (std::same_as<Executor, OnThisThread>) {
-      driver.Start();
-    } else {
-      const StartTask task(std::move(driver));
-      try {
-        Give(StartTask(task));
-      } catch (...) {
-        task.Drop();  // the call has failed, so the executor must not start it later
-        throw;
-      }
-    }
-  }
-
-  template <class ItsTask>
-  void Give(ItsTask&& task) {
-    std::invoke(std::forward<Executor>(executor_), std::forward<ItsTask>(task));
-  }
-
-  Fn fn_;
-  [[no_unique_address]] Executor executor_;
-};
-
-template <class Call>
-class CoDoAwaiter;
-
-// The arguments of CoDo: those that were temporaries by value, the others by reference. So it may
-// be moved, also out of the co_await expression. It is not itself the awaiter, because GCC 12 would
-// copy one that an await_transform passes on.
-template <class GroupArg, class K, class Fn, class Executor, class ResumeOnArg>
-class [[nodiscard]] CoDoCall {
-  using Work = CoDoWork<GroupArg, Fn, Executor>;
-
- public:
-  using Group = GroupArg;
-  using ResumeOn = ResumeOnArg;
-
-  template <class R>
-  CoDoCall(Group& its_group, K&& its_key, Fn&& fn, Executor&& executor, std::stop_token&& its_stop,
-           R&& its_resume_on)
-      : group(its_group),
-        key(std::forward<K>(its_key)),
-        work(std::forward<Fn>(fn), std::forward<Executor>(executor)),
-        stop(std::move(its_stop)),
-        resume_on(std::forward<R>(its_resume_on)) {}
-
-  auto operator co_await() && { return CoDoAwaiter<CoDoCall>(std::move(*this)); }
-  // Awaiting it without moving it asks with copies.
-  auto operator co_await() const& requires std::is_copy_constructible_v<K> &&
-      std::is_copy_constructible_v<Work> && std::is_copy_constructible_v<ResumeOn> {
-    return CoDoAwaiter<CoDoCall>(CoDoCall(*this));
-  }
-
-  Group& group;
-  K key;
-  Work work;
-  std::stop_token stop;
-  [[no_unique_address]] ResumeOn resume_on;
-};
-
-// A caller in a coroutine: the awaiter in its frame is the waiter. The frame may be destroyed while
-// it is suspended here.
-template <class Call>
-class CoDoAwaiter final : public Call::Group::Waiter {
-  using Group = typename Call::Group;
-  using ResumeOn = typename Call::ResumeOn;
-
- public:
-  explicit CoDoAwaiter(Call&& call) : call_(std::move(call)) {}
-  CoDoAwaiter(CoDoAwaiter&& not_awaited_yet) : call_(std::move(not_awaited_yet.call_)) {}
-
-  ~CoDoAwaiter() noexcept override {
-    on_stop_.reset();
-    if (this->Detach()) return;
-    // The completing thread is a few instructions away.
-    for (Backoff backoff; phase_.load(std::memory_order_acquire) != Phase::kDone;) backoff.Pause();
-  }
-
-  bool await_ready() {
-    if (call_.stop.stop_requested()) {
-      left_ = true;
-      return true;
-    }
-    const Role role =
-        call_.group.Join(std::as_const(call_.key), *this, [this](typename Group::Lead lead) {
-          ListenForStop();  // before `fn`, which may run on this thread
-          call_.work(std::move(lead));
-        });
-    if (role == Role::kFollower) ListenForStop();
-    return phase_ == Phase::kDone;
-  }
-
-  bool await_suspend(std::coroutine_handle<> handle) noexcept {
-    handle_ = handle;
-    auto expected = Phase::kJoining;
-    return phase_.compare_exchange_strong(expected, Phase::kSuspended);
-  }
-
-  Result<typename Group::ValueType> await_resume() {
-    on_stop_.reset();  // waits for a Stop in progress
-    if (left_) std::rethrow_exception(detail::MakeCanceled());
-    return this->TakeResult();
-  }
-
- private:
-  // kJoining: the coroutine is running, and will not suspend if the call lands now. kSuspended: the
-  // thread that completes the wait resumes it. kDone: the wait is complete, and the thread that
-  // completed it no longer touches this object.
-  enum class Phase : unsigned char { kJoining, kSuspended, kDone };
-
-  struct OnStop {
-    CoDoAwaiter* self;
-    void operator()() const noexcept { self->Stop(); }
-  };
-
-  void ListenForStop() {
-    if (call_.stop.stop_possible()) on_stop_.emplace(std::move(call_.stop), OnStop{this});
-  }
-
-  void OnLanded() noexcept override { Complete(); }
-
-  void Stop() noexcept {
-    std::stop_source unwanted(std::nostopstate);
-    if (!this->Leave(unwanted)) return;  // it has landed
-    left_ = true;
-    Complete();
-    unwanted.request_stop();
-  }
-
-  // Called once: by OnLanded, or by a Stop that left.
-  void Complete() noexcept {
-    // Acquire pairs with the release in await_suspend, which publishes handle_.
-    auto phase = phase_.load(std::memory_order_acquire);
-    if (phase == Phase::kJoining && phase_.compare_exchange_strong(phase, Phase::kDone)) return;
-    const std::coroutine_handle<> handle = handle_;
-    ResumeOn resume_on(std::move(call_.resume_on));
-    // From here on the frame may be destroyed. Release pairs with the acquire in the destructor.
-    phase_.store(Phase::kDone, std::memory_order_release);
-    std::invoke(resume_on, handle);
-  }
-
-  Call call_;
-  std::optional<std::stop_callback<OnStop>> on_stop_;
-  std::coroutine_handle<> handle_;
-  std::atomic<Phase> phase_ = Phase::kJoining;
-  bool left_ = false;  // written by Stop, read once complete
-};
 
 template <class G, class K, class Fn, class Executor, class ResumeOn>
 constexpr void CheckCoDo() {
@@ -272,13 +86,34 @@ constexpr void CheckCoDo() {
       "resume_on is moved where nothing may throw: make its move noexcept");
 }
 
-template <class G, class K, class Fn, class Executor, class ResumeOn>
+template <class G, class K, class Fn, class Executor, class ResumeOn,
+          class OnFailureArg = ShareFailure>
 auto MakeCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token&& stop,
-                  ResumeOn&& resume_on) {
+                  ResumeOn&& resume_on, OnFailureArg on_failure = {}) {
   detail::CheckCoDo<G, K, Fn, Executor, ResumeOn>();
-  return CoDoCall<G, K, Fn, Executor, std::decay_t<ResumeOn>>(
+  return CoDoCall<G, K, Fn, Executor, std::decay_t<ResumeOn>, OnFailureArg>(
       group, std::forward<K>(key), std::forward<Fn>(fn), std::forward<Executor>(executor),
-      std::move(stop), std::forward<ResumeOn>(resume_on));
+      std::move(stop), std::forward<ResumeOn>(resume_on), on_failure);
+}
+
+// For a caller that may ask again. It has copies, because the frame with the caller's own objects
+// may be destroyed while a thread uses them.
+template <class G, class K, class Fn, class Executor, class ResumeOn>
+auto MakeRetryingCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token&& stop,
+                          ResumeOn&& resume_on, OnFailure on_failure) {
+  using Kept = std::decay_t<Fn>;
+  using KeptExecutor = std::decay_t<Executor>;
+  detail::CheckCoDo<G, K, Fn, Executor, ResumeOn>();
+  detail::CheckKept<Fn>();
+  if constexpr (!detail::ReturnsAwaitable<typename G::ValueType, Kept>()) {
+    detail::CheckFn<typename G::ValueType, Kept>();
+  }
+  static_assert(std::constructible_from<KeptExecutor, Executor>,
+                "a caller that may ask again keeps the executor: pass std::ref(executor), or one "
+                "that can be copied");
+  return detail::MakeCoDoCall(group, std::forward<K>(key), Kept(std::forward<Fn>(fn)),
+                              KeptExecutor(std::forward<Executor>(executor)), std::move(stop),
+                              std::forward<ResumeOn>(resume_on), on_failure);
 }
 
 }  // namespace detail
@@ -306,8 +141,8 @@ auto MakeCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_tok
 //   which must live until co_await returns. So it may be moved, and awaited later or by another
 //   coroutine. No caller owns the work, so an awaitable `fn` must own what it needs. ~Group waits
 //   for the calls. If the thread that destroys the group also runs the loop that resumes their
-//   work, it must first run the loop until they have landed. Request no stop while another thread
-//   destroys the group.
+//   work, it must first run the loop until they have landed. While another thread destroys the
+//   group, request no stop and destroy no frame that is suspended here.
 //
 // Warning: a call that waits for itself through coroutines is not detected. An awaitable `fn` must
 // neither await nor block for its own key.
@@ -343,6 +178,30 @@ auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop 
   return detail::MakeCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
                               std::forward<Executor>(executor), std::move(stop),
                               std::forward<ResumeOn>(resume_on));
+}
+
+// The same for a caller that says what to do if it follows and its call fails. With
+// OnFailure::kRetry it asks again, once: see OnFailure. Pass ResumeInline() for no `resume_on`.
+//
+// Thread: it asks again on the thread that landed the failed call, after that call's other waiters
+//   were notified. If it then leads, a plain `fn` without an executor runs on that thread.
+// Leaving: as above. A thread that destroys the frame waits while another one is asking again.
+// Lifetime: it keeps copies of `fn` and `executor`, also of named ones.
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
+          class ResumeOn = ResumeInline>
+auto CoDo(G& group, K&& key, Fn&& fn, std::stop_token stop, ResumeOn&& resume_on,
+          OnFailure on_failure) {
+  return detail::MakeRetryingCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
+                                      detail::OnThisThread(), std::move(stop),
+                                      std::forward<ResumeOn>(resume_on), on_failure);
+}
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
+          detail::NotStopToken Executor, class ResumeOn = ResumeInline>
+auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop,
+          ResumeOn&& resume_on, OnFailure on_failure) {
+  return detail::MakeRetryingCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
+                                      std::forward<Executor>(executor), std::move(stop),
+                                      std::forward<ResumeOn>(resume_on), on_failure);
 }
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.
