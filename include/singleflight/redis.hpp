@@ -82,6 +82,7 @@
 #include "detail/outcome.hpp"
 #include "detail/redis/client.hpp"
 #include "detail/redis/connection.hpp"
+#include "detail/redis/key_view.hpp"
 #include "detail/redis/lease.hpp"
 #include "detail/redis/lease_renewer.hpp"
 #include "detail/redis/outage.hpp"
@@ -189,7 +190,7 @@ class Group {
   // Errors: what `fn` threw in this process, RemoteError if it threw in another, and what Group::Do
   //   throws. With OnOutage::kFail, also `not_connected` and `protocol_error`.
   template <class Fn>
-  Result<Value> Do(std::string_view key, Fn&& fn) {
+  Result<Value> Do(detail::KeyView key, Fn&& fn) {
     return Do(key, std::forward<Fn>(fn), CallOptions());
   }
 
@@ -201,7 +202,7 @@ class Group {
   //   this process leaves while it waits, callers that joined it ask again.
   // Errors: also `timed_out` and `operation_canceled`.
   template <class Fn>
-  Result<Value> Do(std::string_view key, Fn&& fn, CallOptions options) {
+  Result<Value> Do(detail::KeyView key, Fn&& fn, CallOptions options) {
     CheckFn<Fn>();
     client_->RefuseAfterFork();
     Caller caller;
@@ -243,7 +244,7 @@ class Group {
   //
   // Errors: while the server cannot be used, only this process forgets. With OnOutage::kFail,
   //   Forget then throws `not_connected` or `protocol_error`.
-  bool Forget(std::string_view key) {
+  bool Forget(detail::KeyView key) {
     client_->RefuseAfterFork();
     bool forgotten = false;
     std::exception_ptr error;
@@ -262,7 +263,7 @@ class Group {
   }
 
   // Returns how many callers of this process are now on its call for `key`, or 0 if there is none.
-  std::size_t Callers(std::string_view key) const { return local_.Callers(key); }
+  std::size_t Callers(detail::KeyView key) const { return local_.Callers(key); }
 
   // Returns the counts of this process.
   Stats GetStats() const {

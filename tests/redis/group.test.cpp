@@ -416,6 +416,15 @@ TEST_CASE("redis: keys of any bytes, and the empty key, are distinct") {
     CHECK(followers[i]->Join().value == "of " + keys[i]);
 }
 
+TEST_CASE("redis: a null pointer is not a key") {
+  redis::Group<int> group;
+  const char* const null = nullptr;
+  CHECK_THROWS_AS(static_cast<void>(group.Do(null, [] { return 1; })), std::invalid_argument);
+  CHECK_THROWS_AS(static_cast<void>(group.Do(null, [] { return 1; }, {})), std::invalid_argument);
+  CHECK_THROWS_AS(group.Forget(null), std::invalid_argument);
+  CHECK_THROWS_AS(group.Callers(null), std::invalid_argument);
+}
+
 TEST_CASE("redis: values of any bytes, of no bytes and of 16 MiB reach other processes unchanged") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
