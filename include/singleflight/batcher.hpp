@@ -1,28 +1,30 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Batcher: callers ask for single keys, and one function loads the keys of all of them at once.
+// Batcher: callers ask for single keys, and one call of a function loads the keys of all of them.
 //
-//   singleflight::Group<int, User> users;
+//   singleflight::Group<int, User> group;
 //   // SELECT ... WHERE id IN (...), for the ids that were asked for within two milliseconds.
-//   singleflight::Batcher users_batch(
-//       users, [&](std::span<const int> ids) { return db.LoadUsers(ids); },
+//   singleflight::Batcher users(
+//       group, [&](std::span<const int> ids) { return db.LoadUsers(ids); },
 //       {.max_keys = 100, .max_delay = 2ms});
 //
-//   const auto user = users_batch.Do(42);                             // blocks this thread
-//   auto future = singleflight::DoAsync(users_batch, 42);             // a Future
-//   const auto user = co_await singleflight::CoDo(users_batch, 42);   // in a coroutine
-//   AsyncDo(users_batch, 42, token);                                  // with Asio
+//   const auto user = users.Do(42);                            // blocks this thread
+//   auto future = singleflight::DoAsync(users, 42);            // async.hpp
+//   const auto user = co_await singleflight::CoDo(users, 42);  // coro.hpp
+//   AsyncDo(users, 42, token);                                 // asio.hpp
 //
-// The calls are those of the group. A caller whose key is in flight joins it, whoever leads it: a
-// thread in users.Do(42, ...), a DoMany, or this batcher. So no key is loaded twice, and a key that
-// is in flight takes no place in a batch. Keys that a ReadThrough has in its cache do not, either.
+// The calls are those of the group. A caller whose key is in flight joins its call, whoever leads
+// it. So no key is loaded twice at a time, and a key that is in flight takes no place in a batch.
 //
-// DataLoader's users know this as batching. Its cache is a ReadThrough's: make the Batcher of one.
-// Without a cache of any kind, a caller that comes after its key has landed loads it again.
+// A batch runs when it has `max_keys` keys, when `max_delay` has passed, or at Flush. On an event
+// loop no time need pass at all. All that is asked in one round of the loop is one batch:
 //
-// Not a queue for work that must be done: a key is loaded for its callers, and is dropped with
-// them.
+//   singleflight::Batcher users(group, load, {.max_delay = 0ms},
+//                               [&loop](auto task) { loop.Post(task); });
+//
+// This is DataLoader's batching. For its cache, make the Batcher of a ReadThrough instead of a
+// Group. Not a queue for work that must be done: a key is loaded for its callers, who may leave.
 
 #include <concepts>
 #include <cstddef>
@@ -50,10 +52,10 @@
 
 namespace singleflight {
 
-// Runs batches for a group: a Group, or a ReadThrough. Neither copyable nor movable.
+// `G` is a Group or a ReadThrough. Neither copyable nor movable.
 //
 // Thread: every member may be called on any thread at any time, except the destructor. No lock is
-//   held while `fn`, the executor, a stop request, or an operation of a key or value runs.
+//   held while `fn`, the executor, a stop request, or a key's or value's operation runs.
 template <detail::GroupLike G>
 class Batcher {
  public:
@@ -61,32 +63,36 @@ class Batcher {
   using ValueType = typename G::ValueType;
   using Waiter = typename G::Waiter;
 
-  // `fn` is called as fn(std::span<const Key>) or fn(std::span<const Key>, std::stop_token). No key
-  // is twice in the span. It returns the values in the order of its keys, or a map whose keys
-  // compare as the group's do, or nothing for a group of void.
+  // `fn` is called as fn(std::span<const Key>) or fn(std::span<const Key>, std::stop_token). It
+  // returns the values in the order of its keys, or a map whose keys compare as the group's do, or
+  // nothing for a group of void. No key is in one span twice.
   //
-  // Thread: with an executor, `executor(task)` is called for each batch, and `fn` runs where the
-  //   task is called, as in DoAsync. Without one, if there is a `max_delay`, `fn` runs on a thread
-  //   of the batcher's own. With neither, it runs on the thread that calls Flush or Do, or that
-  //   asks for the last key that a batch may have. `fn` and `executor` may be called on several
-  //   threads at the same time, since batches do not wait for each other.
-  //   There is no thread of the batcher's own until a key waits for `max_delay`.
+  // Thread: if there is an executor, `executor(task)` is called for each batch, and `fn` runs where
+  //   the task is called. `task` is copyable and takes no arguments. If there is none, `fn` runs on
+  //   a thread of the Batcher's own if there is a `max_delay`, and otherwise on the thread that
+  //   calls Flush or Do, or that fills the batch. The Batcher starts threads of its own only to
+  //   wait for `max_delay`, and to run `fn` after it. Batches do not wait for each other, so `fn`
+  //   and `executor` may be called by several threads at the same time.
   // Leaving: if `fn` takes a stop token, a key whose last caller has left before `fn` is called is
-  //   not loaded, and a stop is requested of the token when no caller is left on any of the calls.
-  //   If `fn` takes none, the key is loaded all the same, for callers that come meanwhile.
-  // Errors: for each key, its callers get one of
-  //     what `fn` threw, or what reading that key's value threw
+  //   dropped, and a stop is requested of the token when no caller is left on any of the calls. If
+  //   `fn` takes none, the key is loaded all the same, and newcomers join its call.
+  // Errors: the callers of a key get one of
+  //     what `fn` threw, or what reading the value of this key threw
   //     `invalid_argument`: `fn` returned more or fewer values than it got keys
   //     `no_message_available`: the map that `fn` returned lacks the key
   //     what the executor threw, or `owner_dead` if it destroyed the task without calling it
-  //     what starting a thread, an allocation, or the key's copy, hash or comparison threw.
-  //   The constructor throws std::invalid_argument if max_keys is 0.
-  // Lifetime: the group must outlive the Batcher, so declare the group first. `fn` is destroyed by
-  //   the Batcher's destructor.
+  //     what starting a thread, an allocation, or copying, hashing or comparing the key threw.
+  //   The constructor throws std::invalid_argument if a limit is zero.
+  // Lifetime: the group must outlive the Batcher, so declare it first. The same is true of what the
+  //   executor needs.
   //
-  // Warning: `fn` must not wait for a key of its own batch. On one thread that is an error, as in
-  // Do. But if the only thread of an executor waits in `fn` for a key whose batch is queued behind
-  // it, it waits for ever.
+  // Warning: without a `max_delay`, keys whose batch is not full wait until somebody calls Flush or
+  // Do. So does Group::Close.
+  //
+  // Warning: `fn` may ask for other keys, but not for one of its own. If it waits for one of its
+  // own on this thread, that is an error, as in Do. If it waits for a key whose batch is queued
+  // behind it on the same thread of an executor, it waits for ever. So does a task of a pool that
+  // waits for a key whose batch needs the same pool. That is not detected.
   template <class Fn>
   Batcher(G& group, Fn&& fn, BatcherOptions options = {})
       : core_(std::make_shared<detail::BatcherCore<G>>(group, Checked(options),
@@ -97,13 +103,14 @@ class Batcher {
             group, Checked(options), MakeFn(std::forward<Fn>(fn)),
             MakeExecutor(std::forward<Executor>(executor)))) {}
 
-  // Lands the calls of keys that wait for their batch with `owner_dead`, requests a stop of the
-  // token that `fn` takes, and waits until `fn` has returned, as std::jthread does. Tasks that the
-  // executor still has do nothing from then on. To load the keys that wait, call Flush first.
+  // Stops, as std::jthread does: keys that wait for their batch land with `owner_dead`, a stop is
+  // requested of the token that `fn` takes, and the destructor waits until `fn` has returned. Tasks
+  // that the executor still has then do nothing. If the keys that wait shall be loaded, call Flush
+  // first.
   //
-  // Thread: no other thread may be inside a member, or enter one, meanwhile. Waiters that this
-  //   notifies are notified on this thread. A waiter that a batch notifies may destroy the Batcher.
-  //   A coroutine is such a waiter.
+  // Thread: no other thread may be inside a member, or enter one, meanwhile. Waiters are notified
+  //   on this thread, too. A waiter that a batch notifies, or a coroutine that it resumes, may
+  //   destroy the Batcher.
   //
   // Warning: `fn` must not destroy the Batcher: the destructor would wait for it.
   ~Batcher() { core_->Close(); }
@@ -111,14 +118,14 @@ class Batcher {
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
-  // Returns the result of the call in flight for `key`. If there is none, adds the key to a batch,
-  // and waits for it. `key` is anything that Group::Do accepts.
+  // Returns the result of the call in flight for `key`. If there is none, makes one, which is
+  // loaded in a batch. `key` is anything that Group::Do accepts.
   //
-  // Without a `max_delay`, it flushes the batch before it waits, because this thread may be the one
-  // that would have flushed it. To wait for a Flush by another thread, use DoAsync(batcher, key).
+  // Without a `max_delay`, it calls Flush before it waits: this thread may be the one that would
+  // have called it later. To wait for another thread's Flush, use DoAsync(batcher, key).Get().
   //
   // Thread: blocks.
-  // Errors: throws those of the key (see the constructor), and what Group::Do throws.
+  // Errors: throws the errors of the key that the constructor lists, and those of Group::Do.
   template <class K = KeyType>
   Result<ValueType> Do(const K& key) {
     return Do(key, CallOptions());
@@ -126,8 +133,8 @@ class Batcher {
 
   // The same, for a caller with options.
   //
-  // Leaving: this caller leaves when its timeout passes, also if it is the leader, or when its stop
-  //   is requested.
+  // Leaving: this caller, leader or follower, leaves when its timeout passes or its stop is
+  //   requested. If `fn` runs on this thread, it returns only when `fn` does.
   // Errors: also throws `timed_out` and `operation_canceled`.
   template <class K = KeyType>
   Result<ValueType> Do(const K& key, const CallOptions& options) {
@@ -148,13 +155,15 @@ class Batcher {
     return waiter.TakeResult();
   }
 
-  // Runs the batch that waits for its time, if there is one, without waiting any longer. Returns
-  // how many keys it has.
+  // Runs the batch that waits for more keys, without waiting any longer. Returns how many keys it
+  // has, or 0 if there is none. Keys that are asked for because of its results are in the next
+  // batch: call it until it returns 0.
   //
-  // Thread: as the constructor says, `fn` may run on this thread.
+  // Thread: the constructor's comment says where `fn` runs.
   std::size_t Flush() { return core_->Flush(); }
 
-  // The extension points for callers that do not block, as those of Group.
+  // The extension points for callers that do not block, as those of Group. A waiter may be notified
+  // before Join returns.
   template <class K = KeyType>
   Role Join(const K& key, Waiter& waiter, OnFailure on_failure = OnFailure::kShare) {
     return core_->Join(
@@ -171,7 +180,7 @@ class Batcher {
   }
   bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
 
-  // Returns the statistics.
+  // Returns the statistics. They are not a snapshot of one moment.
   BatcherStats GetStats() const { return core_->GetStats(); }
 
   // Internal: what CoDo and the like join. It has the members of a group.

@@ -315,6 +315,37 @@ TEST_CASE("Promise 17: a second failure in a Batcher's Do is final, and a leader
   CHECK(calls == 3);
 }
 
+TEST_CASE(
+    "Promise 17: a caller that is stopped as its call fails leaves the second try to others") {
+  IntGroup group;
+  int calls = 0;
+  Tasks tasks;
+  Batcher batcher(
+      group,
+      [&](std::span<const int> keys) {
+        if (++calls == 1) throw std::runtime_error("down");
+        return TenTimes(keys);
+      },
+      {.max_delay = 0ms}, tasks.Keep());
+  struct Stops final : IntGroup::Waiter {
+    void OnLanded() noexcept override { stop.request_stop(); }
+    std::stop_source stop;
+  } leader;  // is notified first
+  batcher.Join(1, leader);
+  Caller stopped([&] {
+    return batcher.Do(1, {.stop = leader.stop.get_token(), .on_failure = OnFailure::kRetry});
+  });
+  AwaitCallers(group, 1, 2);
+  Caller other([&] { return batcher.Do(1, {.on_failure = OnFailure::kRetry}); });
+  AwaitCallers(group, 1, 3);
+  tasks.RunOne();
+  CHECK(stopped.Join().error == std::errc::operation_canceled);
+  Await([&] { return tasks.Count() == 1; });
+  tasks.RunOne();
+  CHECK(other.Join().value == 10);
+  CHECK(calls == 2);
+}
+
 TEST_CASE("Batcher: an executor that throws fails the keys of that batch alone") {
   Group<int, int> group;
   Calls calls;

@@ -102,7 +102,7 @@ class BatcherFn {
     for (auto next = parts.waiting.begin(); next != parts.waiting.end();) {
       const auto key = next++;
       try {
-        if (!seen) seen.emplace();
+        if (!seen) seen.emplace(parts.waiting.size());
         if (!seen->insert(&key->key).second) continue;
         parts.asked.splice(parts.asked.end(), parts.waiting, key);
       } catch (...) {
