@@ -256,4 +256,18 @@ Caller DoThen(G& group, const K& key, Fn&& fn, Callback&& callback) {
                               std::forward<Callback>(callback));
 }
 
+// The same, for a group whose calls all have the same work: see batcher.hpp.
+template <detail::GroupWithOwnFn B, class K = typename B::KeyType, class Callback>
+void DoThen(Caller& caller, B& batcher, const K& key, Callback&& callback) {
+  const auto unused_executor = [](const auto&) {};
+  singleflight::DoThen(caller, batcher.AsGroup(), key, detail::kUnusedFn<typename B::ValueType>,
+                       unused_executor, std::forward<Callback>(callback));
+}
+template <detail::GroupWithOwnFn B, class K = typename B::KeyType, class Callback>
+Caller DoThen(B& batcher, const K& key, Callback&& callback) {
+  Caller caller;
+  singleflight::DoThen(caller, batcher, key, std::forward<Callback>(callback));
+  return caller;
+}
+
 }  // namespace singleflight

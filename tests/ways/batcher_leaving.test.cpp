@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <latch>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -17,6 +18,7 @@ using singleflight::Batcher;
 using singleflight::BatcherStats;
 using singleflight::CoDo;
 using singleflight::DoAsync;
+using singleflight::DoThen;
 using singleflight::Future;
 using singleflight::Role;
 using singleflight::Stats;
@@ -56,24 +58,30 @@ TEST_CASE("Promise 1: all ways of waiting for a Batcher's key join one call") {
     void OnLanded() noexcept override { value = *TakeResult(); }
     std::atomic<int> value = 0;
   } waiter;
-  Outcome<int> awaited;
   CHECK(batcher.Join(1, waiter) == Role::kLeader);
   Future<int> future = DoAsync(batcher, 1);
-  const Routine routine = AwaitKey(batcher, 1, awaited);
+  std::atomic<int> awaited = 0;
+  const auto await = [&]() -> FireAndForget { awaited = *co_await CoDo(batcher, 1); };
+  await();
+  std::atomic<int> called_back = 0;
+  const singleflight::Caller callback =
+      DoThen(batcher, 1, [&](singleflight::KeyResult<int> result) { called_back = *result; });
   Caller blocked([&] { return batcher.Do(1); });
   Caller with_timeout([&] { return batcher.Do(1, {.timeout = 24h}); });
   Caller direct([&] { return group.Do(1, [] { return -1; }); });
-  AwaitCallers(group, 1, 6);
+  AwaitCallers(group, 1, 7);
   CHECK(*batcher.Do(2) == 20);  // fills the batch
   CHECK(Get(future).value == 10);
   CHECK(blocked.Join().value == 10);
   CHECK(with_timeout.Join().value == 10);
   CHECK(direct.Join().value == 10);
-  Await([&] { return waiter.value != 0; });
+  Await([&] { return waiter.value != 0 && awaited != 0 && called_back != 0; });
   CHECK(waiter.value == 10);
+  CHECK(awaited == 10);
+  CHECK(called_back == 10);
   CHECK(calls.Get() == std::vector<Ints>{{1, 2}});
   CHECK(group.GetStats().executions == 2);
-  CHECK(group.GetStats().followers == 5);
+  CHECK(group.GetStats().followers == 6);
 }
 
 TEST_CASE("CoDo: a coroutine that awaits a Batcher's key resumes on the thread that loads it") {
@@ -125,6 +133,24 @@ TEST_CASE("CoDo: resume_on gets the coroutine that awaits a Batcher's key") {
   CHECK_FALSE(routine.Done());
   posted.resume();
   CHECK(outcome.value == 10);
+}
+
+TEST_CASE("DoThen: the callback gets the value or the error of a Batcher's key") {
+  IntGroup group;
+  Batcher batcher(group, [](std::span<const int>) { return std::map<int, int>{{1, 10}}; });
+  Outcome<int> one;
+  Outcome<int> two;
+  const auto into = [](Outcome<int>& outcome) {
+    return [&outcome](singleflight::KeyResult<int> result) {
+      outcome = Keep([&] { return std::move(result).result(); });
+    };
+  };
+  const singleflight::Caller first = DoThen(batcher, 1, into(one));
+  singleflight::Caller second;
+  DoThen(second, batcher, 2, into(two));
+  batcher.Flush();
+  CHECK(one.value == 10);
+  CHECK(two.error == std::errc::no_message_available);
 }
 
 // ---- Leaving
@@ -194,14 +220,17 @@ TEST_CASE("Promise 11: a key whose callers have all left is not loaded if the fu
   Future<int> leaves = DoAsync(batcher, 2);
   Routine destroyed = AwaitKey(batcher, 3, outcome);
   const Routine stopped = AwaitKey(batcher, 4, outcome, stop.get_token());
+  singleflight::Caller caller =
+      DoThen(batcher, 5, [](const singleflight::KeyResult<int>&) { FAIL("it has left"); });
   leaves = {};
   destroyed.Destroy();
   stop.request_stop();
+  CHECK(caller.Leave());
   CHECK(group.Callers(2) == 0);
   batcher.Flush();
   CHECK(calls.Get() == std::vector<Ints>{{1}});
   CHECK(Get(stays).value == 10);
-  CHECK(batcher.GetStats() == BatcherStats{.batches = 1, .keys = 1, .dropped = 3});
+  CHECK(batcher.GetStats() == BatcherStats{.batches = 1, .keys = 1, .dropped = 4});
   CHECK(group.GetStats().in_flight == 0);
 }
 

@@ -32,7 +32,7 @@ struct BatcherKey {
   void Answer(Make&& make) {
     answered = true;
     try {
-      outcome.SetValue(make());
+      outcome.SetValueFrom(make);
     } catch (...) {
       outcome.SetError(Caught());
     }

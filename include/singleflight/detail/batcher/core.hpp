@@ -27,9 +27,9 @@
 #include "../group_like.hpp"
 #include "../intrusive_list.hpp"
 #include "../thread_mark.hpp"
+#include "../thread_reaper.hpp"
 #include "batch.hpp"
 #include "fn.hpp"
-#include "threads.hpp"
 
 namespace singleflight::detail {
 
@@ -44,7 +44,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
   using Batch = KeyBatch<G>;
   using Keys = typename Batch::Keys;
   using Phase = typename Batch::Phase;
-  using Lock = BatcherThreads::Lock;
+  using Lock = std::unique_lock<std::mutex>;
 
  public:
   using KeyType = Key;
@@ -106,7 +106,8 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
     while (Batch* const batch = FindUnsettled()) Settle(lock, *batch);
     not_in_use_.wait(lock, [this] { return in_use_ == 0; });
     work_.notify_all();
-    threads_.JoinAll(std::move(lock));
+    lock.unlock();
+    threads_.JoinAll();
     fn_.reset();
   }
 
@@ -323,11 +324,12 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
   //
   // Errors: throws what starting a thread throws.
   void WakeThread() {
-    if (threads_.Free() > 0) {
+    if (free_threads_ > 0) {
       work_.notify_one();
-    } else if (threads_.Count() < max_threads_) {
-      threads_.Start(
-          [core = this->shared_from_this()](BatcherThreads::Slot slot) { core->Work(slot); });
+    } else if (thread_count_ < max_threads_) {
+      threads_.Start([core = this->shared_from_this()] { core->Work(); });
+      ++thread_count_;
+      ++free_threads_;
     }
   }
 
@@ -339,12 +341,12 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
     }
   }
 
-  // What a thread of the batcher does.
-  void Work(BatcherThreads::Slot slot) {
+  // What a thread of the batcher does. It stops if there is nothing to do for two others already.
+  void Work() {
     Lock lock(mutex_);
-    for (;;) {
+    while (!closed_) {
       if (std::shared_ptr<Batch> batch = TakeDue()) {
-        threads_.BecomeBusy();
+        --free_threads_;
         if (waiting_ != nullptr || FindReady() != nullptr) TryToWakeThread();
         lock.unlock();
         if (executor_ != nullptr) {
@@ -354,17 +356,17 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
         }
         batch.reset();
         lock.lock();
-        threads_.BecomeFree();
-      } else if (closed_) {
-        return;
-      } else if (threads_.TooManyFree()) {
-        return threads_.Retire(std::move(lock), slot);
+        ++free_threads_;
+      } else if (free_threads_ > kMostFreeThreads) {
+        break;
       } else if (const Deadline due = waiting_ != nullptr ? waiting_->due : std::nullopt) {
         work_.wait_until(lock, *due);
       } else {
         work_.wait(lock);
       }
     }
+    --free_threads_;
+    --thread_count_;
   }
 
   // Returns a batch that must be run, or else the one whose time has come.
@@ -383,6 +385,8 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
     return nullptr;
   }
 
+  static constexpr std::size_t kMostFreeThreads = 2;
+
   G& group_;
   const std::size_t max_keys_;
   const std::optional<std::chrono::nanoseconds> max_delay_;
@@ -397,9 +401,12 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
   ListLink batches_;                // every KeyBatch
   std::size_t in_use_ = 0;          // threads that use fn_, or what `fn` returned
   bool closed_ = false;
-  BatcherThreads threads_;
-  std::condition_variable work_;        // the batcher's threads wait for work
+  std::size_t thread_count_ = 0;        // threads of the batcher
+  std::size_t free_threads_ = 0;        // those that wait for work, or are about to look for it
+  std::condition_variable work_;        // they wait for it
   std::condition_variable not_in_use_;  // Close waits until in_use_ is 0
+
+  ThreadReaper threads_;
 };
 
 }  // namespace singleflight::detail
