@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "detail/require_cxx20.hpp"  // first: <coroutine> reports an older standard misleadingly
+
 // DoMany: asks for many keys at once, and runs one function for all that are not in flight yet.
 //
 //   // SELECT ... WHERE id IN (...), for the ids that nobody is loading at this moment.
@@ -13,6 +15,13 @@
 //
 // Each key is a call of its own, as if Do had asked for it. Other callers join it, and get its
 // result as soon as the function has returned.
+//
+// CoDoMany does the same in a coroutine, and DoManyAsync with a Future for each key. They block no
+// thread:
+//
+//   const auto found = co_await singleflight::CoDoMany(users, ids, load, pool, token);
+//
+//   std::vector<singleflight::Future<User>> found = singleflight::DoManyAsync(users, ids, load);
 //
 // What the function returns says for each key what its call's outcome is. It is one of
 //
@@ -39,16 +48,26 @@
 // container that was returned by reference belong to somebody else, and are copied.
 
 #include <concepts>
+#include <coroutine>
 #include <initializer_list>
 #include <ranges>
+#include <stop_token>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "detail/awaitable.hpp"
 #include "detail/batch_fn.hpp"
 #include "detail/group_like.hpp"
+#include "detail/invoke.hpp"
 #include "detail/many/batch.hpp"
+#include "detail/many/batch_work.hpp"
+#include "detail/many/co_batch.hpp"
+#include "detail/many/future_batch.hpp"
+#include "detail/new_thread.hpp"
+#include "detail/resume_inline.hpp"
 #include "detail/returned_range.hpp"
+#include "future.hpp"
 #include "group.hpp"
 #include "key_result.hpp"
 #include "options.hpp"
@@ -72,11 +91,50 @@ constexpr bool CheckBatchFn() {
   if constexpr (detail::CheckCallable<G, Fn>()) {
     using Returned = ReturnedBy<G, Fn>;
     static_assert(!Awaitable<Returned>,
-                  "fn returned an awaitable, and nobody would await it: await it in fn");
+                  "fn returned an awaitable, and nobody would await it: use CoDoMany");
     if constexpr (!Awaitable<Returned>) return detail::CheckReturned<G, Returned>();
   }
   return false;
 }
+
+template <class G, class Fn>
+constexpr bool CheckCoBatchFn() {
+  detail::CheckKept<Fn>();
+  if constexpr (detail::CheckCallable<G, std::decay_t<Fn>>()) {
+    return detail::CheckReturned<G, typename AwaitedBy<G, std::decay_t<Fn>>::Type>();
+  }
+  return false;
+}
+
+template <class G, class Fn, class Executor>
+constexpr bool CheckBatchExecutor() {
+  if constexpr (BatchFn<G, Fn>::kCallable) {  // CheckCallable refuses it otherwise
+    constexpr bool kTakesTask = std::is_invocable_v<Executor, BatchTask<G, Fn>>;
+    static_assert(kTakesTask,
+                  "executor must be callable as executor(task), where task is copyable and "
+                  "callable without arguments");
+    return kTakesTask;
+  }
+  return true;
+}
+
+template <class G, class Keys, class Fn, class Executor, class ResumeOn>
+auto MakeCoDoMany(G& group, Keys& keys, Fn&& fn, Executor&& executor, const std::stop_token& stop,
+                  ResumeOn&& resume_on) {
+  static_assert(std::is_invocable_v<std::decay_t<ResumeOn>&, std::coroutine_handle<>>,
+                "resume_on must be callable as resume_on(std::coroutine_handle<>)");
+  static_assert(std::constructible_from<std::decay_t<ResumeOn>, ResumeOn>,
+                "CoDoMany keeps resume_on: pass one that can be copied, or std::move it");
+  if constexpr (detail::CheckKeys<G, Keys>() && detail::CheckCoBatchFn<G, Fn>()) {
+    return CoDoManyCall<G, Fn, Executor, ResumeOn>(group, keys, std::forward<Fn>(fn),
+                                                   std::forward<Executor>(executor), stop,
+                                                   std::forward<ResumeOn>(resume_on));
+  }
+}
+
+// Not a stop token, so it should be an executor.
+template <class T>
+concept NotStopToken = !std::convertible_to<T, std::stop_token>;
 
 }  // namespace detail
 
@@ -91,7 +149,8 @@ constexpr bool CheckBatchFn() {
 //
 // **Warning:** DoMany blocks. If all threads of a pool are inside DoMany, and wait for keys whose
 // work is queued behind them in the same pool, none of them makes progress. This is not detected.
-// Give batches a pool of their own.
+// On a pool use CoDoMany or DoManyAsync, which block no thread, or give batches a pool of their
+// own.
 //
 // Thread: blocks. `fn` runs on this thread.
 // Leaving: as in Do, but the timeout counts from the start, so it includes the time that `fn`
@@ -120,6 +179,89 @@ std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&&
 template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
 std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn) {
   return singleflight::DoMany(group, std::forward<Keys>(keys), std::forward<Fn>(fn), {});
+}
+
+// co_await CoDoMany(...) does what DoMany does, without blocking a thread: the coroutine is resumed
+// when all keys have an outcome, or when it is stopped. `fn` may also return an awaitable of what
+// DoMany's `fn` returns. The keys are read, and copied, before this returns. What is passed as a
+// temporary is kept. The rest must exist until it is awaited.
+//
+// Thread: a plain `fn` runs on this thread, inside co_await. An awaitable one starts here and
+//   continues wherever it is resumed. If all keys have an outcome before this coroutine has
+//   suspended, the coroutine continues at once. Otherwise `resume_on(std::coroutine_handle<>)` is
+//   called once, on the thread that lands the last call or requests `stop`, with no lock held and
+//   outside any catch block. `resume_on` must not throw, nor wait for the coroutine.
+// Leaving: request `stop`, or destroy the coroutine's frame. The calls continue for the others, and
+//   `fn` runs on even if nobody is left. If `fn` takes a stop token, a stop is requested of it when
+//   no caller is left on any of its calls. A coroutine that is stopped gets `operation_canceled`
+//   for the keys that had no outcome.
+// Errors: as DoMany, for each key. CoDoMany itself throws what reading, copying, hashing or
+//   comparing the keys throws, and std::bad_alloc. The co_await throws nothing.
+// Lifetime: no caller owns the work, so `fn` must own what it needs. ~Group waits for the calls. If
+//   the thread that destroys the group also runs the loop that resumes their work, it must first
+//   run the loop until they have landed. Request no stop while another thread destroys the group.
+//
+// **Warning:** a call that waits for itself through coroutines is not detected. An awaitable `fn`
+// must neither await nor block for one of its own keys.
+//
+// **Warning:** GCC cannot compile keys in braces inside a co_await expression. Name the keys first.
+// What coro.hpp says of GCC and of frames that are destroyed while a call lands is true here, too.
+template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn,
+          class ResumeOn = ResumeInline>
+auto CoDoMany(G& group, Keys&& keys, Fn&& fn, const std::stop_token& stop = std::stop_token(),
+              ResumeOn&& resume_on = ResumeOn()) {
+  return detail::MakeCoDoMany(group, keys, std::forward<Fn>(fn), detail::NoExecutor(), stop,
+                              std::forward<ResumeOn>(resume_on));
+}
+
+// The same, with the work on an executor: `executor(task)` is called on this thread, inside
+// co_await, unless all keys are in flight. `task` is copyable and takes no arguments. It may be
+// called on any thread, at once or later, and runs `fn` once, however often it is called. An
+// awaitable `fn` starts there.
+//
+// Errors: what the executor throws is the failure of the calls, unless their work has begun. If the
+//   task is destroyed before it has run, they land with `owner_dead`.
+template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn,
+          detail::NotStopToken Executor, class ResumeOn = ResumeInline>
+auto CoDoMany(G& group, Keys&& keys, Fn&& fn, Executor&& executor,
+              const std::stop_token& stop = std::stop_token(), ResumeOn&& resume_on = ResumeOn()) {
+  if constexpr (detail::CheckBatchExecutor<G, std::decay_t<Fn>, Executor>()) {
+    return detail::MakeCoDoMany(group, keys, std::forward<Fn>(fn), std::forward<Executor>(executor),
+                                stop, std::forward<ResumeOn>(resume_on));
+  }
+}
+
+// Asks for all of `keys`, and returns a Future for each, in their order. Keys whose call is in
+// flight are joined. The work of the others is one task, which runs `fn` as DoMany does. It is
+// given to the executor as `executor(task)`, unless there is none. A key that is given twice is
+// asked for twice. The keys are read, and copied, before any is asked for.
+//
+// Thread: `executor` is called on this thread, and nothing else here blocks. `task` is copyable and
+//   takes no arguments. It may be called on any thread, at once or later. It runs `fn` once,
+//   however often it is called.
+// Leaving: destroy a Future, and its caller leaves that key's call. If `fn` takes a stop token, a
+//   stop is requested of it when no caller is left on any of its calls.
+// Errors: a Future reports what DoMany has for its key. What the executor throws is the failure of
+//   the calls, unless their work has begun. If the task is destroyed before it has run, they land
+//   with `owner_dead`. DoManyAsync itself throws what reading or copying the keys throws, and
+//   std::bad_alloc.
+// Lifetime: `fn` may outlive this caller, so it must own what it needs. ~Group waits for the tasks,
+//   so declare a pool before the groups that it works for.
+//
+// **Warning:** a thread of the pool that waits for one of these Futures may keep their own task
+// from running. This is not detected. Wait elsewhere, or use CoDoMany.
+template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn,
+          class Executor = NewThread>
+std::vector<Future<typename G::ValueType>> DoManyAsync(G& group, Keys&& keys, Fn&& fn,
+                                                       Executor&& executor = Executor()) {
+  using Kept = std::decay_t<Fn>;
+  detail::CheckKept<Fn>();
+  if constexpr (detail::CheckKeys<G, Keys>() && detail::CheckBatchFn<G, Kept>()) {
+    if constexpr (detail::CheckBatchExecutor<G, Kept, Executor>()) {
+      detail::FutureBatch<G, Kept> batch(group, keys);
+      return batch.Launch(std::forward<Fn>(fn), std::forward<Executor>(executor));
+    }
+  }
 }
 
 }  // namespace singleflight

@@ -130,7 +130,8 @@ class BatchWork {
     return BatchFn<G, Fn>::Call(*fn_, calls_.Keys(), StopToken());
   }
 
-  void Read(typename Awaited::Type&& awaited) {
+  template <class T>
+  void Read(T&& awaited) {
     const Working working(calls_);
     LandKeys<G, typename Awaited::Type>::From(awaited, calls_.Keys(), Store());
   }
