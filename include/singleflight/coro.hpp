@@ -53,10 +53,6 @@ namespace singleflight {
 
 namespace detail {
 
-// What is not a stop token may be an executor.
-template <class T>
-concept NotStopToken = !std::convertible_to<T, std::stop_token>;
-
 template <class G, class K, class Fn, class Executor, class ResumeOn>
 constexpr void CheckCoDo() {
   using Value = typename G::ValueType;

@@ -132,10 +132,6 @@ auto MakeCoDoMany(G& group, Keys& keys, Fn&& fn, Executor&& executor, const std:
   }
 }
 
-// Not a stop token, so it should be an executor.
-template <class T>
-concept NotStopToken = !std::convertible_to<T, std::stop_token>;
-
 }  // namespace detail
 
 // Asks for all of `keys`, and returns a result or an error for each, in their order. `keys` is any

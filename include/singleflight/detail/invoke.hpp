@@ -23,6 +23,10 @@ namespace singleflight::detail {
 template <class Fn>
 inline constexpr bool kTakesStopToken = std::is_invocable_v<Fn, std::stop_token>;
 
+// What is not a stop token may be an executor.
+template <class T>
+concept NotStopToken = !std::convertible_to<T, std::stop_token>;
+
 template <class Fn>
 decltype(auto) CallWithStop(Fn&& fn, std::stop_token stop) {
   if constexpr (kTakesStopToken<Fn>) {
