@@ -117,9 +117,15 @@ class Group {
   // Thread: blocks until the call lands. A leader runs `fn` on this thread. A follower's `fn` never
   //   runs.
   // Errors: throws what the leader's `fn` threw, `resource_deadlock_would_occur`,
-  //   `resource_unavailable_try_again` or `owner_dead`. Throws std::out_of_range for a number that
-  //   the Key type cannot represent, and what converting, hashing or comparing the key throws.
+  //   `resource_unavailable_try_again` or `owner_dead`. Throws std::out_of_range for what the Key
+  //   type cannot represent, std::invalid_argument for a null pointer as a string, and what
+  //   converting, hashing or comparing the key throws.
   // Lifetime: the key must not change until Do returns.
+  //
+  // Warning: `fn` must not suspend its stack, as a fiber does, and continue on another thread.
+  // Deadlocks are detected by thread: a caller on the first thread may get
+  // `resource_deadlock_would_occur` for a wait that would end, and a deadlock on the second may
+  // hang. Use Join there, and land the call with Lead::Succeed, which names no thread.
   template <class K = Key, class Fn>
   Result<Value> Do(const K& key, Fn&& fn) {
     auto&& adapted = KeyRef::Adapt(key);

@@ -27,7 +27,7 @@
 // Include group.hpp, which includes this header and what the functions here need.
 //
 // Warning: a cancel handler that calls Leave while OnLanded calls TakeResult on another thread is a
-// data race. examples/callback.cpp shows a class that is safe.
+// data race. Use DoThen: its Caller may leave at any time.
 
 #include <memory>
 #include <stop_token>

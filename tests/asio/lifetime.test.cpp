@@ -4,7 +4,6 @@
 // built with the standalone Asio and with Boost's.
 
 #if defined(__linux__)
-#include <unistd.h>
 #endif
 
 #include <atomic>

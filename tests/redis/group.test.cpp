@@ -87,7 +87,7 @@ TEST_CASE("redis: a caller that asks while another process executes gets its res
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
-  Caller follower([&] { return there.Do("k", NeverRun); });
+  test::Caller follower([&] { return there.Do("k", NeverRun); });
   Await([&] { return server.BlockedClients() == 1; });
   CHECK(leader.Finish().value == "v");
   CHECK(leader.Finish().shared);
@@ -103,10 +103,10 @@ TEST_CASE("redis: the callers of one process ask the server once") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
-  std::vector<std::unique_ptr<Caller<std::string>>> followers;
+  std::vector<std::unique_ptr<test::Caller<std::string>>> followers;
   for (int i = 0; i < 10; ++i) {
     followers.push_back(
-        std::make_unique<Caller<std::string>>([&] { return there.Do("k", NeverRun); }));
+        std::make_unique<test::Caller<std::string>>([&] { return there.Do("k", NeverRun); }));
   }
   AwaitCallers(there, "k", 10);
   Await([&] { return server.BlockedClients() == 1; });
@@ -123,7 +123,7 @@ TEST_CASE("redis: a call that only callers of its own process share is not publi
   const RedisServer server;
   RedisPages pages(OptionsFor(server));
   RedisLeader leader(pages, "k", "v"s);
-  Caller follower([&] { return pages.Do("k", NeverRun); });
+  test::Caller follower([&] { return pages.Do("k", NeverRun); });
   AwaitCallers(pages, "k", 2);
   CHECK(leader.Finish().shared);
   CHECK(follower.Join().shared);
@@ -136,7 +136,7 @@ TEST_CASE("redis: a caller that asks after a call has landed runs its own functi
   CHECK(*here.Do("k", [] { return "1"s; }) == "1");
   CHECK(*there.Do("k", [] { return "2"s; }) == "2");
   RedisLeader leader(here, "k", "3"s);
-  Caller follower([&] { return there.Do("k", NeverRun); });
+  test::Caller follower([&] { return there.Do("k", NeverRun); });
   Await([&] { return server.BlockedClients() == 1; });
   leader.Finish();
   CHECK(follower.Join().value == "3");
@@ -149,7 +149,7 @@ TEST_CASE("redis: an outcome stays on the server for no longer than linger") {
   options.linger = 1h;
   RedisPages here(options), there(options);
   RedisLeader leader(here, "k", "v"s);
-  Caller follower([&] { return there.Do("k", NeverRun); });
+  test::Caller follower([&] { return there.Do("k", NeverRun); });
   Await([&] { return server.BlockedClients() == 1; });
   leader.Finish();
   follower.Join();
@@ -247,7 +247,7 @@ TEST_CASE(
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", [](const auto&) -> std::string { throw std::runtime_error("no"); });
-  Caller follower(
+  test::Caller follower(
       [&] { return there.Do("k", [] { return "mine"s; }, {.on_failure = OnFailure::kRetry}); });
   Await([&] { return server.BlockedClients() == 1; });
   leader.Finish();
@@ -344,7 +344,7 @@ TEST_CASE("redis: Forget lets the next caller start a new call, in every process
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server)), third(OptionsFor(server));
   RedisLeader leader(here, "k", "old"s);
-  Caller follower([&] { return there.Do("k", NeverRun); });
+  test::Caller follower([&] { return there.Do("k", NeverRun); });
   Await([&] { return server.BlockedClients() == 1; });
   CHECK(third.Forget("k"));
   CHECK(*third.Do("k", [] { return "new"s; }) == "new");
@@ -371,7 +371,7 @@ TEST_CASE("redis: the lease of a call that was forgotten is still renewed") {
   options.lease = 1s;
   RedisPages here(options), there(options);
   RedisLeader leader(here, "k", "old"s);
-  Caller follower([&] { return there.Do("k", NeverRun); });
+  test::Caller follower([&] { return there.Do("k", NeverRun); });
   Await([&] { return server.BlockedClients() == 1; });
   REQUIRE(here.Forget("k"));
   const std::string name = "t:{k}:forgotten:" + leader.Token();
@@ -405,10 +405,10 @@ TEST_CASE("redis: keys of any bytes, and the empty key, are distinct") {
   for (const std::string& key : keys) {
     leaders.push_back(std::make_unique<RedisLeader<>>(here, key, "of " + key));
   }
-  std::vector<std::unique_ptr<Caller<std::string>>> followers;
+  std::vector<std::unique_ptr<test::Caller<std::string>>> followers;
   for (const std::string& key : keys) {
     followers.push_back(
-        std::make_unique<Caller<std::string>>([&] { return there.Do(key, NeverRun); }));
+        std::make_unique<test::Caller<std::string>>([&] { return there.Do(key, NeverRun); }));
   }
   Await([&] { return server.BlockedClients() == static_cast<long long>(keys.size()); });
   for (auto& leader : leaders) leader->Finish();
@@ -432,7 +432,7 @@ TEST_CASE("redis: values of any bytes, of no bytes and of 16 MiB reach other pro
   for (std::size_t i = 0; i < large.size(); i += 4099) large[i] = static_cast<char>(i >> 12);
   for (const std::string& value : {""s, "\0\r\n\xff"s, large}) {
     RedisLeader leader(here, "k", value);
-    Caller follower([&] { return there.Do("k", NeverRun); });
+    test::Caller follower([&] { return there.Do("k", NeverRun); });
     Await([&] { return server.BlockedClients() == 1; });
     CHECK((leader.Finish().value == value));
     CHECK((follower.Join().value == value));
@@ -443,7 +443,7 @@ TEST_CASE("redis: a struct whose codec derives from CopyBytes reaches other proc
   const RedisServer server;
   redis::Group<Point> here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader<redis::Group<Point>> leader(here, "k", Point{3, 0.5});
-  Caller follower([&] { return there.Do("k", []() -> Point { throw 1; }); });
+  test::Caller follower([&] { return there.Do("k", []() -> Point { throw 1; }); });
   Await([&] { return server.BlockedClients() == 1; });
   leader.Finish();
   REQUIRE(follower.Join().value);
@@ -493,7 +493,7 @@ TEST_CASE("redis: an outcome that a codec cannot read counts as if its leader ha
   for (const int number : {100, -1}) {  // Decode returns nothing for 100, and throws for -1
     redis::Group<int, SmallNumbers> here(OptionsFor(server)), there(OptionsFor(server));
     RedisLeader<redis::Group<int, SmallNumbers>> leader(here, "k", number);
-    Caller follower([&] { return there.Do("k", [] { return 5; }); });
+    test::Caller follower([&] { return there.Do("k", [] { return 5; }); });
     Await([&] { return server.BlockedClients() == 1; });
     CHECK(leader.Finish().value == number);
     CHECK(follower.Join().value == 5);
@@ -510,7 +510,7 @@ TEST_CASE("redis: an exception from Encode reaches all callers") {
   const RedisServer server;
   redis::Group<int, Refuses> here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader<redis::Group<int, Refuses>> leader(here, "k", 1);
-  Caller follower([&] { return there.Do("k", [] { return 2; }); });
+  test::Caller follower([&] { return there.Do("k", [] { return 2; }); });
   Await([&] { return server.BlockedClients() == 1; });
   CHECK(leader.Finish().message == "not this one");
   CHECK(follower.Join().message == "not this one");
@@ -535,7 +535,7 @@ TEST_CASE(
         Pack({static_cast<PayloadKind>(9), "v"}, kToken)}) {
     RedisPages pages(OptionsFor(server));
     TakeLease(server, kToken);
-    Caller follower([&] { return pages.Do("k", [] { return "mine"s; }); });
+    test::Caller follower([&] { return pages.Do("k", [] { return "mine"s; }); });
     Await([&] { return server.BlockedClients() == 1; });
     PutOutcome(server, kToken, payload);
     CHECK(follower.Join().value == "mine");
@@ -549,7 +549,7 @@ TEST_CASE("redis: a valid outcome is read, whoever wrote it") {
   const RedisServer server;
   RedisPages pages(OptionsFor(server));
   TakeLease(server, kToken);
-  Caller follower([&] { return pages.Do("k", NeverRun); });
+  test::Caller follower([&] { return pages.Do("k", NeverRun); });
   Await([&] { return server.BlockedClients() == 1; });
   PutOutcome(server, kToken, Pack({PayloadKind::kValue, "v"}, kToken));
   CHECK(follower.Join().value == "v");
@@ -611,7 +611,7 @@ TEST_CASE("redis: a foreign entry in the stream does not keep the outcome from f
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
-  Caller follower([&] { return there.Do("k", NeverRun); });
+  test::Caller follower([&] { return there.Do("k", NeverRun); });
   Await([&] { return server.BlockedClients() == 1; });
   server.Ask("XADD", "t:{k}:" + leader.Token(), "*", "outcome", "nonsense");
   Await([&] { return there.GetStats().undecodable == 1 && server.BlockedClients() == 1; });

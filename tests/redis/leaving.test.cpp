@@ -66,7 +66,7 @@ TEST_CASE("redis: a caller that waits for another process leaves when it is stop
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
   std::stop_source stop;
-  Caller follower([&] { return there.Do("k", NeverRun, {.stop = stop.get_token()}); });
+  test::Caller follower([&] { return there.Do("k", NeverRun, {.stop = stop.get_token()}); });
   AwaitBlocked(server, 1);
   stop.request_stop();
   CHECK(follower.Join().error == std::errc::operation_canceled);
@@ -84,7 +84,7 @@ TEST_CASE("redis: every caller that leaves is counted exactly once") {
     std::stop_source stop;
     CallOptions options{.stop = stop.get_token()};
     if (i % 2 == 0) options.timeout = 1ms;  // the timeout and the stop race
-    Caller follower([&] { return there.Do("k", NeverRun, options); });
+    test::Caller follower([&] { return there.Do("k", NeverRun, options); });
     Await([&] { return there.GetStats().calls.executions == static_cast<std::uint64_t>(i + 1); });
     if (!options.timeout) AwaitBlocked(server, 1);
     stop.request_stop();
@@ -111,16 +111,16 @@ TEST_CASE("redis: a caller that leaves while it waits for another process distur
     RedisPages here(OptionsFor(server)), there(OptionsFor(server));
     RedisLeader leader(here, "k", "v"s);
     std::stop_source stop;
-    Caller first([&] {
+    test::Caller first([&] {
       const CallOptions options =
           by_stop ? CallOptions{.stop = stop.get_token()} : CallOptions{.timeout = 100ms};
       return there.Do("k", NeverRun, options);
     });
     AwaitBlocked(server, 1);
-    std::vector<std::unique_ptr<Caller<std::string>>> others;
+    std::vector<std::unique_ptr<test::Caller<std::string>>> others;
     for (int i = 0; i < 5; ++i) {
       others.push_back(
-          std::make_unique<Caller<std::string>>([&] { return there.Do("k", NeverRun); }));
+          std::make_unique<test::Caller<std::string>>([&] { return there.Do("k", NeverRun); }));
     }
     if (by_stop) {
       AwaitCallers(there, "k", 6);
@@ -147,10 +147,10 @@ TEST_CASE("redis: followers that ask again keep what is left of their timeout") 
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
   std::stop_source stop;
-  Caller first([&] { return there.Do("k", NeverRun, {.stop = stop.get_token()}); });
+  test::Caller first([&] { return there.Do("k", NeverRun, {.stop = stop.get_token()}); });
   AwaitBlocked(server, 1);
   const auto began = std::chrono::steady_clock::now();
-  Caller second([&] { return there.Do("k", NeverRun, {.timeout = 200ms}); });
+  test::Caller second([&] { return there.Do("k", NeverRun, {.timeout = 200ms}); });
   AwaitCallers(there, "k", 2);
   stop.request_stop();
   CHECK(first.Join().error == std::errc::operation_canceled);
@@ -167,7 +167,7 @@ TEST_CASE("redis: other processes take over a call that nobody in the leader's p
       here, "k",
       [](const redis::Lease& lease) { return lease.stop().stop_requested() ? "stopped"s : ""s; },
       {.stop = stop.get_token()});
-  Caller follower([&] { return there.Do("k", [] { return "mine"s; }); });
+  test::Caller follower([&] { return there.Do("k", [] { return "mine"s; }); });
   AwaitBlocked(server, 1);
   stop.request_stop();  // the leader's function keeps running meanwhile
   CHECK(follower.Join().value == "mine");
@@ -189,8 +189,8 @@ TEST_CASE("redis: a leader that leaves does not stop a call that its process sti
                        return "v"s;
                      },
                      {.stop = stop.get_token()});
-  Caller same([&] { return here.Do("k", NeverRun); });
-  Caller follower([&] { return there.Do("k", NeverRun); });
+  test::Caller same([&] { return here.Do("k", NeverRun); });
+  test::Caller follower([&] { return there.Do("k", NeverRun); });
   AwaitCallers(here, "k", 2);
   AwaitBlocked(server, 1);
   stop.request_stop();
@@ -214,7 +214,7 @@ TEST_CASE("redis: others take over at once from a leader whose thread is cancell
     }));
   });
   leads.wait();
-  Caller follower([&] { return there.Do("k", [] { return "mine"s; }); });
+  test::Caller follower([&] { return there.Do("k", [] { return "mine"s; }); });
   AwaitBlocked(server, 1);
   leader.Cancel();
   CHECK(leader.JoinWasUnwound());
@@ -230,7 +230,7 @@ TEST_CASE("redis: a thread that is cancelled while it waits for another process 
   follower.Cancel();
   CHECK(follower.JoinWasUnwound());
   CHECK(there.Callers("k") == 0);
-  Caller another([&] { return there.Do("k", NeverRun); });
+  test::Caller another([&] { return there.Do("k", NeverRun); });
   AwaitBlocked(server, 1);
   leader.Finish();
   CHECK(another.Join().value == "v");
@@ -264,7 +264,7 @@ TEST_CASE(
   RedisPages pages(options);
   std::stop_source stop;
   server.Stop();
-  Caller caller([&] { return pages.Do("k", NeverRun, {.stop = stop.get_token()}); });
+  test::Caller caller([&] { return pages.Do("k", NeverRun, {.stop = stop.get_token()}); });
   AwaitCallers(pages, "k", 1);
   stop.request_stop();
   CHECK(caller.Join().error == std::errc::operation_canceled);
@@ -275,7 +275,7 @@ TEST_CASE("redis: a follower whose XREAD the server aborts asks again") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
-  Caller follower([&] { return there.Do("k", NeverRun); });
+  test::Caller follower([&] { return there.Do("k", NeverRun); });
   AwaitBlocked(server, 1);
   const std::string clients = server.Ask("CLIENT", "LIST").text;
   const std::size_t blocked = clients.rfind("id=", clients.find("cmd=xread"));
@@ -377,10 +377,10 @@ TEST_CASE("redis: connections are kept open, but no more than the options ask fo
   RedisPages here(keeps_two), there(keeps_none);
   {
     std::vector<std::unique_ptr<RedisLeader<>>> leaders;
-    std::vector<std::unique_ptr<Caller<std::string>>> followers;
+    std::vector<std::unique_ptr<test::Caller<std::string>>> followers;
     for (const char key : {'a', 'b', 'c', 'd', 'e'}) {
       leaders.push_back(std::make_unique<RedisLeader<>>(there, std::string(1, key), "v"s));
-      followers.push_back(std::make_unique<Caller<std::string>>(
+      followers.push_back(std::make_unique<test::Caller<std::string>>(
           [&here, key] { return here.Do(std::string(1, key), NeverRun); }));
     }
     AwaitBlocked(server, 5);

@@ -82,7 +82,7 @@ TEST_CASE("Promise 10: a coroutine that is stopped keeps the results that it has
 }
 
 TEST_CASE(
-    "Promise 10: a coroutine that was stopped before it asks runs nothing and joins nothing") {
+    "Promise 10: a batch that was stopped before it asks runs nothing and joins nothing") {
   IntGroup group;
   std::stop_source stop;
   stop.request_stop();
@@ -567,7 +567,7 @@ TEST_CASE(
   CHECK(group.GetStats().followers == 2 * kRounds);
 }
 
-TEST_CASE("Promise 13: what the work did happens before a coroutine is resumed") {
+TEST_CASE("Promise 13: what the work did happens before the coroutine of a batch is resumed") {
   IntGroup group;
   for (int round = 0; round < 200; ++round) {
     int written[2] = {-1, -1};
