@@ -235,9 +235,11 @@ class Group {
                     std::forward<Launch>(launch));
   }
 
-  // Tells the other followers of a failed call not to expect this waiter: AsksAgain() is true, but
-  // it will not join again. Call it once. The waiter's result is the failure.
-  void GiveUp(Waiter& waiter) noexcept { ledger_.GiveUp(*State::Of(waiter)); }
+  // Tells the other followers of a failed call not to expect this waiter, which could join again,
+  // but will not. From then on it does not AsksAgain(), and its result is the failure.
+  void GiveUp(Waiter& waiter) noexcept {
+    if (waiter.AsksAgain() && State::StopsAsking(waiter)) ledger_.GiveUp(*State::Of(waiter));
+  }
 
   // The same, for a caller that waits later. It leaves when the Future is destroyed.
   template <class K = Key, class Launch>

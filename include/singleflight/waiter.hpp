@@ -29,6 +29,7 @@
 // Warning: a cancel handler that calls Leave while OnLanded calls TakeResult on another thread is a
 // data race. Use DoThen: its Caller may leave at any time.
 
+#include <atomic>
 #include <memory>
 #include <stop_token>
 #include <utility>
@@ -88,8 +89,10 @@ class Waiter {
   bool Detach() noexcept {
     if (state_ == nullptr) return true;
     const std::shared_ptr<detail::SharedState<Value>> state = state_;
-    return state->Leave({.waiter = this, .retries = retries_}) ||
-           state->UnlinkUnlessNotified(*this);
+    if (state->Leave({.waiter = this, .retries = retries_})) return true;
+    if (!state->UnlinkUnlessNotified(*this)) return false;
+    if (retries_) state->GiveUp();  // callers that ask again must not count on this one
+    return true;
   }
 
  protected:
@@ -114,8 +117,8 @@ class Waiter {
   // afterwards.
   Waiter* prev_ = nullptr;
   Waiter* next_ = nullptr;
-  bool notified_ = false;  // OnLanded has run or is running
-  bool retries_ = false;   // it may ask again if the call fails; constant while it is on the call
+  bool notified_ = false;              // OnLanded has run or is running
+  std::atomic<bool> retries_ = false;  // it may ask again if the call fails
   Role role_ = Role::kFollower;
 };
 

@@ -65,6 +65,8 @@ class SharedState : public WaitTarget {
   // only while the call is in flight. If no caller is left, `unwanted` may become the call's stop
   // source, and the stop must then be requested of it.
   virtual bool Leave(const Leaver<Value>& who, std::stop_source& unwanted) noexcept = 0;
+  // After landing, for a follower that will not ask again after all. The group must be alive.
+  virtual void GiveUp() noexcept = 0;
   bool Leave(const Leaver<Value>& who) noexcept {
     std::stop_source unwanted(std::nostopstate);
     const bool left = Leave(who, unwanted);
@@ -98,6 +100,10 @@ class SharedState : public WaitTarget {
     waiter.state_ = std::move(self);
   }
   static Role RoleOf(const Waiter<Value>& waiter) noexcept { return waiter.role_; }
+  // False: it had stopped before.
+  static bool StopsAsking(Waiter<Value>& waiter) noexcept {
+    return waiter.retries_.exchange(false);
+  }
   // Takes the state of a failed call from a waiter that asks again.
   static std::shared_ptr<SharedState> TakeFailed(Waiter<Value>& waiter) noexcept {
     waiter.retries_ = false;

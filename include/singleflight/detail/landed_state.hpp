@@ -23,6 +23,7 @@ class LandedState final : public SharedState<Value> {
 
  public:
   bool Leave(const Leaver<Value>&, std::stop_source&) noexcept override { return false; }
+  void GiveUp() noexcept override {}
 
   // Calls waiter.OnLanded before it returns. If the value's move throws, this throws it, and
   // OnLanded is not called.

@@ -302,6 +302,8 @@ class Ledger {
       return true;
     }
 
+    void GiveUp() noexcept override { ledger_.GiveUp(*this); }
+
    private:
     Ledger& ledger_;
   };

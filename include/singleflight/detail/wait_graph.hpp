@@ -65,14 +65,15 @@ class WaitTarget {
 class RunningScope {
  public:
   explicit RunningScope(WaitTarget& target) noexcept : target_(target) {
-    target_.Change(WaitTarget::kNoThread, ThisThread());
+    target_.Change(WaitTarget::kNoThread, thread_);
   }
-  ~RunningScope() { target_.Change(ThisThread(), WaitTarget::kNoThread); }
+  ~RunningScope() { target_.Change(thread_, WaitTarget::kNoThread); }
   RunningScope(const RunningScope&) = delete;
   RunningScope& operator=(const RunningScope&) = delete;
 
  private:
   WaitTarget& target_;
+  const ThreadId thread_ = ThisThread();  // work whose stack moves ends on another thread
 };
 
 // The edge "this thread waits for that call". It is recorded until Remove, or until this object is

@@ -45,9 +45,13 @@ class CoDoWork {
       : fn_(std::forward<Fn>(fn)), executor_(std::forward<Executor>(executor)) {}
 
   void operator()(Lead lead) {
-    // At once, not when the work starts: from here on the call can be asked to stop.
-    if constexpr (kTakesStopToken<Kept>) static_cast<void>(lead.GetStopToken());
-    if constexpr (detail::ReturnsAwaitable<typename G::ValueType, Kept>()) {
+    constexpr bool kIsAwaited = detail::ReturnsAwaitable<typename G::ValueType, Kept>();
+    // At once, not when the work starts: from here on the call can be asked to stop. (A Task takes
+    // the token itself.)
+    if constexpr (kTakesStopToken<Kept> && (kIsAwaited || std::same_as<Executor, OnThisThread>)) {
+      static_cast<void>(lead.GetStopToken());
+    }
+    if constexpr (kIsAwaited) {
       Start(detail::Drive<typename G::ValueType>(
           DriverWork<Lead, Kept>(std::move(lead), std::forward<Fn>(fn_))));
     } else if constexpr (std::same_as<Executor, OnThisThread>) {
