@@ -135,9 +135,6 @@ class HistoryCheck {
     if (ask.got == Got::kValue && own != (ask.role == singleflight::Role::kLeader)) {
       Report("the leader is not the caller whose function was run", ask);
     }
-    if (ask.retries && ask.got == Got::kFailure && !own && !FailedBefore(execution, ask)) {
-      Report("a caller that retries got the failure of its first call", ask);
-    }
     if (execution.stopped && !own) Report("a caller is on a call that was asked to stop", ask);
     if (history_.max_age && !own && ask.start - execution.begin > *history_.max_age) {
       Report("a caller joined a call that was too old", ask);
@@ -148,15 +145,6 @@ class HistoryCheck {
         return Report("a caller joined a call that had been forgotten", ask);
       }
     }
-  }
-
-  // Whether the caller may have followed another call that failed, before this execution.
-  bool FailedBefore(const Execution& second, const Ask& ask) const {
-    return std::any_of(history_.executions.begin(), history_.executions.end(),
-                       [&](const Execution& first) {
-                         return &first != &second && first.key == second.key && first.failed &&
-                                first.end >= ask.start && first.begin <= second.begin;
-                       });
   }
 
   void CheckCallers(std::size_t number) {
