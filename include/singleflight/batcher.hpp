@@ -155,7 +155,7 @@ class Batcher {
     return waiter.TakeResult();
   }
 
-  // Runs the batch that waits for more keys, without waiting any longer. Returns how many keys it
+  // Runs the batch that waits for more keys, at once. Returns how many keys it
   // has, or 0 if there is none. Keys that are asked for because of its results are in the next
   // batch: call it until it returns 0.
   //

@@ -105,7 +105,8 @@ ASIO_TEST_CASE("Promise 11: a key whose only operation is cancelled is not loade
   CHECK(batcher.GetStats().dropped == 1);
 }
 
-ASIO_TEST_CASE("Destroying a Batcher: an operation that waits for its batch completes with owner_dead") {
+ASIO_TEST_CASE(
+    "Destroying a Batcher: an operation that waits for its batch completes with owner_dead") {
   IntGroup group;
   asio::io_context io;
   Answer answer;

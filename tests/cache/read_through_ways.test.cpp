@@ -186,7 +186,8 @@ TEST_CASE("Promise 11: a value whose load was asked to stop, for a dropped Futur
   CHECK(users.GetStats().outdated == 1);
 }
 
-TEST_CASE("Promise 11: callers that wait less long than a load takes leave its value in the cache") {
+TEST_CASE(
+    "Promise 11: callers that wait less long than a load takes leave its value in the cache") {
   IntCache cache;
   Users users(cache);
   Later later;

@@ -124,7 +124,8 @@ TEST_CASE("Promise 10: a caller that is stopped before it asks runs nothing and 
   CHECK(group.GetStats() == singleflight::Stats{.executions = 1, .in_flight = 1});
 }
 
-TEST_CASE("Promise 10: of many followers that may leave, those leave that are stopped, and no other") {
+TEST_CASE(
+    "Promise 10: of many followers that may leave, those leave that are stopped, and no other") {
   constexpr std::size_t kFollowers = 70;  // they wait at three gates
   IntGroup group;
   Leader leader(group);

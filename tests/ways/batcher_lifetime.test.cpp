@@ -59,7 +59,9 @@ class OneThread {
 
 }  // namespace
 
-TEST_CASE("Destroying a Batcher: keys that wait for their batch land with owner_dead, and are not loaded") {
+TEST_CASE(
+    "Destroying a Batcher: keys that wait for their batch land with owner_dead, and are not "
+    "loaded") {
   for (const BatcherOptions& options :
        {BatcherOptions{}, {.max_delay = 24h}, {.max_keys = 100, .max_delay = 24h}}) {
     IntGroup group;
@@ -75,7 +77,9 @@ TEST_CASE("Destroying a Batcher: keys that wait for their batch land with owner_
   }
 }
 
-TEST_CASE("Destroying a Batcher: keys whose task the executor has land with owner_dead, and the task is dead") {
+TEST_CASE(
+    "Destroying a Batcher: keys whose task the executor has land with owner_dead, and the task is "
+    "dead") {
   IntGroup group;
   Calls calls;
   Tasks tasks;
@@ -137,7 +141,8 @@ TEST_CASE("Destroying a Batcher: a function that runs is asked to stop, and wait
   }
 }
 
-TEST_CASE("Destroying a Batcher: a batch whose function has not been called yet gets a requested stop") {
+TEST_CASE(
+    "Destroying a Batcher: a batch whose function has not been called yet gets a requested stop") {
   // The stop comes between two calls of the function in one batch.
   IntGroup group;
   std::latch first_runs(1);
@@ -164,7 +169,9 @@ TEST_CASE("Destroying a Batcher: a batch whose function has not been called yet 
   CHECK(Get(current).value == 10);
 }
 
-TEST_CASE("Destroying a Batcher: a waiter that it notifies, and that asks again, gets owner_dead at once") {
+TEST_CASE(
+    "Destroying a Batcher: a waiter that it notifies, and that asks again, gets owner_dead at "
+    "once") {
   struct AsksAgain final : IntBatcher::Waiter {
     void OnLanded() noexcept override {
       again = ErrorOf([this] { return DoAsync(*batcher, 2).Get(); });
@@ -182,7 +189,8 @@ TEST_CASE("Destroying a Batcher: a waiter that it notifies, and that asks again,
   CHECK(waiter.again == std::errc::owner_dead);
 }
 
-TEST_CASE("Destroying a Batcher: it does not wait for the time of a batch, nor for an executor's queue") {
+TEST_CASE(
+    "Destroying a Batcher: it does not wait for the time of a batch, nor for an executor's queue") {
   IntGroup group;
   Calls calls;
   Tasks tasks;

@@ -196,7 +196,9 @@ TEST_CASE("Batcher: every caller of a crowd is answered, on an executor") {
   }
 }
 
-TEST_CASE("Destroying a Batcher: it may come at any moment, and every caller is answered or gets owner_dead") {
+TEST_CASE(
+    "Destroying a Batcher: it may come at any moment, and every caller is answered or gets "
+    "owner_dead") {
   for (const bool on_executor : {false, true}) {
     Pool pool;
     for (int round = 0; round < kRounds; ++round) {

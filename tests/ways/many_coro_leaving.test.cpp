@@ -81,8 +81,7 @@ TEST_CASE("Promise 10: a coroutine that is stopped keeps the results that it has
   in_flight.Land();
 }
 
-TEST_CASE(
-    "Promise 10: a batch that was stopped before it asks runs nothing and joins nothing") {
+TEST_CASE("Promise 10: a batch that was stopped before it asks runs nothing and joins nothing") {
   IntGroup group;
   std::stop_source stop;
   stop.request_stop();

@@ -68,7 +68,8 @@ Stored<Value> Invoke(Fn&& fn, Args&&... args) {
 // through, and leaves the outcome "vanished". If the thread is already inside a catch block,
 // libstdc++ terminates instead, as it does at any catch (...).
 template <class Value, class Fn>
-[[gnu::always_inline]] inline void Execute(Outcome<Value>& outcome, Fn&& fn, const std::stop_source& stop) {
+[[gnu::always_inline]] inline void Execute(Outcome<Value>& outcome, Fn&& fn,
+                                           const std::stop_source& stop) {
   const LeadingScope leading;
   try {
     outcome.SetValueFrom([&]() -> Stored<Value> {
