@@ -135,6 +135,9 @@ class HistoryCheck {
     if (ask.got == Got::kValue && own != (ask.role == singleflight::Role::kLeader)) {
       Report("the leader is not the caller whose function was run", ask);
     }
+    if (ask.retries && ask.got == Got::kFailure && !own && !FailedBefore(execution, ask)) {
+      Report("a caller that retries got the failure of its first call", ask);
+    }
     if (execution.stopped && !own) Report("a caller is on a call that was asked to stop", ask);
     if (history_.max_age && !own && ask.start - execution.begin > *history_.max_age) {
       Report("a caller joined a call that was too old", ask);
@@ -145,6 +148,20 @@ class HistoryCheck {
         return Report("a caller joined a call that had been forgotten", ask);
       }
     }
+  }
+
+  // Whether the caller may have followed another call that failed before: one whose function threw,
+  // or one whose task was dropped. That has no execution, but its leader did not get a value.
+  bool FailedBefore(const Execution& second, const Ask& ask) const {
+    const auto threw = [&](const Execution& first) {
+      return &first != &second && first.key == second.key && first.failed && first.end >= ask.start;
+    };
+    const auto was_dropped = [&](const Ask& leader) {
+      return &leader != &ask && leader.key == ask.key && leader.got != Got::kValue &&
+             leader.got != Got::kFailure && leader.start <= ask.end && leader.end >= ask.start;
+    };
+    return std::any_of(history_.executions.begin(), history_.executions.end(), threw) ||
+           std::any_of(history_.asks.begin(), history_.asks.end(), was_dropped);
   }
 
   void CheckCallers(std::size_t number) {
