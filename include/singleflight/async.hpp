@@ -85,7 +85,7 @@ template <class Value, class Callback>
 class ThenCaller final : public AsyncCaller<Value> {
  public:
   template <class C>
-  explicit ThenCaller(C&& callback) : callback_(std::in_place, std::forward<C>(callback)) {}
+  ThenCaller(std::in_place_t, C&& callback) : callback_(std::in_place, std::forward<C>(callback)) {}
 
  private:
   void Deliver() noexcept override {
@@ -186,7 +186,8 @@ void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor
   static_assert((detail::CheckAsync<G, Fn, Executor>(), true));
   static_assert((detail::CheckCallback<Value, Callback>(), true));
   auto* const then = caller.Bind([&] {
-    return std::make_unique<detail::ThenCaller<Value, Kept>>(std::forward<Callback>(callback));
+    return std::make_unique<detail::ThenCaller<Value, Kept>>(std::in_place,
+                                                             std::forward<Callback>(callback));
   });
   if (then == nullptr) return;
   // `caller` may be gone from here on.

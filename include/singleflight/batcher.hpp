@@ -208,7 +208,8 @@ class Batcher {
   static std::unique_ptr<detail::BatcherFn<G>> MakeFn(Fn&& fn) {
     static_assert(std::constructible_from<std::decay_t<Fn>, Fn>,
                   "the Batcher keeps fn: pass one that can be copied, or std::move it");
-    return std::make_unique<detail::BatcherFnOf<G, std::decay_t<Fn>>>(std::forward<Fn>(fn));
+    return std::make_unique<detail::BatcherFnOf<G, std::decay_t<Fn>>>(std::in_place,
+                                                                      std::forward<Fn>(fn));
   }
   template <class Executor>
   static std::unique_ptr<detail::BatcherExecutor<G>> MakeExecutor(Executor&& executor) {
@@ -219,7 +220,7 @@ class Batcher {
     static_assert(std::constructible_from<std::decay_t<Executor>, Executor>,
                   "the Batcher keeps executor: pass one that can be copied, or std::move it");
     return std::make_unique<detail::BatcherExecutorOf<G, std::decay_t<Executor>>>(
-        std::forward<Executor>(executor));
+        std::in_place, std::forward<Executor>(executor));
   }
   static const BatcherOptions& Checked(const BatcherOptions& options) {
     if (options.max_keys == 0) {

@@ -22,6 +22,7 @@
 // callback.
 
 #include <atomic>
+#include <bit>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -74,7 +75,7 @@ class [[nodiscard]] Caller {
     std::uintptr_t state = kNew;
     if (state_.compare_exchange_strong(state, kLeft)) return true;
     if (state <= kFailed) return state == kLeft;
-    return reinterpret_cast<detail::CallerBase*>(state)->Leave();
+    return std::bit_cast<detail::CallerBase*>(state)->Leave();
   }
 
   // Gives up the right to leave: the callback will be called, unless this caller has left. Makes
@@ -116,7 +117,7 @@ class [[nodiscard]] Caller {
   // Null if there is none.
   detail::CallerBase* Get() const noexcept {
     const std::uintptr_t state = state_;
-    return state > kFailed ? reinterpret_cast<detail::CallerBase*>(state) : nullptr;
+    return state > kFailed ? std::bit_cast<detail::CallerBase*>(state) : nullptr;
   }
 
   // States: the three above, or the address of a CallerBase, with a reference to it.

@@ -98,6 +98,11 @@ class HistoryCheck {
  public:
   explicit HistoryCheck(const History& history) : history_(history) {
     callers_.resize(history.executions.size());
+    landed_by_.resize(history.executions.size(), std::numeric_limits<Nanoseconds>::max());
+    for (const Ask& ask : history.asks) {
+      if (!ask.HasOutcome() || ask.execution >= landed_by_.size()) continue;
+      landed_by_[ask.execution] = std::min(landed_by_[ask.execution], ask.end);
+    }
     for (const Forgetting& it : history.forgettings) forgetting_[it.key].push_back(it);
     for (const Ask& ask : history.asks) {
       if (ask.MayHaveForgotten()) forgetting_[ask.key].push_back({ask.key, ask.start, ask.end});
@@ -152,9 +157,12 @@ class HistoryCheck {
 
   // Whether the caller may have followed another call that failed before: one whose function threw,
   // or one whose task was dropped. That has no execution, but its leader did not get a value.
+  // A call can still be joined after its function has thrown, until it lands.
   bool FailedBefore(const Execution& second, const Ask& ask) const {
     const auto threw = [&](const Execution& first) {
-      return &first != &second && first.key == second.key && first.failed && first.end >= ask.start;
+      const auto number = static_cast<std::size_t>(&first - history_.executions.data());
+      return &first != &second && first.key == second.key && first.failed &&
+             first.begin <= second.begin && landed_by_[number] >= ask.start;
     };
     const auto was_dropped = [&](const Ask& leader) {
       return &leader != &ask && leader.key == ask.key && leader.got != Got::kValue &&
@@ -167,8 +175,6 @@ class HistoryCheck {
   void CheckCallers(std::size_t number) {
     const Execution& execution = history_.executions[number];
     const std::vector<const Ask*>& callers = callers_[number];
-    auto first_return = std::numeric_limits<Nanoseconds>::max();
-    for (const Ask* ask : callers) first_return = std::min(first_return, ask->end);
     std::size_t counted = 0;  // a leader that was stopped does not count
     std::size_t leaders = 0;
     std::size_t values = 0;
@@ -177,7 +183,7 @@ class HistoryCheck {
       leaders += own;
       counted += !(own && ask->stop_requested);
       values += ask->got == Got::kValue;
-      if (ask->start > first_return) {
+      if (ask->start > landed_by_[number]) {
         Report("a caller got a result that another had returned with before it started", *ask);
       }
       if (ask->shared != callers.front()->shared) {
@@ -271,6 +277,7 @@ class HistoryCheck {
 
   const History& history_;
   std::vector<std::vector<const Ask*>> callers_;  // each execution's callers
+  std::vector<Nanoseconds> landed_by_;  // each execution's: when a caller had its outcome, or max()
   std::unordered_map<int, std::vector<Forgetting>> forgetting_;
   std::vector<std::string> violations_;
 };

@@ -388,6 +388,7 @@ class Ledger {
     return call.Shared();
   }
 
+  Table table_;
   [[no_unique_address]] Hash hash_{};
   [[no_unique_address]] KeyEqual equal_{};
   const GroupOptions options_;
@@ -395,7 +396,6 @@ class Ledger {
   std::atomic<std::size_t> in_flight_ = 0;  // calls, counted only if they are limited
   std::atomic<std::size_t> callers_ = 0;    // likewise
   std::mutex closing_;                      // held by a thread inside CloseGroup
-  Table table_;
   ThreadReaper reaper_;
 };
 

@@ -229,10 +229,9 @@ struct ReadMapped {  // only its type is used
 template <class Returned, class Read>
 constexpr bool OwnsElements() {
   using Range = std::remove_cvref_t<Returned>;
-  if constexpr (std::is_lvalue_reference_v<Returned> || std::ranges::view<Range> ||
-                std::ranges::enable_borrowed_range<Range>) {
-    return false;
-  } else if constexpr (requires(const Range& range) { range.begin(); }) {
+  if constexpr (!std::is_lvalue_reference_v<Returned> && !std::ranges::view<Range> &&
+                !std::ranges::enable_borrowed_range<Range> &&
+                requires(const Range& range) { range.begin(); }) {
     using Iterator = decltype(std::declval<const Range&>().begin());
     using Element = decltype(Read()(std::declval<Iterator&>()));
     return !std::is_lvalue_reference_v<Element> ||

@@ -15,10 +15,11 @@ namespace singleflight::detail {
 template <class Rep, class Period>
 constexpr long double WideNanoseconds(const std::chrono::duration<Rep, Period>& length) noexcept {
   constexpr std::intmax_t kCommon = std::gcd(Period::den, std::nano::den);
+  constexpr std::intmax_t kTimes = std::nano::den / kCommon;
+  constexpr std::intmax_t kOver = Period::den / kCommon;
   const auto wide = static_cast<long double>(length.count()) *
-                    static_cast<long double>(Period::num) *
-                    static_cast<long double>(std::nano::den / kCommon);
-  return wide / static_cast<long double>(Period::den / kCommon);
+                    static_cast<long double>(Period::num) * static_cast<long double>(kTimes);
+  return wide / static_cast<long double>(kOver);
 }
 
 // Rounds up. What is too long, or too far below zero, becomes the longest or the lowest. A NaN

@@ -106,7 +106,7 @@ template <class G, class Executor>
 class BatcherExecutorOf final : public BatcherExecutor<G> {
  public:
   template <class E>
-  explicit BatcherExecutorOf(E&& executor) : executor_(std::forward<E>(executor)) {}
+  BatcherExecutorOf(std::in_place_t, E&& executor) : executor_(std::forward<E>(executor)) {}
 
   void Execute(BatcherTask<G> task) override { std::invoke(executor_, std::move(task)); }
 

@@ -171,7 +171,7 @@ class BatcherFnOf final : public BatcherFn<G> {
 
  public:
   template <class F>
-  explicit BatcherFnOf(F&& fn) : BatcherFn<G>(kTakesStop), fn_(std::forward<F>(fn)) {
+  BatcherFnOf(std::in_place_t, F&& fn) : BatcherFn<G>(kTakesStop), fn_(std::forward<F>(fn)) {
     if constexpr (!std::is_void_v<Value> && (kTakesKeys || kTakesStop)) {
       using Returned = decltype(Invoke({}, {}));
       static_assert(!Values::template kHasOwnKeys<Returned> || Values::template kIsMap<Returned>,

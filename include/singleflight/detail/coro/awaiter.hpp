@@ -138,7 +138,8 @@ class CoDoAwaiter final : public Call::Group::Waiter {
 
  public:
   explicit CoDoAwaiter(Call&& call) : call_(std::move(call)) {}
-  CoDoAwaiter(CoDoAwaiter&& not_awaited_yet) : call_(std::move(not_awaited_yet.call_)) {}
+  CoDoAwaiter(CoDoAwaiter&& not_awaited_yet) noexcept(std::is_nothrow_move_constructible_v<Call>)
+      : call_(std::move(not_awaited_yet.call_)) {}
 
   ~CoDoAwaiter() noexcept override {
     if constexpr (Call::kMayAskAgain) PreventAskingAgain();

@@ -193,7 +193,6 @@ class [[nodiscard]] CoDoManyCall {
         fn_(std::forward<FnArg>(fn)),
         executor_(std::forward<ExecutorArg>(executor)),
         batch_(new Batch(keys, stop, std::forward<ResumeOn>(resume_on))) {}
-  CoDoManyCall(CoDoManyCall&&) = default;
 
   auto operator co_await() && { return CoDoManyAwaiter<CoDoManyCall>(std::move(*this)); }
 
