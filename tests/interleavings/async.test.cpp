@@ -319,6 +319,40 @@ TEST_CASE("Interleavings: a group can be destroyed while calls in several shards
   }
 }
 
+TEST_CASE("Interleavings: a group's destructor also waits for calls that its calls begin") {
+  // The second call lands only if it is asked to stop, too.
+  const auto scenario_of = [](int first, int second) {
+    return [=](Run& run) {
+      Scenario scenario(run, {}, 2);
+      Pending pending(scenario, first);
+      const auto waiter = std::make_shared<NotifiedWaiter>(*scenario, second);
+      scenario.Thread([=, group = scenario->group.get()](World& world) mutable {
+        std::unique_ptr<Group::Lead> lead;
+        pending.lead->Run([&] {
+          const auto value = world.Fn(first)();
+          group->Join(second, *waiter, [&](const Group::Lead& its_lead) {
+            lead = std::make_unique<Group::Lead>(its_lead);
+          });
+          return value;
+        });
+        pending.lead.reset();
+        lead->Run([&](std::stop_token stop) {
+          while (!stop.stop_requested()) std::this_thread::yield();
+          return world.Fn(second)();
+        });
+      });
+      scenario.Thread([](World& world) { world.group.reset(); });
+      scenario.Finally([pending = pending.waiter, waiter] {
+        pending->Take();
+        waiter->Take();
+      });
+    };
+  };
+  ExploreAll("group_ends_begins_in_same_shard", scenario_of(1, 3));
+  ExploreAll("group_ends_begins_in_later_shard", scenario_of(2, 1));
+  ExploreAll("group_ends_begins_in_earlier_shard", scenario_of(1, 2));
+}
+
 namespace {
 
 // Stands for a user's event loop: it resumes posted coroutines later, in Poll.
