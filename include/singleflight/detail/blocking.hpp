@@ -184,13 +184,12 @@ class BlockingCaller {
   }
 
   // The call is on this thread's stack: nothing refers to it after landing.
-  template <bool kIsSecondTry = false>
   static Result<Value> RunAndLand(Ledger& ledger, Call& call, Fn& fn, const CallOptions* options,
                                   const Hook& before_landing) {
     struct LandIfUnwound {  // if the thread is cancelled inside `fn`
       ~LandIfUnwound() {
         if (call != nullptr) [[unlikely]] {
-          ledger.LandVanished(*call, kIsSecondTry);
+          ledger.LandVanished(*call);
         }
       }
       Ledger& ledger;
@@ -209,13 +208,10 @@ class BlockingCaller {
       run();
     }
     landing.call = nullptr;
-    if constexpr (kIsSecondTry) {
-      return State::Receive(ledger.LandSecondTry(call, std::move(outcome)), Role::kLeader);
-    } else if (ledger.LandAlone(call, detail::Failed<Value>(outcome))) [[likely]] {
+    if (ledger.LandAlone(call, detail::Failed<Value>(outcome))) [[likely]] {
       return ResultFactory::Take<Value>(outcome, Role::kLeader);
-    } else {
-      return State::Receive(ledger.Share(call, std::move(outcome)), Role::kLeader);
     }
+    return State::Receive(ledger.Share(call, std::move(outcome)), Role::kLeader);
   }
 
   // The call that this caller followed has failed. The first of its followers to come here leads or
@@ -245,7 +241,7 @@ class BlockingCaller {
     ledger.BringOthers(shard, call, *failed);
     shard.Unlock();
     failed.reset();
-    return RunAndLand</*kIsSecondTry=*/true>(ledger, call, fn, options, before_landing);
+    return RunAndLand(ledger, call, fn, options, before_landing);
   }
 };
 

@@ -60,6 +60,8 @@ class SharedState : public WaitTarget {
   std::uint32_t retriers = 0;
   std::shared_ptr<SharedState> second_try;
   std::uint32_t expected = 0;  // retriers that are counted there and have not come so far
+  // Whether this is such a call: then retriers may come after it has landed.
+  bool has_latecomers = false;
 
   // Makes a caller leave. False if the call has landed: then nothing is done. Touches the group
   // only while the call is in flight. If no caller is left, `unwanted` may become the call's stop

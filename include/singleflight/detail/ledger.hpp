@@ -162,6 +162,7 @@ class Ledger {
     failed.retriers = 0;
     failed.expected = others;
     failed.second_try = call.state;
+    call.state->has_latecomers = true;
   }
 
   // For a follower that will not ask again after all.
@@ -208,36 +209,31 @@ class Ledger {
   // ---- Landing: the entry is removed under the lock, then the outcome is published, then the
   // callers are woken
 
-  // Lands a call on its leader's stack. False: it has followers, so it must be landed with Share.
+  // Lands a call on its leader's stack. False: others get its outcome, so Share must land it.
   [[nodiscard, gnu::always_inline]] bool LandAlone(Call& call, bool failed) noexcept {
-    return !Close(Lock(call.hash), call, failed);
+    const Shard shard = Lock(call.hash);
+    if (call.state != nullptr && call.state->has_latecomers) [[unlikely]] {
+      return false;  // not closed: they read the outcome as soon as the shard is unlocked
+    }
+    return !Close(shard, call, failed);
   }
 
   [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome<Value>&& outcome) noexcept {
     const bool failed = detail::Failed<Value>(outcome);
-    call.state->SetOutcome(std::move(outcome));
-    if (call.state->Failed() != failed) ++Lock(call.hash)->failures;  // the value's move threw
-    call.state->Publish();
-    return std::move(call.state);
-  }
-
-  // Lands the second try of a failed call. Followers of the failed call may come to read the
-  // outcome as soon as this has unlocked the shard.
-  [[gnu::noinline]] std::shared_ptr<State> LandSecondTry(Call& call,
-                                                         Outcome<Value>&& outcome) noexcept {
-    call.state->SetOutcome(std::move(outcome));
-    Close(Lock(call.hash), call, call.state->Failed());
-    call.state->Publish();
+    State& state = *call.state;
+    state.SetOutcome(std::move(outcome));
+    if (!state.HasLanded()) {
+      Close(Lock(call.hash), call, state.Failed());
+    } else if (state.Failed() != failed) {
+      ++Lock(call.hash)->failures;  // the value's move threw
+    }
+    state.Publish();
     return std::move(call.state);
   }
 
   // Lands a call whose leader's thread is being cancelled inside `fn`.
-  [[gnu::noinline]] void LandVanished(Call& call, bool is_second_try) noexcept {
-    if (is_second_try) {
-      LandSecondTry(call, {});
-    } else if (!LandAlone(call, true)) {
-      Share(call, {});
-    }
+  [[gnu::noinline]] void LandVanished(Call& call) noexcept {
+    if (!LandAlone(call, true)) Share(call, {});
   }
 
   // Lands a call that is led asynchronously. The group may be destroyed once this has unlinked the
