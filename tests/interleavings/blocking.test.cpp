@@ -302,6 +302,64 @@ TEST_CASE("Interleavings: calls that land at the same time make room for as many
   });
 }
 
+TEST_CASE("Interleavings: a limit of callers over all keys holds, and is given back exactly") {
+  const auto scenario_of = [](std::size_t shards) {
+    return [shards](Run& run) {
+      Scenario scenario(run, {.max_callers = 2}, shards);
+      const std::stop_source stop;
+      scenario->overlaps = true;  // if the caller that is stopped leads
+      scenario.Thread([stop](World& world) { world.Do(1, {.stop = stop.get_token()}); });
+      scenario.Thread([stop](World& world) mutable {
+        stop.request_stop();
+        world.Do(1);
+      });
+      scenario.Thread([](World& world) { world.Do(2); });
+      scenario.Finally([world = &*scenario] {
+        const std::size_t refused = world->group->GetStats().refused;
+        const auto ask_other = [world] { world->Do(2); };
+        world->Call(1, [&] { return world->group->Do(1, world->Fn(1, ask_other)); });
+        World::Expect(world->group->GetStats().refused == refused,
+                      "a caller was refused below the limit");
+      });
+      scenario.AtEnd([](World& world) {
+        World::Expect(world.group->GetStats().refused ==
+                          world.Count(std::errc::resource_unavailable_try_again),
+                      "a refused caller is not counted");
+      });
+    };
+  };
+  for (const std::size_t shards : {1u, 2u}) {
+    ExplorePreemptions(InShards("limit_of_all_callers", shards), 2, scenario_of(shards));
+    CHECK(tally.refused > 0);
+    CHECK(tally.shared > 0);
+    CHECK(tally.canceled > 0);
+  }
+}
+
+TEST_CASE("Interleavings: once Close has returned, nothing is in flight and nobody is served") {
+  const auto scenario_of = [](std::size_t shards, int closers) {
+    return [=](Run& run) {
+      Scenario scenario(run, {}, shards);
+      scenario->idle = true;  // all may be refused
+      scenario.Thread(Do);
+      scenario.Thread([](World& world) { world.Do(2); });
+      for (int i = 0; i < closers; ++i) {
+        scenario.Thread([](World& world) {
+          world.group->Close();
+          World::Expect(world.group->GetStats().in_flight == 0, "a call is still in flight");
+          World::Expect(world.Do(1).error == std::errc::resource_unavailable_try_again,
+                        "a caller was served by a group that is closed");
+        });
+      }
+    };
+  };
+  for (const std::size_t shards : {1u, 2u}) {
+    ExploreAll(InShards("close", shards), scenario_of(shards, 1));
+    CHECK(tally.refused > 0);
+  }
+  ExplorePreemptions("close_twice", 2, scenario_of(2, 2));
+}
+
 namespace {
 
 // Notes which shard was locked last.
