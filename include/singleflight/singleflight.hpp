@@ -17,6 +17,7 @@
 #include "many.hpp"
 #include "options.hpp"
 #include "read_through.hpp"
+#include "read_through_options.hpp"
 #include "result.hpp"
 #include "timeout.hpp"
 #include "value_traits.hpp"
