@@ -9,6 +9,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -118,6 +119,38 @@ TEST_CASE("JoinAgain: a second try that lands at once serves the waiters that co
     CHECK(waiter.outcome->shared);
   }
   CHECK(group.Callers("key") == 0);
+}
+
+TEST_CASE("JoinAgain: a Future of a failed call does not keep the value of the second try") {
+  using PointerGroup = singleflight::Group<std::string, std::shared_ptr<int>>;
+  struct Asking final : PointerGroup::Waiter {
+    Asking(PointerGroup& its_group, std::weak_ptr<int>& its_value)
+        : group(its_group), value(its_value) {}
+    void OnLanded() noexcept override {
+      if (!AsksAgain()) return static_cast<void>(seen = **TakeResult());
+      group.JoinAgain("key", *this, [this](PointerGroup::Lead lead) {
+        auto seven = std::make_shared<int>(7);
+        value = seven;
+        lead.Succeed(std::move(seven));
+      });
+    }
+    PointerGroup& group;
+    std::weak_ptr<int>& value;
+    int seen = 0;
+  };
+  PointerGroup group;
+  std::optional<PointerGroup::Lead> lead;
+  const auto future = group.Join("key", [&](PointerGroup::Lead its_lead) { lead = its_lead; });
+  std::weak_ptr<int> value;
+  std::deque<Asking> waiters;
+  for (int i = 0; i < 3; ++i) {
+    Asking& waiter = waiters.emplace_back(group, value);
+    group.Join(
+        "key", waiter, [](PointerGroup::Lead) {}, OnFailure::kRetry);
+  }
+  lead->Fail(kDown);
+  for (const Asking& waiter : waiters) CHECK(waiter.seen == 7);
+  CHECK(value.expired());
 }
 
 TEST_CASE("JoinAgain: threads, waiters and their leader share one second try") {
