@@ -185,6 +185,20 @@ TEST_CASE("Promise 12: whoever leaves or fails makes room under max_callers, exa
   CHECK(ErrorOf([&] { return group.Do("d", [] { return 0; }); }) == kRefused);
 }
 
+TEST_CASE("Promise 12: a call that max_callers refuses does not count as in flight") {
+  IntGroup group({.max_callers = 2, .max_calls_in_flight = 2});
+  {
+    HeldCall held(group, "a");
+    Caller follower([&] { return group.Do("a", [] { return 0; }); });
+    AwaitCallers(group, "a", 2);
+    CHECK(ErrorOf([&] { return group.Do("b", [] { return 0; }); }) == kRefused);
+    held.Finish();
+    CHECK(follower.Join().value == 1);
+  }
+  HeldCall first(group, "a");
+  CHECK(*group.Do("b", [] { return 2; }) == 2);
+}
+
 TEST_CASE("Promise 12: max_callers counts waiters and futures, and those who ask again") {
   IntGroup group({.max_callers = 3});
   struct Silent final : IntGroup::Waiter {

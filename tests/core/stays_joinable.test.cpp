@@ -4,8 +4,10 @@
 // last caller has left, and newcomers join it.
 
 #include <atomic>
+#include <functional>
 #include <latch>
 #include <optional>
+#include <utility>
 
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -101,6 +103,34 @@ TEST_CASE("Promise 11: work that nobody came back for lands, and its value is dr
   CHECK(waiter.landed == 0);
   CHECK(group.GetStats() == Stats{.executions = 1, .left = 1});
   CHECK(*group.Do("key", [] { return 8; }) == 8);
+}
+
+TEST_CASE("Promise 11: nobody joins a call whose value is being dropped, because all had left") {
+  struct AsksWhenDestroyed {
+    explicit AsksWhenDestroyed(std::function<void()> ask) : ask_(std::move(ask)) {}
+    AsksWhenDestroyed(AsksWhenDestroyed&& other) noexcept
+        : ask_(std::exchange(other.ask_, nullptr)) {}
+    ~AsksWhenDestroyed() {
+      if (ask_) ask_();
+    }
+    std::function<void()> ask_;
+  };
+  using AskingGroup = singleflight::Group<std::string, AsksWhenDestroyed>;
+  struct Silent final : AskingGroup::Waiter {
+    void OnLanded() noexcept override {}
+  } waiter;
+  AskingGroup group;
+  std::optional<AskingGroup::Lead> lead;
+  std::optional<AskingGroup::Lead> newer;
+  std::optional<singleflight::Future<AsksWhenDestroyed>> future;
+  group.Join("key", waiter, [&](AskingGroup::Lead made) { lead = std::move(made); });
+  CHECK(group.Leave(waiter));
+  CHECK(lead->Succeed(AsksWhenDestroyed([&] {
+    future = group.Join("key", [&](AskingGroup::Lead made) { newer = std::move(made); });
+  })));
+  REQUIRE(newer);
+  CHECK(newer->Succeed(AsksWhenDestroyed(nullptr)));
+  CHECK(future->Get()->ask_ == nullptr);
 }
 
 TEST_CASE("Promise 11: a token that is taken after the last caller left is requested at once") {

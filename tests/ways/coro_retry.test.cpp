@@ -330,6 +330,33 @@ TEST_CASE("Promise 10: a coroutine leaves its second try when its frame is destr
   CHECK(outcomes[1].value == 7);
 }
 
+TEST_CASE("Promise 11: a frame that is destroyed before it asks again is no caller of the second") {
+  IntGroup group;
+  Signal first;
+  Signal second;
+  Outcome<int> leading;
+  Outcome<int> outcomes[2];
+  std::stop_source stop;
+  std::stop_token asked;
+  Routine destroyed;
+  const Routine leader = LeadAndFail(group, leading, first);
+  const Routine leads = Ask(
+      group, outcomes[0],
+      [&](std::stop_token token) -> Task<int> {
+        asked = std::move(token);
+        destroyed.Destroy();  // its turn to ask again has not come
+        co_await second;
+        co_return 7;
+      },
+      stop.get_token());
+  destroyed = Ask(group, outcomes[1], MustNotRun);
+  first.Fire();
+  CHECK(group.Callers("key") == 1);
+  stop.request_stop();
+  CHECK(asked.stop_requested());
+  second.Fire();
+}
+
 TEST_CASE("Promise 10: the function of a second try may destroy the frame that asked for it") {
   IntGroup group;
   Signal signal;
