@@ -162,7 +162,8 @@ inline namespace standalone_asio {
 //   the call lands, if the executor reveals it, but do not cancel the operation meanwhile. A
 //   context that the completion is only dispatched to must outlive the operation, as everywhere in
 //   Asio.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Token>
 requires detail::standalone_asio::FitsAsio<Fn, Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
   return detail::standalone_asio::StartAsyncDo(group, detail::CopyKey<G>(key), std::forward<Fn>(fn),
@@ -170,7 +171,7 @@ auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
 }
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.
-template <detail::GroupWithOwnFn B, class K = typename B::KeyType, class Token>
+template <detail::GroupWithOwnFn B, class K = detail::BracedKey<typename B::KeyType>, class Token>
 requires detail::standalone_asio::FitsAsio<detail::UnusedFn<typename B::ValueType>, Token>
 auto AsyncDo(B& batcher, const K& key, Token&& token) {
   auto& group = batcher.AsGroup();

@@ -120,7 +120,8 @@ class ThenCaller final : public AsyncCaller<Value> {
 //
 // Warning: if every thread of a pool waits for a task that is queued behind it in the same pool,
 // none of them makes progress. That is not a cycle of calls, so it is not detected.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor = NewThread>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Executor = NewThread>
 Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
                                       Executor&& executor = Executor()) {
   using Task = detail::Task<G, std::decay_t<Fn>>;
@@ -135,7 +136,8 @@ Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
 // Thread: it asks again on the thread that lands the failed call, after the other callers were
 //   notified. If it then leads, the executor is called on that thread.
 // Cost: it keeps copies of `key`, `fn` and `executor`.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Executor>
 Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn, Executor&& executor,
                                       OnFailure on_failure) {
   using Value = typename G::ValueType;
@@ -155,7 +157,7 @@ Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn, Executor&
 }
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.
-template <detail::GroupWithOwnFn B, class K = typename B::KeyType>
+template <detail::GroupWithOwnFn B, class K = detail::BracedKey<typename B::KeyType>>
 Future<typename B::ValueType> DoAsync(B& batcher, const K& key) {
   return batcher.Join(key);
 }
@@ -176,8 +178,8 @@ Future<typename B::ValueType> DoAsync(B& batcher, const K& key) {
 // Lifetime: the callback is destroyed where it was called, as soon as it has returned. It may run
 //   after ~Group has returned. Destroy the Caller to prevent that.
 // Cost: one allocation, besides those of the call.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor,
-          class Callback>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Executor, class Callback>
 void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor,
             Callback&& callback) {
   using Value = typename G::ValueType;
@@ -204,8 +206,8 @@ void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor
 // Thread: it asks again on the thread that lands the failed call, after the other callers were
 //   notified. If it then leads, the executor is called on that thread.
 // Cost: it keeps copies of `key`, `fn` and `executor`.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor,
-          class Callback>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Executor, class Callback>
 void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor,
             Callback&& callback, OnFailure on_failure) {
   if (on_failure == OnFailure::kShare) {
@@ -228,22 +230,23 @@ void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor
   if (then != nullptr) then->Join();  // `caller` may be gone from here on
 }
 
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Callback>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Callback>
 void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Callback&& callback) {
   singleflight::DoThen(caller, group, key, std::forward<Fn>(fn), NewThread(),
                        std::forward<Callback>(callback));
 }
 
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor,
-          class Callback>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Executor, class Callback>
 Caller DoThen(G& group, const K& key, Fn&& fn, Executor&& executor, Callback&& callback) {
   Caller caller;
   singleflight::DoThen(caller, group, key, std::forward<Fn>(fn), std::forward<Executor>(executor),
                        std::forward<Callback>(callback));
   return caller;
 }
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Executor,
-          class Callback>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Executor, class Callback>
 Caller DoThen(G& group, const K& key, Fn&& fn, Executor&& executor, Callback&& callback,
               OnFailure on_failure) {
   Caller caller;
@@ -251,20 +254,23 @@ Caller DoThen(G& group, const K& key, Fn&& fn, Executor&& executor, Callback&& c
                        std::forward<Callback>(callback), on_failure);
   return caller;
 }
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Callback>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Callback>
 Caller DoThen(G& group, const K& key, Fn&& fn, Callback&& callback) {
   return singleflight::DoThen(group, key, std::forward<Fn>(fn), NewThread(),
                               std::forward<Callback>(callback));
 }
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.
-template <detail::GroupWithOwnFn B, class K = typename B::KeyType, class Callback>
+template <detail::GroupWithOwnFn B, class K = detail::BracedKey<typename B::KeyType>,
+          class Callback>
 void DoThen(Caller& caller, B& batcher, const K& key, Callback&& callback) {
   const auto unused_executor = [](const auto&) {};
   singleflight::DoThen(caller, batcher.AsGroup(), key, detail::kUnusedFn<typename B::ValueType>,
                        unused_executor, std::forward<Callback>(callback));
 }
-template <detail::GroupWithOwnFn B, class K = typename B::KeyType, class Callback>
+template <detail::GroupWithOwnFn B, class K = detail::BracedKey<typename B::KeyType>,
+          class Callback>
 Caller DoThen(B& batcher, const K& key, Callback&& callback) {
   Caller caller;
   singleflight::DoThen(caller, batcher, key, std::forward<Callback>(callback));

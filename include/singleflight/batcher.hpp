@@ -126,7 +126,7 @@ class Batcher {
   //
   // Thread: blocks.
   // Errors: throws the errors of the key that the constructor lists, and those of Group::Do.
-  template <class K = KeyType>
+  template <class K = detail::BracedKey<KeyType>>
   Result<ValueType> Do(const K& key) {
     return Do(key, CallOptions());
   }
@@ -136,7 +136,7 @@ class Batcher {
   // Leaving: this caller, leader or follower, leaves when its timeout passes or its stop is
   //   requested. If `fn` runs on this thread, it returns only when `fn` does.
   // Errors: also throws `timed_out` and `operation_canceled`.
-  template <class K = KeyType>
+  template <class K = detail::BracedKey<KeyType>>
   Result<ValueType> Do(const K& key, const CallOptions& options) {
     if (options.stop.stop_requested()) std::rethrow_exception(detail::MakeCanceled());
     const detail::Deadline deadline = options.timeout.Deadline();
@@ -164,17 +164,17 @@ class Batcher {
 
   // The extension points for callers that do not block, as those of Group. A waiter may be notified
   // before Join returns.
-  template <class K = KeyType>
+  template <class K = detail::BracedKey<KeyType>>
   Role Join(const K& key, Waiter& waiter, OnFailure on_failure = OnFailure::kShare) {
     return core_->Join(
         key, waiter, [](detail::UnusedLead) {}, on_failure);
   }
-  template <class K = KeyType>
+  template <class K = detail::BracedKey<KeyType>>
   Role JoinAgain(const K& key, Waiter& waiter) {
     return core_->JoinAgain(key, waiter, [](detail::UnusedLead) {});
   }
   void GiveUp(Waiter& waiter) noexcept { core_->GiveUp(waiter); }
-  template <class K = KeyType>
+  template <class K = detail::BracedKey<KeyType>>
   Future<ValueType> Join(const K& key) {
     return core_->Join(key, [](detail::UnusedLead) {});
   }

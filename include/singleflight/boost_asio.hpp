@@ -79,7 +79,8 @@ namespace singleflight {
 inline namespace boost_asio {
 
 // As AsyncDo in asio.hpp: see there.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Token>
 requires detail::boost_asio::FitsAsio<Fn, Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
   return detail::boost_asio::StartAsyncDo(group, detail::CopyKey<G>(key), std::forward<Fn>(fn),
@@ -87,7 +88,7 @@ auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
 }
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.
-template <detail::GroupWithOwnFn B, class K = typename B::KeyType, class Token>
+template <detail::GroupWithOwnFn B, class K = detail::BracedKey<typename B::KeyType>, class Token>
 requires detail::boost_asio::FitsAsio<detail::UnusedFn<typename B::ValueType>, Token>
 auto AsyncDo(B& batcher, const K& key, Token&& token) {
   auto& group = batcher.AsGroup();

@@ -148,7 +148,7 @@ auto MakeRetryingCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, std::
 // longer exists, and must detect that. With ResumeInline, make sure that this cannot happen. A
 // thread that destroys a frame waits for a stop in progress, so it must not hold a lock that
 // `resume_on` takes.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
           class ResumeOn = ResumeInline>
 auto CoDo(G& group, K&& key, Fn&& fn, std::stop_token stop = std::stop_token(),
           ResumeOn&& resume_on = ResumeOn()) {
@@ -167,7 +167,7 @@ auto CoDo(G& group, K&& key, Fn&& fn, std::stop_token stop = std::stop_token(),
 //   run, the callers get `owner_dead`.
 // Lifetime: the call keeps a copy of `fn`, which must own what it needs. ~Group waits for the task,
 //   so declare a pool before the groups that it works for.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
           detail::NotStopToken Executor, class ResumeOn = ResumeInline>
 auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop = std::stop_token(),
           ResumeOn&& resume_on = ResumeOn()) {
@@ -183,7 +183,7 @@ auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop 
 //   were notified. If it then leads, a plain `fn` without an executor runs on that thread.
 // Leaving: as above. A thread that destroys the frame waits while another one is asking again.
 // Lifetime: it keeps copies of `fn` and `executor`, also of named ones.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
           class ResumeOn = ResumeInline>
 auto CoDo(G& group, K&& key, Fn&& fn, std::stop_token stop, ResumeOn&& resume_on,
           OnFailure on_failure) {
@@ -191,7 +191,7 @@ auto CoDo(G& group, K&& key, Fn&& fn, std::stop_token stop, ResumeOn&& resume_on
                                       detail::OnThisThread(), std::move(stop),
                                       std::forward<ResumeOn>(resume_on), on_failure);
 }
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn,
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
           detail::NotStopToken Executor, class ResumeOn = ResumeInline>
 auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop,
           ResumeOn&& resume_on, OnFailure on_failure) {
@@ -201,7 +201,8 @@ auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop,
 }
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.
-template <detail::GroupWithOwnFn B, class K = typename B::KeyType, class ResumeOn = ResumeInline>
+template <detail::GroupWithOwnFn B, class K = detail::BracedKey<typename B::KeyType>,
+          class ResumeOn = ResumeInline>
 auto CoDo(B& batcher, K&& key, const std::stop_token& stop = std::stop_token(),
           ResumeOn&& resume_on = ResumeOn()) {
   return singleflight::CoDo(batcher.AsGroup(), std::forward<K>(key),

@@ -126,7 +126,7 @@ class Group {
   // Deadlocks are detected by thread: a caller on the first thread may get
   // `resource_deadlock_would_occur` for a wait that would end, and a deadlock on the second may
   // hang. Use Join there, and land the call with Lead::Succeed, which names no thread.
-  template <class K = Key, class Fn>
+  template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Do(const K& key, Fn&& fn) {
     auto&& adapted = KeyRef::Adapt(key);
     return DoWith(KeyRef(adapted), std::forward<Fn>(fn), nullptr);
@@ -140,18 +140,18 @@ class Group {
   //   takes a stop token, the call is forgotten, and the stop is requested on the thread that
   //   leaves last. A call whose `fn` takes none goes on, and newcomers join it.
   // Errors: also throws `timed_out` and `operation_canceled`.
-  template <class K = Key, class Fn>
+  template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
     auto&& adapted = KeyRef::Adapt(key);
     return DoWith(KeyRef(adapted), std::forward<Fn>(fn), &options);
   }
 
-  template <class K = Key, class Fn, detail::NotCallOptions Options>
+  template <class K = detail::BracedKey<Key>, class Fn, detail::NotCallOptions Options>
   void Do(const K&, Fn&&, Options&&) = delete;  // write {.timeout = 50ms, .stop = token}
 
   // Makes the next caller for `key` start a new call. Callers already on the call still get its
   // result. True if a call was in flight.
-  template <class K = Key>
+  template <class K = detail::BracedKey<Key>>
   bool Forget(const K& key) {
     return Visit(key, [](const Shard& shard, Call* call) {
       if (call != nullptr) shard->Forget(*call);
@@ -161,7 +161,7 @@ class Group {
 
   // The same, unless several callers would get the result. True if the call was forgotten, or none
   // was in flight.
-  template <class K = Key>
+  template <class K = detail::BracedKey<Key>>
   bool ForgetUnshared(const K& key) {
     return Visit(key, [](const Shard& shard, Call* call) {
       if (call == nullptr) return true;
@@ -180,7 +180,7 @@ class Group {
 
   // Returns how many callers are on the call in flight for `key`, its leader included. 0 if there
   // is no call, or none is left on it.
-  template <class K = Key>
+  template <class K = detail::BracedKey<Key>>
   std::size_t Callers(const K& key) const {
     return Visit(key, [](const Shard&, const Call* call) -> std::size_t {
       return call != nullptr ? call->callers : 0;
@@ -201,7 +201,7 @@ class Group {
   // Errors: what `launch` throws lands the call as its failure, or is dropped if the call has
   //   landed. Join itself throws `resource_unavailable_try_again`, or what copying the key or an
   //   allocation threw. OnLanded is then never called.
-  template <class K = Key, class Launch>
+  template <class K = detail::BracedKey<Key>, class Launch>
   Role Join(const K& key, Waiter& waiter, Launch&& launch,
             OnFailure on_failure = OnFailure::kShare) {
     auto&& adapted = KeyRef::Adapt(key);
@@ -216,7 +216,7 @@ class Group {
   // final.
   //
   // Thread, Errors: as for Join. If it is called in OnLanded, ~Group waits for that.
-  template <class K = Key, class Launch>
+  template <class K = detail::BracedKey<Key>, class Launch>
   Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
     struct GiveUpUnlessAsks {
       ~GiveUpUnlessAsks() {
@@ -241,7 +241,7 @@ class Group {
   }
 
   // The same, for a caller that waits later. It leaves when the Future is destroyed.
-  template <class K = Key, class Launch>
+  template <class K = detail::BracedKey<Key>, class Launch>
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
     const KeyRef ref(adapted);

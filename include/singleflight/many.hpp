@@ -163,7 +163,8 @@ auto MakeCoDoMany(G& group, Keys& keys, Fn&& fn, Executor&& executor, const std:
 //     what Do throws.
 //   DoMany itself throws only what reading, copying, hashing or comparing the keys throws, and
 //   std::bad_alloc.
-template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
+template <detail::GroupLike G,
+          class Keys = std::initializer_list<detail::BracedKey<typename G::KeyType>>, class Fn>
 std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn,
                                                      CallOptions options) {
   if constexpr (detail::CheckKeys<G, Keys>() && detail::CheckBatchFn<G, Fn>()) {
@@ -172,7 +173,8 @@ std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&&
 }
 
 // The same, without options.
-template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn>
+template <detail::GroupLike G,
+          class Keys = std::initializer_list<detail::BracedKey<typename G::KeyType>>, class Fn>
 std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn) {
   return singleflight::DoMany(group, std::forward<Keys>(keys), std::forward<Fn>(fn), {});
 }
@@ -202,7 +204,8 @@ std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&&
 //
 // **Warning:** GCC cannot compile keys in braces inside a co_await expression. Name the keys first.
 // What coro.hpp says of GCC and of frames that are destroyed while a call lands is true here, too.
-template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn,
+template <detail::GroupLike G,
+          class Keys = std::initializer_list<detail::BracedKey<typename G::KeyType>>, class Fn,
           class ResumeOn = ResumeInline>
 auto CoDoMany(G& group, Keys&& keys, Fn&& fn, const std::stop_token& stop = std::stop_token(),
               ResumeOn&& resume_on = ResumeOn()) {
@@ -217,7 +220,8 @@ auto CoDoMany(G& group, Keys&& keys, Fn&& fn, const std::stop_token& stop = std:
 //
 // Errors: what the executor throws is the failure of the calls, unless their work has begun. If the
 //   task is destroyed before it has run, they land with `owner_dead`.
-template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn,
+template <detail::GroupLike G,
+          class Keys = std::initializer_list<detail::BracedKey<typename G::KeyType>>, class Fn,
           detail::NotStopToken Executor, class ResumeOn = ResumeInline>
 auto CoDoMany(G& group, Keys&& keys, Fn&& fn, Executor&& executor,
               const std::stop_token& stop = std::stop_token(), ResumeOn&& resume_on = ResumeOn()) {
@@ -246,7 +250,8 @@ auto CoDoMany(G& group, Keys&& keys, Fn&& fn, Executor&& executor,
 //
 // **Warning:** a thread of the pool that waits for one of these Futures may keep their own task
 // from running. This is not detected. Wait elsewhere, or use CoDoMany.
-template <detail::GroupLike G, class Keys = std::initializer_list<typename G::KeyType>, class Fn,
+template <detail::GroupLike G,
+          class Keys = std::initializer_list<detail::BracedKey<typename G::KeyType>>, class Fn,
           class Executor = NewThread>
 std::vector<Future<typename G::ValueType>> DoManyAsync(G& group, Keys&& keys, Fn&& fn,
                                                        Executor&& executor = Executor()) {

@@ -150,11 +150,11 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   // Leaving: as in Group::Do. A caller whose stop was requested before still gets a cached value.
   // Errors: as in Group::Do. Neither what `load` throws nor a value that is a failure (see
   //   IsFailure) is cached.
-  template <class K = Key, class Fn>
+  template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Get(const K& key, Fn&& load) {
     return GetWith(key, std::forward<Fn>(load), nullptr);
   }
-  template <class K = Key, class Fn>
+  template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Get(const K& key, Fn&& load, CallOptions options) {
     return GetWith(key, std::forward<Fn>(load), &options);
   }
@@ -167,7 +167,7 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   // Thread: waits while a value for `key` is being put.
   // Errors: throws what Cache::Erase throws. The entry may then remain, but the call is forgotten.
   // Lifetime: `key` must not be an object inside the cache.
-  template <class K = Key>
+  template <class K = detail::BracedKey<Key>>
   void Invalidate(const K& key) {
     static_assert(GuardedCache::kCanErase, "to Invalidate, the Cache needs `Erase(const Key&)`");
     auto&& adapted = KeyRef::Adapt(key);
@@ -189,11 +189,11 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   // old value is erased, provided that the cache has Erase.
   //
   // Thread, Leaving, Errors: as in Get.
-  template <class K = Key, class Fn>
+  template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load) {
     return LoadOnce(/*may_be_cached=*/true, KeyRef::Adapt(key), std::forward<Fn>(load), nullptr);
   }
-  template <class K = Key, class Fn>
+  template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load, CallOptions options) {
     return LoadOnce(/*may_be_cached=*/true, KeyRef::Adapt(key), std::forward<Fn>(load), &options);
   }
@@ -208,7 +208,7 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   //   GetStats().calls.failures. Refresh itself throws `resource_unavailable_try_again`, or what
   //   copying the key or an allocation threw.
   // Lifetime: `load` may outlive this caller, so it must own what it needs.
-  template <class K = Key, class Fn, class Executor>
+  template <class K = detail::BracedKey<Key>, class Fn, class Executor>
   Role Refresh(const K& key, Fn&& load, Executor&& executor) requires
       std::invocable<Executor, detail::Task<ReadThrough, std::decay_t<Fn>>> {
     struct Unattended final : Waiter {
@@ -231,7 +231,7 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   }
 
   // Returns how many callers are on the call in flight for `key`, as Group::Callers.
-  template <class K = Key>
+  template <class K = detail::BracedKey<Key>>
   std::size_t Callers(const K& key) const {
     return group_.Callers(key);
   }
@@ -251,7 +251,7 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   // does not run.
   //
   // Thread: the cache is called on this thread, and on the one that lands the call.
-  template <class K = Key, class Launch>
+  template <class K = detail::BracedKey<Key>, class Launch>
   Role Join(const K& key, Waiter& waiter, Launch&& launch,
             OnFailure on_failure = OnFailure::kShare) {
     auto&& adapted = KeyRef::Adapt(key);
@@ -263,14 +263,14 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
     return group_.Join(adapted, waiter,
                        Launching(lookup.failed, adapted, std::forward<Launch>(launch)), on_failure);
   }
-  template <class K = Key, class Launch>
+  template <class K = detail::BracedKey<Key>, class Launch>
   Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
     return group_.JoinAgain(
         adapted, waiter, Launching(/*may_be_cached=*/false, adapted, std::forward<Launch>(launch)));
   }
   void GiveUp(Waiter& waiter) noexcept { group_.GiveUp(waiter); }
-  template <class K = Key, class Launch>
+  template <class K = detail::BracedKey<Key>, class Launch>
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
     Lookup lookup = FirstLookup(adapted);

@@ -78,7 +78,7 @@ class KeyRef {
   static decltype(auto) Adapt(const K& key) {
     if constexpr (std::same_as<K, Key>) {
       return (key);
-    } else if constexpr (std::same_as<K, BracedKey<Key>>) {
+    } else if constexpr (kIsBraced<K>) {
       return key.get();
     } else if constexpr (kIsView && std::convertible_to<const K&, View>) {
       return detail::ToView<View>(key);

@@ -47,7 +47,8 @@ inline constexpr bool kNoAsioFits = false;
 }  // namespace detail
 
 // Chosen only if the token, or the executor that fn is bound to, fits no header that was included.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Token>
 auto AsyncDo(G&, const K&, Fn&&, Token&&) {
   static_assert(detail::kNoAsioFits<Token>,
                 "the completion token or fn belongs to another Asio: include "
