@@ -264,6 +264,21 @@ ASIO_TEST_CASE("the key may be anything that converts to one, and AsyncDo keeps 
   CHECK(answers[1].outcome.role == Role::kFollower);
 }
 
+ASIO_TEST_CASE("a key in braces is the key that was meant, or is refused") {
+  Group<std::pair<int, int>, int, PairHash> pairs;
+  asio::io_context io;
+  Answer answer;
+  AsyncDo(
+      pairs, {1LL, 2.0}, [&] { return static_cast<int>(pairs.Callers(std::pair(1, 2))); },
+      Into(answer, io));
+  CHECK_THROWS_AS(AsyncDo(pairs, {1, (1LL << 32) + 2}, MustNotRun, Into(answer, io)),
+                  std::out_of_range);
+  CHECK_THROWS_AS(AsyncDo(pairs, {1, 2.5}, MustNotRun, use_awaitable), std::out_of_range);
+  io.run();
+  CHECK(answer.calls == 1);
+  CHECK(answer.outcome.value == 1);
+}
+
 // ---- Outcomes
 
 ASIO_TEST_CASE("Promise 4: every caller gets the same answer from shared()") {

@@ -2,8 +2,11 @@
 
 // Tests of AsyncDo with a Batcher in place of a group.
 
+#include <cstdint>
 #include <singleflight/batcher.hpp>
 #include <span>
+#include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "asio_support.hpp"
@@ -103,6 +106,24 @@ ASIO_TEST_CASE("Promise 11: a key whose only operation is cancelled is not loade
   CHECK(stays.outcome.value == 2);
   CHECK(batcher.GetStats().keys == 1);
   CHECK(batcher.GetStats().dropped == 1);
+}
+
+ASIO_TEST_CASE("Batcher: a key in braces is the key that was meant, or is refused") {
+  using Key = std::pair<std::uint8_t, int>;
+  struct KeyHash {
+    std::size_t operator()(const Key& key) const { return key.first; }
+  };
+  Group<Key, int, KeyHash> group;
+  asio::io_context io;
+  Answer answer;
+  Batcher batcher(group, [](std::span<const Key> keys) {
+    return std::vector<int>(keys.size(), keys[0] == Key(std::uint8_t{7}, 2));
+  });
+  AsyncDo(batcher, {7L, 2}, Into(answer, io));
+  CHECK_THROWS_AS(AsyncDo(batcher, {263, 2}, Into(answer, io)), std::out_of_range);
+  CHECK(batcher.Flush() == 1);
+  io.run();
+  CHECK(answer.outcome.value == 1);
 }
 
 ASIO_TEST_CASE(
