@@ -84,7 +84,7 @@ Outcome<Value> NoValue() {
 template <class G>
 class PlacesOfKeys {
   using Key = typename G::KeyType;
-  using Ref = KeyRef<Key, typename G::HashType, typename G::KeyEqualType>;
+  using Ref = KeyRefOf<G>;
 
  public:
   explicit PlacesOfKeys(std::span<const Key> keys) {
@@ -95,16 +95,18 @@ class PlacesOfKeys {
   // None if the batch did not ask for `key`, or if the group cannot have it as a key.
   template <class K>
   std::optional<std::size_t> Find(const K& key) const {
-    if constexpr (std::same_as<decltype(Ref::Adapt(key)), Key>) {
-      std::optional<Key> converted;
+    if constexpr (std::same_as<K, Key>) {
+      return PlaceOf(key);
+    } else {
+      std::optional<std::remove_cvref_t<decltype(Ref::Adapt(key))>> adapted;
       try {
-        converted.emplace(Ref::Adapt(key));
+        adapted.emplace(Ref::Adapt(key));
       } catch (const std::out_of_range&) {
         return std::nullopt;
+      } catch (const std::invalid_argument&) {  // a null pointer, where the keys are strings
+        return std::nullopt;
       }
-      return PlaceOf(*converted);
-    } else {
-      return PlaceOf(Ref::Adapt(key));
+      return PlaceOf(*adapted);
     }
   }
 

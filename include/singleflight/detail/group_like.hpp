@@ -52,7 +52,7 @@ struct UnusedLead {
 template <GroupLike G, class K>
 typename G::KeyType CopyKey(const K& key) {
   using Key = typename G::KeyType;
-  using Ref = KeyRef<Key, typename G::HashType, typename G::KeyEqualType>;
+  using Ref = KeyRefOf<G>;
   CheckKeyCopy<Key, decltype(Ref::Adapt(key))>();
   return Key(Ref::Adapt(key));
 }

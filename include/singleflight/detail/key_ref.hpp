@@ -68,6 +68,15 @@ class KeyRef {
   using HashType = Hash;
   using KeyEqualType = KeyEqual;
 
+  // Whether Adapt takes a K.
+  template <class K>
+  static constexpr bool Accepts() {
+    constexpr bool kTakesExplicit = requires { typename Hash::is_transparent; };
+    return kIsBraced<K> || std::convertible_to<const K&, Key> ||
+           (kIsView && std::convertible_to<const K&, View>) ||
+           (kTakesExplicit && std::constructible_from<Key, const K&>);
+  }
+
   // Turns what a caller passed as the key into what a KeyRef can refer to. That is the caller's own
   // Key, a view of the caller's string, or a Key converted from anything else. It must outlive the
   // KeyRef.
@@ -83,9 +92,7 @@ class KeyRef {
     } else if constexpr (kIsView && std::convertible_to<const K&, View>) {
       return detail::ToView<View>(key);
     } else {
-      static_assert(std::convertible_to<const K&, Key> || (requires {
-                      typename Hash::is_transparent;
-                    } && std::constructible_from<Key, const K&>),
+      static_assert(Accepts<K>(),
                     "this is not a key of the group: pass a Key or something that converts to one");
       return detail::LosslessCast<Key>(key);
     }
@@ -117,5 +124,8 @@ class KeyRef {
 
   Ref ref_;
 };
+
+template <class G>
+using KeyRefOf = KeyRef<typename G::KeyType, typename G::HashType, typename G::KeyEqualType>;
 
 }  // namespace singleflight::detail

@@ -17,6 +17,8 @@
 
 #include "../hash.hpp"
 #include "element_outcome.hpp"
+#include "keeps_apart.hpp"
+#include "key_ref.hpp"
 
 namespace singleflight::detail {
 
@@ -78,15 +80,10 @@ using EntryAt = decltype(detail::EntryOf(std::declval<Iterator&>()));
 
 // ---- Keys
 
-template <class G>
-concept HasTransparentHash = requires {
-  typename G::HashType::is_transparent;
-};
-
-// What KeyRef::Adapt accepts as a key.
+// What the group accepts as a key. It is compared with the batch's keys as what LosslessCast makes
+// of it: an entry for 2^32 + 1 is not one for key 1.
 template <class K, class G>
-concept KeyFor = std::convertible_to<const K&, typename G::KeyType> ||
-    (HasTransparentHash<G>&& std::constructible_from<typename G::KeyType, const K&>);
+concept KeyFor = KeyRefOf<G>::template Accepts<K>();
 
 // What stands beside a value and may be the key that it is for.
 template <class T, class G>
@@ -176,9 +173,27 @@ concept Multimap = HasMappedType<Map> &&
     (InsertsAlways<Map> || (HasEqualRange<Map> && !HasSubscript<Map> && !HasAt<Map>));
 
 template <class Map, class G>
-concept Finds = requires(Map& map, const typename G::KeyType& key) {
+concept HasFind = requires(Map& map, const typename G::KeyType& key) {
   { map.find(key) == map.end() } -> std::convertible_to<bool>;
 };
+
+// The call of a map's find, for KeepsApart.
+template <class Map>
+struct CallsFind {
+  template <class Key, class Its = Map>
+  auto operator()(const Key& key) const -> decltype(std::declval<Its&>().find(key));
+  template <class Key, class Its = Map>
+  auto operator()(const Key& key, int) const
+      -> decltype(std::declval<Its&>().template find<Key>(key));
+};
+
+template <class Map, class G>
+inline constexpr bool kFindTakesKeysAsTheyAre =
+    detail::KeepsApart<CallsFind<Map>, typename G::KeyType>();
+
+// A map that can be asked for a key. One whose find takes a narrower number would look for another.
+template <class Map, class G>
+concept Finds = HasFind<Map, G> && kFindTakesKeysAsTheyAre<Map, G>;
 
 template <class T, class Key>
 inline constexpr bool kIsStdEqual =
