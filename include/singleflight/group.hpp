@@ -112,7 +112,9 @@ class Group {
   // or `fn(std::stop_token)` if it accepts that.
   //
   // `key` is a Key, or what converts to one: for a string also a string_view or a const char*, and
-  // {a, b} for a Key that these construct. A Key or a string is not copied.
+  // {a, b} for a Key that these construct. A Key or a string is not copied. Numbers, pairs, tuples
+  // and the like are checked in braces as elsewhere. The braces of any other Key are those of C++,
+  // which converts a pair inside of it unchecked.
   //
   // Thread: blocks until the call lands. A leader runs `fn` on this thread. A follower's `fn` never
   //   runs.

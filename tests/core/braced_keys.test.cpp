@@ -99,6 +99,14 @@ TEST_CASE(
   CHECK(*owners.Do({std::make_unique<int>(1), 7}, kFn) == 1);
 }
 
+TEST_CASE("A const element of a pair in braces is checked as well") {
+  using Key = std::pair<const std::uint8_t, const std::pair<std::uint8_t, std::string>>;
+  GroupOf<Key> group;
+  CHECK(*group.Do({7L, {8L, "a"}}, Is(group, Key(7, {8, "a"}))) == 1);
+  CHECK_THROWS_AS(group.Callers({263, {8, "a"}}), std::out_of_range);
+  CHECK_THROWS_AS(group.Callers({7, {264, "a"}}), std::out_of_range);
+}
+
 TEST_CASE("Braces inside of braces are checked as well") {
   using Key = std::tuple<std::pair<std::uint8_t, bool>, std::optional<std::int8_t>, Tag>;
   GroupOf<Key> group;

@@ -3,15 +3,18 @@
 
 // BracedKey: the type of a parameter that takes a key in braces, such as {a, b}.
 //
-// A std::pair in braces converts `a` and `b` before the library sees them: {2^32 + 1, 0} could
-// become the key {1, 0}. So for a Key that converts what it holds, the parameter is a Braced, which
-// makes the Key by LosslessCast. That is also so for a number, because GCC only warns of a variable
-// in braces that does not fit.
+// A std::pair in braces converts `a` and `b` before the library sees them, so {2^32 + 1, 0} could
+// become the key {1, 0}. For a Key that converts what it holds, the parameter is therefore a
+// Braced, which makes the Key by LosslessCast. A number is one, too, because GCC only warns of a
+// variable in braces that does not fit.
 //
-// For any other Key, the parameter is the Key itself, and braces mean what they mean in C++. So an
+// For any other Key, the parameter is the Key itself, and braces mean what they mean in C++: an
 // aggregate takes designated initializers, and a string takes {pointer, count}. C++ refuses there a
-// number that would change, or warns of it. But it does not look into a pair that is a member of an
-// aggregate or an element of a container: a Key with such a member converts it unchecked.
+// number that would change. GCC only warns of it, unless it is a constant.
+//
+// **Warning:** C++ also converts a pair that is a member of an aggregate or an element of a
+// container in braces. Nothing checks that. Name such a pair first, with the types that the Key
+// has.
 
 #include <concepts>
 #include <cstddef>
@@ -72,10 +75,10 @@ class Braced {
 
   static constexpr std::size_t kSize = sizeof...(Elements);
   static constexpr std::size_t kMostListed = 4;  // a pack has no defaults, so these are listed
+  using Defaults =
+      std::tuple<BracedKey<std::remove_cv_t<Elements>>..., Nothing, Nothing, Nothing, Nothing>;
   template <std::size_t kIndex>
-  using At =
-      std::tuple_element_t<kIndex,
-                           std::tuple<BracedKey<Elements>..., Nothing, Nothing, Nothing, Nothing>>;
+  using At = std::tuple_element_t<kIndex, Defaults>;
 
  public:
   Braced() requires std::default_initializable<Key> : key_() {}
