@@ -100,6 +100,7 @@
 #include "detail/asio/other_asio.hpp"
 #include "detail/group_like.hpp"
 #include "group.hpp"
+#include "options.hpp"
 #include "result.hpp"
 
 namespace singleflight::detail::standalone_asio {
@@ -113,6 +114,7 @@ using NetSystemError = ::asio::system_error;
 #endif
 #include "detail/asio/body/context.hpp"
 #include "detail/asio/body/launch.hpp"
+#include "detail/asio/body/launch_twice.hpp"
 #include "detail/asio/body/operation.hpp"
 #undef SINGLEFLIGHT_ASIO_HAS_CO_AWAIT
 #undef SINGLEFLIGHT_ASIO
@@ -168,6 +170,26 @@ requires detail::standalone_asio::FitsAsio<Fn, Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
   return detail::standalone_asio::StartAsyncDo(group, detail::CopyKey<G>(key), std::forward<Fn>(fn),
                                                std::forward<Token>(token));
+}
+
+// The same for a caller that says what to do if it follows and its call fails. With
+// OnFailure::kRetry it asks again, once: see OnFailure. Its `fn` may then run, as that of a leader.
+//
+// Completion: when the last call that it asked for has landed. Until then, outstanding work is also
+//   counted on the executor of `fn`, unless this caller leads.
+// Thread: it asks again on the thread that lands the failed call, after that call's other waiters
+//   were notified. `fn` does not run there, but on its executor.
+// Leaving: as above. If it is cancelled after the call has failed and before it has asked again, it
+//   does not ask again. If the context that `fn` is bound to is destroyed before, it does not
+//   either, and gets the failure.
+// Lifetime: as above. A thread that destroys one of the operation's contexts waits while another
+//   one is asking again.
+// Cost: it keeps its copy of the key. With OnFailure::kShare it costs nothing.
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+requires detail::standalone_asio::FitsAsio<Fn, Token>
+auto AsyncDo(G& group, const K& key, Fn&& fn, OnFailure on_failure, Token&& token) {
+  return detail::standalone_asio::StartAsyncDo(group, detail::CopyKey<G>(key), std::forward<Fn>(fn),
+                                               std::forward<Token>(token), on_failure);
 }
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.

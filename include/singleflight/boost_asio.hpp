@@ -58,6 +58,7 @@
 #include "detail/asio/other_asio.hpp"
 #include "detail/group_like.hpp"
 #include "group.hpp"
+#include "options.hpp"
 #include "result.hpp"
 
 namespace singleflight::detail::boost_asio {
@@ -71,6 +72,7 @@ using NetSystemError = ::boost::system::system_error;
 #endif
 #include "detail/asio/body/context.hpp"
 #include "detail/asio/body/launch.hpp"
+#include "detail/asio/body/launch_twice.hpp"
 #include "detail/asio/body/operation.hpp"
 #undef SINGLEFLIGHT_ASIO_HAS_CO_AWAIT
 #undef SINGLEFLIGHT_ASIO
@@ -85,6 +87,14 @@ requires detail::boost_asio::FitsAsio<Fn, Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
   return detail::boost_asio::StartAsyncDo(group, detail::CopyKey<G>(key), std::forward<Fn>(fn),
                                           std::forward<Token>(token));
+}
+
+// The same for a caller that says what to do if it follows and its call fails: see asio.hpp.
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+requires detail::boost_asio::FitsAsio<Fn, Token>
+auto AsyncDo(G& group, const K& key, Fn&& fn, OnFailure on_failure, Token&& token) {
+  return detail::boost_asio::StartAsyncDo(group, detail::CopyKey<G>(key), std::forward<Fn>(fn),
+                                          std::forward<Token>(token), on_failure);
 }
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.

@@ -86,6 +86,7 @@
 #include <atomic>
 #include <latch>
 #include <memory>
+#include <stdexcept>
 #include <thread>
 #include <variant>
 
@@ -102,6 +103,7 @@
 using namespace test;
 using singleflight::AsyncDo;
 using singleflight::Group;
+using singleflight::OnFailure;
 using singleflight::Result;
 using singleflight::Role;
 using singleflight::Stats;
@@ -227,8 +229,10 @@ class OpenCall {
   }
   ~OpenCall() { waiter_.Detach(); }
   void Land(int value) { lead_->Succeed(value); }
+  void Fail() { lead_->Fail(down_); }
 
  private:
+  const std::exception_ptr down_ = std::make_exception_ptr(std::runtime_error("down"));
   SilentWaiter waiter_;
   std::optional<Lead> lead_;
 };

@@ -7,18 +7,23 @@
 // waits for a call is not among them: the call may be led elsewhere. So it is listed here, and is
 // notified. It must neither complete into the context afterwards, nor outlive it.
 //
-// It is not a reference count: it does not keep the context alive.
+// It is not a reference count: it does not keep the context alive. But a Pin delays the context's
+// destruction for a moment.
 
 #include <condition_variable>
 #include <cstddef>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "../intrusive_list.hpp"
 
 namespace singleflight::detail {
 
-class ContextUsers {
+// Shared by its context and by those who may use that context once it has been destroyed, and must
+// then not.
+class ContextUsers : public std::enable_shared_from_this<ContextUsers> {
  public:
   class User : private ListLink {
    public:
@@ -35,6 +40,35 @@ class ContextUsers {
     bool too_late_ = false;  // guarded by mutex_: it called UseLast after the shutdown
   };
 
+  // Delays the destruction of the context. A thread that destroys it waits.
+  class Pin {
+   public:
+    Pin(Pin&& other) noexcept : users_(std::exchange(other.users_, nullptr)) {}
+    ~Pin() {
+      if (users_ == nullptr) return;
+      const std::lock_guard lock(users_->mutex_);
+      --users_->pins_;
+      users_->changed_.notify_all();  // under the lock: afterwards they may be destroyed
+    }
+    Pin& operator=(Pin&& other) noexcept {
+      std::swap(users_, other.users_);
+      return *this;
+    }
+
+   private:
+    friend ContextUsers;
+    explicit Pin(ContextUsers& users) noexcept : users_(&users) { ++users.pins_; }
+
+    ContextUsers* users_;
+  };
+
+  // Null: the context has been shut down.
+  std::optional<Pin> TryPin() noexcept {
+    const std::lock_guard lock(mutex_);
+    if (shut_down_) return std::nullopt;
+    return Pin(*this);
+  }
+
   // False: the context has been shut down.
   bool Add(User& user) noexcept {
     const std::lock_guard lock(mutex_);
@@ -43,24 +77,18 @@ class ContextUsers {
     return true;
   }
 
+  // If another thread is inside the user's OnShutdown, this waits for it.
   void Remove(User& user) noexcept {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     user.Unlink();
+    changed_.wait(lock, [&] { return notified_ != &user; });
   }
 
   // Removes the user and runs `use()`, unless the context has been shut down. The context is not
   // destroyed meanwhile. The user may be destroyed.
   template <class Use>
   void UseLast(User& user, Use&& use) {
-    struct InUse {
-      explicit InUse(ContextUsers& of) noexcept : users(of) {}
-      ~InUse() {
-        const std::lock_guard lock(users.mutex_);
-        --users.in_use_;
-        users.changed_.notify_all();  // under the lock: afterwards `users` may be destroyed
-      }
-      ContextUsers& users;
-    };
+    std::optional<Pin> pin;
     {
       const std::lock_guard lock(mutex_);
       if (shut_down_) {
@@ -69,9 +97,8 @@ class ContextUsers {
         return;
       }
       user.Unlink();
-      ++in_use_;
+      pin.emplace(Pin(*this));
     }
-    const InUse in_use(*this);
     std::forward<Use>(use)();
   }
 
@@ -86,22 +113,27 @@ class ContextUsers {
   void ShutDown() noexcept {
     std::unique_lock lock(mutex_);
     shut_down_ = true;
-    changed_.wait(lock, [this] { return in_use_ == 0; });
+    changed_.wait(lock, [this] { return pins_ == 0; });
     while (!users_.Empty()) {
       User& user = static_cast<User&>(*users_.next);
       user.Unlink();
+      notified_ = &user;
       lock.unlock();
       user.OnShutdown();
       lock.lock();
+      notified_ = nullptr;
+      changed_.notify_all();
     }
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  ListLink users_;          // guarded by mutex_, like the links in the users
-  std::size_t in_use_ = 0;  // guarded by mutex_: how many threads are inside UseLast
-  bool shut_down_ = false;  // guarded by mutex_
+  // Guarded by mutex_.
+  ListLink users_;                  // and so are the links in the users
+  std::size_t pins_ = 0;            // how many there are
+  const User* notified_ = nullptr;  // whose OnShutdown is running
+  bool shut_down_ = false;
 };
 
 }  // namespace singleflight::detail

@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../../options.hpp"
 #include "../group_like.hpp"
 
 namespace singleflight {
@@ -54,6 +55,17 @@ auto AsyncDo(G&, const K&, Fn&&, Token&&) {
                 "the completion token or fn belongs to another Asio: include "
                 "singleflight/asio.hpp for the standalone Asio, and singleflight/boost_asio.hpp "
                 "for Boost.Asio");
+}
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+auto AsyncDo(G& group, const K& key, Fn&& fn, OnFailure, Token&& token) {
+  return singleflight::AsyncDo(group, key, std::forward<Fn>(fn), std::forward<Token>(token));
+}
+
+// Chosen only if these two are in the wrong order.
+template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+auto AsyncDo(G&, const K&, Fn&&, Token&&, OnFailure) {
+  static_assert(detail::kNoAsioFits<Token>,
+                "the completion token comes last: AsyncDo(group, key, fn, on_failure, token)");
 }
 
 }  // namespace singleflight

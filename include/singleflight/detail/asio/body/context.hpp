@@ -5,6 +5,7 @@
 // A part of asio.hpp and of boost_asio.hpp. Each of them includes this file once, with
 // SINGLEFLIGHT_ASIO as the namespace for its Asio. There, `net` is that Asio.
 
+#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -61,11 +62,11 @@ class ContextService final : public net::execution_context::service {
   template <class Executor>
   static ContextUsers* UsersOf(const Executor& executor) {
     if constexpr (requires { net::query(executor, kContext); }) {
-      return &Of(net::query(executor, kContext), executor).users_;
+      return Of(net::query(executor, kContext), executor).users_.get();
     } else if constexpr (requires(net::execution_context * context) {
                            context = &executor.context();
                          }) {
-      return &Of(executor.context(), executor).users_;
+      return Of(executor.context(), executor).users_.get();
     } else {
       return nullptr;
     }
@@ -84,9 +85,9 @@ class ContextService final : public net::execution_context::service {
     return net::use_service<ContextService>(context);
   }
 
-  void shutdown() noexcept override { users_.ShutDown(); }
+  void shutdown() noexcept override { users_->ShutDown(); }
 
-  ContextUsers users_;
+  const std::shared_ptr<ContextUsers> users_ = std::make_shared<ContextUsers>();
 };
 
 }  // namespace singleflight::detail::SINGLEFLIGHT_ASIO

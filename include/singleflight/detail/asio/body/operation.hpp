@@ -7,9 +7,11 @@
 #include <concepts>
 #include <exception>
 #include <memory>
+#include <stop_token>
 #include <type_traits>
 #include <utility>
 
+#include "../../../options.hpp"
 #include "../../../result.hpp"
 #include "../../call.hpp"
 #include "../../group_like.hpp"
@@ -33,23 +35,30 @@ struct NoWorkGuard {
 // Asio's rules forbid a cancellation while the operation starts or its handler runs: a slot is used
 // on the handler's executor, which runs one function at a time. So Cancel races with neither Join
 // nor TakeResult. It may race with OnLanded.
-template <class G, class Handler, class Executor, class Fn, class FnExecutor>
+//
+// It asks again inside OnLanded, if at all. Meanwhile its contexts are pinned, so no shutdown
+// comes, and its phase makes all others leave it to that thread.
+template <class G, class Handler, class Executor, class Fn, class FnExecutor, bool kMayAskAgain>
 class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
   using Value = typename G::ValueType;
+  using Phase = AskingPhase;
 
  public:
-  template <class H>
-  AsyncDoOperation(H&& handler, const Executor& executor, Fn&& fn, const FnExecutor& fn_executor)
+  // `retry` is what a LaunchTwice takes besides.
+  template <class H, class... Retry>
+  AsyncDoOperation(H&& handler, const Executor& executor, Fn&& fn, const FnExecutor& fn_executor,
+                   Retry&&... retry)
       : handler_(std::forward<H>(handler)),
-        launch_(std::move(fn), fn_executor),
+        launch_(std::move(fn), fn_executor, std::forward<Retry>(retry)...),
         work_(executor),
         work_on_the_way_(launch_.executor()),
         context_users_(ContextService::UsersOf(PostsTo())) {}
   ~AsyncDoOperation() noexcept override = default;  // even if the handler's may throw
 
-  // Once `self` has joined, the call may land and destroy the operation at any moment.
-  static void Start(std::shared_ptr<AsyncDoOperation> self, G& group,
-                    const typename G::KeyType& key) {
+  // Joins by `join(operation, launch)`. From then on, the call may land and destroy the operation
+  // at any moment.
+  template <class Join>
+  static void Start(std::shared_ptr<AsyncDoOperation> self, Join&& join) {
     AsyncDoOperation& op = *self;
     auto slot = net::get_associated_cancellation_slot(op.handler_);
     if (slot.is_connected()) {
@@ -58,10 +67,11 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
       });
     }
     op.self_ = std::move(self);
+    if constexpr (kMayAskAgain) op.launch_.Watch(op.context_users_);
     const bool shut_down = op.context_users_ != nullptr && !op.context_users_->Add(op);
     if (!shut_down) {
       try {
-        group.Join(key, op, op.launch_);
+        join(op, op.launch_);
         return;
       } catch (...) {
         op.error_ = std::current_exception();
@@ -116,21 +126,35 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
     Completion completion_;
   };
 
-  // Terminates if there is no memory to post the completion: there is nobody left to report it to.
-  void OnLanded() noexcept override { Complete(); }
+  void OnLanded() noexcept override {
+    if constexpr (kMayAskAgain) {
+      if (this->AsksAgain()) return AskAgain();
+      if (IsAnswered()) return;
+    }
+    Complete();
+  }
 
   void Cancel() noexcept {
+    if constexpr (kMayAskAgain) {
+      if (!StartsLeaving()) return;
+    }
     if (!this->Leave()) return;  // it has landed
+    SetAborted();
+    Complete();
+  }
+
+  void SetAborted() noexcept {
     try {
       error_ = std::make_exception_ptr(NetSystemError(net::error::operation_aborted));
     } catch (...) {  // no memory for its text
       error_ = std::current_exception();
     }
-    Complete();
   }
 
-  // Nothing may access this object afterwards.
-  void Complete() {
+  // Nothing may access this object afterwards. Terminates if there is no memory to post the
+  // completion: there is nobody left to report it to.
+  void Complete() noexcept {
+    if constexpr (kMayAskAgain) launch_.Drop();
     if (context_users_ != nullptr) {
       context_users_->UseLast(*this, [this] { Post(); });
     } else {
@@ -152,7 +176,7 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
     if constexpr (kCanPost<Executor>) {
       return work_.get_executor();
     } else {
-      return launch_.executor();
+      return work_on_the_way_.get_executor();
     }
   }
 
@@ -173,8 +197,86 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
     return ResultFactory::Empty<Value>(Role::kFollower);
   }
 
+  // ---- Asking again, on the thread that has landed the failed call
+
+  void AskAgain() noexcept requires kMayAskAgain {
+    ContextPin pin;  // both are released before what a stop request or a failed launch runs
+    ContextPin pin_of_fn;
+    auto phase = Phase::kWaiting;
+    if (!launch_.phase.compare_exchange_strong(phase, Phase::kAsking)) {  // kLeaving
+      SetAborted();
+      return CompleteWithoutAsking();
+    }
+    if (!pin.TryPin(context_users_) || !launch_.TryPin(pin_of_fn)) return CompleteWithoutAsking();
+    std::stop_source unwanted(std::nostopstate);
+    bool handed_over = false;
+    try {
+      const typename G::KeyType key(std::move(launch_.key));
+      launch_.group.JoinAgain(key, *this, [&](typename G::Lead lead) {
+        ContextPin pinned;
+        ContextPin pinned_of_fn;
+        auto launching = launch_.Take();
+        pinned = std::move(pin);
+        pinned_of_fn = std::move(pin_of_fn);
+        handed_over = true;
+        HandOver(unwanted);
+        launching.launch(std::move(lead));
+      });
+    } catch (...) {
+      error_ = std::current_exception();
+      return CompleteWithoutAsking();
+    }
+    if (handed_over) return;
+    HandOver(unwanted);
+    pin = {};
+    pin_of_fn = {};
+    unwanted.request_stop();
+  }
+
+  void CompleteWithoutAsking() noexcept requires kMayAskAgain {
+    launch_.group.GiveUp(*this);
+    Complete();
+  }
+
+  // Nobody completes this operation while the thread that asks again has it. What has happened
+  // meanwhile, that thread does now. Nothing may access this object afterwards.
+  void HandOver(std::stop_source& unwanted) noexcept requires kMayAskAgain {
+    auto phase = Phase::kAsking;
+    if (launch_.phase.compare_exchange_strong(phase, Phase::kWaiting)) return;
+    if (phase == Phase::kCanceled) {
+      if (this->Leave(unwanted)) {
+        SetAborted();
+      } else if (launch_.phase.compare_exchange_strong(phase, Phase::kWaiting)) {
+        return;  // OnLanded is about to come
+      }
+    }
+    Complete();
+  }
+
+  // Called by OnLanded for the last call. True: the thread that asks again completes.
+  bool IsAnswered() noexcept requires kMayAskAgain {
+    auto phase = launch_.phase.load();
+    while (phase == Phase::kAsking || phase == Phase::kCanceled) {
+      if (launch_.phase.compare_exchange_weak(phase, Phase::kAnswered)) return true;
+    }
+    return false;
+  }
+
+  // Called by Cancel. False: the thread that asks again leaves, or it is too late.
+  bool StartsLeaving() noexcept requires kMayAskAgain {
+    auto phase = launch_.phase.load();
+    for (;;) {
+      if (phase != Phase::kWaiting && phase != Phase::kAsking) return false;
+      const bool leaves = phase == Phase::kWaiting;
+      if (launch_.phase.compare_exchange_weak(phase, leaves ? Phase::kLeaving : Phase::kCanceled)) {
+        return leaves;
+      }
+    }
+  }
+
   Handler handler_;
-  Launch<G, Fn, FnExecutor> launch_;
+  std::conditional_t<kMayAskAgain, LaunchTwice<G, Fn, FnExecutor>, Launch<G, Fn, FnExecutor>>
+      launch_;
   // Outstanding work, on each executor that the completion passes.
   net::executor_work_guard<Executor> work_;
   [[no_unique_address]] std::conditional_t<kCanPost<Executor>, NoWorkGuard,
@@ -214,10 +316,28 @@ struct InitiateAsyncDo {
 
   template <class Handler, class Fn>
   void operator()(Handler&& handler, typename G::KeyType key, Fn fn) const {
+    Start<false>(std::forward<Handler>(handler), std::move(fn),
+                 [&](auto& op, auto& launch) { group->Join(key, op, launch); });
+  }
+
+  template <class Handler, class Fn>
+  void operator()(Handler&& handler, typename G::KeyType key, Fn fn, OnFailure on_failure) const {
+    if (on_failure == OnFailure::kShare) {
+      return (*this)(std::forward<Handler>(handler), std::move(key), std::move(fn));
+    }
+    const auto join = [](auto& op, auto& launch) {
+      launch.group.Join(std::as_const(launch.key), op, launch, OnFailure::kRetry);
+    };
+    Start<true>(std::forward<Handler>(handler), std::move(fn), join, *group, std::move(key));
+  }
+
+ private:
+  template <bool kMayAskAgain, class Handler, class Fn, class Join, class... Retry>
+  static void Start(Handler&& handler, Fn&& fn, Join&& join, Retry&&... retry) {
     using Types = Executors<std::decay_t<Handler>, Fn>;
     if constexpr (SINGLEFLIGHT_ASIO::CheckCanPost<typename Types::OfFn>()) {
       using Op = AsyncDoOperation<G, std::decay_t<Handler>, typename Types::OfHandler, Fn,
-                                  typename Types::OfFn>;
+                                  typename Types::OfFn, kMayAskAgain>;
       const auto fallback = SINGLEFLIGHT_ASIO::ExecutorOf(fn, net::system_executor());
       const auto completes_on = SINGLEFLIGHT_ASIO::ExecutorOf(handler, fallback);
       const auto fn_runs_on = SINGLEFLIGHT_ASIO::ExecutorOf(fn, completes_on);
@@ -225,8 +345,9 @@ struct InitiateAsyncDo {
       using Allocator = typename std::allocator_traits<
           std::remove_const_t<decltype(allocator)>>::template rebind_alloc<Op>;
       auto op = std::allocate_shared<Op>(Allocator(allocator), std::forward<Handler>(handler),
-                                         completes_on, std::move(fn), fn_runs_on);
-      Op::Start(std::move(op), *group, key);
+                                         completes_on, std::move(fn), fn_runs_on,
+                                         std::forward<Retry>(retry)...);
+      Op::Start(std::move(op), join);
     }
   }
 };
@@ -259,9 +380,10 @@ concept TokenFor = requires(Token&& token) {
 template <class Fn, class Token>
 concept FitsAsio = !OfOtherAsio<Fn, DefaultExecutor> && !OfOtherAsio<Token, DefaultExecutor>;
 
-// AsyncDo, with a copy of the key.
-template <class G, class Fn, class Token>
-auto StartAsyncDo(G& group, typename G::KeyType&& key, Fn&& fn, Token&& token) {
+// AsyncDo, with a copy of the key, and with an OnFailure if it has one.
+template <class G, class Fn, class Token, class... OnFailureArg>
+auto StartAsyncDo(G& group, typename G::KeyType&& key, Fn&& fn, Token&& token,
+                  OnFailureArg... on_failure) {
   using Value = typename G::ValueType;
   using Kept = std::decay_t<Fn>;
   detail::CheckKept<Fn>();
@@ -274,7 +396,7 @@ auto StartAsyncDo(G& group, typename G::KeyType&& key, Fn&& fn, Token&& token) {
   const auto io_executor = SINGLEFLIGHT_ASIO::IoExecutorOf(fn);
   return net::async_initiate<Token, void(std::exception_ptr, Result<Value>)>(
       InitiateAsyncDo<G, std::remove_const_t<decltype(io_executor)>>{&group, io_executor}, token,
-      std::move(key), Kept(std::forward<Fn>(fn)));
+      std::move(key), Kept(std::forward<Fn>(fn)), on_failure...);
 }
 
 }  // namespace singleflight::detail::SINGLEFLIGHT_ASIO

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+
+// What an AsyncDo keeps in order to ask again, once, if the call that it follows fails.
+//
+// A part of asio.hpp and of boost_asio.hpp: see context.hpp.
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "../context_users.hpp"
+
+namespace singleflight::detail::SINGLEFLIGHT_ASIO {
+
+// A pin of a context whose users may be unknown. It must then live anyway.
+class ContextPin {
+ public:
+  // False: the context has been shut down.
+  bool TryPin(ContextUsers* users) noexcept {
+    if (users == nullptr) return true;
+    pin_ = users->TryPin();
+    return pin_.has_value();
+  }
+
+ private:
+  std::optional<ContextUsers::Pin> pin_;
+};
+
+// Who may complete an operation that asks again. kWaiting: it is on a call, whose landing completes
+// it, unless a cancellation does. kLeaving: a cancellation made it leave, or came too late for
+// that. It does not ask again any more. kAsking: the thread that landed the failed call asks again,
+// and nobody else touches the operation. kCanceled: likewise, and that thread then leaves the
+// second call. kAnswered: likewise, but the second call has landed, and that thread completes.
+enum class AskingPhase : unsigned char { kWaiting, kLeaving, kAsking, kCanceled, kAnswered };
+
+// A Launch that waits for a second try. Until nothing can come of that any more, it keeps the key,
+// and outstanding work on the executor of `fn`.
+//
+// The context of that executor need not be the operation's own. If it is destroyed before, there is
+// no second try.
+template <class G, class Fn, class Executor>
+class LaunchTwice final : private ContextUsers::User {
+  using Key = typename G::KeyType;
+  using Work = net::executor_work_guard<Executor>;
+
+ public:
+  LaunchTwice(Fn&& fn, const Executor& executor, G& its_group, Key&& its_key)
+      : group(its_group),
+        key(std::move(its_key)),
+        launch_(std::in_place, std::move(fn), executor),
+        work_(std::in_place, executor) {
+    if (ContextUsers* const users = ContextService::UsersOf(executor)) {
+      users_ = users->shared_from_this();
+    }
+  }
+  ~LaunchTwice() { Drop(); }
+  LaunchTwice(const LaunchTwice&) = delete;
+  LaunchTwice& operator=(const LaunchTwice&) = delete;
+
+  const Executor& executor() const noexcept { return launch_->executor(); }
+
+  // Called first. The operation itself is notified of the shutdown of its `own` context.
+  void Watch(const ContextUsers* own) noexcept {
+    if (users_.get() == own) {
+      users_.reset();
+    } else if (users_ != nullptr) {
+      is_listed_ = users_->Add(*this);
+    }
+  }
+
+  // False: the context of `fn` has been shut down.
+  bool TryPin(ContextPin& pin) const noexcept { return pin.TryPin(users_.get()); }
+
+  // Launches the work of the first call: there will be no second try.
+  void operator()(typename G::Lead lead) {
+    Launching launching = Take();
+    launching.launch(std::move(lead));
+  }
+
+  struct Launching {
+    Launch<G, Fn, Executor> launch;
+    std::optional<Work> work;  // until the executor has the call's work
+  };
+  // May throw what moving `fn` throws. Nothing has changed then.
+  Launching Take() {
+    Launching launching{std::move(*launch_), std::nullopt};
+    Unlist();
+    if (work_) launching.work.emplace(std::move(*work_));
+    Drop();
+    return launching;
+  }
+
+  // Destroys what a second try would have needed.
+  void Drop() noexcept {
+    Unlist();
+    work_.reset();
+    launch_.reset();
+  }
+
+  G& group;
+  Key key;
+  std::atomic<AskingPhase> phase = AskingPhase::kWaiting;
+
+ private:
+  void OnShutdown() noexcept override {
+    work_.reset();
+    launch_.reset();
+  }
+
+  // OnShutdown will not be called any more.
+  void Unlist() noexcept {
+    if (std::exchange(is_listed_, false)) users_->Remove(*this);
+  }
+
+  // Until Unlist, used only by OnShutdown or by who has a Pin.
+  std::optional<Launch<G, Fn, Executor>> launch_;
+  std::optional<Work> work_;
+  std::shared_ptr<ContextUsers> users_;  // null: the operation's own, or unknown
+  bool is_listed_ = false;
+};
+
+}  // namespace singleflight::detail::SINGLEFLIGHT_ASIO
