@@ -187,6 +187,33 @@ ASIO_TEST_CASE(
   });
 }
 
+ASIO_TEST_CASE("Promise 17: an operation whose handler's executor cannot post asks again") {
+  ForEachThatCannotPost([](auto bind) {
+    IntGroup group;
+    asio::io_context io;
+    asio::cancellation_signal signals[2];
+    Answer answers[3];
+    OpenCall call(group);
+    const auto fn = asio::bind_executor(io, [] { return 7; });
+    AsyncDo(group, "key", fn, OnFailure::kRetry,
+            bind(io, asio::bind_cancellation_slot(signals[0].slot(), Into(answers[0]))));
+    AsyncDo(group, "key", fn, OnFailure::kRetry,
+            bind(io, asio::bind_cancellation_slot(signals[1].slot(), Into(answers[1]))));
+    AsyncDo(group, "key", fn, OnFailure::kRetry, bind(io, Into(answers[2])));
+    signals[0].emit(asio::cancellation_type::total);
+    call.Fail();
+    CHECK(group.Callers("key") == 2);
+    signals[1].emit(asio::cancellation_type::total);
+    CHECK(group.Callers("key") == 1);
+    io.run();
+    CHECK(answers[0].aborted);
+    CHECK(answers[1].aborted);
+    CHECK(answers[2].outcome.value == 7);
+    for (const Answer& answer : answers) CHECK(answer.calls == 1);
+    CHECK(group.GetStats() == Stats{.executions = 2, .followers = 4, .failures = 1, .left = 2});
+  });
+}
+
 // ---- Contexts that are destroyed
 
 ASIO_TEST_CASE(
@@ -251,6 +278,31 @@ ASIO_TEST_CASE(
       RunConcurrently([&] { call.Land(1); }, [&] { io.reset(); });
       CHECK(told == 0);
       CHECK(alive.use_count() == 1);
+    }
+  });
+}
+
+ASIO_TEST_CASE(
+    "Promise 14: a context may end while operations ask again whose handlers' executors cannot "
+    "post") {
+  ForEachThatCannotPost([](auto bind) {
+    for (int round = 0; round < 200; ++round) {
+      IntGroup group;
+      OpenCall call(group);
+      const auto alive = std::make_shared<int>(0);
+      int told = 0;
+      auto io = std::make_unique<asio::io_context>(1);
+      for (int i = 0; i < 2; ++i) {
+        const auto handler = [alive, &told](const std::exception_ptr&, const Result<int>&) {
+          ++told;
+        };
+        AsyncDo(group, "key", asio::bind_executor(*io, [alive] { return *alive; }),
+                OnFailure::kRetry, bind(*io, handler));
+      }
+      RunConcurrently([&] { call.Fail(); }, [&] { io.reset(); });
+      CHECK(told == 0);
+      CHECK(alive.use_count() == 1);
+      CHECK(group.Callers("key") == 0);
     }
   });
 }
