@@ -19,6 +19,17 @@ namespace {
 
 using Keys = std::vector<std::string>;
 
+// A Batcher has one fn for all, so none of these ways takes an OnFailure with it.
+template <class B>
+concept AsksAgain = requires(B& batcher, asio::use_future_t<> token) {
+  AsyncDo(batcher, "a", singleflight::OnFailure::kRetry, token);
+}
+|| requires(B& batcher) {
+  singleflight::CoDo(batcher, "a", {}, {}, singleflight::OnFailure::kRetry);
+}
+|| requires(B& batcher) { singleflight::DoAsync(batcher, "a", singleflight::OnFailure::kRetry); };
+static_assert(!AsksAgain<Batcher<IntGroup>>);
+
 // Returns the length of each key.
 std::vector<int> Lengths(std::span<const std::string> keys) {
   std::vector<int> lengths;

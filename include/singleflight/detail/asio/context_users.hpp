@@ -77,11 +77,16 @@ class ContextUsers : public std::enable_shared_from_this<ContextUsers> {
     return true;
   }
 
-  // If another thread is inside the user's OnShutdown, this waits for it.
-  void Remove(User& user) noexcept {
+  // Removes the user, with a Pin even if the context is being shut down. Null: OnShutdown was
+  // called, and has returned, or the user was never added.
+  std::optional<Pin> Remove(User& user) noexcept {
     std::unique_lock lock(mutex_);
-    user.Unlink();
+    if (!user.Empty()) {
+      user.Unlink();
+      return Pin(*this);
+    }
     changed_.wait(lock, [&] { return notified_ != &user; });
+    return std::nullopt;
   }
 
   // Removes the user and runs `use()`, unless the context has been shut down. The context is not
@@ -113,8 +118,9 @@ class ContextUsers : public std::enable_shared_from_this<ContextUsers> {
   void ShutDown() noexcept {
     std::unique_lock lock(mutex_);
     shut_down_ = true;
-    changed_.wait(lock, [this] { return pins_ == 0; });
-    while (!users_.Empty()) {
+    for (;;) {
+      changed_.wait(lock, [this] { return pins_ == 0; });
+      if (users_.Empty()) return;
       User& user = static_cast<User&>(*users_.next);
       user.Unlink();
       notified_ = &user;

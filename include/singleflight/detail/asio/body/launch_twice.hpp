@@ -82,20 +82,20 @@ class LaunchTwice final : private ContextUsers::User {
     Launch<G, Fn, Executor> launch;
     std::optional<Work> work;  // until the executor has the call's work
   };
-  // May throw what moving `fn` throws. Nothing has changed then.
+  // The context of `fn` must not be destroyed meanwhile. If moving `fn` throws, this throws that,
+  // and changes nothing else.
   Launching Take() {
     Launching launching{std::move(*launch_), std::nullopt};
-    Unlist();
+    const auto pin = Unlist();
     if (work_) launching.work.emplace(std::move(*work_));
-    Drop();
+    Destroy();
     return launching;
   }
 
   // Destroys what a second try would have needed.
   void Drop() noexcept {
-    Unlist();
-    work_.reset();
-    launch_.reset();
+    const auto pin = Unlist();
+    Destroy();
   }
 
   G& group;
@@ -103,17 +103,21 @@ class LaunchTwice final : private ContextUsers::User {
   std::atomic<AskingPhase> phase = AskingPhase::kWaiting;
 
  private:
-  void OnShutdown() noexcept override {
-    work_.reset();
+  void OnShutdown() noexcept override { Destroy(); }
+
+  // Prevents OnShutdown, or waits until it has returned.
+  std::optional<ContextUsers::Pin> Unlist() noexcept {
+    if (!std::exchange(is_listed_, false)) return std::nullopt;
+    return users_->Remove(*this);
+  }
+
+  // The work comes last: without it, the context may run out of work and be destroyed.
+  void Destroy() noexcept {
     launch_.reset();
+    work_.reset();
   }
 
-  // OnShutdown will not be called any more.
-  void Unlist() noexcept {
-    if (std::exchange(is_listed_, false)) users_->Remove(*this);
-  }
-
-  // Until Unlist, used only by OnShutdown or by who has a Pin.
+  // Until Unlist, used only by OnShutdown or by a thread that has pinned the context.
   std::optional<Launch<G, Fn, Executor>> launch_;
   std::optional<Work> work_;
   std::shared_ptr<ContextUsers> users_;  // null: the operation's own, or unknown

@@ -200,7 +200,7 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
   // ---- Asking again, on the thread that has landed the failed call
 
   void AskAgain() noexcept requires kMayAskAgain {
-    ContextPin pin;  // both are released before what a stop request or a failed launch runs
+    ContextPin pin;  // neither is held while a stop request or a failed launch runs others' code
     ContextPin pin_of_fn;
     auto phase = Phase::kWaiting;
     if (!launch_.phase.compare_exchange_strong(phase, Phase::kAsking)) {  // kLeaving
@@ -222,11 +222,11 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
         HandOver(unwanted);
         launching.launch(std::move(lead));
       });
+      if (handed_over) return;
     } catch (...) {
       error_ = std::current_exception();
-      return CompleteWithoutAsking();
     }
-    if (handed_over) return;
+    if (error_ != nullptr) return CompleteWithoutAsking();
     HandOver(unwanted);
     pin = {};
     pin_of_fn = {};
@@ -386,8 +386,8 @@ auto StartAsyncDo(G& group, typename G::KeyType&& key, Fn&& fn, Token&& token,
                   OnFailureArg... on_failure) {
   using Value = typename G::ValueType;
   using Kept = std::decay_t<Fn>;
-  detail::CheckKept<Fn>();
-  SINGLEFLIGHT_ASIO::CheckNetFn<Value, Kept>();
+  // Evaluated here, so that what they say is a compiler's first error.
+  static_assert((detail::CheckKept<Fn>(), SINGLEFLIGHT_ASIO::CheckNetFn<Value, Kept>(), true));
   static_assert(TokenFor<Token, Value>,
                 "the token must be a completion token for the signature "
                 "void(std::exception_ptr, singleflight::Result<Value>)");
