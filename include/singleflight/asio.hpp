@@ -175,16 +175,16 @@ auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
 // The same for a caller that says what to do if it follows and its call fails. With
 // OnFailure::kRetry it asks again, once: see OnFailure. Its `fn` may then run, as that of a leader.
 //
-// Completion: when the last call that it asked for has landed. Until then, outstanding work is also
-//   counted on the executor of `fn`, unless this caller leads.
+// Completion: once, when the call that it asked for last has landed. While it may yet ask again,
+//   outstanding work is also counted on the executor of `fn`.
 // Thread: it asks again on the thread that lands the failed call, after that call's other waiters
 //   were notified. `fn` does not run there, but on its executor.
 // Leaving: as above. If it is cancelled after the call has failed and before it has asked again, it
 //   does not ask again. If the context that `fn` is bound to is destroyed before, it does not
 //   either, and gets the failure.
-// Lifetime: as above. A thread that destroys one of the operation's contexts waits while another
-//   one is asking again.
-// Cost: it keeps its copy of the key. With OnFailure::kShare it costs nothing.
+// Lifetime: as above. A thread that destroys the context of the operation, or that of `fn`, waits
+//   while another one is asking again. So it must not hold a lock that KeyEqual or a cache takes.
+// Cost: the operation is larger, and keeps its copy of the key. With OnFailure::kShare it is not.
 template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
 requires detail::standalone_asio::FitsAsio<Fn, Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, OnFailure on_failure, Token&& token) {
