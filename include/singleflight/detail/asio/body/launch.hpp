@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../../awaitable.hpp"
 #include "../../invoke.hpp"
 #include "../../outcome.hpp"
 #include "../../task.hpp"
@@ -93,27 +94,27 @@ class StopRelay final : private ContextUsers::User {
 };
 
 // Does a call's work: awaits what `fn` returns, and lands the call with it. It owns all that it
-// needs, so no caller owns it. The user's objects are destroyed before the call lands. If the
-// coroutine is destroyed, `lead` is destroyed last, and lands the call.
+// needs, so no caller owns it. `fn` is destroyed before the call lands. If the coroutine is
+// destroyed, so is `work`, whose Lead then lands the call.
 template <class CoroutineExecutor, class Value, class Lead, class Fn, class Executor>
 net::awaitable<void, CoroutineExecutor> LeadInCoroutine(
-    Lead lead, std::optional<Fn> fn, std::shared_ptr<net::cancellation_signal> signal,
+    DriverWork<Lead, Fn> work, std::shared_ptr<net::cancellation_signal> signal,
     Executor executor) {
   Outcome<Value> outcome;
   try {
-    const StopRelay<Executor> relay(std::move(signal), executor, lead.WatchStop());
+    const StopRelay<Executor> relay(std::move(signal), executor, work.lead.WatchStop());
     co_await net::post(net::use_awaitable_t<CoroutineExecutor>());  // `fn` never runs in AsyncDo
     if constexpr (std::is_void_v<Value>) {
-      static_cast<void>(co_await lead.Start(std::move(*fn)));
+      static_cast<void>(co_await work.lead.Start(std::move(*work.fn)));
       outcome.SetValue();
     } else {
-      outcome.SetValue(co_await lead.Start(std::move(*fn)));
+      outcome.SetValue(co_await work.lead.Start(std::move(*work.fn)));
     }
   } catch (...) {
     outcome.SetError(std::current_exception());
   }
-  fn.reset();
-  lead.Land(std::move(outcome));
+  work.fn.reset();
+  work.lead.Land(std::move(outcome));
 }
 
 // The coroutine's completion handler: it keeps the signal alive as long as the coroutine.
@@ -129,7 +130,7 @@ void SpawnWork(Lead lead, Fn fn, const Executor& executor) {
   auto signal = std::make_shared<net::cancellation_signal>();
   net::co_spawn(executor,
                 SINGLEFLIGHT_ASIO::LeadInCoroutine<CoroutineExecutor, Value, Lead, Fn>(
-                    std::move(lead), std::optional<Fn>(std::move(fn)), signal, executor),
+                    DriverWork<Lead, Fn>(std::move(lead), std::move(fn)), signal, executor),
                 WhenLed{signal});
 }
 
