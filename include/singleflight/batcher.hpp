@@ -63,9 +63,10 @@ class Batcher {
   using ValueType = typename G::ValueType;
   using Waiter = typename G::Waiter;
 
-  // `fn` is called as fn(std::span<const Key>) or fn(std::span<const Key>, std::stop_token). It
-  // returns the values in the order of its keys, or a map whose keys compare as the group's do, or
-  // nothing for a group of void. No key is in one span twice.
+  // `fn` is called as fn(std::span<const Key>) or fn(std::span<const Key>, std::stop_token). No key
+  // is in one span twice. It returns the values in the order of its keys, or a map from key to
+  // value, or nothing for a group of void. In place of a value it may return a key's error. The top
+  // of many.hpp has the details: `fn` may return whatever that of DoMany may.
   //
   // Thread: if there is an executor, `executor(task)` is called for each batch, and `fn` runs where
   //   the task is called. `task` is copyable and takes no arguments. If there is none, `fn` runs on
@@ -77,9 +78,9 @@ class Batcher {
   //   dropped, and a stop is requested of the token when no caller is left on any of the calls. If
   //   `fn` takes none, the key is loaded all the same, and newcomers join its call.
   // Errors: the callers of a key get one of
-  //     what `fn` threw, or what reading the value of this key threw
-  //     `invalid_argument`: `fn` returned more or fewer values than it got keys
-  //     `no_message_available`: the map that `fn` returned lacks the key
+  //     what `fn` threw, what it returned as the error of this key, or what reading that threw
+  //     `invalid_argument`: `fn` returned more or fewer values than it got keys, or two for this key
+  //     `no_message_available`: `fn` returned no value for this key
   //     what the executor threw, or `owner_dead` if it destroyed the task without calling it
   //     what starting a thread, an allocation, or copying, hashing or comparing the key threw.
   //   The constructor throws std::invalid_argument if a limit is zero.

@@ -80,21 +80,7 @@ template <class G, class Keys>
 constexpr bool CheckKeys() {
   static_assert(std::ranges::input_range<Keys>,
                 "keys must be a range of what Do accepts as a key, or {a, b, c} of Keys");
-  static_assert(!std::same_as<typename G::KeyType, bool>,
-                "there is no span of a std::vector<bool>: give the group another type of key");
-  return std::ranges::input_range<Keys> && !std::same_as<typename G::KeyType, bool>;
-}
-
-// Checks an `fn` whose result is not awaited.
-template <class G, class Fn>
-constexpr bool CheckBatchFn() {
-  if constexpr (detail::CheckCallable<G, Fn>()) {
-    using Returned = ReturnedBy<G, Fn>;
-    static_assert(!Awaitable<Returned>,
-                  "fn returned an awaitable, and nobody would await it: use CoDoMany");
-    if constexpr (!Awaitable<Returned>) return detail::CheckReturned<G, Returned>();
-  }
-  return false;
+  return std::ranges::input_range<Keys>;
 }
 
 template <class G, class Fn>

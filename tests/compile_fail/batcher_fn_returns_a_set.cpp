@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// error: fn returned a container that has keys of its own, and no value for each
+// error: fn returned a range that has keys of its own, as a set has, and is not a map
 
 #include <set>
 #include <singleflight/batcher.hpp>

@@ -20,6 +20,7 @@
 #include <variant>
 #include <vector>
 
+#include "awaitable.hpp"
 #include "element_outcome.hpp"
 #include "errors.hpp"
 #include "key_ref.hpp"
@@ -51,12 +52,29 @@ template <class G, class Fn>
 using ReturnedBy = decltype(BatchFn<G, Fn>::Call(
     std::declval<Fn&>(), std::span<const typename G::KeyType>(), std::stop_token()));
 
+// These refuse an `fn` that cannot be called, or whose result cannot be read. True if it can be.
 template <class G, class Fn>
 constexpr bool CheckCallable() {
+  constexpr bool kHasSpans = !std::same_as<typename G::KeyType, bool>;
+  static_assert(kHasSpans,
+                "there is no span of a std::vector<bool>: give the group another type of key");
   static_assert(BatchFn<G, Fn>::kCallable,
                 "fn must be callable as fn(std::span<const Key>) or fn(std::span<const Key>, "
                 "std::stop_token)");
-  return BatchFn<G, Fn>::kCallable;
+  return kHasSpans && BatchFn<G, Fn>::kCallable;
+}
+
+// For an `fn` whose result is not awaited.
+template <class G, class Fn>
+constexpr bool CheckBatchFn() {
+  if constexpr (detail::CheckCallable<G, Fn>()) {
+    using Returned = ReturnedBy<G, Fn>;
+    static_assert(!Awaitable<Returned>,
+                  "fn returned an awaitable, and nobody would await it: only the fn of CoDoMany "
+                  "may return one");
+    if constexpr (!Awaitable<Returned>) return detail::CheckReturned<G, Returned>();
+  }
+  return false;
 }
 
 // Returns the outcome that `make()` returns. What it throws becomes the outcome.

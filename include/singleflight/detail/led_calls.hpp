@@ -30,6 +30,7 @@ class StopOfAll {
   StopOfAll(const StopOfAll&) = delete;
   StopOfAll& operator=(const StopOfAll&) = delete;
 
+  const std::stop_source& GetSource() const noexcept { return stop_; }
   std::stop_token GetToken() const noexcept { return stop_.get_token(); }
 
  private:

@@ -27,26 +27,20 @@ struct BatcherKey {
   BatcherKey(typename G::KeyType&& its_key, typename G::Lead&& its_lead)
       : key(std::move(its_key)), lead(std::move(its_lead)) {}
 
-  // Stores what `make()` returns or throws.
-  template <class Make>
-  void Answer(Make&& make) {
-    answered = true;
+  // Stores an outcome, or what moving it throws.
+  void Answer(Outcome<typename G::ValueType>&& its_outcome) {
     try {
-      outcome.SetValueFrom(make);
+      outcome.emplace(std::move(its_outcome));
     } catch (...) {
-      outcome.SetError(Caught());
+      outcome.emplace(Caught());
     }
   }
-  void Fail(const std::exception_ptr& error) noexcept {
-    answered = true;
-    outcome.SetError(error);
-  }
+  void Fail(const std::exception_ptr& error) noexcept { outcome.emplace(error); }
 
   typename G::KeyType key;
   typename G::Lead lead;
-  std::stop_token stop;  // of the call, if `fn` takes one
-  bool answered = false;
-  Outcome<typename G::ValueType> outcome;
+  std::stop_token stop;                                   // of the call, if `fn` takes one
+  std::optional<Outcome<typename G::ValueType>> outcome;  // none so far
   std::optional<RunningScope> running;  // last, because it refers to the call, which `lead` keeps
 };
 

@@ -270,7 +270,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
       Keys one;
       one.splice(one.begin(), batch.keys, batch.keys.begin());
       lock.unlock();
-      one.front().lead.Land(std::move(one.front().outcome));
+      one.front().lead.Land(std::move(*one.front().outcome));
     }
     lock.lock();
   }

@@ -2,25 +2,22 @@
 #pragma once
 
 #include <atomic>
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <exception>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <stop_token>
-#include <type_traits>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
+#include "../batch_fn.hpp"
 #include "../errors.hpp"
-#include "../invoke.hpp"
+#include "../led_calls.hpp"
+#include "../outcome.hpp"
 #include "batch.hpp"
-#include "values.hpp"
 
 namespace singleflight::detail {
 
@@ -130,21 +127,18 @@ class BatcherFn {
       error = Caught();
     }
     for (BatcherKey<G>& key : asked) {
-      if (!key.answered) key.Fail(error);
+      if (!key.outcome) key.Fail(error);
     }
   }
 
   template <class Publish>
   void CallWithStop(std::span<const Key> keys, Keys& asked, const Publish& publish) {
-    const std::stop_source stop = detail::NewStopSource();
-    publish(stop);
-    std::atomic<std::size_t> wanted = keys.size();
-    const auto not_wanted = [&] {
-      if (--wanted == 0) stop.request_stop();
-    };
-    std::deque<std::stop_callback<decltype((not_wanted))>> each;
-    for (const BatcherKey<G>& key : asked) each.emplace_back(key.stop, not_wanted);
-    Call(keys, stop.get_token(), asked);
+    std::vector<std::stop_token> calls;
+    calls.reserve(keys.size());
+    for (const BatcherKey<G>& key : asked) calls.push_back(key.stop);
+    const StopOfAll stop(calls);
+    publish(stop.GetSource());
+    Call(keys, stop.GetToken(), asked);
   }
 
   const bool takes_stop_;
@@ -156,50 +150,23 @@ class BatcherFn {
 template <class G, class Fn>
 class BatcherFnOf final : public BatcherFn<G> {
   using Key = typename G::KeyType;
-  using Value = typename G::ValueType;
   using Keys = typename BatcherFn<G>::Keys;
-  using Values = BatcherValues<Key, Value>;
+  using Outcome = detail::Outcome<typename G::ValueType>;
 
-  static constexpr bool kTakesKeys = std::is_invocable_v<Fn&, std::span<const Key>>;
-  static constexpr bool kTakesStop =
-      std::is_invocable_v<Fn&, std::span<const Key>, std::stop_token>;
-  static_assert(!std::same_as<Key, bool>,
-                "there is no span of a std::vector<bool>: give the group another type of key");
-  static_assert(kTakesKeys || kTakesStop,
-                "fn must be callable as fn(std::span<const Key>) or fn(std::span<const Key>, "
-                "std::stop_token)");
+  static constexpr bool kIsUsable = detail::CheckBatchFn<G, Fn>();
 
  public:
   template <class F>
-  BatcherFnOf(std::in_place_t, F&& fn) : BatcherFn<G>(kTakesStop), fn_(std::forward<F>(fn)) {
-    if constexpr (!std::is_void_v<Value> && (kTakesKeys || kTakesStop)) {
-      using Returned = decltype(Invoke({}, {}));
-      static_assert(!Values::template kHasOwnKeys<Returned> || Values::template kIsMap<Returned>,
-                    "fn returned a container that has keys of its own, and no value for each: "
-                    "return a map from key to value, or the values in the order of the keys");
-      static_assert(
-          Values::template kHasOwnKeys<Returned> || Values::template kIsSequence<Returned>,
-          "fn must return the values, in the order of its keys, or a map from key to "
-          "value");
-    }
-  }
+  BatcherFnOf(std::in_place_t, F&& fn)
+      : BatcherFn<G>(BatchFn<G, Fn>::kTakesStop), fn_(std::forward<F>(fn)) {}
 
  private:
-  decltype(auto) Invoke(std::span<const Key> keys, std::stop_token stop) {
-    if constexpr (kTakesStop) {
-      return std::invoke(fn_, keys, std::move(stop));
-    } else {
-      return std::invoke(fn_, keys);
-    }
-  }
-
   void Call(std::span<const Key> keys, std::stop_token stop, Keys& asked) override {
-    if constexpr (std::is_void_v<Value>) {
-      Invoke(keys, std::move(stop));
-      for (BatcherKey<G>& key : asked) key.Answer([] { return Stored<void>(); });
-    } else {
-      Values::Read(Invoke(keys, std::move(stop)), keys,
-                   [next = asked.begin()](auto make) mutable { (next++)->Answer(make); });
+    if constexpr (kIsUsable) {
+      auto next = asked.begin();
+      detail::RunBatchFn<G>(fn_, keys, std::move(stop), [&](std::size_t, Outcome&& outcome) {
+        (next++)->Answer(std::move(outcome));
+      });
     }
   }
 

@@ -146,7 +146,13 @@ class BatchWork {
   }
 
   auto Store() {
-    return [this](std::size_t, Outcome&& outcome) { outcomes_.push_back(std::move(outcome)); };
+    return [this](std::size_t, Outcome&& outcome) {
+      try {
+        outcomes_.push_back(std::move(outcome));  // there is room
+      } catch (...) {                             // the value's move threw
+        outcomes_.emplace_back(Caught());
+      }
+    };
   }
 
   // Lands the calls with their outcomes, and those that have none with `error`.
