@@ -14,6 +14,11 @@
 //   const auto user = co_await singleflight::CoDo(users, 42);  // coro.hpp
 //   AsyncDo(users, 42, token);                                 // asio.hpp
 //
+// DoMany, CoDoMany and DoManyAsync of many.hpp take a Batcher, too. Their keys join the batches of
+// the single asks:
+//
+//   for (const auto& user : singleflight::DoMany(users, {7, 42})) Render(*user);
+//
 // The calls are those of the group. A caller whose key is in flight joins its call, whoever leads
 // it. So no key is loaded twice at a time, and a key that is in flight takes no place in a batch.
 //
@@ -30,6 +35,7 @@
 #include <cstddef>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <stop_token>
 #include <type_traits>
@@ -71,15 +77,15 @@ class Batcher {
   // Thread: if there is an executor, `executor(task)` is called for each batch, and `fn` runs where
   //   the task is called. `task` is copyable and takes no arguments. If there is none, `fn` runs on
   //   a thread of the Batcher's own if there is a `max_delay`, and otherwise on the thread that
-  //   calls Flush or Do, or that fills the batch. The Batcher starts threads of its own only to
-  //   wait for `max_delay`, and to run `fn` after it. Batches do not wait for each other, so `fn`
-  //   and `executor` may be called by several threads at the same time.
+  //   calls Flush, Do or DoMany, or that fills the batch. The Batcher starts threads of its own
+  //   only to wait for `max_delay`, and to run `fn` after it. Batches do not wait for each other,
+  //   so `fn` and `executor` may be called by several threads at the same time.
   // Leaving: if `fn` takes a stop token, a key whose last caller has left before `fn` is called is
   //   dropped, and a stop is requested of the token when no caller is left on any of the calls. If
   //   `fn` takes none, the key is loaded all the same, and newcomers join its call.
   // Errors: the callers of a key get one of
   //     what `fn` threw, what it returned as the error of this key, or what reading that threw
-  //     `invalid_argument`: `fn` returned more or fewer values than it got keys, or two for this key
+  //     `invalid_argument`: `fn` returned more or fewer values than keys, or two for this key
   //     `no_message_available`: `fn` returned no value for this key
   //     what the executor threw, or `owner_dead` if it destroyed the task without calling it
   //     what starting a thread, an allocation, or copying, hashing or comparing the key threw.
@@ -87,8 +93,8 @@ class Batcher {
   // Lifetime: the group must outlive the Batcher, so declare it first. The same is true of what the
   //   executor needs.
   //
-  // Warning: without a `max_delay`, keys whose batch is not full wait until somebody calls Flush or
-  // Do. So does Group::Close.
+  // Warning: without a `max_delay`, keys whose batch is not full wait until somebody calls Flush,
+  // Do or DoMany. So does Group::Close.
   //
   // Warning: `fn` may ask for other keys, but not for one of its own. If it waits for one of its
   // own on this thread, that is an error, as in Do. If it waits for a key whose batch is queued
@@ -141,16 +147,19 @@ class Batcher {
   Result<ValueType> Do(const K& key, const CallOptions& options) {
     if (options.stop.stop_requested()) std::rethrow_exception(detail::MakeCanceled());
     const detail::Deadline deadline = options.timeout.Deadline();
+    const std::shared_ptr<Core> core = core_;  // a waiter may destroy the Batcher meanwhile
     detail::ThreadWaiter<ValueType> waiter;
-    Join(key, waiter, options.on_failure);
+    JoinBy([&](auto launch) { core->Join(key, waiter, launch, options.on_failure); }, *core, waiter,
+           options.stop);
     Await(waiter, deadline, options.stop);
     if (waiter.AsksAgain()) {
       if (options.stop.stop_requested()) {
-        GiveUp(waiter);
+        core->GiveUp(waiter);
         std::rethrow_exception(detail::MakeCanceled());
       }
       waiter.ExpectAnother();
-      JoinAgain(key, waiter);
+      JoinBy([&](auto launch) { core->JoinAgain(key, waiter, launch); }, *core, waiter,
+             options.stop);
       Await(waiter, deadline, options.stop);
     }
     return waiter.TakeResult();
@@ -188,14 +197,24 @@ class Batcher {
   detail::BatcherCore<G>& AsGroup() noexcept { return *core_; }
 
  private:
-  void Await(detail::ThreadWaiter<ValueType>& waiter, const detail::Deadline& deadline,
-             const std::stop_token& stop) {
+  using Core = detail::BatcherCore<G>;
+
+  // Joins by `join(launch)`, and flushes if this thread must. `fn` may run in either, and must
+  // learn that its last caller has left.
+  template <class Join>
+  static void JoinBy(const Join& join, Core& core, Waiter& waiter, const std::stop_token& stop) {
     bool left = false;
-    {  // `fn` may run here, and must learn that its last caller has left
-      const std::stop_callback on_stop(stop, [&] { left = waiter.Leave(); });
-      core_->BeforeBlocking();
-    }
+    const auto leave = [&] { left = waiter.Leave(); };
+    std::optional<std::stop_callback<decltype((leave))>> on_stop;
+    join([&](detail::UnusedLead) { on_stop.emplace(stop, leave); });
+    if (!on_stop) on_stop.emplace(stop, leave);  // it follows
+    core.BeforeBlocking();
+    on_stop.reset();
     if (left) std::rethrow_exception(detail::MakeCanceled());
+  }
+
+  static void Await(detail::ThreadWaiter<ValueType>& waiter, const detail::Deadline& deadline,
+                    const std::stop_token& stop) {
     const std::stop_callback on_stop(stop, [&waiter] { waiter.Interrupt(); });
     detail::WaitEdge edge;
     const bool deadlock = !edge.Record(*detail::SharedState<ValueType>::Of(waiter));

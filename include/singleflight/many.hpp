@@ -23,6 +23,8 @@
 //
 //   std::vector<singleflight::Future<User>> found = singleflight::DoManyAsync(users, ids, load);
 //
+// All three take a Batcher in place of a group and its function: see batcher.hpp.
+//
 // What the function returns says for each key what its call's outcome is. It is one of
 //
 //   a range of the values, in the order of the function's keys
@@ -50,6 +52,7 @@
 #include <concepts>
 #include <coroutine>
 #include <initializer_list>
+#include <memory>
 #include <ranges>
 #include <stop_token>
 #include <type_traits>
@@ -104,17 +107,23 @@ constexpr bool CheckBatchExecutor() {
   return true;
 }
 
-template <class G, class Keys, class Fn, class Executor, class ResumeOn>
-auto MakeCoDoMany(G& group, Keys& keys, Fn&& fn, Executor&& executor, const std::stop_token& stop,
-                  ResumeOn&& resume_on) {
+template <class ResumeOn>
+constexpr void CheckManyResumeOn() {
   static_assert(std::is_invocable_v<std::decay_t<ResumeOn>&, std::coroutine_handle<>>,
                 "resume_on must be callable as resume_on(std::coroutine_handle<>)");
   static_assert(std::constructible_from<std::decay_t<ResumeOn>, ResumeOn>,
                 "CoDoMany keeps resume_on: pass one that can be copied, or std::move it");
+}
+
+template <class G, class Keys, class Fn, class Executor, class ResumeOn>
+auto MakeCoDoMany(G& group, Keys& keys, Fn&& fn, Executor&& executor, const std::stop_token& stop,
+                  ResumeOn&& resume_on) {
+  detail::CheckManyResumeOn<ResumeOn>();
   if constexpr (detail::CheckKeys<G, Keys>() && detail::CheckCoBatchFn<G, Fn>()) {
-    return CoDoManyCall<G, Fn, Executor, ResumeOn>(group, keys, std::forward<Fn>(fn),
-                                                   std::forward<Executor>(executor), stop,
-                                                   std::forward<ResumeOn>(resume_on));
+    using Work = CoDoManyWork<G, Fn, Executor>;
+    return CoDoManyCall<Work, ResumeOn>(
+        Work(group, std::forward<Fn>(fn), std::forward<Executor>(executor)), keys, stop,
+        std::forward<ResumeOn>(resume_on));
   }
 }
 
@@ -163,6 +172,28 @@ template <detail::GroupLike G,
           class Keys = std::initializer_list<detail::BracedKey<typename G::KeyType>>, class Fn>
 std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn) {
   return singleflight::DoMany(group, std::forward<Keys>(keys), std::forward<Fn>(fn), {});
+}
+
+// The same, for a group whose calls all have the same work: see batcher.hpp. The keys that are not
+// in flight join the batches of single asks, one after the other. So `fn` gets them with keys of
+// other callers, and in several calls if they are more than `max_keys`.
+//
+// Thread: blocks. Without a `max_delay`, it calls Flush before it waits, as Batcher::Do does. The
+//   Batcher's constructor says where `fn` runs.
+// Leaving: when the timeout passes, or a stop is requested, this caller leaves all of its calls. If
+//   `fn` runs on this thread, it returns only when `fn` does.
+// Errors: for each key, one of those that the Batcher's constructor lists, or what Do throws.
+template <detail::GroupWithOwnFn B, class Keys = std::initializer_list<typename B::KeyType>>
+std::vector<KeyResult<typename B::ValueType>> DoMany(B& batcher, Keys&& keys, CallOptions options) {
+  using G = detail::GroupOf<B>;
+  if constexpr (detail::CheckKeys<G, Keys>()) {
+    const std::shared_ptr<G> group = batcher.AsGroup().shared_from_this();
+    return detail::Batch<G>(*group, keys, options).Run();
+  }
+}
+template <detail::GroupWithOwnFn B, class Keys = std::initializer_list<typename B::KeyType>>
+std::vector<KeyResult<typename B::ValueType>> DoMany(B& batcher, Keys&& keys) {
+  return singleflight::DoMany(batcher, std::forward<Keys>(keys), CallOptions());
 }
 
 // co_await CoDoMany(...) does what DoMany does, without blocking a thread: the coroutine is resumed
@@ -217,6 +248,25 @@ auto CoDoMany(G& group, Keys&& keys, Fn&& fn, Executor&& executor,
   }
 }
 
+// The same, for a group whose calls all have the same work: see batcher.hpp. The keys join the
+// batches of single asks, as in DoMany.
+//
+// Thread: the Batcher's constructor says where `fn` runs. That may be this thread, inside co_await,
+//   if the keys fill a batch. No batch is flushed.
+// Errors: for each key, one of those that the Batcher's constructor lists, or what CoDo throws.
+// Lifetime: no caller owns the work. The Batcher's destructor lands the calls that wait for it.
+template <detail::GroupWithOwnFn B, class Keys = std::initializer_list<typename B::KeyType>,
+          class ResumeOn = ResumeInline>
+auto CoDoMany(B& batcher, Keys&& keys, const std::stop_token& stop = std::stop_token(),
+              ResumeOn&& resume_on = ResumeOn()) {
+  using Work = detail::CoDoManyOwnWork<B>;
+  detail::CheckManyResumeOn<ResumeOn>();
+  if constexpr (detail::CheckKeys<detail::GroupOf<B>, Keys>()) {
+    return detail::CoDoManyCall<Work, ResumeOn>(Work(batcher), keys, stop,
+                                                std::forward<ResumeOn>(resume_on));
+  }
+}
+
 // Asks for all of `keys`, and returns a Future for each, in their order. Keys whose call is in
 // flight are joined. The work of the others is one task, which runs `fn` as DoMany does. It is
 // given to the executor as `executor(task)`, unless there is none. A key that is given twice is
@@ -245,9 +295,36 @@ std::vector<Future<typename G::ValueType>> DoManyAsync(G& group, Keys&& keys, Fn
   detail::CheckKept<Fn>();
   if constexpr (detail::CheckKeys<G, Keys>() && detail::CheckBatchFn<G, Kept>()) {
     if constexpr (detail::CheckBatchExecutor<G, Kept, Executor>()) {
-      detail::FutureBatch<G, Kept> batch(group, keys);
-      return batch.Launch(std::forward<Fn>(fn), std::forward<Executor>(executor));
+      detail::FutureBatch<G> batch(keys);
+      detail::BatchLeads<G, Kept> leads;
+      const auto lead = [&leads](const auto& key, auto its_lead) {
+        leads.Add(key, std::move(its_lead));
+      };
+      return batch.Join(group, lead, [&] {
+        leads.Begin(std::forward<Fn>(fn), [&](const auto& work) {
+          std::invoke(std::forward<Executor>(executor), detail::BatchTask<G, Kept>(work));
+        });
+      });
     }
+  }
+}
+
+// The same, for a group whose calls all have the same work: see batcher.hpp. The keys join the
+// batches of single asks, as in DoMany. A key that is given twice is asked for twice. If its batch
+// has run in between, it is loaded again.
+//
+// Thread: the Batcher's constructor says where `fn` runs. That may be this thread, if the keys fill
+//   a batch. No batch is flushed.
+// Errors: a Future reports one of the errors that the Batcher's constructor lists, or what DoAsync
+//   throws.
+template <detail::GroupWithOwnFn B, class Keys = std::initializer_list<typename B::KeyType>>
+std::vector<Future<typename B::ValueType>> DoManyAsync(B& batcher, Keys&& keys) {
+  using G = detail::GroupOf<B>;
+  if constexpr (detail::CheckKeys<G, Keys>()) {
+    const std::shared_ptr<G> group = batcher.AsGroup().shared_from_this();
+    detail::FutureBatch<G> batch(keys);
+    return batch.Join(
+        *group, [](const auto&, detail::UnusedLead) {}, [] {});
   }
 }
 

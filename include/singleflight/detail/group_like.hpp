@@ -6,6 +6,7 @@
 #include <concepts>
 #include <exception>
 #include <type_traits>
+#include <utility>
 
 #include "key_ref.hpp"
 
@@ -26,11 +27,13 @@ concept GroupLike = !std::is_const_v<G> && requires {
 
 // A group that has a function of its own for all of its calls, such as a Batcher. The free
 // functions take no `fn` with it. They join the calls of what AsGroup() returns: a group whose Join
-// does the call's work itself, and gives an UnusedLead to their `launch`.
+// does the call's work itself, and gives an UnusedLead to their `launch` before that. The work may
+// run inside Join, and a waiter that it notifies may destroy the batcher. So a caller that joins
+// several calls keeps that group alive, by its shared_from_this().
 template <class B>
-concept GroupWithOwnFn = requires(B& batcher) {
-  requires GroupLike<std::remove_reference_t<decltype(batcher.AsGroup())>>;
-};
+using GroupOf = std::remove_reference_t<decltype(std::declval<B&>().AsGroup())>;
+template <class B>
+concept GroupWithOwnFn = GroupLike<GroupOf<B>>;
 
 // What they pass as `fn`. It is never called.
 template <class Value>

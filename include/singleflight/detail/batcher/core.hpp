@@ -18,7 +18,6 @@
 #include <utility>
 
 #include "../../batcher_options.hpp"
-#include "../../future.hpp"
 #include "../../options.hpp"
 #include "../../result.hpp"
 #include "../../timeout.hpp"
@@ -61,6 +60,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
         max_keys_(options.max_keys),
         max_delay_(LimitOf(options.max_delay)),
         max_threads_(options.max_threads),
+        takes_stop_(fn->TakesStop()),
         executor_(std::move(executor)),
         fn_(std::move(fn)) {}
 
@@ -75,7 +75,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
   }
   void GiveUp(Waiter& waiter) noexcept { group_.GiveUp(waiter); }
   template <class K, class Launch>
-  Future<Value> Join(const K& key, Launch&& launch) {
+  auto Join(const K& key, Launch&& launch) {
     return group_.Join(key, Adding(key, launch));
   }
 
@@ -180,7 +180,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
     return [this, &key, &launch](typename G::Lead lead) {
       Keys one;
       one.emplace_back(detail::CopyKey<G>(key), std::move(lead));
-      if (fn_->TakesStop()) one.back().stop = one.back().lead.GetStopToken();
+      if (takes_stop_) one.back().stop = one.back().lead.GetStopToken();
       std::invoke(launch, UnusedLead());
       Add(std::move(one));
     };
@@ -391,6 +391,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
   const std::size_t max_keys_;
   const std::optional<std::chrono::nanoseconds> max_delay_;
   const std::size_t max_threads_;
+  const bool takes_stop_;
   const std::unique_ptr<BatcherExecutor<G>> executor_;
   std::unique_ptr<BatcherFn<G>> fn_;  // used only before Close, or while in_use_ counts it
 

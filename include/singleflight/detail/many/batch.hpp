@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <exception>
 #include <optional>
 #include <stop_token>
@@ -15,6 +16,7 @@
 #include "../batch_fn.hpp"
 #include "../call.hpp"
 #include "../event.hpp"
+#include "../group_like.hpp"
 #include "../led_calls.hpp"
 #include "../outcome.hpp"
 #include "../thread_waiter.hpp"
@@ -43,29 +45,50 @@ class Batch {
   std::vector<KeyResult<Value>> Run(Fn& fn) {
     while (!asking_.empty()) {
       led_.Clear();
-      for (Member* member : asking_) Join<BatchFn<G, Fn>::kTakesStop>(*member);
+      for (Member* member : asking_) JoinOrLead<BatchFn<G, Fn>::kTakesStop>(*member);
       if (!led_.Empty()) Lead(fn);
       Follow();
-      std::erase_if(asking_, [](const Member* member) { return !member->AsksAgain(); });
+      KeepThoseThatAskAgain();
+    }
+    return members_.TakeResults();
+  }
+
+  // For a group that does the work of its calls itself: see GroupWithOwnFn. That may run inside
+  // Join.
+  std::vector<KeyResult<Value>> Run() {
+    while (!asking_.empty()) {
+      for (Member* member : asking_) {
+        Join(*member, [&](UnusedLead) {
+          member->joined = true;
+          leaves_if_stopped_.emplace(options_.stop, LeaveAll{this});
+        });
+      }
+      if (IsOnACall()) BeforeBlocking();
+      Follow();
+      KeepThoseThatAskAgain();
     }
     return members_.TakeResults();
   }
 
  private:
   template <bool kTakesStop>
-  void Join(Member& member) {
+  void JoinOrLead(Member& member) {
+    Join(member, [&](typename G::Lead lead) {
+      member.joined = true;
+      led_.template Add<kTakesStop>(*member.key, std::move(lead));
+      member.led = true;
+    });
+  }
+
+  template <class Launch>
+  void Join(Member& member, const Launch& launch) {
     const bool again = member.AsksAgain();  // the call that it followed has failed
+    member.joined = false;
     if (options_.stop.stop_requested()) {
       if (again) group_.GiveUp(member);
       member.error = MakeCanceled();
       return;
     }
-    const auto launch = [&](typename G::Lead lead) {
-      member.joined = true;
-      led_.template Add<kTakesStop>(*member.key, std::move(lead));
-      member.led = true;
-    };
-    member.joined = false;
     try {
       if (again) {
         member.ExpectAnother();
@@ -73,21 +96,36 @@ class Batch {
       } else {
         member.role = group_.Join(*member.key, member, launch, options_.on_failure);
       }
+      leaves_if_stopped_.reset();
       member.joined = true;
     } catch (...) {
       member.error = Caught();
     }
   }
 
-  // Runs `fn` for the calls that this batch leads, and lands them. If a stop is requested
-  // meanwhile, this caller leaves all of its calls at once, also those that it will follow.
-  template <class Fn>
-  void Lead(Fn& fn) {
-    const std::stop_callback on_stop(options_.stop, [this] {
-      for (Member* member : asking_) {
+  bool IsOnACall() const noexcept {
+    return std::ranges::any_of(asking_, [](const Member* member) { return member->joined; });
+  }
+
+  // This caller leaves all of the calls that it is on at once, also those that it will follow.
+  struct LeaveAll {
+    Batch* self;
+    void operator()() const noexcept {
+      for (Member* member : self->asking_) {
         if (member->joined && member->Leave()) member->left = true;
       }
-    });
+    }
+  };
+
+  void BeforeBlocking() {
+    const std::stop_callback on_stop(options_.stop, LeaveAll{this});
+    group_.BeforeBlocking();
+  }
+
+  // Runs `fn` for the calls that this batch leads, and lands them.
+  template <class Fn>
+  void Lead(Fn& fn) {
+    const std::stop_callback on_stop(options_.stop, LeaveAll{this});
     std::exception_ptr error;
     std::optional<typename LedCalls<G>::Working> working;  // until the last call has landed
     try {
@@ -121,6 +159,10 @@ class Batch {
     }
   }
 
+  void KeepThoseThatAskAgain() {
+    std::erase_if(asking_, [](const Member* member) { return !member->AsksAgain(); });
+  }
+
   void Await(Member& member) {
     WaitEdge edge;
     const bool deadlock = !edge.Record(*State::Of(member));
@@ -134,8 +176,11 @@ class Batch {
   Deadline deadline_;
   std::vector<Member*> asking_;  // without an outcome so far
   LedCalls<G> led_;
-  BatchMembers<G, Member> members_;  // declared last, so destroyed first: a member that is on a
-                                     // call leaves, before `led_` lands it as vanished
+  BatchMembers<G, Member> members_;  // declared after `led_`, so destroyed before: a member that is
+                                     // on a call leaves, before `led_` lands it as vanished
+  // Set while a call's work may run inside Join. No member's `joined` changes meanwhile. Declared
+  // after the members, because it uses them.
+  std::optional<std::stop_callback<LeaveAll>> leaves_if_stopped_;
 };
 
 }  // namespace singleflight::detail

@@ -200,4 +200,34 @@ class BatchTask {
   std::shared_ptr<Work> work_;
 };
 
+// The calls that a batch leads, until their work begins.
+template <class G, class Fn>
+class BatchLeads {
+  using Work = BatchWork<G, Fn>;
+
+ public:
+  void Add(const typename G::KeyType& key, typename G::Lead lead) {
+    if (work_ == nullptr) work_ = std::make_shared<Work>();
+    work_->Calls().template Add<BatchFn<G, Fn>::kTakesStop>(key, std::move(lead));
+  }
+
+  // If there are any, keeps `fn`, and has `launch(work)` run it. What this throws is the failure of
+  // the calls, unless the work has begun.
+  template <class F, class Launch>
+  void Begin(F&& fn, Launch&& launch) {
+    if (work_ == nullptr || work_->Calls().Empty()) return;
+    std::exception_ptr error;
+    try {
+      work_->Keep(std::forward<F>(fn));
+      launch(work_);
+    } catch (...) {
+      error = Caught();
+    }
+    if (error != nullptr) work_->Fail(error);  // outside the catch block
+  }
+
+ private:
+  std::shared_ptr<Work> work_;  // null if there are none
+};
+
 }  // namespace singleflight::detail

@@ -19,6 +19,7 @@
 #include "../../key_result.hpp"
 #include "../call.hpp"
 #include "../errors.hpp"
+#include "../group_like.hpp"
 #include "batch_members.hpp"
 #include "batch_work.hpp"
 
@@ -43,15 +44,30 @@ class CoBatch {
   CoBatch(const CoBatch&) = delete;
   CoBatch& operator=(const CoBatch&) = delete;
 
-  // Joins the calls in flight, and has `launch(work)` begin the work of the others. Returns true if
-  // there is nothing to wait for.
-  template <class Fn, class Launch>
-  bool Begin(G& group, Launch&& launch) {
-    std::shared_ptr<BatchWork<G, Fn>> work;
-    for (Member& member : members_) Join(group, member, work);
-    // Before `fn`, which may run on this thread.
-    if (stop_.stop_possible()) on_stop_.emplace(stop_, OnStop{this});
-    if (work != nullptr && !work->Calls().Empty()) launch(work);
+  // Joins the calls of all keys. For each that this batch leads, `lead(key, Lead)` is called, and
+  // in the end `begin()` once, which may run `fn`. Returns true if there is nothing to wait for.
+  template <class Lead, class Begin>
+  bool Join(G& group, const Lead& lead, Begin&& begin) {
+    for (Member& member : members_) {
+      JoinOne(group, member,
+              [&](typename G::Lead its_lead) { lead(*member.key, std::move(its_lead)); });
+    }
+    ListenForStop();
+    begin();
+    Notified(1);
+    return phase_ == Phase::kDone;
+  }
+
+  // The same for a group that does the work of its calls itself, perhaps inside its Join: then a
+  // stop takes effect at once, too.
+  bool Join(G& group) {
+    for (Member& member : members_) {
+      JoinOne(group, member, [&](UnusedLead) {
+        member.joined = true;
+        ListenForStop();
+      });
+    }
+    ListenForStop();
     Notified(1);
     return phase_ == Phase::kDone;
   }
@@ -103,8 +119,12 @@ class CoBatch {
     void operator()() const noexcept { self->Stop(); }
   };
 
-  template <class Fn>
-  void Join(G& group, Member& member, std::shared_ptr<BatchWork<G, Fn>>& work) {
+  void ListenForStop() {
+    if (stop_.stop_possible()) on_stop_.emplace(stop_, OnStop{this});
+  }
+
+  template <class Launch>
+  void JoinOne(G& group, Member& member, const Launch& launch) {
     if (stop_.stop_requested()) {
       member.error = MakeCanceled();
       return;
@@ -112,10 +132,8 @@ class CoBatch {
     ++waiting_;
     ++owners_;
     try {
-      member.role = group.Join(*member.key, member, [&](typename G::Lead lead) {
-        if (work == nullptr) work = std::make_shared<BatchWork<G, Fn>>();
-        work->Calls().template Add<BatchFn<G, Fn>::kTakesStop>(*member.key, std::move(lead));
-      });
+      member.role = group.Join(*member.key, member, launch);
+      on_stop_.reset();  // a Stop must not race with the next Join
       member.joined = true;
     } catch (...) {
       member.error = Caught();
@@ -124,8 +142,9 @@ class CoBatch {
     }
   }
 
-  // Leaves all calls that have not landed. Stops are requested last, of those calls that nobody
-  // wants any more, because what runs then may destroy the coroutine.
+  // Leaves all calls that have not landed. Nothing is joined after that, so a later Stop finds
+  // nothing to leave. Stops are requested last, of those calls that nobody wants any more, because
+  // what runs then may destroy the coroutine.
   void Stop() noexcept {
     ++owners_;  // the coroutine that is resumed may abandon this
     std::vector<std::stop_source> unwanted;
@@ -174,51 +193,35 @@ class CoBatch {
 // The executor of a batch that has none: its work begins on this thread.
 struct NoExecutor {};
 
-template <class Call>
-class CoDoManyAwaiter;
+// What a CoDoMany does with a group, an `fn` and perhaps an executor. It owns what was passed as a
+// temporary, and refers to the rest.
+template <class GroupArg, class FnArg, class ExecutorArg>
+class CoDoManyWork {
+  using Fn = std::decay_t<FnArg>;
+  using Work = BatchWork<GroupArg, Fn>;
 
-// A CoDoMany that has not been awaited. Movable. It owns what was passed as a temporary, and refers
-// to the rest. It is not itself the awaiter, because GCC 12 would copy one that an await_transform
-// passes on.
-template <class GroupArg, class FnArg, class ExecutorArg, class ResumeOn>
-class [[nodiscard]] CoDoManyCall {
  public:
   using Group = GroupArg;
-  using Fn = std::decay_t<FnArg>;
 
-  template <class Keys>
-  CoDoManyCall(Group& group, Keys& keys, FnArg&& fn, ExecutorArg&& executor,
-               const std::stop_token& stop, ResumeOn&& resume_on)
+  CoDoManyWork(Group& group, FnArg&& fn, ExecutorArg&& executor)
       : group_(group),
         fn_(std::forward<FnArg>(fn)),
-        executor_(std::forward<ExecutorArg>(executor)),
-        batch_(new Batch(keys, stop, std::forward<ResumeOn>(resume_on))) {}
+        executor_(std::forward<ExecutorArg>(executor)) {}
 
-  auto operator co_await() && { return CoDoManyAwaiter<CoDoManyCall>(std::move(*this)); }
-
- private:
-  friend CoDoManyAwaiter<CoDoManyCall>;
-  using Batch = CoBatch<Group, std::decay_t<ResumeOn>>;
-  using Work = BatchWork<Group, Fn>;
-
-  struct Abandon {
-    void operator()(Batch* batch) const noexcept { batch->Abandon(); }
-  };
-
-  bool Begin() {
-    return batch_->template Begin<Fn>(group_, [this](const std::shared_ptr<Work>& work) {
-      std::exception_ptr error;
-      try {
-        Launch(work);
-      } catch (...) {
-        error = Caught();
-      }
-      if (error != nullptr) work->Fail(error);  // outside the catch block
+  // Called once. Returns true if there is nothing to wait for.
+  template <class Batch>
+  bool Begin(Batch& batch) {
+    BatchLeads<Group, Fn> leads;
+    const auto lead = [&leads](const auto& key, auto its_lead) {
+      leads.Add(key, std::move(its_lead));
+    };
+    return batch.Join(group_, lead, [&] {
+      leads.Begin(std::forward<FnArg>(fn_), [this](const auto& work) { Launch(work); });
     });
   }
 
+ private:
   void Launch(const std::shared_ptr<Work>& work) {
-    work->Keep(std::forward<FnArg>(fn_));
     if constexpr (std::same_as<ExecutorArg, NoExecutor>) {
       Work::Run(work);
     } else {
@@ -229,6 +232,50 @@ class [[nodiscard]] CoDoManyCall {
   Group& group_;
   FnArg fn_;
   ExecutorArg executor_;
+};
+
+// What a CoDoMany does with a group that has an `fn` of its own.
+template <class B>
+class CoDoManyOwnWork {
+ public:
+  using Group = GroupOf<B>;
+
+  explicit CoDoManyOwnWork(B& batcher) : batcher_(batcher) {}
+
+  // Called once. Returns true if there is nothing to wait for.
+  template <class Batch>
+  bool Begin(Batch& batch) {
+    const std::shared_ptr<Group> group = batcher_.AsGroup().shared_from_this();
+    return batch.Join(*group);
+  }
+
+ private:
+  B& batcher_;
+};
+
+template <class Call>
+class CoDoManyAwaiter;
+
+// A CoDoMany that has not been awaited. Movable. It is not itself the awaiter, because GCC 12 would
+// copy one that an await_transform passes on.
+template <class Work, class ResumeOn>
+class [[nodiscard]] CoDoManyCall {
+ public:
+  template <class Keys>
+  CoDoManyCall(Work&& work, Keys& keys, const std::stop_token& stop, ResumeOn&& resume_on)
+      : work_(std::move(work)), batch_(new Batch(keys, stop, std::forward<ResumeOn>(resume_on))) {}
+
+  auto operator co_await() && { return CoDoManyAwaiter<CoDoManyCall>(std::move(*this)); }
+
+ private:
+  friend CoDoManyAwaiter<CoDoManyCall>;
+  using Batch = CoBatch<typename Work::Group, std::decay_t<ResumeOn>>;
+
+  struct Abandon {
+    void operator()(Batch* batch) const noexcept { batch->Abandon(); }
+  };
+
+  Work work_;
   std::unique_ptr<Batch, Abandon> batch_;
 };
 
@@ -239,7 +286,7 @@ class CoDoManyAwaiter {
   CoDoManyAwaiter(const CoDoManyAwaiter&) = delete;
   CoDoManyAwaiter& operator=(const CoDoManyAwaiter&) = delete;
 
-  bool await_ready() { return call_.Begin(); }
+  bool await_ready() { return call_.work_.Begin(*call_.batch_); }
   bool await_suspend(std::coroutine_handle<> handle) noexcept {
     return call_.batch_->Suspend(handle);
   }

@@ -4,69 +4,66 @@
 // A batch whose caller has a Future for each key.
 
 #include <exception>
-#include <functional>
-#include <memory>
 #include <utility>
 #include <vector>
 
-#include "../../future.hpp"
 #include "../../result.hpp"
-#include "../batch_fn.hpp"
 #include "../errors.hpp"
 #include "../group_like.hpp"
 #include "../landed_state.hpp"
-#include "batch_work.hpp"
 
-namespace singleflight::detail {
+namespace singleflight {
 
-template <class G, class Fn>
+template <class Value>
+class Future;
+
+namespace detail {
+
+// The Futures for the keys of a batch.
+template <class G>
 class FutureBatch {
   using Key = typename G::KeyType;
   using Value = typename G::ValueType;
-  using Work = BatchWork<G, Fn>;
 
  public:
-  // Reads `keys` before it joins any call, so that what this throws leaves nothing behind.
+  // Reads the keys before any call is joined, so that what this throws leaves nothing behind.
   template <class Keys>
-  FutureBatch(G& group, Keys& keys) {
-    std::vector<Key> all;
-    for (auto&& key : keys) all.push_back(detail::CopyKey<G>(key));
-    futures_.reserve(all.size());
-    for (const Key& key : all) futures_.push_back(Join(group, key));
+  explicit FutureBatch(Keys& keys) {
+    for (auto&& key : keys) keys_.push_back(detail::CopyKey<G>(key));
+    futures_.reserve(keys_.size());
   }
 
-  // Gives the work of the calls that nobody has led to the executor.
-  template <class F, class Executor>
-  std::vector<Future<Value>> Launch(F&& fn, Executor&& executor) {
-    if (work_ != nullptr && !work_->Calls().Empty()) {
-      std::exception_ptr error;
-      try {
-        work_->Keep(std::forward<F>(fn));
-        std::invoke(std::forward<Executor>(executor), BatchTask<G, Fn>(work_));
-      } catch (...) {
-        error = Caught();
-      }
-      if (error != nullptr) work_->Fail(error);  // outside the catch block
+  // Joins the calls of all keys. For each that nobody has led, `lead(key, Lead)` is called, and in
+  // the end `begin()` once, also if the memory for a Future's error is missing.
+  template <class Lead, class Begin>
+  std::vector<Future<Value>> Join(G& group, const Lead& lead, Begin&& begin) {
+    std::exception_ptr error;
+    try {
+      for (const Key& key : keys_) futures_.push_back(JoinOne(group, key, lead));
+    } catch (...) {
+      error = Caught();
     }
+    begin();
+    if (error != nullptr) std::rethrow_exception(error);
     return std::move(futures_);
   }
 
  private:
-  Future<Value> Join(G& group, const Key& key) {
+  template <class Lead>
+  static Future<Value> JoinOne(G& group, const Key& key, const Lead& lead) {
     std::exception_ptr error;
     try {
-      return group.Join(key, [&](typename G::Lead lead) {
-        if (work_ == nullptr) work_ = std::make_shared<Work>();
-        work_->Calls().template Add<BatchFn<G, Fn>::kTakesStop>(key, std::move(lead));
-      });
+      return group.Join(key, [&](typename G::Lead its_lead) { lead(key, std::move(its_lead)); });
     } catch (...) {
       error = Caught();
     }
     return Future<Value>(LandedState<Value>::Failure(std::move(error)), Role::kFollower);
   }
 
+  std::vector<Key> keys_;
   std::vector<Future<Value>> futures_;
-  std::shared_ptr<Work> work_;  // null if nothing is led
 };
 
-}  // namespace singleflight::detail
+}  // namespace detail
+
+}  // namespace singleflight
