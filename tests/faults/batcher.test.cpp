@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <singleflight/batcher.hpp>
+#include <singleflight/many.hpp>
 #include <span>
 #include <stop_token>
 #include <vector>
@@ -14,6 +15,8 @@
 using namespace test;
 using singleflight::Batcher;
 using singleflight::DoAsync;
+using singleflight::DoMany;
+using singleflight::DoManyAsync;
 using singleflight::OnFailure;
 
 namespace {
@@ -77,11 +80,28 @@ Heard AskQueued(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   return HeardOf(future.Get());
 }
 
+Heard AskForMany(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
+  const auto load = [&control](std::span<const FaultyKey> keys) {
+    return Load(FaultyFn(control), keys);
+  };
+  Batcher batcher(group, load, {.max_keys = 1});
+  return HeardOf(DoMany(batcher, std::span(&key, 1)).front().result());
+}
+
+Heard AskForManyLater(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
+  const auto load = [&control](std::span<const FaultyKey> keys, const std::stop_token&) {
+    return Load(FaultyFn(control), keys);
+  };
+  Batcher batcher(group, load);
+  auto futures = DoManyAsync(batcher, std::span(&key, 1));
+  batcher.Flush();
+  return HeardOf(futures.front().Get());
+}
+
 constexpr Way kWays[] = {
-    {"Batcher Do", AskByDo},
-    {"Batcher Do with retry", AskByDoWithRetry},
-    {"Batcher DoAsync", AskInline},
-    {"Batcher DoAsync queued", AskQueued},
+    {"Batcher Do", AskByDo},        {"Batcher Do with retry", AskByDoWithRetry},
+    {"Batcher DoAsync", AskInline}, {"Batcher DoAsync queued", AskQueued},
+    {"Batcher DoMany", AskForMany}, {"Batcher DoManyAsync", AskForManyLater},
 };
 
 const AddScenarios batcher_ways([] { AddWays(kWays); });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Helpers of the tests of batches that do not block.
+// Helpers of the tests of batches.
 
 #include <deque>
 #include <functional>
@@ -33,6 +33,16 @@ inline Keys TenTimes(std::span<const int> keys) {
 
 inline Keys MustNotRun(std::span<const int>) { throw std::logic_error("this fn must not run"); }
 
+// A value that counts how often it is copied.
+struct Counted {
+  explicit Counted(int its_value) : value(its_value) {}
+  Counted(const Counted& other) : value(other.value) { ++copies; }
+  Counted(Counted&&) noexcept = default;
+  Counted& operator=(const Counted&) = delete;
+  int value;
+  static inline int copies = 0;
+};
+
 // Makes an `fn` that returns ten times each key once `signal` fires.
 inline auto AwaitSignal(Signal& signal) {
   return [&signal](std::span<const int> keys) -> Task<Keys> {
@@ -42,7 +52,8 @@ inline auto AwaitSignal(Signal& signal) {
 }
 
 // Returns the error of a key, if it has one.
-inline std::optional<std::errc> ErrorOfKey(const singleflight::KeyResult<int>& result) {
+template <class Value>
+std::optional<std::errc> ErrorOfKey(const singleflight::KeyResult<Value>& result) {
   if (result) return std::nullopt;
   return ErrorOf([&] { return result.result(); });
 }

@@ -6,7 +6,11 @@
 #include <coroutine>
 #include <exception>
 #include <optional>
+#include <stop_token>
+#include <system_error>
 #include <utility>
+
+#include "support.hpp"
 
 namespace test {
 
@@ -110,5 +114,28 @@ class Signal {
  private:
   std::coroutine_handle<> handle_;
 };
+
+// Resumes the coroutine that awaits it when a stop is requested.
+struct UntilStopped : std::suspend_always {
+  explicit UntilStopped(std::stop_token its_token) : token(std::move(its_token)) {}
+  void await_suspend(std::coroutine_handle<> handle) { on_stop.emplace(token, handle); }
+  std::stop_token token;
+  std::optional<std::stop_callback<std::coroutine_handle<>>> on_stop;
+};
+
+// Awaits what `make` returns, which gives a Result, and stores the outcome.
+template <class Value, class Make>
+Routine StoreOutcome(Outcome<Value>& outcome, Make make) {
+  try {
+    const auto result = co_await make();
+    outcome.value = *result;
+    outcome.shared = result.shared();
+    outcome.role = result.role();
+  } catch (const std::system_error& error) {
+    outcome.error = static_cast<std::errc>(error.code().value());
+  } catch (const std::exception& error) {
+    outcome.message = error.what();
+  }
+}
 
 }  // namespace test

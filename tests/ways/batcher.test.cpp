@@ -34,12 +34,6 @@ Futures AskFor(IntBatcher& batcher, const Ints& keys) {
   return futures;
 }
 
-Ints ValuesOf(Futures& futures) {
-  Ints values;
-  for (Future<int>& future : futures) values.push_back(*future.Get());
-  return values;
-}
-
 // How many threads this process has, if the system tells.
 std::size_t CountThreads() {
   std::size_t count = 0;

@@ -31,16 +31,6 @@ using singleflight::Stats;
 
 namespace {
 
-// A value that counts how often it is copied.
-struct Counted {
-  explicit Counted(int its_value) : value(its_value) {}
-  Counted(const Counted& other) : value(other.value) { ++copies; }
-  Counted(Counted&&) noexcept = default;
-  Counted& operator=(const Counted&) = delete;
-  int value;
-  static inline int copies = 0;
-};
-
 // Three values. Reading on after the second throws.
 struct Rows {
   struct Iterator {
@@ -63,9 +53,6 @@ struct Rows {
   Iterator end() const { return {3}; }
   std::size_t size() const { return 3; }
 };
-
-// Runs a task at once.
-constexpr auto kInline = [](auto task) { task(); };
 
 }  // namespace
 

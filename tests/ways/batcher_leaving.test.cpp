@@ -25,27 +25,8 @@ using singleflight::Stats;
 
 namespace {
 
-// Runs a task at once.
-constexpr auto kInline = [](auto task) { task(); };
-
 Routine AwaitKey(IntBatcher& batcher, int key, Outcome<int>& outcome, std::stop_token stop = {}) {
-  try {
-    const auto result = co_await CoDo(batcher, key, stop);
-    outcome.value = *result;
-    outcome.role = result.role();
-    outcome.shared = result.shared();
-  } catch (const std::system_error& error) {
-    outcome.error = static_cast<std::errc>(error.code().value());
-  }
-}
-
-// A function that takes a stop token, notes its keys, and calls `while_running`.
-auto Stoppable(Calls& calls, std::function<void(const std::stop_token&)> while_running = {}) {
-  return [&calls, while_running](std::span<const int> keys, const std::stop_token& stop) {
-    calls.Add(keys);
-    if (while_running) while_running(stop);
-    return TenTimes(keys);
-  };
+  return StoreOutcome(outcome, [&batcher, key, stop] { return CoDo(batcher, key, stop); });
 }
 
 }  // namespace

@@ -25,40 +25,6 @@ using singleflight::DoAsync;
 using singleflight::Future;
 using singleflight::Stats;
 
-namespace {
-
-// Runs tasks on a thread of its own, in order.
-class OneThread {
- public:
-  auto Post() {
-    return [this](auto task) {
-      const std::lock_guard lock(mutex_);
-      tasks_.emplace_back(std::move(task));
-      posted_.notify_one();
-    };
-  }
-
- private:
-  void Work(const std::stop_token& stop) {
-    std::unique_lock lock(mutex_);
-    while (posted_.wait(lock, stop, [this] { return !tasks_.empty(); })) {
-      std::function<void()> task = std::move(tasks_.front());
-      tasks_.erase(tasks_.begin());
-      lock.unlock();
-      task();
-      task = nullptr;
-      lock.lock();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable_any posted_;
-  std::vector<std::function<void()>> tasks_;
-  std::jthread thread_{[this](const std::stop_token& stop) { Work(stop); }};
-};
-
-}  // namespace
-
 TEST_CASE(
     "Destroying a Batcher: keys that wait for their batch land with owner_dead, and are not "
     "loaded") {
@@ -117,7 +83,7 @@ TEST_CASE("Destroying a Batcher: it destroys the function, even if the executor 
 TEST_CASE("Destroying a Batcher: a function that runs is asked to stop, and waited for") {
   for (const bool on_executor : {false, true}) {
     IntGroup group;
-    std::optional<OneThread> executor(std::in_place);
+    std::optional<Pool> executor(std::in_place, 1);
     std::latch runs(1);
     std::atomic<bool> returned = false;
     const auto load = [&](std::span<const int> keys, const std::stop_token& stop) {

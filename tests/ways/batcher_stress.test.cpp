@@ -2,11 +2,7 @@
 
 // Tests of Batcher: many callers of every kind at the same time, in every way that batches run.
 
-#include <array>
 #include <atomic>
-#include <condition_variable>
-#include <functional>
-#include <mutex>
 #include <set>
 #include <stop_token>
 #include <string>
@@ -20,7 +16,10 @@ using singleflight::Batcher;
 using singleflight::BatcherOptions;
 using singleflight::BatcherStats;
 using singleflight::CoDo;
+using singleflight::CoDoMany;
 using singleflight::DoAsync;
+using singleflight::DoMany;
+using singleflight::DoManyAsync;
 using singleflight::Future;
 using singleflight::Stats;
 
@@ -30,37 +29,6 @@ constexpr int kThreads = 4;
 constexpr int kRounds = 400;
 constexpr int kKeys = 7;
 constexpr std::size_t kMaxKeys = 3;
-
-// Two threads that run tasks.
-class Pool {
- public:
-  auto Post() {
-    return [this](auto task) {
-      const std::lock_guard lock(mutex_);
-      tasks_.emplace_back(std::move(task));
-      posted_.notify_one();
-    };
-  }
-
- private:
-  void Work(const std::stop_token& stop) {
-    std::unique_lock lock(mutex_);
-    while (posted_.wait(lock, stop, [this] { return !tasks_.empty(); })) {
-      const std::function<void()> task = std::move(tasks_.front());
-      tasks_.erase(tasks_.begin());
-      lock.unlock();
-      task();
-      lock.lock();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable_any posted_;
-  std::vector<std::function<void()>> tasks_;
-  std::array<std::jthread, 2> threads_{
-      std::jthread([this](const std::stop_token& stop) { Work(stop); }),
-      std::jthread([this](const std::stop_token& stop) { Work(stop); })};
-};
 
 // What the callers and the function have counted.
 struct Counts {
@@ -85,9 +53,7 @@ auto Load(Counts& counts) {
   };
 }
 
-template <class Ask>
-void Count(Counts& counts, int key, Ask&& ask) {
-  const auto outcome = Keep(ask);
+void Count(Counts& counts, int key, const Outcome<int>& outcome) {
   if (outcome.value == 10 * key) {
     ++counts.answers;
   } else if (outcome.error == std::errc::operation_canceled ||
@@ -109,23 +75,31 @@ FireAndForget AwaitKey(IntBatcher& batcher, int key, Counts& counts, std::stop_t
   --counts.awaiting;
 }
 
-// Asks in one of the ways. Each counts one answer, or one caller that left.
+FireAndForget AwaitKeys(IntBatcher& batcher, Keys keys, Counts& counts, std::stop_token stop) {
+  ++counts.awaiting;
+  const auto results = co_await CoDoMany(batcher, keys, stop);
+  for (std::size_t i = 0; i < keys.size(); ++i) Count(counts, keys[i], Get(results[i]));
+  --counts.awaiting;
+}
+
+// Asks in one of the ways. For each key it counts one answer, or one caller that left.
 void AskOnce(IntGroup& group, IntBatcher& batcher, int thread, int round, Counts& counts) {
   const int key = (thread * 3 + round) % kKeys;
+  const Keys keys{key, (key + 1) % kKeys, (key + 2) % kKeys};
   std::stop_source stop;
-  switch ((thread + round) % 8) {
+  switch ((thread + round) % 10) {
     case 0:
-      return Count(counts, key, [&] { return batcher.Do(key); });
+      return Count(counts, key, Keep([&] { return batcher.Do(key); }));
     case 1:
-      return Count(counts, key, [&] { return batcher.Do(key, {.timeout = 20us}); });
+      return Count(counts, key, Keep([&] { return batcher.Do(key, {.timeout = 20us}); }));
     case 2:
-      return Count(counts, key, [&] { return batcher.Do(key, {.stop = stop.get_token()}); });
+      return Count(counts, key, Keep([&] { return batcher.Do(key, {.stop = stop.get_token()}); }));
     case 3: {
       Future<int> future = DoAsync(batcher, key);
       const Future<int> leaves = DoAsync(batcher, (key + 1) % kKeys);
       ++counts.left;
       batcher.Flush();
-      return Count(counts, key, [&] { return future.Get(); });
+      return Count(counts, key, Get(future));
     }
     case 4:
       AwaitKey(batcher, key, counts, stop.get_token());
@@ -137,9 +111,22 @@ void AskOnce(IntGroup& group, IntBatcher& batcher, int thread, int round, Counts
       return;
     case 6:
       group.Forget(key);
-      return Count(counts, key, [&] { return batcher.Do(key); });
+      return Count(counts, key, Keep([&] { return batcher.Do(key); }));
+    case 7: {
+      const auto results = DoMany(batcher, keys, {.timeout = 20us});
+      for (std::size_t i = 0; i < keys.size(); ++i) Count(counts, keys[i], Get(results[i]));
+      return;
+    }
+    case 8: {
+      AwaitKeys(batcher, keys, counts, stop.get_token());
+      auto futures = DoManyAsync(batcher, keys);
+      batcher.Flush();
+      stop.request_stop();
+      for (std::size_t i = 0; i < keys.size(); ++i) Count(counts, keys[i], Get(futures[i]));
+      return;
+    }
     default:
-      return Count(counts, key, [&] { return group.Do(key, [key] { return 10 * key; }); });
+      return Count(counts, key, Keep([&] { return group.Do(key, [key] { return 10 * key; }); }));
   }
 }
 
@@ -160,8 +147,8 @@ void Stress(IntGroup& group, IntBatcher& batcher, Counts& counts) {
   });
   CHECK(counts.wrong == 0);
   CHECK(counts.bad_batches == 0);
-  // Each eighth of the rounds is one caller, except case 3, which is two.
-  CHECK(counts.answers + counts.left == kThreads * kRounds * 9 / 8);
+  // Each tenth of the rounds is one caller, except cases 3, 7 and 8, which are 2, 3 and 6.
+  CHECK(counts.answers + counts.left == kThreads * kRounds * (7 + 2 + 3 + 6) / 10);
   const BatcherStats stats = batcher.GetStats();
   CHECK(stats.batches == counts.batches);
   CHECK(stats.keys == counts.keys);
@@ -188,7 +175,7 @@ TEST_CASE("Batcher: every caller of a crowd is answered, on threads of the batch
 
 TEST_CASE("Batcher: every caller of a crowd is answered, on an executor") {
   for (const auto delay : {0us, 20us, 1000us}) {
-    Pool pool;
+    Pool pool(2);
     IntGroup group;
     Counts counts;
     Batcher batcher(group, Load(counts), {.max_keys = kMaxKeys, .max_delay = delay}, pool.Post());
@@ -200,7 +187,7 @@ TEST_CASE(
     "Destroying a Batcher: it may come at any moment, and every caller is answered or gets "
     "owner_dead") {
   for (const bool on_executor : {false, true}) {
-    Pool pool;
+    Pool pool(2);
     for (int round = 0; round < kRounds; ++round) {
       IntGroup group;
       Counts counts;

@@ -3,14 +3,20 @@
 
 // Helpers for the tests of Batcher.
 
-#include <algorithm>
+#include <condition_variable>
+#include <cstddef>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <singleflight/batcher.hpp>
 #include <span>
+#include <stop_token>
+#include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "support/batches.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
@@ -25,8 +31,7 @@ inline std::ostream& operator<<(std::ostream& out, const BatcherStats& stats) {
 
 namespace test {
 
-using Ints = std::vector<int>;
-using IntGroup = singleflight::Group<int, int>;
+using Ints = Keys;
 using IntBatcher = singleflight::Batcher<IntGroup>;
 
 // What a batcher's function was called with.
@@ -45,12 +50,6 @@ class Calls {
   mutable std::mutex mutex_;
   std::vector<Ints> calls_;
 };
-
-inline Ints TenTimes(std::span<const int> keys) {
-  Ints values;
-  for (const int key : keys) values.push_back(10 * key);
-  return values;
-}
 
 // A batcher's function that notes its keys, and returns ten times each.
 inline auto Noting(Calls& calls) {
@@ -92,9 +91,88 @@ class Tasks {
   std::vector<std::function<void()>> tasks_;
 };
 
+// An executor that runs its tasks on threads of its own, in order.
+class Pool {
+ public:
+  explicit Pool(std::size_t threads) {
+    for (std::size_t i = 0; i < threads; ++i) {
+      threads_.emplace_back([this](const std::stop_token& stop) { Work(stop); });
+    }
+  }
+  auto Post() {
+    return [this](auto task) {
+      const std::lock_guard lock(mutex_);
+      tasks_.emplace_back(std::move(task));
+      posted_.notify_one();
+    };
+  }
+
+ private:
+  void Work(const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    while (posted_.wait(lock, stop, [this] { return !tasks_.empty(); })) {
+      std::function<void()> task = std::move(tasks_.front());
+      tasks_.erase(tasks_.begin());
+      lock.unlock();
+      task();
+      task = nullptr;
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable_any posted_;
+  std::vector<std::function<void()>> tasks_;
+  std::vector<std::jthread> threads_;
+};
+
+// An executor that runs a task at once.
+inline constexpr auto kInline = [](auto task) { task(); };
+
 template <class Value>
 Outcome<Value> Get(singleflight::Future<Value>& future) {
   return Keep([&] { return future.Get(); });
+}
+
+// The outcome of a key of a batch.
+template <class Value>
+Outcome<Value> Get(const singleflight::KeyResult<Value>& result) {
+  return Keep([&] { return result.result(); });
+}
+
+// The values of a batch's keys. Throws the first error.
+inline Ints ValuesOf(const Results& results) {
+  Ints values;
+  for (const auto& result : results) values.push_back(*result);
+  return values;
+}
+inline Ints ValuesOf(std::vector<singleflight::Future<int>>& futures) {
+  Ints values;
+  for (auto& future : futures) values.push_back(*future.Get());
+  return values;
+}
+
+// The errors of the keys of a batch.
+using Errors = std::vector<std::optional<std::errc>>;
+inline Errors ErrorsOf(const Results& results) {
+  Errors errors;
+  for (const auto& result : results) errors.push_back(ErrorOfKey(result));
+  return errors;
+}
+inline Errors ErrorsOf(std::vector<singleflight::Future<int>>& futures) {
+  Errors errors;
+  for (auto& future : futures) errors.push_back(ErrorOf([&] { return future.Get(); }));
+  return errors;
+}
+
+// A function that takes a stop token, notes its keys, and calls `while_running`.
+inline auto Stoppable(Calls& calls,
+                      std::function<void(const std::stop_token&)> while_running = {}) {
+  return [&calls, while_running](std::span<const int> keys, const std::stop_token& stop) {
+    calls.Add(keys);
+    if (while_running) while_running(stop);
+    return TenTimes(keys);
+  };
 }
 
 }  // namespace test

@@ -28,16 +28,7 @@ int MustNotRun() { throw std::logic_error("this fn must not run"); }
 template <class Fn = int (&)()>
 Routine Ask(IntGroup& group, Outcome<int>& outcome, Fn&& fn = MustNotRun,
             std::stop_token stop = {}) {
-  try {
-    const auto result = co_await CoDo(group, "key", fn, stop);
-    outcome.value = *result;
-    outcome.shared = result.shared();
-    outcome.role = result.role();
-  } catch (const std::system_error& error) {
-    outcome.error = static_cast<std::errc>(error.code().value());
-  } catch (const std::exception& error) {
-    outcome.message = error.what();
-  }
+  return StoreOutcome(outcome, [&group, &fn, stop] { return CoDo(group, "key", fn, stop); });
 }
 
 // Makes an `fn` that returns `value` once `signal` fires, as work does that waits for an upstream.
@@ -377,13 +368,6 @@ TEST_CASE("Promise 10: a caller can be stopped while it runs the function itself
 }
 
 TEST_CASE("Promise 11: work that is asked to stop may own the coroutine that was its last caller") {
-  // Resumes the awaiting coroutine when a stop is requested.
-  struct UntilStopped : std::suspend_always {
-    explicit UntilStopped(std::stop_token its_token) : token(std::move(its_token)) {}
-    void await_suspend(std::coroutine_handle<> handle) { on_stop.emplace(token, handle); }
-    std::stop_token token;
-    std::optional<std::stop_callback<std::coroutine_handle<>>> on_stop;
-  };
   IntGroup group;
   auto session = std::make_shared<Routine>();
   const std::weak_ptr<Routine> ended = session;

@@ -48,16 +48,9 @@ struct Queue {
 template <class Fn, class Executor>
 Routine Ask(IntGroup& group, Outcome<int>& outcome, Fn fn, Executor& executor,
             std::stop_token stop = {}) {
-  try {
-    const auto result = co_await CoDo(group, "key", std::move(fn), executor, stop);
-    outcome.value = *result;
-    outcome.shared = result.shared();
-    outcome.role = result.role();
-  } catch (const std::system_error& error) {
-    outcome.error = static_cast<std::errc>(error.code().value());
-  } catch (const std::exception& error) {
-    outcome.message = error.what();
-  }
+  return StoreOutcome(outcome, [&group, fn = std::move(fn), &executor, stop]() mutable {
+    return CoDo(group, "key", std::move(fn), executor, stop);
+  });
 }
 
 // The two kinds of function: a plain one, and one that returns an awaitable.

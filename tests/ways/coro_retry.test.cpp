@@ -30,21 +30,6 @@ namespace {
 
 using IntGroup = Group<std::string, int>;
 
-// Calls `ask`, which returns what co_await awaits, and stores the outcome.
-template <class Make>
-Routine StoreOutcome(Outcome<int>& outcome, Make make) {
-  try {
-    const auto result = co_await make();
-    outcome.value = *result;
-    outcome.shared = result.shared();
-    outcome.role = result.role();
-  } catch (const std::system_error& error) {
-    outcome.error = static_cast<std::errc>(error.code().value());
-  } catch (const std::exception& error) {
-    outcome.message = error.what();
-  }
-}
-
 // Leads a call for "key" that fails when `signal` is fired.
 Routine LeadAndFail(IntGroup& group, Outcome<int>& outcome, Signal& signal) {
   return StoreOutcome(outcome, [&] {

@@ -13,6 +13,7 @@
 #include <unordered_map>
 
 #include "support/allocations.hpp"
+#include "support/batches.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
@@ -24,38 +25,7 @@ using singleflight::OnFailure;
 using singleflight::Role;
 using singleflight::Stats;
 
-namespace {
-
-using IntGroup = Group<int, int>;
-using Keys = std::vector<int>;
-
-// Returns ten times each key.
-Keys TenTimes(std::span<const int> keys) {
-  Keys values;
-  for (const int key : keys) values.push_back(10 * key);
-  return values;
-}
-
-Keys MustNotRun(std::span<const int>) { throw std::logic_error("this fn must not run"); }
-
-// Returns the error of a key, if it has one.
-template <class Value>
-std::optional<std::errc> ErrorOfKey(const KeyResult<Value>& result) {
-  if (result) return std::nullopt;
-  return ErrorOf([&] { return result.result(); });
-}
-
-// A value that counts how often it is copied.
-struct Counted {
-  explicit Counted(int its_value) : value(its_value) {}
-  Counted(const Counted& other) : value(other.value) { ++copies; }
-  Counted(Counted&&) noexcept = default;
-  Counted& operator=(const Counted&) = delete;
-  int value;
-  static inline int copies = 0;
-};
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("DoMany: the function is run once, and the results are in the order of the keys") {
   IntGroup group;

@@ -170,13 +170,6 @@ TEST_CASE(
 TEST_CASE(
     "Promise 11: work of a batch that is asked to stop may own the coroutine that was its last "
     "caller") {
-  // Resumes the awaiting coroutine when a stop is requested.
-  struct UntilStopped : std::suspend_always {
-    explicit UntilStopped(std::stop_token its_token) : token(std::move(its_token)) {}
-    void await_suspend(std::coroutine_handle<> handle) { on_stop.emplace(token, handle); }
-    std::stop_token token;
-    std::optional<std::stop_callback<std::coroutine_handle<>>> on_stop;
-  };
   IntGroup group;
   auto session = std::make_shared<Routine>();
   const std::weak_ptr<Routine> ended = session;
