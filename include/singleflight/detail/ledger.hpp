@@ -273,7 +273,7 @@ class Ledger {
     if (this_thread_mark.leading > 0) std::rethrow_exception(detail::MakeDeadlock());
     const std::lock_guard lock(closing_);
     special_.fetch_or(kClosed, kRelaxed);  // relaxed, because it is read under a shard's mutex
-    table_.VisitAll([this](Shard shard) {
+    table_.VisitAll([](Shard shard) {
       if (shard->InFlight() == 0) return;
       Event idle;
       shard->idle = &idle;
