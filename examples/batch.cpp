@@ -78,7 +78,7 @@ std::string Render(Users& users, int page, Select& select) {
     try {
       shown += found[i]->empty() ? 0 : 1;  // throws if there is no such user
     } catch (const std::system_error& error) {
-      if (error.code() != std::errc::no_message_available) throw;
+      if (error.code() != std::errc::no_message) throw;
       missing += " (there is no user " + std::to_string(ids[i]) + ")";
     }
   }

@@ -43,7 +43,7 @@ Task<std::string> Render(int post, singleflight::Batcher<Users>& users) {
     const auto manager = co_await CoDo(users, ManagerOf(AuthorOf(post)));
     co_return text + *author + ", whose manager is " + *manager;
   } catch (const std::system_error& error) {
-    if (error.code() != std::errc::no_message_available) throw;
+    if (error.code() != std::errc::no_message) throw;
     co_return text + "nobody: there is no user " + std::to_string(AuthorOf(post));
   }
 }

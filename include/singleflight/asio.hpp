@@ -58,7 +58,7 @@
 // the heap. Before you await, name a lambda that captures by value, and a key that is an aggregate,
 // even one in braces. This applies to your own co_await expressions, too.
 
-#include "detail/require_cxx20.hpp"
+#include "detail/requirements.hpp"
 
 #if !__has_include(<asio/version.hpp>)
 #error "singleflight/asio.hpp needs Asio 1.20 or newer; for Boost's, include boost_asio.hpp"

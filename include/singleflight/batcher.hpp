@@ -86,7 +86,7 @@ class Batcher {
   // Errors: the callers of a key get one of
   //     what `fn` threw, what it returned as the error of this key, or what reading that threw
   //     `invalid_argument`: `fn` returned more or fewer values than keys, or two for this key
-  //     `no_message_available`: `fn` returned no value for this key
+  //     `no_message`: `fn` returned no value for this key
   //     what the executor threw, or `owner_dead` if it destroyed the task without calling it
   //     what starting a thread, an allocation, or copying, hashing or comparing the key threw.
   //   The constructor throws std::invalid_argument if a limit is zero.

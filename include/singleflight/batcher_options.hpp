@@ -8,7 +8,7 @@
 #include <limits>
 #include <optional>
 
-#include "detail/require_cxx20.hpp"
+#include "detail/requirements.hpp"
 #include "timeout.hpp"
 
 namespace singleflight {
@@ -16,7 +16,7 @@ namespace singleflight {
 // A batch runs as soon as one of these is true: it has `max_keys` keys, `max_delay` has passed, or
 // Flush was called. It takes more keys until `fn` is called.
 struct BatcherOptions {
-  static constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
+  static constexpr std::size_t kNoLimit = (std::numeric_limits<std::size_t>::max)();
 
   // The most keys that `fn` is called with.
   std::size_t max_keys = kNoLimit;

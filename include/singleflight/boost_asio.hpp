@@ -14,7 +14,7 @@
 //   singleflight::boost_asio::AsyncDo(users, id, Load, [](std::exception_ptr, auto user) {});
 //   singleflight::standalone_asio::AsyncDo(users, id, Load, [](std::exception_ptr, auto user) {});
 
-#include "detail/require_cxx20.hpp"
+#include "detail/requirements.hpp"
 
 #if !__has_include(<boost/asio/version.hpp>)
 #error \

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "detail/require_cxx20.hpp"  // first: <coroutine> reports an older standard misleadingly
+#include "detail/requirements.hpp"  // first: <coroutine> reports an older standard misleadingly
 
 // CoDo: waits for a call in a coroutine, without blocking a thread.
 //

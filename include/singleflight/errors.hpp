@@ -20,7 +20,7 @@
 #include <string>
 #include <system_error>
 
-#include "detail/require_cxx20.hpp"
+#include "detail/requirements.hpp"
 
 namespace singleflight {
 

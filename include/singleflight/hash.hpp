@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include "detail/require_cxx20.hpp"
+#include "detail/requirements.hpp"
 
 namespace singleflight {
 

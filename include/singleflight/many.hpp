@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "detail/require_cxx20.hpp"  // first: <coroutine> reports an older standard misleadingly
+#include "detail/requirements.hpp"  // first: <coroutine> reports an older standard misleadingly
 
 // DoMany: asks for many keys at once, and runs one function for all that are not in flight yet.
 //
@@ -33,7 +33,7 @@
 //
 // A range is anything that std::ranges::input_range accepts, also a view or a generator. Keys are
 // compared as the group compares them. A key that a map lacks has the error
-// `no_message_available`. A set and a multimap are refused, and so is a view that shows only the
+// `no_message`. A set and a multimap are refused, and so is a view that shows only the
 // values of a map: their order is not that of the function's keys.
 //
 // A single key may fail. In place of its value, return what holds a value or an error: a
@@ -154,7 +154,7 @@ auto MakeCoDoMany(G& group, Keys& keys, Fn&& fn, Executor&& executor, const std:
 // Errors: for each key, one of
 //     what the `fn` that ran for it threw, or returned as the error of this key
 //     `invalid_argument`: `fn` returned more or fewer values than it got keys, or two for this key
-//     `no_message_available`: `fn` returned no value for this key
+//     `no_message`: `fn` returned no value for this key
 //     what Do throws.
 //   DoMany itself throws only what reading, copying, hashing or comparing the keys throws, and
 //   std::bad_alloc.

@@ -12,7 +12,7 @@
 #include <optional>
 #include <stop_token>
 
-#include "detail/require_cxx20.hpp"
+#include "detail/requirements.hpp"
 #include "timeout.hpp"
 
 namespace singleflight {
@@ -45,7 +45,7 @@ concept NotCallOptions = !std::convertible_to<T, CallOptions>;
 
 // One group's limits. By default there are none.
 struct GroupOptions {
-  static constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
+  static constexpr std::size_t kNoLimit = (std::numeric_limits<std::size_t>::max)();
 
   // Callers of one call, its leader included. One more caller is refused.
   std::size_t max_callers_per_call = kNoLimit;

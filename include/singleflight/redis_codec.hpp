@@ -36,7 +36,6 @@
 #include <utility>
 
 #include "detail/aggregate.hpp"
-#include "detail/require_cxx20.hpp"
 #include "detail/wire_bytes.hpp"
 
 namespace singleflight::redis {

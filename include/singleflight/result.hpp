@@ -27,7 +27,7 @@
 #include <variant>
 
 #include "detail/lifetime_bound.hpp"
-#include "detail/require_cxx20.hpp"
+#include "detail/requirements.hpp"
 
 namespace singleflight {
 

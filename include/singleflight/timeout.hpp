@@ -16,7 +16,7 @@
 #include <concepts>
 #include <optional>
 
-#include "detail/require_cxx20.hpp"
+#include "detail/requirements.hpp"
 #include "detail/saturate.hpp"
 
 namespace singleflight {
@@ -80,7 +80,7 @@ class Timeout {
     using Nanoseconds = std::chrono::nanoseconds;
     if (kind_ == Kind::kNone) return std::nullopt;
     const auto end = kind_ == Kind::kMoment ? nanoseconds_ : Sum(Now(), nanoseconds_);
-    if (end == Nanoseconds::max().count()) return std::nullopt;
+    if (end == (Nanoseconds::max)().count()) return std::nullopt;
     return Clock::time_point(std::chrono::duration_cast<Clock::duration>(Nanoseconds(end)));
   }
 
@@ -90,8 +90,8 @@ class Timeout {
 
   static Rep Now() noexcept { return Duration(Clock::now().time_since_epoch()).count(); }
   static constexpr Rep Sum(Rep a, Rep b) noexcept {
-    constexpr Rep kMax = std::chrono::nanoseconds::max().count();
-    constexpr Rep kMin = std::chrono::nanoseconds::min().count();
+    constexpr Rep kMax = (std::chrono::nanoseconds::max)().count();
+    constexpr Rep kMin = (std::chrono::nanoseconds::min)().count();
     if (b > 0 ? a > kMax - b : a < kMin - b) return b > 0 ? kMax : kMin;
     return a + b;
   }

@@ -33,7 +33,7 @@
 #include <type_traits>
 #include <version>
 
-#include "detail/require_cxx20.hpp"
+#include "detail/requirements.hpp"
 
 #if defined(__cpp_lib_expected)
 #include <expected>

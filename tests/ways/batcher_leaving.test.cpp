@@ -131,7 +131,7 @@ TEST_CASE("DoThen: the callback gets the value or the error of a Batcher's key")
   DoThen(second, batcher, 2, into(two));
   batcher.Flush();
   CHECK(one.value == 10);
-  CHECK(two.error == std::errc::no_message_available);
+  CHECK(two.error == std::errc::no_message);
 }
 
 // ---- Leaving

@@ -200,7 +200,7 @@ TEST_CASE("DoMany: an error that a Batcher's function has for one key is that ke
   const auto results = DoMany(batcher, {1, 2, 3, 4});
   CHECK(Get(results[0]).value == 10);
   CHECK(Get(results[1]).message == "no row");
-  CHECK(Get(results[2]).error == std::errc::no_message_available);
+  CHECK(Get(results[2]).error == std::errc::no_message);
   CHECK(Get(results[3]).value == 40);
   CHECK(group.GetStats() == Stats{.executions = 4, .failures = 2});
 }

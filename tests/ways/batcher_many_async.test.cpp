@@ -123,7 +123,7 @@ TEST_CASE("CoDoMany: a Batcher's errors are those of their keys alone") {
   REQUIRE(routine.Done());
   CHECK(Get(results[0]).value == 10);
   CHECK(Get(results[1]).message == "no row");
-  CHECK(Get(results[2]).error == std::errc::no_message_available);
+  CHECK(Get(results[2]).error == std::errc::no_message);
 }
 
 TEST_CASE("CoDoMany: resume_on gets the coroutine once all of its keys of a Batcher have landed") {
@@ -322,7 +322,7 @@ TEST_CASE("DoManyAsync: a Batcher's errors, and a limit's, are those of their ke
   Batcher batcher(group, [](std::span<const int>) { return std::map<int, int>{{1, 10}, {3, 30}}; });
   auto futures = DoManyAsync(batcher, {1, 2, 3, 4});
   batcher.Flush();
-  CHECK(ErrorsOf(futures) == Errors{std::nullopt, std::errc::no_message_available, std::nullopt,
+  CHECK(ErrorsOf(futures) == Errors{std::nullopt, std::errc::no_message, std::nullopt,
                                     std::errc::resource_unavailable_try_again});
 }
 

@@ -77,7 +77,7 @@ void CheckSeen(const Load& load, const AllSeen& expected) {
   CHECK(AskDoMany(load) == expected);
 }
 
-constexpr auto kNoValue = std::errc::no_message_available;
+constexpr auto kNoValue = std::errc::no_message;
 constexpr auto kWrong = std::errc::invalid_argument;
 
 std::exception_ptr NoRow() { return std::make_exception_ptr(std::runtime_error("no row")); }

@@ -181,7 +181,7 @@ TEST_CASE(
   });
   CHECK(*map[0] == 30);
   CHECK(*map[1] == 10);
-  CHECK(ErrorOfKey(map[2]) == std::errc::no_message_available);
+  CHECK(ErrorOfKey(map[2]) == std::errc::no_message);
   CHECK(group.GetStats() == Stats{.executions = 3, .failures = 1});
 
   Group<std::string, std::unique_ptr<int>> pointers;

@@ -131,7 +131,7 @@ TEST_CASE("DoManyAsync: a Future reports the error of its key") {
       now);
   CHECK(*some[0].Get() == 10);
   CHECK_THROWS_WITH(some[1].Get(), "down");
-  CHECK(ErrorOfFuture(some[2]) == std::errc::no_message_available);
+  CHECK(ErrorOfFuture(some[2]) == std::errc::no_message);
 
   auto none = DoManyAsync(
       group, {1, 2}, [](std::span<const int>) -> Keys { throw std::runtime_error("down"); }, now);

@@ -78,7 +78,7 @@ TEST_CASE("CoDoMany: what is awaited is read like what a plain function returns"
     co_return map;
   };
   const Routine first = Ask(group, {3, 2, 1}, errors, results);
-  CHECK(ErrorOfKey(results[0]) == std::errc::no_message_available);
+  CHECK(ErrorOfKey(results[0]) == std::errc::no_message);
   CHECK_THROWS_WITH(*results[1], "down");
   CHECK(*results[2] == 10);
   const auto fewer = [](std::span<const int>) -> Task<Keys> { co_return Keys{7}; };

@@ -155,7 +155,7 @@ TEST_CASE("DoMany: an object that holds neither a value nor an error is no value
   const auto results = DoMany(group, {1}, [](std::span<const int>) {
     return std::vector{Expected<int, std::exception_ptr>::Unexpected(nullptr)};
   });
-  CHECK(ErrorOf([&] { return results[0].result(); }) == std::errc::no_message_available);
+  CHECK(ErrorOf([&] { return results[0].result(); }) == std::errc::no_message);
 }
 
 TEST_CASE("DoMany: the results of one batch may be what another's function returns") {
@@ -180,7 +180,7 @@ TEST_CASE("DoMany: the results of one batch may be what another's function retur
   };
   const auto results = DoMany(
       front, {7, 1, 2}, [&](std::span<const int> keys) { return DoMany(origin, keys, load); });
-  CHECK(ErrorOf([&] { return results[0].result(); }) == std::errc::no_message_available);
+  CHECK(ErrorOf([&] { return results[0].result(); }) == std::errc::no_message);
   CHECK(results[1]->number == 10);
   CHECK(results[2]->number == 20);
   CHECK(Counted::copies() == 0);
@@ -250,7 +250,7 @@ TEST_CASE("DoMany: in a group of void, single keys may fail") {
   const auto lacking = DoMany(group, {1, 7}, [](std::span<const int>) {
     return std::map<int, std::exception_ptr>{{7, Error(7)}};
   });
-  CHECK(ErrorOf([&] { return lacking[0].result(); }) == std::errc::no_message_available);
+  CHECK(ErrorOf([&] { return lacking[0].result(); }) == std::errc::no_message);
   const auto fewer = DoMany(
       group, {1, 7}, [](std::span<const int>) { return std::vector<std::exception_ptr>{nullptr}; });
   CHECK(ErrorOf([&] { return fewer[0].result(); }) == std::errc::invalid_argument);

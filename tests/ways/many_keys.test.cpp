@@ -29,7 +29,7 @@ using singleflight::KeyResult;
 namespace {
 
 constexpr long long kTwoTo32 = 1LL << 32;
-constexpr auto kNoValue = std::errc::no_message_available;
+constexpr auto kNoValue = std::errc::no_message;
 
 enum Wide : long long { kOne = 1, kFar = kTwoTo32 + 1, kBelow = 1 - kTwoTo32 };
 

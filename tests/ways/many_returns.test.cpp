@@ -32,7 +32,7 @@ using Users = Group<int, std::string>;
 using Accounts = Group<std::string, std::string>;
 using Pairs = std::vector<std::pair<int, std::string>>;
 
-constexpr auto kNoValue = std::errc::no_message_available;
+constexpr auto kNoValue = std::errc::no_message;
 constexpr auto kInvalid = std::errc::invalid_argument;
 
 // What a batch got for one key: the value, or the name of the library's error.

@@ -16,6 +16,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "requirements.hpp"
+
 namespace singleflight::detail {
 
 template <class T, class Aggregate>

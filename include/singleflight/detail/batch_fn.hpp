@@ -89,7 +89,7 @@ Outcome<Value> OutcomeOf(Make&& make) {
 
 template <class Value>
 Outcome<Value> NoValue() {
-  return Outcome<Value>(MakeError(std::errc::no_message_available,
+  return Outcome<Value>(MakeError(std::errc::no_message,
                                   "singleflight: fn of a batch returned no value for this key"));
 }
 

@@ -126,7 +126,7 @@ class alignas(64) Shard {
   }
 
   void Grow() noexcept {
-    const std::uint32_t mask = 2 * std::max(mask_, kMaxInOneBucket) + 1;
+    const std::uint32_t mask = 2 * (std::max)(mask_, kMaxInOneBucket) + 1;
     CallBase** const wider = new (std::nothrow) CallBase*[std::size_t{mask} + 1]();
     if (wider == nullptr) return;
     for (std::size_t i = 0; i <= mask_; ++i) {

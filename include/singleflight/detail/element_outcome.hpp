@@ -84,7 +84,7 @@ std::exception_ptr ToException(Error&& error) {
   using Kind = std::decay_t<Error>;
   if constexpr (std::same_as<Kind, std::exception_ptr>) {
     if (error != nullptr) return std::forward<Error>(error);
-    return MakeError(std::errc::no_message_available,
+    return MakeError(std::errc::no_message,
                      "singleflight: fn of a batch returned neither a value nor an error");
   } else if constexpr (std::same_as<Kind, std::error_code>) {
     return std::make_exception_ptr(std::system_error(error));

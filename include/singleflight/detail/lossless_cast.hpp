@@ -73,8 +73,8 @@ To ToTicks(const std::chrono::duration<Rep, Period>& from) {
     const Rep count = from.count();
     const To to = from;
     const auto becomes = [](auto neighbour) { return To(From(static_cast<Rep>(neighbour))); };
-    const bool below = count == std::numeric_limits<Rep>::min() || becomes(count - 1) < to;
-    const bool above = count == std::numeric_limits<Rep>::max() || to < becomes(count + 1);
+    const bool below = count == (std::numeric_limits<Rep>::min)() || becomes(count - 1) < to;
+    const bool above = count == (std::numeric_limits<Rep>::max)() || to < becomes(count + 1);
     if (!below || !above) detail::ThrowNotRepresentable();
     return to;
   }

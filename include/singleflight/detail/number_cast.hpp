@@ -84,7 +84,7 @@ constexpr bool Represents(From value) noexcept {
     constexpr From kEnd = PowerOfTwo<From>(kDigits<To>);
     if (!(value < kEnd && value >= (kIsSigned<To> ? -kEnd : From()))) return false;
   } else {  // every finite From is in the range of To, unless it is negative
-    if (!(value <= Limits::max() && value >= (kIsSigned<To> ? Limits::lowest() : From()))) {
+    if (!(value <= (Limits::max)() && value >= (kIsSigned<To> ? Limits::lowest() : From()))) {
       return false;
     }
   }
@@ -113,7 +113,7 @@ constexpr bool Represents(From value) noexcept {
 template <Floating To, Floating From>
 constexpr bool Represents(From value) noexcept {
   if constexpr (std::numeric_limits<From>::max_exponent > std::numeric_limits<To>::max_exponent) {
-    constexpr auto kMax = static_cast<From>(std::numeric_limits<To>::max());
+    constexpr auto kMax = static_cast<From>((std::numeric_limits<To>::max)());
     const bool finite = Equal(value - value, From());
     if (finite && !(value <= kMax && value >= -kMax)) return false;
   }

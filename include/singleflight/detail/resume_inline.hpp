@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "require_cxx20.hpp"  // first: <coroutine> reports an older standard misleadingly
+#include "requirements.hpp"  // first: <coroutine> reports an older standard misleadingly
 
 // ResumeInline: what every way of waiting in a coroutine does unless it is told otherwise.
 

@@ -27,8 +27,8 @@ constexpr long double WideNanoseconds(const std::chrono::duration<Rep, Period>& 
 constexpr std::chrono::nanoseconds Saturate(long double nanoseconds) noexcept {
   using Nanoseconds = std::chrono::nanoseconds;
   constexpr long double kLimit = 9'223'372'036'854'775'808.0L;  // 2^63
-  if (nanoseconds >= kLimit - 1) return Nanoseconds::max();
-  if (nanoseconds <= -kLimit) return Nanoseconds::min();
+  if (nanoseconds >= kLimit - 1) return (Nanoseconds::max)();
+  if (nanoseconds <= -kLimit) return (Nanoseconds::min)();
   if (nanoseconds != nanoseconds) return Nanoseconds::zero();
   const auto whole = static_cast<Nanoseconds::rep>(nanoseconds);  // rounded towards zero
   return Nanoseconds(whole + (static_cast<long double>(whole) < nanoseconds ? 1 : 0));

@@ -168,7 +168,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
   // What is too long to be represented is no limit.
   static std::optional<std::chrono::nanoseconds> LimitOf(const std::optional<Duration>& delay) {
     using std::chrono::nanoseconds;
-    if (!delay || *delay == nanoseconds::max()) return std::nullopt;
+    if (!delay || *delay == (nanoseconds::max)()) return std::nullopt;
     return std::max<nanoseconds>(*delay, nanoseconds::zero());
   }
 
