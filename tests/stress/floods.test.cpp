@@ -156,7 +156,7 @@ std::vector<std::uint64_t> Scattered(std::size_t count) {
 
 // A hash that returns the key, as libstdc++'s and libc++'s std::hash do for numbers.
 struct Identity {
-  std::size_t operator()(std::uint64_t key) const { return key; }
+  std::size_t operator()(std::uint64_t key) const { return static_cast<std::size_t>(key); }
 };
 using NumberGroup = Group<std::uint64_t, int, Identity>;
 

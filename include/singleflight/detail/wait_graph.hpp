@@ -12,7 +12,7 @@
 // (Shared libraries built with hidden visibility, and plugins, may have a table each. Of the cycles
 // that cross them, only that of a thread which asks for its own call is detected.)
 
-#if __has_include(<pthread.h>)
+#if !defined(_WIN32) && __has_include(<pthread.h>)
 #include <pthread.h>
 #endif
 
@@ -24,6 +24,7 @@
 #include <new>
 
 #include "fibonacci_hash.hpp"
+#include "static_mutex.hpp"
 #include "thread_mark.hpp"
 
 namespace singleflight::detail {
@@ -118,11 +119,11 @@ class WaitEdge {
 
  private:
   struct Table {
-    std::mutex mutex;
+    StaticMutex mutex;
     std::array<WaitEdge*, 64> buckets = {};  // guarded by mutex, like the links in the edges
   };
   static Table table;
-#if __has_include(<pthread.h>)
+#if !defined(_WIN32) && __has_include(<pthread.h>)
   static const int at_fork;  // initialized for its side effect: registers the handler
 #endif
 
@@ -152,7 +153,7 @@ class WaitEdge {
 
 inline constinit WaitEdge::Table WaitEdge::table;
 
-#if __has_include(<pthread.h>)
+#if !defined(_WIN32) && __has_include(<pthread.h>)
 // A forked child has one thread, which waits for nothing, so it starts with an empty table. Edges
 // of the parent's other threads would be on stacks that the child's new threads reuse, and one of
 // those threads may have held the mutex. (The parent locks nothing before it forks: another

@@ -7,7 +7,7 @@
 // One table serves the whole process. (Shared libraries built with hidden visibility have a table
 // each, so ReadThroughs in two of them must not refer to the same cache.)
 
-#if __has_include(<pthread.h>)
+#if !defined(_WIN32) && __has_include(<pthread.h>)
 #include <pthread.h>
 #endif
 
@@ -21,6 +21,7 @@
 #include <type_traits>
 
 #include "../fibonacci_hash.hpp"
+#include "../static_mutex.hpp"
 
 namespace singleflight::detail {
 
@@ -87,11 +88,11 @@ class CacheMutexEntry {
 
  private:
   struct Table {
-    std::mutex mutex;
+    StaticMutex mutex;
     std::array<CacheMutexEntry*, 64> buckets = {};  // guarded by mutex
   };
   static Table table;
-#if __has_include(<pthread.h>)
+#if !defined(_WIN32) && __has_include(<pthread.h>)
   static const int at_fork;  // initialized for its side effect: registers the handler
 #endif
 
@@ -106,7 +107,7 @@ class CacheMutexEntry {
 
 inline constinit CacheMutexEntry::Table CacheMutexEntry::table;
 
-#if __has_include(<pthread.h>)
+#if !defined(_WIN32) && __has_include(<pthread.h>)
 // In a forked child, the mutex may be held by a thread that is not there. The table is whole all
 // the same: each change of it is one pointer that is set.
 inline const int CacheMutexEntry::at_fork =
