@@ -217,7 +217,8 @@ class Group {
   // asks for the same key. All followers that ask again share one second try. What it gives is
   // final.
   //
-  // Thread, Errors: as for Join. If it is called in OnLanded, ~Group waits for that.
+  // Thread, Errors: as for Join. If it is called in OnLanded, ~Group waits for that. So while a
+  //   waiter of a failed call may ask again, no OnLanded of that call may destroy the group.
   template <class K = detail::BracedKey<Key>, class Launch>
   Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
     struct GiveUpUnlessAsks {
@@ -238,6 +239,8 @@ class Group {
 
   // Tells the other followers of a failed call not to expect this waiter, which could join again,
   // but will not. From then on it does not AsksAgain(), and its result is the failure.
+  //
+  // Thread: as AsksAgain.
   void GiveUp(Waiter& waiter) noexcept {
     if (waiter.AsksAgain() && State::StopsAsking(waiter)) ledger_.GiveUp(*State::Of(waiter));
   }

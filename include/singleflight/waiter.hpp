@@ -91,7 +91,8 @@ class Waiter {
     const std::shared_ptr<detail::SharedState<Value>> state = state_;
     if (state->Leave({.waiter = this, .retries = retries_})) return true;
     if (!state->UnlinkUnlessNotified(*this)) return false;
-    if (retries_) state->GiveUp();  // callers that ask again must not count on this one
+    // Those that ask again must not count on this one. Without a failure, the group may be gone.
+    if (retries_ && state->Failed()) state->GiveUp();
     return true;
   }
 
@@ -117,7 +118,8 @@ class Waiter {
   // afterwards.
   Waiter* prev_ = nullptr;
   Waiter* next_ = nullptr;
-  bool notified_ = false;              // OnLanded has run or is running
+  bool notified_ = false;  // OnLanded has run or is running
+  bool is_listed_with_retriers_ = false;
   std::atomic<bool> retries_ = false;  // it may ask again if the call fails
   Role role_ = Role::kFollower;
 };

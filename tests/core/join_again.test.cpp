@@ -230,6 +230,76 @@ TEST_CASE("GiveUp: the others do not count on a waiter that will not ask again")
   CHECK_FALSE(waiter.outcome->shared);
 }
 
+namespace {
+
+struct CountedMutex {
+  void lock() { ++locks; }
+  void unlock() {}
+  static inline int locks = 0;
+};
+struct Counted : singleflight::GroupTraits {
+  using Mutex = CountedMutex;
+};
+using CountedGroup = singleflight::Group<int, int, std::hash<int>, std::equal_to<int>, Counted>;
+
+}  // namespace
+
+TEST_CASE("Detach: a waiter that would ask again does not touch the group once its call landed") {
+  struct Silent final : CountedGroup::Waiter {
+    void OnLanded() noexcept override {}
+  } retrying;
+  struct Destroying final : CountedGroup::Waiter {
+    void OnLanded() noexcept override {
+      group.reset();
+      const int before = CountedMutex::locks;
+      detached = other->Detach();
+      locks = CountedMutex::locks - before;
+    }
+    std::unique_ptr<CountedGroup> group = std::make_unique<CountedGroup>();
+    Silent* other = nullptr;
+    bool detached = false;
+    int locks = -1;
+  } first;
+  first.other = &retrying;
+  std::optional<CountedGroup::Lead> lead;
+  first.group->Join(1, first, [&](CountedGroup::Lead its_lead) { lead = its_lead; });
+  first.group->Join(
+      1, retrying, [](CountedGroup::Lead) {}, OnFailure::kRetry);
+  lead->Succeed(7);
+  CHECK(first.detached);
+  CHECK(first.locks == 0);
+}
+
+TEST_CASE("GiveUp: a waiter that gave up can be detached, and the others are notified") {
+  IntGroup group;
+  std::vector<Lead> leads;
+  Retrying asking(group, leads);
+  struct Silent final : IntGroup::Waiter {
+    void OnLanded() noexcept override { ++landed; }
+    int landed = 0;
+  } gives_up;
+  struct First final : IntGroup::Waiter {
+    First(IntGroup& its_group, Silent& its_other) : group(its_group), other(its_other) {}
+    void OnLanded() noexcept override {
+      group.GiveUp(other);
+      detached = other.Detach();
+    }
+    IntGroup& group;
+    Silent& other;
+    bool detached = false;
+  } first(group, gives_up);
+  group.Join("key", first, [&](Lead lead) { leads.push_back(std::move(lead)); });
+  group.Join(
+      "key", gives_up, [](Lead) {}, OnFailure::kRetry);
+  asking.Join();
+  leads[0].Fail(kDown);
+  CHECK(first.detached);
+  CHECK(gives_up.landed == 0);
+  CHECK(group.Callers("key") == 1);
+  leads[1].Succeed(7);
+  CHECK(asking.outcome->value == 7);
+}
+
 TEST_CASE("JoinAgain: a leader, and a waiter with kShare, do not ask again") {
   IntGroup group;
   std::vector<Lead> leads;

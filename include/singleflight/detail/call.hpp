@@ -63,6 +63,10 @@ class SharedState : public WaitTarget {
   // Whether this is such a call: then retriers may come after it has landed.
   bool has_latecomers = false;
 
+  // Whether the outcome must be set before the call is closed, because it is read as soon as the
+  // shard is unlocked: by latecomers, and by retriers that are detached.
+  bool OutcomeComesFirst() const noexcept { return has_latecomers || retriers > 0; }
+
   // Makes a caller leave. False if the call has landed: then nothing is done. Touches the group
   // only while the call is in flight. If no caller is left, `unwanted` may become the call's stop
   // source, and the stop must then be requested of it.
@@ -91,6 +95,7 @@ class SharedState : public WaitTarget {
     waiter.role_ = role;
     waiter.notified_ = false;
     waiter.retries_ = retries;
+    waiter.is_listed_with_retriers_ = retries;
     self->ListOf(waiter).Append(waiter);
     waiter.state_ = std::move(self);
   }
@@ -229,7 +234,7 @@ class SharedState : public WaitTarget {
   };
 
   WaiterList& ListOf(const Waiter<Value>& waiter) noexcept {
-    return waiter.retries_ ? retrying_waiters_ : waiters_;
+    return waiter.is_listed_with_retriers_ ? retrying_waiters_ : waiters_;
   }
   void Unlink(Waiter<Value>& waiter) noexcept {
     ListOf(waiter).Remove(waiter);

@@ -212,8 +212,8 @@ class Ledger {
   // Lands a call on its leader's stack. False: others get its outcome, so Share must land it.
   [[nodiscard, gnu::always_inline]] bool LandAlone(Call& call, bool failed) noexcept {
     const Shard shard = Lock(call.hash);
-    if (call.state != nullptr && call.state->has_latecomers) [[unlikely]] {
-      return false;  // not closed: they read the outcome as soon as the shard is unlocked
+    if (call.state != nullptr && call.state->OutcomeComesFirst()) [[unlikely]] {
+      return false;  // not closed
     }
     return !Close(shard, call, failed);
   }
