@@ -8,7 +8,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
@@ -23,11 +22,11 @@
 
 namespace {
 
-std::int64_t* virtual_clock = nullptr;  // null: no world is running
+fuzz::World* running = nullptr;  // null: no world is running
 
-struct VirtualTime {
-  explicit VirtualTime(std::int64_t* now) { virtual_clock = now; }
-  ~VirtualTime() { virtual_clock = nullptr; }
+struct Running {
+  explicit Running(fuzz::World& world) { running = &world; }
+  ~Running() { running = nullptr; }
 };
 
 constexpr std::int64_t kSecond = 1'000'000'000;
@@ -36,25 +35,27 @@ constexpr std::int64_t kSecond = 1'000'000'000;
 
 // std::chrono::steady_clock::now() calls this. Its time moves only by the program's steps.
 extern "C" int clock_gettime(clockid_t clock, timespec* now) noexcept {
-  if (virtual_clock == nullptr || clock != CLOCK_MONOTONIC) {
+  if (running == nullptr || clock != CLOCK_MONOTONIC) {
     return static_cast<int>(syscall(SYS_clock_gettime, clock, now));
   }
-  now->tv_sec = *virtual_clock / kSecond;
-  now->tv_nsec = *virtual_clock % kSecond;
+  now->tv_sec = *running->Clock() / kSecond;
+  now->tv_nsec = *running->Clock() % kSecond;
   return 0;
 }
 
-// There is no other thread, so every wait lasts until its deadline.
-extern "C" int pthread_cond_clockwait(pthread_cond_t*, pthread_mutex_t*, clockid_t,
+// There is no other thread. What the others would do meanwhile is done here.
+extern "C" int pthread_cond_clockwait(pthread_cond_t*, pthread_mutex_t* mutex, clockid_t,
                                       const timespec* until) {
-  fuzz::Must(virtual_clock != nullptr, "something waits outside the world");
-  *virtual_clock = std::max(*virtual_clock, until->tv_sec * kSecond + until->tv_nsec);
-  return ETIMEDOUT;
+  fuzz::Must(running != nullptr, "something waits outside the world");
+  pthread_mutex_unlock(mutex);
+  const bool woken = running->Wait(until->tv_sec * kSecond + until->tv_nsec);
+  pthread_mutex_lock(mutex);
+  return woken ? 0 : ETIMEDOUT;
 }
 
 static int RunProgram(const std::uint8_t* data, std::size_t size) {
   fuzz::World world(data, size);
-  const VirtualTime time(world.Clock());
+  const Running scope(world);
   world.Run();
   return world.Steps();
 }

@@ -4,6 +4,9 @@
 // The plainest model of a group: a map from key to the call in flight, and for each call its
 // callers, in the order in which they joined. Every event reaches the model before it reaches the
 // group, so the model predicts what every caller gets.
+//
+// A retrier is a caller with OnFailure::kRetry that follows. The first retrier of a failed call
+// that asks again makes all the others callers of its second call.
 
 #include <cstddef>
 #include <cstdint>
@@ -38,6 +41,7 @@ struct ModelCall {
   std::size_t callers = 1;
   bool leader_left = false;
   bool forgotten = false;
+  bool takes_stop = false;      // its work has taken the stop token
   bool stop_requested = false;  // asked to stop, since no caller is left
   bool run = false;             // Lead::Run has begun
   int on_this_thread = 0;
@@ -45,15 +49,30 @@ struct ModelCall {
   bool landed = false;
   bool shared = false;
   How how = How::kValue;
-  std::deque<ModelCaller*> waiting;  // callers to be notified, in the order of joining
+  std::deque<ModelCaller*> waiting;   // callers to be notified, in the order of joining
+  std::deque<ModelCaller*> retrying;  // those of them that may ask again, who are notified last
+
+  std::size_t retriers = 0;  // those that have neither left, nor asked again, nor given up
+  std::shared_ptr<ModelCall> second_try;  // what the first of them has led or joined
+  std::size_t expected = 0;               // the others, who are callers of that already
 };
 
 struct ModelCaller {
-  std::shared_ptr<ModelCall> call;
+  bool is_notified = false;   // it is a Waiter. Otherwise it blocks, or is a Future
+  bool retries = false;       // it may ask again, if it follows and the call fails
+  bool silent = false;        // it is notified without the world's noticing
+  bool asks_at_once = false;  // the world notices that it asks again as soon as it is notified
+
+  std::shared_ptr<ModelCall> call = nullptr;
   singleflight::Role role = singleflight::Role::kLeader;
-  bool silent = false;  // notified without the world's noticing
+  bool late = false;  // it asked again after the second call had landed
   bool notified = false;
   bool left = false;
+  bool refused = false;  // when it asked again
+
+  // Its call has failed, and it has neither asked again nor given up.
+  bool AsksAgain() const { return retries && call->landed && call->how != How::kValue; }
+  bool IsSeen() const { return !silent || (asks_at_once && AsksAgain()); }
 };
 
 class Model {
@@ -74,13 +93,12 @@ class Model {
     const Call call = Find(key);
     return call != nullptr && !TooOld(*call) ? call : nullptr;
   }
-  bool Full(const ModelCall& call) const { return call.callers >= options_.max_callers_per_call; }
 
-  // Returns null if the caller is refused.
-  Call Begin(int key) {
-    if (stats.in_flight >= options_.max_calls_in_flight) {
+  // Makes `caller` the leader of a new call. Returns false if it is refused.
+  bool Begin(ModelCaller& caller, int key) {
+    if (closed || stats.in_flight >= options_.max_calls_in_flight || !CountCallers(1)) {
       ++stats.refused;
-      return nullptr;
+      return false;
     }
     if (const Call old = Find(key)) Forget(*old);
     ++stats.executions;
@@ -90,38 +108,81 @@ class Model {
     call->key = key;
     call->started = now;
     in_flight_[key] = call;
-    return call;
+    caller.call = call;
+    caller.role = singleflight::Role::kLeader;
+    caller.retries = false;  // what it gets is final
+    return true;
   }
-  bool AddFollower(ModelCall& call) {
-    if (Full(call)) {
+  bool Follow(ModelCaller& caller, const Call& call) {
+    if (closed || call->callers >= options_.max_callers_per_call || !CountCallers(1)) {
       ++stats.refused;
       return false;
     }
-    ++call.callers;
+    ++call->callers;
     ++stats.followers;
+    call->retriers += caller.retries;
+    caller.call = call;
+    caller.role = singleflight::Role::kFollower;
     return true;
   }
 
-  // Adds a caller: a Waiter, which is notified, or a Future. Returns null if it is refused.
-  std::shared_ptr<ModelCaller> Join(int key, bool is_notified, bool silent = false) {
-    auto caller = std::make_shared<ModelCaller>();
-    caller->silent = silent;
-    caller->call = Current(key);
-    if (caller->call != nullptr) {
-      caller->role = singleflight::Role::kFollower;
-      if (!AddFollower(*caller->call)) return nullptr;
-    } else {
-      caller->call = Begin(key);
-      if (caller->call == nullptr) return nullptr;
-    }
-    if (is_notified) caller->call->waiting.push_back(caller.get());
-    return caller;
+  // Adds a caller. Returns null if it is refused.
+  std::shared_ptr<ModelCaller> Join(int key, ModelCaller&& caller) {
+    auto joined = std::make_shared<ModelCaller>(std::move(caller));
+    if (!FollowOrBegin(*joined, key)) return nullptr;
+    List(*joined);
+    return joined;
   }
+
+  // ---- Asking again
+
+  // Makes `caller`, who asks again, a caller of the second try if another retrier has begun it.
+  // Returns false if this is the first.
+  bool TakeSecondTry(ModelCaller& caller) {
+    caller.retries = false;
+    caller.notified = false;
+    const Call second_try = SecondTry(*caller.call);
+    if (second_try == nullptr) return false;
+    caller.call = second_try;
+    caller.role = singleflight::Role::kFollower;
+    caller.late = second_try->landed;
+    return true;
+  }
+  // Makes the other retriers of the failed call callers of `call`, if the limits allow that.
+  void BringOthers(const Call& call, ModelCall& failed) {
+    const std::size_t others = failed.retriers;
+    if (others == 0 || options_.max_callers_per_call - call->callers < others) return;
+    if (!CountCallers(others)) return;
+    call->callers += others;
+    stats.followers += others;
+    failed.retriers = 0;
+    failed.expected = others;
+    failed.second_try = call;
+  }
+  // Returns false if `caller` is refused.
+  bool JoinAgain(ModelCaller& caller) {
+    const Call failed = caller.call;
+    if (!TakeSecondTry(caller)) {
+      caller.refused = !FollowOrBegin(caller, failed->key);
+      if (caller.refused) return false;
+      BringOthers(caller.call, *failed);
+    }
+    List(caller);
+    return true;
+  }
+  void GiveUp(ModelCaller& caller) {
+    caller.retries = false;
+    const Call second_try = SecondTry(*caller.call);
+    if (second_try != nullptr && !second_try->landed) Drop(*second_try);
+  }
+
+  // ---- Leaving
 
   bool Leave(ModelCaller& caller) {
     if (caller.left || caller.call->landed) return false;
-    std::erase(caller.call->waiting, &caller);
+    Unlist(caller);
     caller.left = true;
+    caller.call->retriers -= caller.retries;
     Drop(*caller.call);
     return true;
   }
@@ -132,7 +193,20 @@ class Model {
   // Returns true if `caller` will not be notified any more.
   bool Detach(ModelCaller& caller) {
     if (caller.left || Leave(caller)) return true;
-    return std::erase(caller.call->waiting, &caller) > 0;
+    if (!Unlist(caller)) return false;
+    if (caller.retries) GiveUp(caller);
+    return true;
+  }
+  // Counts one caller fewer.
+  void Drop(ModelCall& call) {
+    ++stats.left;
+    --callers_;
+    if (--call.callers == 0 && call.takes_stop) Abandon(call);
+  }
+  void TakeStop(ModelCall& call) {
+    if (call.landed) return;
+    call.takes_stop = true;
+    if (call.callers == 0) Abandon(call);
   }
 
   void Forget(ModelCall& call) {
@@ -141,6 +215,8 @@ class Model {
   }
   static std::size_t Getting(const ModelCall& call) { return call.callers + call.leader_left; }
 
+  // ---- Landing
+
   // Returns false if the call had landed before.
   bool Land(ModelCall& call, How how) {
     if (call.landed) return false;
@@ -148,6 +224,7 @@ class Model {
     call.landed = true;
     call.how = how;
     call.shared = Getting(call) > 1;
+    callers_ -= call.callers;
     --stats.in_flight;
     if (how != How::kValue) ++stats.failures;
     return true;
@@ -158,33 +235,74 @@ class Model {
     Must(!caller.left, "a caller that left was notified");
     Must(!caller.notified, "a caller was notified twice");
     Must(caller.call->landed, "a caller was notified before its call landed");
-    NotifyUnobserved(*caller.call);
-    auto& waiting = caller.call->waiting;
-    Must(!waiting.empty() && waiting.front() == &caller, "callers were notified out of order");
-    waiting.pop_front();
+    if (!caller.late) {
+      NotifyUnseen(*caller.call);
+      auto& list = caller.call->waiting.empty() ? caller.call->retrying : caller.call->waiting;
+      Must(!list.empty() && list.front() == &caller, "callers were notified out of order");
+      list.pop_front();
+    }
     caller.notified = true;
   }
   // The group notifies the next callers, unseen by the world.
-  static void NotifyUnobserved(ModelCall& call) {
-    while (!call.waiting.empty() && call.waiting.front()->silent) {
-      call.waiting.front()->notified = true;
-      call.waiting.pop_front();
+  static void NotifyUnseen(ModelCall& call) {
+    for (auto* const list : {&call.waiting, &call.retrying}) {
+      while (!list->empty() && !list->front()->IsSeen()) {
+        list->front()->notified = true;
+        list->pop_front();
+      }
+      if (!list->empty()) return;
     }
   }
 
   std::int64_t now = 1'000'000'000;  // the virtual clock, in ns
+  bool closed = false;
   singleflight::Stats stats;
 
  private:
-  void Drop(ModelCall& call) {
-    ++stats.left;
-    if (--call.callers > 0) return;
+  bool FollowOrBegin(ModelCaller& caller, int key) {
+    const Call current = Current(key);
+    return current != nullptr ? Follow(caller, current) : Begin(caller, key);
+  }
+  // Returns false, and counts none, if that would exceed the limit.
+  bool CountCallers(std::size_t more) {
+    if (options_.max_callers - callers_ < more) return false;
+    callers_ += more;
+    return true;
+  }
+
+  // A retrier of the failed call asks again, or will not. Returns the second try that it was made a
+  // caller of, or null.
+  static Call SecondTry(ModelCall& failed) {
+    if (failed.expected == 0) {
+      --failed.retriers;
+      return nullptr;
+    }
+    --failed.expected;
+    return failed.second_try;
+  }
+
+  // No caller is left on a call that can be asked to stop.
+  void Abandon(ModelCall& call) {
     if (!call.forgotten) Forget(call);
     call.stop_requested = true;
   }
 
+  static std::deque<ModelCaller*>& ListOf(const ModelCaller& caller) {
+    return caller.retries ? caller.call->retrying : caller.call->waiting;
+  }
+  static void List(ModelCaller& caller) {
+    if (!caller.is_notified) return;
+    if (caller.late) {
+      caller.notified = caller.silent;
+    } else {
+      ListOf(caller).push_back(&caller);
+    }
+  }
+  static bool Unlist(const ModelCaller& caller) { return std::erase(ListOf(caller), &caller) > 0; }
+
   const singleflight::GroupOptions options_;
   std::map<int, Call> in_flight_;
+  std::size_t callers_ = 0;  // of all calls in flight
 };
 
 }  // namespace fuzz

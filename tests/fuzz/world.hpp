@@ -6,8 +6,8 @@
 // also happens inside a function, a callback or a coroutine that is being notified. After each step
 // the group must agree with its model.
 //
-// Nothing here may block. A caller that would wait for ever is given a timeout, and time jumps to
-// its deadline (see fuzz.cpp).
+// Nothing here may block. A caller that would wait for ever is given a timeout. While it waits,
+// other steps run, as if on other threads. Then time jumps to its deadline (see fuzz.cpp).
 
 #include <algorithm>
 #include <array>
@@ -30,6 +30,7 @@
 
 namespace fuzz {
 
+using singleflight::OnFailure;
 using singleflight::Role;
 
 inline constexpr int kKeys = 3;
@@ -83,6 +84,9 @@ class World {
 
   int Steps() const { return steps_; }
 
+  // A thread waits until `deadline` at the latest. Returns false if it has waited that long.
+  bool Wait(std::int64_t deadline);
+
  private:
   using Call = Model::Call;
   using Caller = std::shared_ptr<ModelCaller>;
@@ -100,6 +104,11 @@ class World {
   struct HeldFuture {
     singleflight::Future<Answer> future;
     Caller caller;
+  };
+  struct HeldThen {
+    singleflight::Caller handle;
+    Caller caller;
+    bool left = false;
   };
   struct Coroutine {
     test::Routine routine;
@@ -124,6 +133,8 @@ class World {
     Call call;
     How how = How::kValue;
   };
+  struct Asker;
+  struct Asking;
   struct Batch;
   // Something that a stop reaches. Just one of the three is set.
   struct Stoppable {
@@ -140,6 +151,7 @@ class World {
     singleflight::GroupOptions options;
     if (const unsigned limit = bytes_.Below(6); limit > 1) options.max_callers_per_call = limit - 1;
     if (const unsigned limit = bytes_.Below(6); limit > 1) options.max_calls_in_flight = limit - 1;
+    if (const unsigned limit = bytes_.Below(16); limit > 5) options.max_callers = limit - 5;
     if (const unsigned age = bytes_.Below(4); age > 0) {
       options.max_age = std::chrono::nanoseconds(4 * age);
     }
@@ -168,74 +180,19 @@ class World {
 
   void Step() {
     ++steps_;
-    switch (bytes_.Below(25)) {
-      case 0:
-      case 1:
-      case 2:
-        JoinWaiter();
-        break;
-      case 3:
-        LeaveWaiter();
-        break;
-      case 4:
-        EndWaiter();
-        break;
-      case 5:
-        TakeResult();
-        break;
-      case 6:
-      case 7:
-        LandLead();
-        break;
-      case 8:
-        RunLead();
-        break;
-      case 9:
-        DropLead();
-        break;
-      case 10:
-        CopyLead();
-        break;
-      case 11:
-        Async();
-        break;
-      case 12:
-        UseFuture();
-        break;
-      case 13:
-        UseTask();
-        break;
-      case 14:
-      case 15:
-        StartCoroutine();
-        break;
-      case 16:
-        EndCoroutine();
-        break;
-      case 17:
-        ResumeQueued();
-        break;
-      case 18:
-        UseUpstream();
-        break;
-      case 19:
-        UseStop();
-        break;
-      case 20:
-        Do();
-        break;
-      case 21:
-        Many();
-        break;
-      case 22:
-        Forget();
-        break;
-      case 23:
-        model_.now += 1 + bytes_.Below(8);
-        break;
-      default:
-        JoinFuture();
-    }
+    static constexpr void (World::*kSteps[])() = {
+        // Callers
+        &World::JoinWaiter, &World::JoinWaiter, &World::JoinWaiter, &World::LeaveWaiter,
+        &World::EndWaiter, &World::TakeResult, &World::AskAgainLater, &World::JoinFuture,
+        &World::Async, &World::UseFuture, &World::Then, &World::UseThen, &World::StartCoroutine,
+        &World::StartCoroutine, &World::EndCoroutine, &World::ResumeQueued, &World::Do, &World::Do,
+        &World::Many,
+        // Leads and work
+        &World::LandLead, &World::LandLead, &World::RunLead, &World::DropLead, &World::CopyLead,
+        &World::TakeToken, &World::UseTask, &World::UseUpstream,
+        // The rest
+        &World::UseStop, &World::Forget, &World::PassTime, &World::Close};
+    (this->*kSteps[bytes_.Below(std::size(kSteps))])();
     CheckStats();
   }
 
@@ -257,15 +214,19 @@ class World {
     if (depth_ > 0) return;
     for (const auto& waiter : waiters_) CheckNotified(waiter->caller);
     for (const auto& coroutine : coroutines_) CheckNotified(coroutine->caller);
+    for (const auto& then : thens_) {
+      if (!then->left) CheckNotified(then->caller);
+    }
   }
   static void CheckNotified(const Caller& caller) {
-    if (caller == nullptr || caller->left || !caller->call->landed) return;
+    if (caller == nullptr || caller->left || caller->refused || !caller->call->landed) return;
     Must(caller->notified, "a call has landed, but a caller was not notified");
   }
 
   // Calls `receive`, which must return the Result or throw the error that the model predicts.
   template <class Receive>
   static void CheckOutcome(const ModelCaller& caller, Receive&& receive, bool handed_on = false) {
+    if (caller.refused) return CheckError(kRefused, receive);
     const ModelCall& call = *caller.call;
     try {
       const auto& result = receive();
@@ -295,6 +256,7 @@ class World {
       Must(error.code() == expected, "the error is not the expected one");
     }
   }
+  static OnFailure RetryIf(bool retries) { return retries ? OnFailure::kRetry : OnFailure::kShare; }
   static constexpr auto kRefused = std::errc::resource_unavailable_try_again;
   static constexpr auto kDeadlock = std::errc::resource_deadlock_would_occur;
 
@@ -322,16 +284,19 @@ class World {
       waiter = waiters_.emplace_back(std::make_unique<RawWaiter>(*this)).get();
     }
     const int key = PickKey();
-    const Caller caller = waiter->caller = model_.Join(key, true);
+    const bool retries = bytes_.Coin();
+    const Caller caller = waiter->caller =
+        model_.Join(key, {.is_notified = true, .retries = retries});
     const auto join = [&] {
-      return group_.Join(key, *waiter, [&](Lead lead) { Launch(caller, std::move(lead)); });
+      return group_.Join(
+          key, *waiter, [&](Lead lead) { Launch(caller, std::move(lead)); }, RetryIf(retries));
     };
     if (caller == nullptr) return CheckError(kRefused, join);
     Must(join() == caller->role, "the role differs");  // from here on, the waiter may be destroyed
   }
   void JoinFuture() {
     const int key = PickKey();
-    const Caller caller = model_.Join(key, false);
+    const Caller caller = model_.Join(key, {});
     const auto join = [&] {
       return group_.Join(key, [&](Lead lead) { Launch(caller, std::move(lead)); });
     };
@@ -362,17 +327,51 @@ class World {
 
   void OnLanded(RawWaiter& waiter) {
     Notify(*waiter.caller);
-    switch (bytes_.Below(3)) {
+    Must(waiter.AsksAgain() == waiter.caller->AsksAgain(), "the result of AsksAgain differs");
+    switch (bytes_.Below(4)) {
       case 1:
         TakeResultOf(waiter);
         break;
       case 2:
+        GiveUp(waiter);
         Take(waiters_, &waiter).reset();
+        break;
+      case 3:
+        if (waiter.caller->AsksAgain()) AskAgain(waiter);
         break;
       default:
         break;
     }
     Nested();
+  }
+
+  // From here on, the waiter may be destroyed.
+  void AskAgain(RawWaiter& waiter) {
+    const Caller caller = waiter.caller;
+    const int key = caller->call->key;
+    const bool joins = model_.JoinAgain(*caller);
+    if (!joins) waiter.caller = nullptr;
+    const auto ask = [&] {
+      return group_.JoinAgain(key, waiter, [&](Lead lead) { Launch(caller, std::move(lead)); });
+    };
+    if (!joins) return CheckError(kRefused, ask);
+    Must(ask() == caller->role, "the role of a caller that asks again differs");
+  }
+  // Does nothing unless the waiter may ask again.
+  void GiveUp(RawWaiter& waiter) {
+    if (waiter.caller == nullptr || !waiter.caller->notified || !waiter.caller->AsksAgain()) return;
+    model_.GiveUp(*waiter.caller);
+    group_.GiveUp(waiter);
+    Must(!waiter.AsksAgain(), "a waiter that gave up may ask again");
+  }
+  void AskAgainLater() {
+    RawWaiter* const waiter = Pick(waiters_);
+    if (waiter == nullptr || waiter->caller == nullptr || !waiter->caller->notified) return;
+    if (bytes_.Coin()) {
+      GiveUp(*waiter);
+    } else if (waiter->caller->AsksAgain()) {
+      AskAgain(*waiter);
+    }
   }
 
   void LeaveWaiter() {
@@ -386,6 +385,7 @@ class World {
     if (waiter == nullptr) return;
     const bool off = waiter->caller == nullptr || model_.Detach(*waiter->caller);
     Must(waiter->Detach() == off, "the result of Detach differs");
+    GiveUp(*waiter);
     Take(waiters_, waiter).reset();
   }
   void TakeResult() {
@@ -395,6 +395,7 @@ class World {
     }
   }
   void TakeResultOf(RawWaiter& waiter) {
+    GiveUp(waiter);
     CheckOutcome(*std::exchange(waiter.caller, nullptr), [&] { return waiter.TakeResult(); });
   }
 
@@ -445,24 +446,43 @@ class World {
     bool ran = false;
     bool landed = false;
     ++call->leads;
-    const bool returned = lead.Run([&](std::stop_token stop) {
-      ran = true;
-      return Work(*call, stop, landed);
-    });
+    bool returned;
+    if (bytes_.Coin()) {
+      if (runs) model_.TakeStop(*call);
+      returned = lead.Run([&](std::stop_token stop) {
+        ran = true;
+        return Work(*call, &stop, &landed);
+      });
+    } else {
+      returned = lead.Run([&] {
+        ran = true;
+        return Work(*call, nullptr, &landed);
+      });
+    }
     --call->leads;  // the call has landed
     Must(ran == runs, "whether Run ran its function differs");
     Must(returned == landed, "the result of Run differs");
   }
 
-  // Does the work of a call on this thread.
-  Answer Work(ModelCall& call, const std::stop_token& stop, bool& landed) {
+  void TakeToken() {
+    HeldLead* const held = Pick(leads_);
+    if (held == nullptr) return;
+    model_.TakeStop(*held->call);
+    CheckToken(*held->call, held->lead.GetStopToken());
+  }
+
+  // Does the work of a call on this thread. `stop` is null if the work takes no token.
+  Answer Work(ModelCall& call, const std::stop_token* stop, bool* landed = nullptr) {
     call.run = true;
     ++call.on_this_thread;
+    ++working_;
     Nested();
-    CheckToken(call, stop);
+    if (stop != nullptr) CheckToken(call, *stop);
+    --working_;
     --call.on_this_thread;
     const How how = PickHow(false);
-    landed = model_.Land(call, how);
+    const bool lands = model_.Land(call, how);
+    if (landed != nullptr) *landed = lands;
     return Deliver(call, how);
   }
   void CheckToken(const ModelCall& call, const std::stop_token& stop) const {
@@ -470,21 +490,85 @@ class World {
       Must(stop.stop_requested() == call.stop_requested, "the call's stop differs");
   }
 
-  // ---- Futures
+  // ---- Callers that ask again by themselves
+
+  // The group as one such caller sees it. The model learns that the caller asks again or gives up
+  // before the group does.
+  struct Asker {
+    using KeyType = int;
+    using ValueType = Answer;
+    using HashType = Group::HashType;
+    using KeyEqualType = Group::KeyEqualType;
+    using Waiter = Group::Waiter;
+    using Lead = Group::Lead;
+
+    template <class Launch>
+    singleflight::Future<Answer> Join(int key, Launch&& launch) {
+      return world->group_.Join(key, std::forward<Launch>(launch));
+    }
+    template <class Launch>
+    Role Join(int key, Waiter& waiter, Launch&& launch, OnFailure on_failure = OnFailure::kShare) {
+      return world->group_.Join(key, waiter, std::forward<Launch>(launch), on_failure);
+    }
+    template <class Launch>
+    Role JoinAgain(int key, Waiter& waiter, Launch&& launch) {
+      world->OnAsksAgain(*this);
+      const Role role = world->group_.JoinAgain(key, waiter, std::forward<Launch>(launch));
+      Must(role == caller->role, "the role of a caller that asks again differs");
+      return role;
+    }
+    void GiveUp(Waiter& waiter) noexcept {
+      world->OnGivesUp(*this);
+      world->group_.GiveUp(waiter);
+    }
+
+    World* world;
+    Caller caller;
+    Coroutine* coroutine = nullptr;
+    Stop* stop = nullptr;  // the coroutine's
+  };
+  Asker& NewAsker(Asker&& asker) {
+    return *askers_.emplace_back(std::make_unique<Asker>(std::move(asker)));
+  }
+
+  void OnAsksAgain(const Asker& asker) {
+    Notify(*asker.caller);
+    if (asker.coroutine != nullptr) Unregister(*asker.coroutine);
+    if (!model_.JoinAgain(*asker.caller)) return;
+    if (asker.stop != nullptr) asker.stop->registered.push_back({.coroutine = asker.coroutine});
+  }
+  void OnGivesUp(const Asker& asker) {
+    Notify(*asker.caller);
+    model_.GiveUp(*asker.caller);
+    if (asker.coroutine == nullptr) return;
+    Unregister(*asker.coroutine);
+    asker.coroutine->canceled = true;
+  }
+
+  // ---- Futures and callbacks
 
   void Hold(singleflight::Future<Answer> future, const Caller& caller) {
     futures_.push_back(std::make_unique<HeldFuture>(HeldFuture{std::move(future), caller}));
   }
 
-  void Async() {
-    const int key = PickKey();
-    const Caller caller = model_.Join(key, false);
-    const auto fn = [this, caller](std::stop_token stop) {
-      bool landed = false;
-      return Work(*caller->call, stop, landed);
-    };
-    const auto executor = [&](auto task) {
+  // Calls use(fn, takes_stop) with a function that works for the call of `caller`.
+  template <class Use>
+  void WithFn(const Caller& caller, Use&& use) {
+    if (bytes_.Coin()) {
+      const auto fn = [this, caller](std::stop_token stop) {
+        model_.TakeStop(*caller->call);
+        return Work(*caller->call, &stop);
+      };
+      use(fn, true);
+    } else {
+      const auto fn = [this, caller] { return Work(*caller->call, nullptr); };
+      use(fn, false);
+    }
+  }
+  auto ExecutorFor(const Caller& caller, bool takes_stop) {
+    return [this, caller, takes_stop](auto task) {
       const Call call = caller->call;
+      if (takes_stop) model_.TakeStop(*call);
       ++call->leads;
       const unsigned what = bytes_.Below(5);
       if (what < 3) {
@@ -495,9 +579,93 @@ class World {
       Nested();
       LaunchEnds(call, bytes_.Below(5) == 1);
     };
-    const auto ask = [&] { return singleflight::DoAsync(group_, key, fn, executor); };
-    if (caller == nullptr) return CheckError(kRefused, ask);
-    Hold(ask(), caller);
+  }
+
+  void Async() {
+    const int key = PickKey();
+    const bool retries = bytes_.Coin();
+    const Caller caller =
+        retries
+            ? model_.Join(
+                  key, {.is_notified = true, .retries = true, .silent = true, .asks_at_once = true})
+            : model_.Join(key, {});
+    WithFn(caller, [&](const auto& fn, bool takes_stop) {
+      const auto executor = ExecutorFor(caller, takes_stop);
+      Asker& group = NewAsker({this, caller});
+      const auto ask = [&] {
+        return singleflight::DoAsync(group, key, fn, executor, RetryIf(retries));
+      };
+      if (caller == nullptr) return CheckError(kRefused, ask);
+      Hold(ask(), caller);
+    });
+  }
+
+  void Then() {
+    if (thens_.size() == 8) return;
+    const int key = PickKey();
+    const bool retries = bytes_.Coin();
+    const Caller caller =
+        model_.Join(key, {.is_notified = true, .retries = retries, .asks_at_once = retries});
+    HeldThen* const held = thens_.emplace_back(std::make_unique<HeldThen>()).get();
+    held->caller = caller;
+    const auto callback = [this, caller](singleflight::KeyResult<Answer> outcome) {
+      OnDelivered(caller, outcome);
+    };
+    WithFn(caller, [&](const auto& fn, bool takes_stop) {
+      const auto executor = ExecutorFor(caller, takes_stop);
+      Asker& group = NewAsker({this, caller});
+      const auto ask = [&] {
+        singleflight::DoThen(held->handle, group, key, fn, executor, callback, RetryIf(retries));
+      };
+      if (caller != nullptr) return ask();  // `held` may be gone from here on
+      CheckError(kRefused, ask);
+      Take(thens_, held).reset();
+    });
+  }
+  void OnDelivered(const Caller& caller, const singleflight::KeyResult<Answer>& outcome) {
+    if (!caller->refused) Notify(*caller);
+    CheckOutcome(
+        *caller, [&]() -> const auto& { return outcome.result(); });
+    if (bytes_.Coin()) {
+      const auto its = std::find_if(thens_.begin(), thens_.end(),
+                                    [&](const auto& then) { return then->caller == caller; });
+      if (its != thens_.end()) Take(thens_, its->get()).reset();
+    }
+    Nested();
+  }
+  void UseThen() {
+    HeldThen* const held = Pick(thens_);
+    if (held == nullptr) return;
+    switch (bytes_.Below(3)) {
+      case 0: {
+        const bool leaves = LeaveThen(*held);
+        Must(held->handle.Leave() == leaves, "the result of Caller::Leave differs");
+        break;
+      }
+      case 1: {
+        LeaveThen(*held);
+        const auto dropped = Take(thens_, held);
+        break;
+      }
+      default: {
+        held->handle.Detach();
+        const auto dropped = Take(thens_, held);
+      }
+    }
+  }
+  // Returns true if the callback will not be called.
+  bool LeaveThen(HeldThen& then) {
+    ModelCaller& caller = *then.caller;
+    if (then.left) return true;
+    if (caller.notified || caller.refused) return false;
+    then.left = true;
+    if (caller.asks_at_once) {
+      // Once the call has landed, it is notified nevertheless, so that it can give up.
+      if (!model_.Leave(caller)) caller.silent = true;
+    } else {
+      model_.Detach(caller);
+    }
+    return true;
   }
 
   void UseTask() {
@@ -519,12 +687,19 @@ class World {
   void UseFuture() {
     HeldFuture* const held = Pick(futures_);
     if (held == nullptr) return;
-    const ModelCall& call = *held->caller->call;
+    ModelCall& call = *held->caller->call;
     const unsigned what = bytes_.Below(5);
     if (what < 2) {
       const auto dropped = Take(futures_, held);
       model_.Leave(*dropped->caller);
       return;
+    }
+    if (waiting_ != nullptr) return;
+    if (held->caller->is_notified) {
+      if (depth_ > 0) return;  // perhaps it is about to be notified, unseen
+      if (call.landed) Model::NotifyUnseen(call);
+      Must(call.landed == (held->caller->notified || held->caller->refused),
+           "a call has landed, but a Future was not notified");
     }
     const bool deadlock = !call.landed && call.on_this_thread > 0;
     if (what == 2) {
@@ -576,31 +751,43 @@ class World {
     const int key = PickKey();
     Stop* const stop = PickStop();
     const std::stop_token token = stop != nullptr ? stop->source.get_token() : std::stop_token();
+    const bool retries = bytes_.Coin();
     Coroutine& coroutine = *coroutines_.emplace_back(std::make_unique<Coroutine>());
     if (token.stop_requested()) {
       coroutine.error = std::errc::operation_canceled;
     } else {
       coroutine.error = kRefused;
-      coroutine.caller = model_.Join(key, true, /*silent=*/true);  // silent until it is suspended
+      coroutine.caller = model_.Join(key, {.is_notified = true,
+                                           .retries = retries,
+                                           .silent = true,  // until it is suspended
+                                           .asks_at_once = retries});
       if (coroutine.caller != nullptr && stop != nullptr) {
         stop->registered.push_back({.coroutine = &coroutine});
       }
     }
     const Caller caller = coroutine.caller;
-    const bool at_once = bytes_.Coin();
     test::Routine routine;
-    if (bytes_.Coin()) {
-      routine = Ask(
-          *this, coroutine, key,
-          [this, caller](std::stop_token its_stop) {
-            bool landed = false;
-            return Work(*caller->call, its_stop, landed);
-          },
-          token);
-    } else {
-      routine = Ask(
-          *this, coroutine, key, [this, caller, at_once] { return Answers(caller, at_once); },
-          token);
+    const auto ask = [&](const auto& fn) {
+      if (retries) {
+        Asker& group = NewAsker({this, caller, &coroutine, stop});
+        routine = Ask<true>(*this, coroutine, group, key, fn, token);
+      } else {
+        routine = Ask<false>(*this, coroutine, group_, key, fn, token);
+      }
+    };
+    const bool at_once = bytes_.Coin();
+    switch (bytes_.Below(3)) {
+      case 0:
+        ask([this, caller, at_once] { return Answers(caller, at_once); });
+        break;
+      case 1:
+        ask([this, caller, at_once](std::stop_token) {
+          model_.TakeStop(*caller->call);
+          return Answers(caller, at_once);
+        });
+        break;
+      default:
+        WithFn(caller, [&](const auto& fn, bool) { ask(fn); });
     }
     coroutine.routine = std::move(routine);
     coroutine.running = false;
@@ -610,7 +797,9 @@ class World {
     const Call& call = caller->call;
     ++call->leads;  // never released: the work holds a Lead
     ++call->on_this_thread;
+    ++working_;
     Nested();
+    --working_;
     --call->on_this_thread;
     const How how = PickHow(false);
     if (bytes_.Below(6) == 1) {
@@ -620,12 +809,20 @@ class World {
     return {this, std::make_shared<Upstream>(Upstream{nullptr, call, how}), at_once};
   }
 
-  template <class Fn>
-  static test::Routine Ask(World& world, Coroutine& self, int key, Fn fn, std::stop_token stop) {
+  template <bool kRetries, class G, class Fn>
+  static test::Routine Ask(World& world, Coroutine& self, G& group, int key, Fn fn,
+                           std::stop_token stop) {
     ResumeOn resume_on{&world, &self};
     std::exception_ptr error;
+    const auto ask = [&] {
+      if constexpr (kRetries) {
+        return singleflight::CoDo(group, key, fn, stop, resume_on, OnFailure::kRetry);
+      } else {
+        return singleflight::CoDo(group, key, fn, stop, resume_on);
+      }
+    };
     try {
-      const auto result = co_await singleflight::CoDo(world.group_, key, fn, stop, resume_on);
+      const auto result = co_await ask();
       world.OnResumed(self, [&]() -> const singleflight::Result<Answer>& { return result; });
       co_return;
     } catch (...) {
@@ -637,7 +834,10 @@ class World {
 
   // The coroutine's call has landed, or its stop has reached it, while it was suspended.
   void OnResume(Coroutine& coroutine, std::coroutine_handle<> handle) {
-    if (coroutine.caller->call->landed || !StopReaches(coroutine)) Notify(*coroutine.caller);
+    if (!coroutine.canceled && !coroutine.caller->refused &&
+        (coroutine.caller->call->landed || !StopReaches(coroutine))) {
+      Notify(*coroutine.caller);
+    }
     if (bytes_.Coin()) {
       coroutine.queued = handle;
     } else {
@@ -658,8 +858,10 @@ class World {
     } else if (coroutine.canceled) {
       CheckError(std::errc::operation_canceled, receive);
     } else {
-      Model::NotifyUnobserved(*coroutine.caller->call);
-      Must(coroutine.caller->notified, "a coroutine continued, but was not notified");
+      if (!coroutine.caller->refused) {
+        Model::NotifyUnseen(*coroutine.caller->call);
+        Must(coroutine.caller->notified, "a coroutine continued, but was not notified");
+      }
       CheckOutcome(*coroutine.caller, receive);
     }
     Nested();
@@ -751,59 +953,116 @@ class World {
 
   // ---- Do
 
-  void Do() {
-    const int key = PickKey();
-    singleflight::CallOptions options;
-    Stop* const stop = PickStop();
-    if (stop != nullptr) options.stop = stop->source.get_token();
-    if (const unsigned timeout = bytes_.Below(6); timeout > 1) {
-      options.timeout = std::chrono::nanoseconds(static_cast<int>(timeout) - 3);
-    }
-    if (bytes_.Coin()) options.on_failure = singleflight::OnFailure::kRetry;
-    const auto not_run = [](std::stop_token) -> Answer {
-      Must(false, "a function ran that should not have");
-      return {};
-    };
-    const auto ask = [&] { return group_.Do(key, not_run, options); };
+  // A Do in progress.
+  struct Asking {
+    int key = 0;
+    singleflight::CallOptions options = {};
+    Stop* stop = nullptr;
+    bool takes_stop = false;
+    std::int64_t deadline = 0;
+    ModelCaller caller = {};
+    bool leads = false;                   // its function must run next
+    std::optional<std::errc> error = {};  // why it gets no outcome
+  };
 
-    if (options.stop.stop_requested()) return CheckError(std::errc::operation_canceled, ask);
-    if (const Call current = model_.Current(key)) {
-      if (options.timeout && options.timeout->count() <= 0) {
-        ++model_.stats.followers;
-        ++model_.stats.left;
-        return CheckError(std::errc::timed_out, ask);
-      }
-      if (current->on_this_thread > 0) return CheckError(kDeadlock, ask);
-      if (!options.timeout)
-        options.timeout = std::chrono::nanoseconds(3);  // without one it would block
-      if (!model_.AddFollower(*current)) return CheckError(kRefused, ask);
-      const std::int64_t deadline = model_.now + options.timeout->count();
-      CheckError(std::errc::timed_out, ask);
-      Must(model_.now == deadline, "a caller waited for more or less than its timeout");
-      --current->callers;  // this caller was not the last
-      ++model_.stats.left;
-      return;
+  void Do() {
+    if (waiting_ != nullptr) return;
+    Asking asking{.key = PickKey(), .stop = PickStop()};
+    if (asking.stop != nullptr) asking.options.stop = asking.stop->source.get_token();
+    const std::chrono::nanoseconds timeout(static_cast<int>(bytes_.Below(6)) - 1);
+    asking.options.timeout = timeout;
+    asking.caller.retries = bytes_.Coin();
+    asking.options.on_failure = RetryIf(asking.caller.retries);
+    asking.takes_stop = bytes_.Coin();
+    asking.deadline = model_.now + timeout.count();
+    if (asking.options.stop.stop_requested()) {
+      asking.error = std::errc::operation_canceled;
+    } else if (const Call current = model_.Current(asking.key)) {
+      Follow(asking, current);
+    } else {
+      BeginToLead(asking);
     }
-    const Call call = model_.Begin(key);
-    if (call == nullptr) return CheckError(kRefused, ask);
-    ++call->on_this_thread;
-    ModelCaller leader{.call = call};
-    if (stop != nullptr) stop->registered.push_back({.leader = call});
-    const auto fn = [&](std::stop_token its_stop) {
-      bool landed = false;
+    const auto work = [&](const std::stop_token* its_stop) {
+      Must(std::exchange(asking.leads, false), "a function ran that should not have");
+      const Call call = asking.caller.call;
       struct AtEnd {
         ~AtEnd() { Unregister(stop, call, nullptr); }
         Stop* stop;
         const Call& call;
-      } const at_end{stop, call};
+      } const at_end{asking.stop, call};
       if (bytes_.Coin()) Nested();
-      if (bytes_.Below(3) == 1) Request(stop);
-      return Work(*call, its_stop, landed);
+      if (bytes_.Below(3) == 1) Request(asking.stop);
+      return Work(*call, its_stop);
     };
-    if (stop == nullptr && bytes_.Coin()) {
-      CheckOutcome(leader, [&] { return group_.Do(key, fn); });
+    const bool has_options = asking.stop != nullptr || !asking.leads || bytes_.Coin();
+    const auto ask = [&](const auto& fn) {
+      return has_options ? group_.Do(asking.key, fn, asking.options) : group_.Do(asking.key, fn);
+    };
+    std::optional<singleflight::Result<Answer>> result;
+    std::exception_ptr error;
+    try {
+      result = asking.takes_stop ? ask([&](std::stop_token its_stop) { return work(&its_stop); })
+                                 : ask([&] { return work(nullptr); });
+    } catch (...) {
+      error = std::current_exception();
+    }
+    const auto receive = [&]() -> const auto& {
+      if (error != nullptr) std::rethrow_exception(error);
+      return *result;
+    };
+    Must(waiting_ == nullptr && !asking.leads, "a caller has returned too early");
+    if (asking.error) {
+      CheckError(*asking.error, receive);
     } else {
-      CheckOutcome(leader, [&] { return group_.Do(key, fn, options); });
+      CheckOutcome(asking.caller, receive);
+    }
+  }
+  void BeginToLead(Asking& asking) {
+    if (!model_.Begin(asking.caller, asking.key)) {
+      asking.error = kRefused;
+      return;
+    }
+    const Call& call = asking.caller.call;
+    asking.leads = true;
+    call->on_this_thread = 1;
+    if (asking.stop == nullptr) return;
+    call->takes_stop = asking.takes_stop;
+    asking.stop->registered.push_back({.leader = call});
+  }
+  void Follow(Asking& asking, const Call& current) {
+    if (model_.now >= asking.deadline) {
+      ++model_.stats.followers;
+      ++model_.stats.left;
+      asking.error = std::errc::timed_out;
+    } else if (current->on_this_thread > 0) {
+      asking.error = kDeadlock;
+    } else if (!model_.Follow(asking.caller, current)) {
+      asking.error = kRefused;
+    } else {
+      waiting_ = &asking;
+    }
+  }
+  // The call that it followed has failed.
+  void AskAgain(Asking& asking) {
+    const Call failed = asking.caller.call;
+    if (asking.options.stop.stop_requested()) {
+      model_.GiveUp(asking.caller);
+      asking.error = std::errc::operation_canceled;
+    } else if (model_.TakeSecondTry(asking.caller)) {
+      if (asking.caller.late) return;
+      if (asking.caller.call->on_this_thread > 0) {
+        model_.Leave(asking.caller);
+        asking.error = kDeadlock;
+      } else {
+        waiting_ = &asking;
+      }
+    } else {
+      if (const Call current = model_.Current(asking.key)) {
+        Follow(asking, current);
+      } else {
+        BeginToLead(asking);
+      }
+      if (!asking.error) model_.BringOthers(asking.caller.call, *failed);
     }
   }
 
@@ -824,6 +1083,7 @@ class World {
     std::vector<Member*> own;
     singleflight::CallOptions options;
     std::int64_t deadline = 0;
+    bool takes_stop = false;
     bool begun = false;
     Stop* heeds = nullptr;  // reaches the batch until its own calls have landed
   };
@@ -844,14 +1104,24 @@ class World {
     if (std::exchange(batch.begun, true)) FollowAndAskAgain(batch);
     while (!batch.asking.empty()) {
       batch.own.clear();
+      const bool retries = batch.options.on_failure == OnFailure::kRetry;
       for (Member* member : batch.asking) {
+        const bool again = member->caller != nullptr;
         if (batch.options.stop.stop_requested()) {
+          if (again) model_.GiveUp(*member->caller);
           member->error = std::errc::operation_canceled;
           continue;
         }
-        member->caller = model_.Join(member->key, true, /*silent=*/true);
-        if (member->caller == nullptr) member->error = kRefused;
-        if (member->Led()) batch.own.push_back(member);
+        if (!again) {
+          member->caller =
+              model_.Join(member->key, {.is_notified = true, .retries = retries, .silent = true});
+        }
+        if (again ? !model_.JoinAgain(*member->caller) : member->caller == nullptr) {
+          member->error = kRefused;
+        } else if (member->Led()) {
+          if (batch.takes_stop) model_.TakeStop(*member->caller->call);
+          batch.own.push_back(member);
+        }
       }
       if (!batch.own.empty()) return true;
       FollowAndAskAgain(batch);
@@ -863,7 +1133,7 @@ class World {
       if (member->caller == nullptr || member->error || member->left) continue;
       ModelCall& call = *member->caller->call;
       if (call.landed) {
-        Model::NotifyUnobserved(call);
+        Model::NotifyUnseen(call);
         continue;
       }
       Must(!member->Led(), "a call of a batch has not landed");
@@ -876,13 +1146,13 @@ class World {
       }
       model_.Leave(*member->caller);
     }
-    std::erase_if(batch.asking, [&](const Member* member) {
-      return batch.options.on_failure != singleflight::OnFailure::kRetry || member->error ||
-             member->left || member->Led() || member->caller->call->how == How::kValue;
+    std::erase_if(batch.asking, [](const Member* member) {
+      return member->error || member->left || !member->caller->AsksAgain();
     });
   }
 
   void Many() {
+    if (waiting_ != nullptr) return;
     Batch batch;
     std::vector<int> keys;
     for (unsigned i = 1 + bytes_.Below(4); i > 0; --i) keys.push_back(PickKey());
@@ -902,19 +1172,27 @@ class World {
     Stop* const stop = PickStop();
     if (stop != nullptr) batch.options.stop = stop->source.get_token();
     batch.options.timeout = std::chrono::nanoseconds(0);
-    if (bytes_.Coin()) batch.options.on_failure = singleflight::OnFailure::kRetry;
+    batch.options.on_failure = RetryIf(bytes_.Coin());
+    batch.takes_stop = bytes_.Coin();
     const std::size_t frame = failing_.size();
     failing_.emplace_back();
-    const auto fn = [&](std::span<const int> missing) {
+    const auto run = [&](std::span<const int> missing, const std::stop_token* its_stop) {
       LandFailing(frame);
       Unregister(std::exchange(batch.heeds, nullptr), nullptr, &batch);
       Must(Advance(batch), "a batch's function ran that should not have");
       Must(std::equal(missing.begin(), missing.end(), batch.own.begin(), batch.own.end(),
                       [](int key, const Member* member) { return key == member->key; }),
            "a batch's function ran for other keys");
-      return RunBatch(batch, stop, frame);
+      return RunBatch(batch, stop, frame, its_stop);
     };
-    const auto results = singleflight::DoMany(group_, keys, fn, batch.options);
+    const auto ask = [&](const auto& fn) {
+      return singleflight::DoMany(group_, keys, fn, batch.options);
+    };
+    const auto results =
+        batch.takes_stop ? ask([&](std::span<const int> missing, std::stop_token its_stop) {
+          return run(missing, &its_stop);
+        })
+                         : ask([&](std::span<const int> missing) { return run(missing, nullptr); });
     LandFailing(frame);
     Unregister(std::exchange(batch.heeds, nullptr), nullptr, &batch);
     Must(!Advance(batch), "a batch's function did not run");
@@ -934,14 +1212,23 @@ class World {
       }
     }
   }
-  std::vector<Element> RunBatch(Batch& batch, Stop* stop, std::size_t frame) {
+  std::vector<Element> RunBatch(Batch& batch, Stop* stop, std::size_t frame,
+                                const std::stop_token* its_stop) {
     for (const Member* member : batch.own) member->caller->call->on_this_thread = 1;
     if (stop != nullptr && !stop->source.stop_requested()) {
       batch.heeds = stop;
       stop->registered.push_back({.batch = &batch});
     }
+    ++working_;
     Nested();
+    --working_;
     if (bytes_.Below(3) == 1) Request(stop);
+    if (its_stop != nullptr && stopping_ == 0) {
+      const bool all = std::all_of(batch.own.begin(), batch.own.end(), [](const Member* member) {
+        return member->caller->call->stop_requested;
+      });
+      Must(its_stop->stop_requested() == all, "the stop of a batch differs");
+    }
     std::vector<Element> elements;
     for (const Member* member : batch.own) elements.push_back({this, member->caller->call});
     const unsigned how = bytes_.Below(6);
@@ -977,15 +1264,30 @@ class World {
     Must(group_.ForgetUnshared(key) == !shared, "the result of ForgetUnshared differs");
   }
 
+  void PassTime() { model_.now += 1 + bytes_.Below(8); }
+
+  void Close() {
+    if (working_ > 0) {
+      return CheckError(kDeadlock, [&] { group_.Close(); });
+    }
+    if (depth_ > 0 || model_.stats.in_flight > 0) return;  // it would wait
+    model_.closed = true;
+    group_.Close();
+  }
+
   // Lands all calls, and checks that nothing is left behind.
   void End() {
-    while (!leads_.empty()) DropLead();
-    while (!tasks_.empty()) {
-      const auto dropped = std::move(tasks_.back());
-      tasks_.pop_back();
-      ReleaseLead(dropped->call);
+    while (!leads_.empty() || !tasks_.empty() || !upstreams_.empty()) {
+      if (!leads_.empty()) {
+        DropLead();
+      } else if (!tasks_.empty()) {
+        const auto dropped = std::move(tasks_.back());
+        tasks_.pop_back();
+        ReleaseLead(dropped->call);
+      } else {
+        UseUpstream();
+      }
     }
-    while (!upstreams_.empty()) UseUpstream();
     CheckStats();
     Must(model_.stats.in_flight == 0, "a call has not landed at the end");
     for (const auto& coroutine : coroutines_)
@@ -996,7 +1298,9 @@ class World {
   const singleflight::GroupOptions options_;
   Model model_;
   std::vector<std::unique_ptr<RawWaiter>> waiters_;
+  std::vector<std::unique_ptr<Asker>> askers_;  // never erased: their callers may outlive handles
   std::vector<std::unique_ptr<HeldFuture>> futures_;
+  std::vector<std::unique_ptr<HeldThen>> thens_;
   std::vector<std::unique_ptr<Coroutine>> coroutines_;
   std::vector<std::unique_ptr<Stop>> stops_;
   std::vector<std::deque<Call>> failing_;  // for each running batch, the calls that fail with it
@@ -1006,11 +1310,32 @@ class World {
   int depth_ = 0;
   int steps_ = 0;
   int stopping_ = 0;
+  int working_ = 0;            // functions of calls that run on this thread
+  Asking* waiting_ = nullptr;  // the Do that waits, if one does
   // Destroyed first: objects that hold a result may outlive the group, and the sanitizers check
   // that.
   std::unique_ptr<Group> its_group_;
   Group& group_;
 };
+
+inline bool World::Wait(std::int64_t deadline) {
+  if (waiting_ == nullptr) {  // a batch or a Future
+    model_.now = std::max(model_.now, deadline);
+    return false;
+  }
+  Must(deadline == waiting_->deadline, "a caller would wait for more or less than its timeout");
+  Nested();
+  Asking& asking = *std::exchange(waiting_, nullptr);
+  if (asking.caller.call->landed) {
+    if (asking.caller.AsksAgain()) AskAgain(asking);
+    return true;
+  }
+  const bool stopped = asking.options.stop.stop_requested();
+  if (!stopped) model_.now = std::max(model_.now, deadline);
+  asking.error = stopped ? std::errc::operation_canceled : std::errc::timed_out;
+  model_.Leave(asking.caller);
+  return stopped;
+}
 
 inline bool World::Reach(const Stoppable& stoppable) {
   if (stoppable.coroutine != nullptr) {
