@@ -46,6 +46,8 @@ struct ModelCall {
   bool run = false;             // Lead::Run has begun
   int on_this_thread = 0;
   int leads = 0;  // copies of its Lead, and objects that hold one
+  bool led_in_do = false;
+  bool landing = false;  // its outcome is decided
   bool landed = false;
   bool shared = false;
   How how = How::kValue;
@@ -204,7 +206,7 @@ class Model {
     if (--call.callers == 0 && call.takes_stop) Abandon(call);
   }
   void TakeStop(ModelCall& call) {
-    if (call.landed) return;
+    if (call.landing) return;
     call.takes_stop = true;
     if (call.callers == 0) Abandon(call);
   }
@@ -217,17 +219,26 @@ class Model {
 
   // ---- Landing
 
-  // Returns false if the call had landed before.
+  // Returns false if the call has landed or is being landed. If nobody is left to take a value, the
+  // group forgets the call and destroys the value first, and FinishLanding must follow.
   bool Land(ModelCall& call, How how) {
-    if (call.landed) return false;
+    if (call.landing) return false;
+    call.landing = true;
+    call.how = how;
+    if (call.callers > 0 || call.led_in_do || how != How::kValue) {
+      FinishLanding(call);
+    } else if (!call.forgotten) {
+      Forget(call);
+    }
+    return true;
+  }
+  void FinishLanding(ModelCall& call) {
     if (!call.forgotten) in_flight_.erase(call.key);
     call.landed = true;
-    call.how = how;
     call.shared = Getting(call) > 1;
     callers_ -= call.callers;
     --stats.in_flight;
-    if (how != How::kValue) ++stats.failures;
-    return true;
+    if (call.how != How::kValue) ++stats.failures;
   }
 
   // The group notifies `caller`.

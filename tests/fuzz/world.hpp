@@ -35,9 +35,17 @@ using singleflight::Role;
 
 inline constexpr int kKeys = 3;
 
+class World;
+
+struct Delete {
+  void operator()(const int* number) const;
+  World* world = nullptr;  // null: it is not a call's outcome
+  Model::Call call = nullptr;
+};
 // The value that calls land with. It is on the heap, so that the sanitizers see what happens to it.
+// If nobody is left to take it, other steps run while it is destroyed.
 struct Answer {
-  std::unique_ptr<int> number;
+  std::unique_ptr<int, Delete> number;
 };
 struct Failure {
   int number;
@@ -86,6 +94,12 @@ class World {
 
   // A thread waits until `deadline` at the latest. Returns false if it has waited that long.
   bool Wait(std::int64_t deadline);
+
+  // The value of a call is destroyed, because nobody is left to take it.
+  void OnDiscard(ModelCall& call) {
+    Nested();
+    model_.FinishLanding(call);
+  }
 
  private:
   using Call = Model::Call;
@@ -260,9 +274,10 @@ class World {
   static constexpr auto kRefused = std::errc::resource_unavailable_try_again;
   static constexpr auto kDeadlock = std::errc::resource_deadlock_would_occur;
 
-  Answer Deliver(const ModelCall& call, How how) {
-    if (how == How::kFailure) throw Failure{call.number};
-    return {std::make_unique<int>(call.number)};
+  // `lands`: this is the call's outcome.
+  Answer Deliver(const Call& call, How how, bool lands = true) {
+    if (how == How::kFailure) throw Failure{call->number};
+    return {{new int(call->number), Delete{lands ? this : nullptr, call}}};
   }
 
   void Notify(ModelCaller& caller) {
@@ -434,7 +449,7 @@ class World {
     const bool lands = model_.Land(*call, how);
     bool landed = false;
     if (how == How::kValue) {
-      landed = lead.Succeed(Deliver(*call, how));
+      landed = lead.Succeed(Deliver(call, how, lands));
     } else {
       landed = lead.Fail(how == How::kOwnerDead ? nullptr
                                                 : std::make_exception_ptr(Failure{call->number}));
@@ -442,7 +457,7 @@ class World {
     Must(landed == lands, "the result of Succeed or Fail differs");
   }
   void Run(Lead& lead, const Call& call) {
-    const bool runs = !call->landed && !call->run;
+    const bool runs = !call->landing && !call->run;
     bool ran = false;
     bool landed = false;
     ++call->leads;
@@ -451,12 +466,12 @@ class World {
       if (runs) model_.TakeStop(*call);
       returned = lead.Run([&](std::stop_token stop) {
         ran = true;
-        return Work(*call, &stop, &landed);
+        return Work(call, &stop, &landed);
       });
     } else {
       returned = lead.Run([&] {
         ran = true;
-        return Work(*call, nullptr, &landed);
+        return Work(call, nullptr, &landed);
       });
     }
     --call->leads;  // the call has landed
@@ -472,18 +487,18 @@ class World {
   }
 
   // Does the work of a call on this thread. `stop` is null if the work takes no token.
-  Answer Work(ModelCall& call, const std::stop_token* stop, bool* landed = nullptr) {
-    call.run = true;
-    ++call.on_this_thread;
+  Answer Work(Call call, const std::stop_token* stop, bool* landed = nullptr) {
+    call->run = true;
+    ++call->on_this_thread;
     ++working_;
     Nested();
-    if (stop != nullptr) CheckToken(call, *stop);
+    if (stop != nullptr) CheckToken(*call, *stop);
     --working_;
-    --call.on_this_thread;
+    --call->on_this_thread;
     const How how = PickHow(false);
-    const bool lands = model_.Land(call, how);
+    const bool lands = model_.Land(*call, how);
     if (landed != nullptr) *landed = lands;
-    return Deliver(call, how);
+    return Deliver(call, how, lands);
   }
   void CheckToken(const ModelCall& call, const std::stop_token& stop) const {
     if (stopping_ == 0)
@@ -557,11 +572,11 @@ class World {
     if (bytes_.Coin()) {
       const auto fn = [this, caller](std::stop_token stop) {
         model_.TakeStop(*caller->call);
-        return Work(*caller->call, &stop);
+        return Work(caller->call, &stop);
       };
       use(fn, true);
     } else {
-      const auto fn = [this, caller] { return Work(*caller->call, nullptr); };
+      const auto fn = [this, caller] { return Work(caller->call, nullptr); };
       use(fn, false);
     }
   }
@@ -677,7 +692,7 @@ class World {
       ReleaseLead(call);
       return;
     }
-    const bool lands = !call->landed && !call->run;
+    const bool lands = !call->landing && !call->run;
     ++call->leads;
     held->task();  // it may destroy `held`
     --call->leads;
@@ -739,7 +754,7 @@ class World {
     }
     Answer await_resume() const {
       Must(world->model_.Land(*upstream->call, upstream->how), "work outlives its call");
-      return world->Deliver(*upstream->call, upstream->how);
+      return world->Deliver(upstream->call, upstream->how);
     }
     World* world;
     std::shared_ptr<Upstream> upstream;
@@ -967,7 +982,9 @@ class World {
 
   void Do() {
     if (waiting_ != nullptr) return;
-    Asking asking{.key = PickKey(), .stop = PickStop()};
+    Asking asking;
+    asking.key = PickKey();
+    asking.stop = PickStop();
     if (asking.stop != nullptr) asking.options.stop = asking.stop->source.get_token();
     const std::chrono::nanoseconds timeout(static_cast<int>(bytes_.Below(6)) - 1);
     asking.options.timeout = timeout;
@@ -992,7 +1009,7 @@ class World {
       } const at_end{asking.stop, call};
       if (bytes_.Coin()) Nested();
       if (bytes_.Below(3) == 1) Request(asking.stop);
-      return Work(*call, its_stop);
+      return Work(call, its_stop);
     };
     const bool has_options = asking.stop != nullptr || !asking.leads || bytes_.Coin();
     const auto ask = [&](const auto& fn) {
@@ -1024,6 +1041,7 @@ class World {
     }
     const Call& call = asking.caller.call;
     asking.leads = true;
+    call->led_in_do = true;
     call->on_this_thread = 1;
     if (asking.stop == nullptr) return;
     call->takes_stop = asking.takes_stop;
@@ -1093,7 +1111,7 @@ class World {
       world->Nested();
       const How how = world->PickHow(false);
       Must(world->model_.Land(*call, how), "a call of a batch had already landed");
-      return world->Deliver(*call, how);
+      return world->Deliver(call, how);
     }
     World* world;
     Call call;
@@ -1317,6 +1335,11 @@ class World {
   std::unique_ptr<Group> its_group_;
   Group& group_;
 };
+
+inline void Delete::operator()(const int* number) const {
+  if (world != nullptr && call->landing && !call->landed) world->OnDiscard(*call);
+  delete number;
+}
 
 inline bool World::Wait(std::int64_t deadline) {
   if (waiting_ == nullptr) {  // a batch or a Future
