@@ -10,20 +10,23 @@
 // include/singleflight that it stands for. A step is what happens under one lock, together with
 // what its thread does before or after that no other thread can tell apart. Callers 1 to CALLERS
 // ask ASKS times each, each time in any way that KINDS allows. A stop may be requested of each, and
-// another thread forgets the key FORGETS times. With AGE, any call may be too old for the next
-// caller. With FAILS, `fn` may fail and a task may be dropped. With THROWS, `launch` may throw
-// after it has passed on its Lead. Each asynchronous call is landed by a thread of its own. The
-// group is destroyed when no caller is inside. With OUTLIVE, waiters and Futures may leave or wait
-// after that.
+// another thread forgets the key FORGETS times. The work of a call may take the stop token, early
+// or late, if anything could request it. A stop may be requested of a caller with OnFailure::kRetry
+// after its call has failed: then it gives up. With LEAVES, it may time out in its second try. With
+// AGE, any call may be too old for the next caller. With FAILS, `fn` may fail and a task may be
+// dropped. With THROWS, `launch` may throw after it has passed on its Lead. Each asynchronous call
+// is landed by a thread of its own. The group is destroyed when no caller is inside. With OUTLIVE,
+// waiters and Futures may leave or wait after that.
 //
-// Not modelled: limits, failing allocations, several stops requested at the same moment and
-// SharedFuture are left out. Other keys and shards are left out with the wait graph, the only place
-// where they meet. Memory order is left out: here all threads see all writes in one order. The
-// tests and ThreadSanitizer check these.
+// Not modelled: limits, failing allocations, several stops requested at the same moment, waiters
+// with OnFailure::kRetry, closing and SharedFuture are left out. Other keys and shards are left out
+// with the wait graph, the only place where they meet. Memory order is left out: here all threads
+// see all writes in one order. The tests and ThreadSanitizer check these.
 //
-// The assertions say what must hold, with the number of its promise in include/singleflight/README.md.
-// A process that is stuck is found as an invalid end state. Callers differ only by number, so the model explores only
-// executions in which their first steps come in the order of their numbers.
+// The assertions say what must hold, with the number of its promise in
+// include/singleflight/README.md. A process that is stuck is found as an invalid end state. Callers
+// differ only by number, so the model explores only executions in which their first steps come in
+// the order of their numbers.
 //
 // FAULT_... plants a fault in the model. Each fault must be found.
 //
@@ -63,6 +66,18 @@
 #ifndef AGE
 #define AGE 0
 #endif
+#ifndef LEAVES
+#define LEAVES 0
+#endif
+
+// The bits of TAKES say when the work of a call may take the stop token.
+#define NEVER 1
+#define EARLY 2  // in `launch`, or if it is led in Do
+#define LATE 4   // when it begins
+
+#ifndef TAKES
+#define TAKES 7
+#endif
 
 #define CALLS (CALLERS * ASKS)  // an upper bound: a leader does not ask again in that Do
 #define NONE 0                  // no call or no caller: both are numbered from 1
@@ -89,6 +104,7 @@ typedef Call {
   bit leader_left;
   bit forgotten;
   bit has_state;
+  bit takes_stop;
   bit asked;  // the stop source was requested
   // The fields of SharedState.
   bit landed;  // `call` is null, and HasLanded is true
@@ -98,6 +114,10 @@ typedef Call {
   bit published;
   unsigned first : 2;
   unsigned last : 2;
+  unsigned retriers : 2;
+  unsigned second_try : 4;
+  unsigned expected : 2;
+  bit has_latecomers;
   // The fields of AsyncCall.
   bit async;
   unsigned phase : 2;
@@ -107,7 +127,8 @@ typedef Call {
   unsigned on : 3;    // number of those that will get the outcome
   unsigned owed : 3;  // number of those that were to get it when the call was closed
   unsigned took : 3;  // number of those that got it, or were to and did not take it
-  bit unwanted;         // the last caller has left
+  bit unwanted;       // no caller was left on it when it could be asked to stop
+  bit tried_again;    // a caller that followed it asked again, and no other did before
   bit returned;       // a caller has got the outcome
   bit ran;            // fn was run
   unsigned refs : 4;  // processes that may still touch the call or its state
@@ -155,10 +176,10 @@ inline Lock() {
 }
 
 inline Unlock() {
-  // Promises 1 and 11: a call that can be joined has callers, is neither forgotten nor landed, and
-  // was not asked to stop.
-  assert(slot == NONE || (call[slot].callers > 0 && !call[slot].forgotten));
-  assert(slot == NONE || !call[slot].landed);
+  // Promises 1 and 11: a call that can be joined has callers or cannot be asked to stop. It is
+  // neither forgotten nor landed, and was not asked to stop.
+  assert(slot == NONE || call[slot].callers > 0 || !call[slot].takes_stop);
+  assert(slot == NONE || (!call[slot].forgotten && !call[slot].landed));
   assert(slot == NONE || !call[slot].asked || inside == 0);  // ~Group asks all calls
   assert(size == (slot != NONE));
 }
@@ -166,6 +187,8 @@ inline Unlock() {
 // Unlocks after a caller joined or left call c, or after it landed. The counted are those on it.
 inline UnlockCounted(c) {
   assert(call[c].callers + call[c].leader_left == call[c].on);
+  // Promise 11: a call that can be asked to stop, and has no callers, will be asked.
+  assert(call[c].landed || call[c].callers > 0 || !call[c].takes_stop || call[c].unwanted);
   Unlock()
 }
 
@@ -223,7 +246,7 @@ inline Begin(c) {
 
 inline AddFollower(c) {
   assert(call[c].refs > 0 && !call[c].landed);              // the call is in flight
-  assert(!call[c].asked && !call[c].unwanted);                // promise 11
+  assert(!call[c].asked && !call[c].unwanted);              // promise 11
   assert(!call[c].returned);                                // promise 2
   call[c].has_state = 1;
   call[c].callers++;
@@ -231,23 +254,57 @@ inline AddFollower(c) {
   call[c].refs++
 }
 
-// Sets `unwanted` if the caller was the last.
+inline ForgetUnlessForgotten(c) {
+  if
+  :: !call[c].forgotten -> Forget(c)
+  :: else
+  fi
+}
+
+// Sets `unwanted`: the stop of the call must be requested.
+inline Abandon(c, unwanted) {
+#ifndef FAULT_leave_without_forget
+  ForgetUnlessForgotten(c);
+#endif
+  call[c].unwanted = 1;
+  unwanted = 1
+}
+
 inline DropCaller(c, unwanted) {
   assert(call[c].refs > 0 && !call[c].landed && call[c].callers > 0);
   call[c].callers--;
+  unwanted = 0;
   if
-  :: call[c].callers == 0 ->
-#ifndef FAULT_leave_without_forget
-    if
-    :: !call[c].forgotten -> Forget(c)
-    :: else
-    fi;
+#ifdef FAULT_forgets_what_cannot_stop
+  :: call[c].callers == 0 -> Abandon(c, unwanted)
+#else
+  :: call[c].callers == 0 && call[c].takes_stop -> Abandon(c, unwanted)
 #endif
-    assert(!call[c].unwanted);
-    call[c].unwanted = 1;
-    unwanted = 1
-  :: else -> unwanted = 0
+  :: else
   fi
+}
+
+// ---- Asking again
+
+// Makes the other followers of call f that will ask again callers of call c.
+inline BringOthers(c, f) {
+  assert(!call[f].tried_again);  // promise 17
+  call[f].tried_again = 1;
+#ifndef FAULT_everyone_tries_again
+  if
+  :: call[f].retriers > 0 ->
+    call[c].callers = call[c].callers + call[f].retriers;
+    call[c].on = call[c].on + call[f].retriers;
+    call[c].refs = call[c].refs + call[f].retriers;
+    call[f].expected = call[f].retriers;
+    call[f].retriers = 0;
+    call[f].second_try = c;
+#ifndef FAULT_latecomers_read_too_early
+    call[c].has_latecomers = 1
+#endif
+  :: else
+  fi
+#endif
 }
 
 inline Close(c) {
@@ -274,14 +331,22 @@ inline Release(c) {
   :: call[c].refs == 0 ->
     assert(call[c].landed && call[c].took == call[c].owed);  // promise 1: each gets one outcome
     assert(call[c].shared == (call[c].owed > 1));            // promise 4
-    assert(call[c].asked || !call[c].unwanted);                // promise 11
+    assert(call[c].asked || !call[c].unwanted);              // promise 11
+    assert(call[c].takes_stop || !call[c].unwanted);         // promise 11
+    // Promise 17: of the callers that ask again after a failure, none is counted elsewhere too.
+    assert(call[c].expected == 0 && (call[c].retriers == 0 || !call[c].tried_again));
     assert(call[c].first == NONE && call[c].last == NONE);
     // This merges states that differ only in calls that are over.
     call[c].callers = 0;
     call[c].leader_left = 0;
     call[c].forgotten = 0;
     call[c].has_state = 0;
+    call[c].takes_stop = 0;
     call[c].asked = 0;
+    call[c].retriers = 0;
+    call[c].second_try = NONE;
+    call[c].has_latecomers = 0;
+    call[c].tried_again = 0;
     call[c].shared = 0;
     call[c].outcome = UNSET;
     call[c].broadcast = 0;
@@ -421,6 +486,7 @@ proctype Caller(byte me) {
   byte asks = ASKS;
   byte kind = 0;
   byte c = NONE;
+  byte f = NONE;  // the call that has failed, while this caller asks again
   byte w = NONE;
   byte outcome = UNSET;
   bit left;
@@ -432,6 +498,9 @@ proctype Caller(byte me) {
 #ifdef FAULT_count_read_outside_lock
   byte count = 0;
 #endif
+#ifdef FAULT_second_try_read_outside_lock
+  byte expected = 0;
+#endif
 
 Ask:
 #ifdef FAULT_find_outside_lock
@@ -439,21 +508,18 @@ Ask:
 #endif
 JoinOrLead:
   atomic {
+    started + 1 >= me;
     if
-    :: kind == 0 && started + 1 >= me ->
-      if
-      :: started < me -> started++
-      :: else
-      fi;
-      if
-      :: KINDS & DO -> kind = DO
-      :: KINDS & RETRY -> kind = RETRY
-      :: KINDS & TIMED -> kind = TIMED
-      :: KINDS & STOPPED -> kind = STOPPED
-      :: KINDS & WAITER -> kind = WAITER
-      :: KINDS & FUTURE -> kind = FUTURE
-      fi
-    :: kind == RETRY
+    :: started < me -> started++
+    :: else
+    fi;
+    if
+    :: KINDS & DO -> kind = DO
+    :: KINDS & RETRY -> kind = RETRY
+    :: KINDS & TIMED -> kind = TIMED
+    :: KINDS & STOPPED -> kind = STOPPED
+    :: KINDS & WAITER -> kind = WAITER
+    :: KINDS & FUTURE -> kind = FUTURE
     fi;
     Lock();
     if
@@ -466,6 +532,10 @@ JoinOrLead:
       c = slot;
 #endif
       AddFollower(c);
+      if
+      :: kind == RETRY -> call[c].retriers++
+      :: else
+      fi;
       if
       :: kind == DO || kind == RETRY || kind == FUTURE ->  // PrepareToBlock
 #ifdef FAULT_broadcast_not_prepared
@@ -502,7 +572,11 @@ JoinOrLead:
         goto LaunchCall
       :: kind == STOPPED ->
         stop[me].callback = LEADER_LEAVES;
-        stop[me].call = c
+        stop[me].call = c;
+        if
+        :: TAKES & (EARLY | LATE) -> call[c].takes_stop = 1
+        :: TAKES & NEVER
+        fi
       :: !(kind == WAITER || kind == FUTURE)
       fi;
       UnlockCounted(c)
@@ -541,6 +615,10 @@ EndOfStopCallback:
     stop[me].call = NONE;
 LandAlone:
     Lock();
+    if
+    :: call[c].has_latecomers -> Unlock(); goto Share
+    :: else
+    fi;
     Close(c);
     UnlockCounted(c);
     if
@@ -554,6 +632,15 @@ LandAlone:
 SetOutcome:
   atomic {
     call[c].outcome = outcome;
+    goto Broadcast
+  }
+  // Latecomers read the outcome as soon as the shard is unlocked, so it is set before that.
+Share:
+  atomic {
+    call[c].outcome = outcome;
+    Lock();
+    Close(c);
+    UnlockCounted(c);
     goto Broadcast
   }
   PublishAndNotify(c, w);
@@ -571,9 +658,105 @@ Block:
     if
     :: kind == RETRY && call[c].outcome != VALUE && call[c].outcome != ENDED ->
       TakeResult(c);
-      Release(c);
-      goto Ask
+      if
+      :: kind = DO  // what it gets now is final
+      :: LEAVES -> kind = TIMED
+      fi;
+      f = c;
+      c = NONE;
+      if
+      :: goto AskAgain
+      :: goto GiveUp  // its stop was requested
+      fi
     :: else -> TakeResult(c)
+    fi;
+    goto Return
+  }
+#ifdef FAULT_second_try_read_outside_lock
+AskAgain:
+  expected = call[f].expected;
+  atomic {
+    skip;
+#else
+  atomic {
+    skip;
+AskAgain:
+#endif
+    Lock();
+    if
+#ifdef FAULT_second_try_read_outside_lock
+    :: expected > 0 ->
+      expected = 0;
+#else
+    :: call[f].expected > 0 ->
+#endif
+      call[f].expected--;
+      c = call[f].second_try;
+      assert(c != NONE && call[c].refs > 0);
+      Release(f);
+      if
+      :: call[c].landed -> Unlock(); goto TakeLate
+      :: else -> goto WaitForSecondTry
+      fi
+    :: else ->
+      assert(call[f].retriers > 0);
+      call[f].retriers--;
+      if
+      :: slot != NONE ->
+        c = slot;
+        AddFollower(c);
+        BringOthers(c, f);
+        Release(f);
+WaitForSecondTry:
+        if
+        :: kind == DO -> call[c].broadcast = 1; UnlockCounted(c); goto Block
+        :: kind == TIMED -> Link(me, c); UnlockCounted(c); goto WaitOrInterrupt
+        fi
+      :: slot == NONE || AGE ->
+        Begin(c);
+        call[c].has_state = 1;
+        BringOthers(c, f);
+        UnlockCounted(c);
+        Release(f);
+        goto Execute
+      fi
+    fi
+  }
+TakeLate:
+  atomic {
+    TakeResult(c);
+    goto Return
+  }
+  atomic {
+    skip;
+GiveUp:
+    Lock();
+    if
+    :: call[f].expected > 0 ->
+      call[f].expected--;
+      c = call[f].second_try;
+      if
+      :: call[c].landed -> DropOutcome(c); Unlock()
+      :: else ->
+#ifndef FAULT_gives_up_but_counts
+        DropCaller(c, unwanted);
+#endif
+        call[c].on--;
+        UnlockCounted(c)
+      fi;
+      Release(f)
+    :: else ->
+      call[f].retriers--;
+      c = f;
+      f = NONE;
+      Unlock()
+    fi
+  }
+  // As in RequestStop.
+  atomic {
+    if
+    :: unwanted -> call[c].asked = 1; unwanted = 0
+    :: else
     fi;
     goto Return
   }
@@ -632,6 +815,10 @@ LaunchCall:
     call[c].posted = 1;
     call[c].leads = 1;
     call[c].refs++;
+    if
+    :: TAKES & EARLY -> call[c].takes_stop = 1  // a Task takes the token when it is made
+    :: TAKES & (NEVER | LATE)
+    fi;
     if
     :: THROWS ->
       call[c].leads = 2;
@@ -784,6 +971,7 @@ proctype Leader(byte c; byte joiner) {
   byte w = NONE;
   byte outcome = UNSET;
   bit even_unwanted;
+  bit unwanted;  // as in Caller
 
 endIdle:
   atomic {
@@ -796,10 +984,47 @@ endIdle:
     fi;
     if
     :: FAILS -> goto DropLead  // the task is dropped
-    :: THROWS && call[c].phase == LAUNCHED -> call[c].phase = RUNNING; goto Running
     :: THROWS && call[c].phase == LANDED -> goto DropLead
-    :: !THROWS -> goto Execute  // it makes no difference when `fn` began
+    :: call[c].phase == LAUNCHED && (TAKES & LATE) && !call[c].takes_stop ->
+      call[c].phase = RUNNING;
+      goto TakeStop
+    :: call[c].phase == LAUNCHED && ((TAKES & NEVER) || call[c].takes_stop) ->
+      call[c].phase = RUNNING;
+      if
+      :: THROWS -> goto Running
+      :: !THROWS -> goto Execute  // it makes no difference when `fn` began
+      fi
     fi
+  }
+  // AsyncCall::TakeStop. Its mutex keeps the call from landing meanwhile.
+TakeStop:
+  atomic {
+#ifndef FAULT_token_of_landed_call
+    !held;
+    if
+    :: call[c].phase == LANDED -> goto Running
+    :: else
+    fi;
+#endif
+    Lock();
+    assert(call[c].refs > 0 && !call[c].landed);
+    call[c].takes_stop = 1;
+#ifndef FAULT_late_token_never_asked
+    if
+    :: call[c].callers == 0 -> Abandon(c, unwanted)
+    :: else
+    fi;
+#endif
+    UnlockCounted(c);
+    if
+    :: unwanted
+    :: else -> goto Running
+    fi
+  }
+RequestStop:
+  atomic {
+    call[c].asked = 1;
+    unwanted = 0
   }
 Running:
   atomic {
@@ -830,7 +1055,12 @@ CloseAsync:
     Lock();
     if
 #ifndef FAULT_value_outlives_group
-    :: call[c].callers == 0 && !even_unwanted -> goto Discard
+    :: call[c].callers == 0 && !even_unwanted ->
+#ifndef FAULT_unwanted_value_in_view
+      ForgetUnlessForgotten(c);
+#endif
+      UnlockCounted(c);
+      goto Discard
 #endif
     :: else
     fi;
