@@ -616,7 +616,7 @@ EndOfStopCallback:
 LandAlone:
     Lock();
     if
-    :: call[c].has_latecomers -> Unlock(); goto Share
+    :: call[c].has_latecomers || call[c].retriers > 0 -> Unlock(); goto Share
     :: else
     fi;
     Close(c);
@@ -634,7 +634,8 @@ SetOutcome:
     call[c].outcome = outcome;
     goto Broadcast
   }
-  // Latecomers read the outcome as soon as the shard is unlocked, so it is set before that.
+  // The outcome comes first, for latecomers and for retriers that are detached: they read it as
+  // soon as the shard is unlocked.
 Share:
   atomic {
     call[c].outcome = outcome;
