@@ -1,34 +1,48 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The part of HTTP/1.1 that asio_service.hpp needs: a request without a body, a response, and a
-// server on Asio with a coroutine for each connection.
+// A small HTTP/1.1 server on Asio, with a coroutine for each connection, for asio_service.hpp.
+//
+// - It refuses what another server might read as a different request (RFC 9112), such as one with
+//   no Host or with two, and then closes the connection.
+// - A request must arrive within a few seconds. Heads and bodies have limits.
+// - It notices that a client has gone while its handler runs.
+// - If no descriptor is free, it waits a moment before it accepts again.
 //
 // Thread: everything runs on the one thread that runs the io_context.
 
 #include <algorithm>
+#include <array>
 #include <asio.hpp>
+#include <asio/experimental/awaitable_operators.hpp>
 #include <cctype>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <optional>
-#include <sstream>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
+#include "../adapters/http/text.hpp"
+
+using HttpHeaders = HttpFields;
 
 struct HttpRequest {
   std::string method, target;
-  HttpHeaders headers;
+  HttpHeaders headers = {};
   bool keep_alive = false;
+  std::string body = {};
+  std::string peer = {};                 // the client's address
+  std::stop_token client_has_gone = {};  // the stop is requested on the server's thread
 
   // Parses a request up to and including the empty line. Returns nothing if it is no HTTP/1
-  // request.
+  // request, or one that another server might read differently.
   static std::optional<HttpRequest> Parse(std::string_view head) {
     // Removes the part before `end` from the text, and `end`. Returns the part.
     const auto cut = [](std::string_view& text, std::string_view end) {
@@ -36,11 +50,6 @@ struct HttpRequest {
       const std::string_view part = text.substr(0, at);
       text.remove_prefix(std::min(at + end.size(), text.size()));
       return part;
-    };
-    const auto lower = [](std::string_view text) {
-      std::string lowered(text);
-      for (char& c : lowered) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-      return lowered;
     };
     // Another parser might end a line or a name at such a character, and see another request.
     const auto has_control = [](std::string_view line) {
@@ -53,7 +62,9 @@ struct HttpRequest {
     if (has_control(version)) return std::nullopt;
     request.method = cut(version, " ");
     request.target = cut(version, " ");
-    if (request.method.empty() || !request.target.starts_with('/')) return std::nullopt;
+    if (!http_text::IsToken(request.method) || !request.target.starts_with('/')) {
+      return std::nullopt;
+    }
     if (version != "HTTP/1.1" && version != "HTTP/1.0") return std::nullopt;
     request.keep_alive = version == "HTTP/1.1";
     while (!head.starts_with("\r\n")) {
@@ -61,47 +72,93 @@ struct HttpRequest {
       const std::string_view name = line.substr(0, line.find(':'));
       if (name.size() == line.size() || has_control(line)) return std::nullopt;
       // Another parser might read "Cookie " as a Cookie, which this one would overlook.
-      if (name.empty() || name.find_first_of(" \t") != name.npos) return std::nullopt;
+      if (!http_text::IsToken(name)) return std::nullopt;
       std::string_view value = line.substr(name.size() + 1);
       value.remove_prefix(std::min(value.find_first_not_of(" \t"), value.size()));
       value = value.substr(0, value.find_last_not_of(" \t") + 1);
       request.headers.emplace_back(name, value);
-      const std::string known = lower(name);
-      if (known == "connection" && lower(value).find("close") != std::string::npos) {
-        request.keep_alive = false;
-      }
-      // A body is not read, so the next request on this connection cannot be read either.
-      if (known == "content-length" || known == "transfer-encoding") request.keep_alive = false;
+    }
+    for (const std::string_view options : http_text::ValuesOf(request.headers, "Connection")) {
+      if (http_text::Mentions(options, "close")) request.keep_alive = false;
+    }
+    // RFC 9112, 3.2 (Host) and 6.3 (the length of the body).
+    const std::size_t hosts = http_text::ValuesOf(request.headers, "Host").size();
+    if (hosts > 1 || (hosts == 0 && version == "HTTP/1.1")) return std::nullopt;
+    const auto lengths = http_text::ValuesOf(request.headers, "Content-Length");
+    const bool coded = http_text::Has(request.headers, "Transfer-Encoding");
+    if (lengths.size() > 1 || (coded && (!lengths.empty() || version == "HTTP/1.0"))) {
+      return std::nullopt;
+    }
+    if (!lengths.empty() && (lengths[0].empty() || lengths[0].find_first_not_of("0123456789") !=
+                                                       std::string_view::npos)) {
+      return std::nullopt;
     }
     return request;
   }
+
+  // Returns the length of the body, or nothing if it is above `max`.
+  std::optional<std::size_t> BodySize(std::size_t max) const {
+    const auto lengths = http_text::ValuesOf(headers, "Content-Length");
+    if (lengths.empty()) return 0;
+    if (lengths[0].size() > 18) return std::nullopt;
+    const std::size_t size = std::stoull(std::string(lengths[0]));
+    return size <= max ? std::optional(size) : std::nullopt;
+  }
+};
+
+// The body of a response. Copies of it share one text.
+class HttpBody {
+ public:
+  HttpBody() = default;
+  HttpBody(std::string text) : text_(std::make_shared<const std::string>(std::move(text))) {}
+  HttpBody(const char* text) : HttpBody(std::string(text)) {}
+
+  std::string_view Text() const { return text_ == nullptr ? std::string_view() : *text_; }
+
+ private:
+  std::shared_ptr<const std::string> text_;
 };
 
 struct HttpResponse {
   std::string status = "200 OK";
-  HttpHeaders headers;
-  std::string body;
+  HttpHeaders headers = {};
+  HttpBody body = {};
 
-  // Returns the bytes to send in answer to a request of this method. Headers must not contain line
-  // breaks.
-  std::string Format(std::string_view method, bool keep_alive) const {
-    std::ostringstream out;
-    out << "HTTP/1.1 " << status << "\r\nContent-Length: " << std::to_string(body.size())
-        << "\r\nConnection: " << (keep_alive ? "keep-alive" : "close") << "\r\n";
-    for (const auto& [name, value] : headers) out << name << ": " << value << "\r\n";
-    out << "\r\n" << (method == "HEAD" ? "" : body);
-    return out.str();
+  // Whether the status does not allow a body (RFC 9110, 15.3.5 and 15.4.5).
+  bool IsEmpty() const { return status.starts_with("204") || status.starts_with("304"); }
+
+  // Returns the status line and the headers. Headers must not contain line breaks.
+  std::string Head(bool keep_alive) const {
+    std::string head = "HTTP/1.1 " + status + "\r\n";
+    if (!IsEmpty()) {
+      head += "Content-Length: " + std::to_string(body.Text().size()) + "\r\n";
+    }
+    head += keep_alive ? "Connection: keep-alive\r\n" : "Connection: close\r\n";
+    for (const auto& [name, value] : headers) {
+      head += name;
+      head += ": ";
+      head += value;
+      head += "\r\n";
+    }
+    head += "\r\n";
+    return head;
   }
 };
 
 // Answers a request. The request lives until the coroutine has finished.
 using HttpHandler = std::function<asio::awaitable<HttpResponse>(const HttpRequest&)>;
 
+struct AsioLimits {
+  std::size_t head_bytes = 8192;
+  std::size_t body_bytes = 1024 * 1024;
+  std::chrono::milliseconds request_time = std::chrono::seconds(10);  // to receive or send one
+};
+
 class AsioServer {
  public:
   // Lifetime: the context must outlive the server, and must not run after the server is destroyed.
-  AsioServer(asio::io_context& io, HttpHandler handler)
-      : acceptor_(io), handler_(std::move(handler)) {}
+  AsioServer(asio::io_context& io, HttpHandler handler, AsioLimits limits = {})
+      : acceptor_(io), handler_(std::move(handler)), limits_(limits) {}
 
   // Listens on a port of the loopback address. 0 chooses a free port. Returns the port.
   //
@@ -120,47 +177,169 @@ class AsioServer {
   void Close() { acceptor_.close(); }
 
  private:
+  using Socket = asio::ip::tcp::socket;
+
+  // One connection. A timer that has expired may refer to it for a moment longer.
+  struct Connection : std::enable_shared_from_this<Connection> {
+    explicit Connection(Socket accepted)
+        : socket(std::move(accepted)), timer(socket.get_executor()) {}
+
+    // Closes the connection after this time, unless it is called again.
+    void CloseAfter(std::chrono::milliseconds time) {
+      timer.expires_after(time);
+      timer.async_wait([self = shared_from_this()](asio::error_code cancelled) {
+        if (cancelled || self->timer.expiry() > std::chrono::steady_clock::now()) return;
+        self->timed_out = true;
+        asio::error_code ignored;
+        self->socket.cancel(ignored);
+      });
+    }
+    void StayOpen() { timer.expires_at(std::chrono::steady_clock::time_point::max()); }
+
+    Socket socket;
+    asio::steady_timer timer;
+    bool timed_out = false;
+    std::string input = {};  // received, but not used
+    bool handling = false;
+    std::stop_source gone = {};
+  };
+  using Shared = std::shared_ptr<Connection>;
+
   asio::awaitable<void> Accept() {
     for (;;) {
       asio::error_code error;
-      asio::ip::tcp::socket socket =
+      Socket socket =
           co_await acceptor_.async_accept(asio::redirect_error(asio::use_awaitable, error));
       if (!acceptor_.is_open()) co_return;
-      if (error) continue;  // the client has hung up, or no descriptor is free at the moment
-      asio::co_spawn(acceptor_.get_executor(), Serve(std::move(socket)), asio::detached);
+      if (error == asio::error::connection_aborted) continue;  // the client has hung up
+      if (error) {  // no descriptor or no memory is free: accepting at once would fail again
+        asio::steady_timer pause(acceptor_.get_executor(), std::chrono::milliseconds(20));
+        co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, error));
+        if (!acceptor_.is_open()) co_return;
+        continue;
+      }
+      socket.set_option(asio::ip::tcp::no_delay(true), error);
+      asio::co_spawn(acceptor_.get_executor(),
+                     Serve(std::make_shared<Connection>(std::move(socket))), asio::detached);
     }
   }
 
-  asio::awaitable<void> Serve(asio::ip::tcp::socket socket) {
-    constexpr std::size_t kMaxHead = 8192;
-    std::string input;
+  asio::awaitable<void> Serve(Shared connection) {
     for (bool keep_alive = true; keep_alive;) {
-      asio::error_code error;
-      const std::size_t size =
-          co_await asio::async_read_until(socket, asio::dynamic_buffer(input, kMaxHead), "\r\n\r\n",
-                                          asio::redirect_error(asio::use_awaitable, error));
-      std::optional<HttpRequest> request;
-      HttpResponse response{"400 Bad Request", {}, ""};
-      if (error == asio::error::not_found) {
-        response.status = "431 Request Header Fields Too Large";
-      } else if (error) {
-        co_return;
-      } else if ((request = HttpRequest::Parse(std::string_view(input).substr(0, size)))) {
-        try {
-          response = co_await handler_(*request);
-        } catch (const std::exception& failure) {
-          response = {"500 Internal Server Error", {}, failure.what()};
-        }
+      HttpRequest request;
+      HttpResponse response;
+      response.status = co_await Receive(*connection, request);
+      if (response.status.empty()) break;
+      if (response.status.starts_with('2')) {
+        keep_alive = request.keep_alive;
+        co_await Handle(*connection, request, response);
+      } else {
+        keep_alive = false;
       }
-      input.erase(0, size);
-      keep_alive = request && request->keep_alive;
-      const std::string output = response.Format(request ? request->method : "", keep_alive);
-      co_await asio::async_write(socket, asio::buffer(output),
+      if (connection->gone.stop_requested()) break;
+      const std::string head = response.Head(keep_alive);
+      const bool with_body = request.method != "HEAD" && !response.IsEmpty();
+      const std::string_view body = with_body ? response.body.Text() : std::string_view();
+      const std::array<asio::const_buffer, 2> output = {asio::buffer(head), asio::buffer(body)};
+      asio::error_code error;
+      connection->CloseAfter(limits_.request_time);
+      co_await asio::async_write(connection->socket, output,
                                  asio::redirect_error(asio::use_awaitable, error));
-      if (error) co_return;
+      if (error) break;
+      if (request.method.empty()) co_await Drain(*connection);
+    }
+    connection->StayOpen();  // the timer no longer keeps the connection
+  }
+
+  // Receives a request. Returns the status "200 OK", or that of a refusal, or nothing if there is
+  // nobody to answer.
+  asio::awaitable<std::string> Receive(Connection& connection, HttpRequest& request) {
+    asio::error_code error;
+    connection.CloseAfter(limits_.request_time);
+    auto input = asio::dynamic_buffer(connection.input, limits_.head_bytes);
+    const std::size_t head_size = co_await asio::async_read_until(
+        connection.socket, input, "\r\n\r\n", asio::redirect_error(asio::use_awaitable, error));
+    if (error == asio::error::not_found) co_return "431 Request Header Fields Too Large";
+    if (error && connection.timed_out && !connection.input.empty()) co_return "408 Request Timeout";
+    if (error) co_return "";
+    auto parsed = HttpRequest::Parse(std::string_view(connection.input).substr(0, head_size));
+    if (!parsed) co_return "400 Bad Request";
+    if (http_text::Has(parsed->headers, "Transfer-Encoding")) co_return "501 Not Implemented";
+    const auto body_size = parsed->BodySize(limits_.body_bytes);
+    if (!body_size) co_return "413 Content Too Large";
+    connection.input.erase(0, head_size);
+    if (http_text::Has(parsed->headers, "Expect") && connection.input.size() < *body_size) {
+      const std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+      co_await asio::async_write(connection.socket, asio::buffer(go_on),
+                                 asio::redirect_error(asio::use_awaitable, error));
+    }
+    if (!error && connection.input.size() < *body_size) {
+      auto rest = asio::dynamic_buffer(connection.input);
+      const std::size_t missing = *body_size - connection.input.size();
+      co_await asio::async_read(connection.socket, rest, asio::transfer_exactly(missing),
+                                asio::redirect_error(asio::use_awaitable, error));
+    }
+    if (error && connection.timed_out) co_return "408 Request Timeout";
+    if (error) co_return "";
+    parsed->body = connection.input.substr(0, *body_size);
+    connection.input.erase(0, *body_size);
+    const auto peer = connection.socket.remote_endpoint(error);
+    if (!error) parsed->peer = peer.address().to_string();
+    parsed->client_has_gone = connection.gone.get_token();
+    request = std::move(*parsed);
+    co_return "200 OK";
+  }
+
+  asio::awaitable<void> Handle(Connection& connection, const HttpRequest& request,
+                               HttpResponse& response) {
+    using namespace asio::experimental::awaitable_operators;
+    connection.StayOpen();
+    connection.handling = true;
+    co_await (RunHandler(connection, request, response) && Watch(connection));
+  }
+
+  asio::awaitable<void> RunHandler(Connection& connection, const HttpRequest& request,
+                                   HttpResponse& response) {
+    try {
+      response = co_await handler_(request);
+    } catch (const std::exception& failure) {
+      response = {"500 Internal Server Error", {}, failure.what()};
+    }
+    connection.handling = false;
+    asio::error_code ignored;
+    connection.socket.cancel(ignored);  // Watch returns
+  }
+
+  // Notices that the client has gone, until the handler has finished. What the client sends
+  // meanwhile belongs to its next request.
+  asio::awaitable<void> Watch(Connection& connection) {
+    std::array<char, 1024> buffer;
+    while (connection.handling && connection.input.size() < limits_.head_bytes) {
+      asio::error_code error;
+      const std::size_t size = co_await connection.socket.async_read_some(
+          asio::buffer(buffer), asio::redirect_error(asio::use_awaitable, error));
+      connection.input.append(buffer.data(), size);
+      if (error && connection.handling) {
+        connection.gone.request_stop();
+        co_return;
+      }
+    }
+  }
+
+  // Reads what the client still sends, for a moment. Otherwise the system could drop the answer to
+  // a request that was refused, because not all of it has been read.
+  asio::awaitable<void> Drain(Connection& connection) {
+    asio::error_code error;
+    connection.socket.shutdown(Socket::shutdown_send, error);
+    connection.CloseAfter(std::chrono::seconds(1));
+    std::array<char, 1024> buffer;
+    while (!error) {
+      co_await connection.socket.async_read_some(asio::buffer(buffer),
+                                                 asio::redirect_error(asio::use_awaitable, error));
     }
   }
 
   asio::ip::tcp::acceptor acceptor_;
   const HttpHandler handler_;
+  const AsioLimits limits_;
 };

@@ -11,15 +11,14 @@
 //   GET /metrics  returns the same for Prometheus
 
 #include <httplib.h>
-#include <sys/socket.h>
 
-#include <cstddef>
 #include <exception>
 #include <functional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
+#include "../adapters/herd_server.hpp"
 #include "../adapters/http_middleware.hpp"
 
 class HttpService {
@@ -61,32 +60,4 @@ class HttpService {
  private:
   Responses& group_;
   const Work work_;
-};
-
-// httplib's server with settings for a herd of requests.
-class HerdServer : public httplib::Server {
- public:
-  // A request that waits keeps its thread, so at most `threads` requests are in progress.
-  explicit HerdServer(std::size_t threads) {
-    new_task_queue = [threads] { return new httplib::ThreadPool(threads); };
-    set_socket_options([](socket_t socket) {  // httplib's default would share a port in use
-      const int yes = 1;
-      ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-    });
-  }
-
-  // Binds to a port of the loopback address. 0 chooses a free port. Returns the port, or -1 if the
-  // port cannot be had.
-  int Bind(int port) {
-    const char* const host = "127.0.0.1";
-    if (port == 0) {
-      port = bind_to_any_port(host);
-    } else if (!bind_to_port(host, port)) {
-      port = -1;
-    }
-    // httplib lets 5 connections wait to be accepted. In a larger burst some connections would be
-    // dropped, and would be tried again seconds or even minutes later.
-    if (port > 0) ::listen(svr_sock_, SOMAXCONN);
-    return port;
-  }
 };

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// HerdServer: cpp-httplib's server, for many clients that cannot all be trusted.
+//
+//   HerdServer server(256);
+//   server.Get("/users", Coalesce(pages, ListUsers));
+//   const int port = server.Bind(8080);
+//   server.listen_after_bind();
+//
+// Beyond what httplib::Server does:
+//
+// - It notices that a client has gone while its handler runs: see http_middleware.hpp.
+// - It refuses what another server might read as a different request (RFC 9112): a request with
+//   no Host or with two, with a header's name that is not one, or with an unclear length of its
+//   body. It then closes the connection, as it does after a body that nobody has read.
+// - A request must arrive within a few seconds, a byte at a time does not count. Heads and bodies
+//   have limits, which are answered with 431 and 413.
+// - Answers are sent without Nagle's delay, and connections are kept alive for many requests.
+//
+// It needs Linux and a cpp-httplib from 0.11 to 0.13. It is not for TLS.
+
+#include <httplib.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "client_watch.hpp"
+#include "http/text.hpp"
+
+struct HerdLimits {
+  std::size_t head_bytes = 16 * 1024;
+  std::size_t body_bytes = 1024 * 1024;
+  std::chrono::milliseconds request_time = std::chrono::seconds(10);  // from its first byte on
+  std::chrono::milliseconds idle_time = std::chrono::seconds(5);      // until the next request
+};
+
+// One connection, as httplib sees it.
+class HerdStream final : public httplib::Stream {
+ public:
+  HerdStream(socket_t socket, const HerdLimits& limits) : socket_(socket), limits_(limits) {}
+
+  // Waits until the next request begins. Returns false if none comes in time, or if `stopped()`.
+  template <class Stopped>
+  bool AwaitRequest(Stopped stopped) {
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point end = Clock::now() + limits_.idle_time;
+    while (begin_ == end_ && !Ready(POLLIN, std::chrono::milliseconds(20))) {
+      if (stopped() || Clock::now() >= end) return false;
+    }
+    if (stopped()) return false;
+    deadline_ = Clock::now() + limits_.request_time;
+    in_head_ = true;
+    bytes_ = 0;
+    return true;
+  }
+
+  // Checks a head that has been read. Returns false if the request is refused.
+  bool CheckHead(const httplib::Request& request) {
+    in_head_ = false;
+    bytes_ = 0;
+    refusal_ = RefusalOf(request);
+    return refusal_.empty();
+  }
+
+  // Ends a request. Returns whether the connection can be used for another one.
+  bool EndRequest() {
+    if (refusal_.empty()) return !failed_ && !in_head_ && !chunked_ && bytes_ >= body_;
+    const std::string answer =
+        "HTTP/1.1 " + std::string(refusal_) + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    Send(answer.data(), answer.size());
+    return false;
+  }
+
+  // Reads what the client still sends, for a moment. Otherwise the system could drop the answer to
+  // a request that was refused, because not all of it has been read.
+  void Drain() {
+    if (refusal_.empty() || failed_) return;
+    ::shutdown(socket_, SHUT_WR);
+    deadline_ = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+    for (bool open = true; open;) open = Receive();
+  }
+
+  bool is_readable() const override { return begin_ != end_ || Ready(POLLIN, {}); }
+  bool is_writable() const override { return Ready(POLLOUT, limits_.idle_time); }
+  socket_t socket() const override { return socket_; }
+
+  ssize_t read(char* to, std::size_t size) override {
+    if (!refusal_.empty() || failed_) return -1;
+    if (begin_ == end_ && !Receive()) return failed_ ? -1 : 0;
+    size = std::min(size, end_ - begin_);
+    std::copy_n(buffer_.data() + begin_, size, to);
+    begin_ += size;
+    bytes_ += size;
+    if (in_head_ && !Check(std::string_view(to, size))) return -1;
+    return static_cast<ssize_t>(size);
+  }
+
+  // What httplib says about a request that was refused is dropped.
+  ssize_t write(const char* from, std::size_t size) override {
+    if (!refusal_.empty()) return static_cast<ssize_t>(size);
+    return Send(from, size) ? static_cast<ssize_t>(size) : -1;
+  }
+
+  void get_remote_ip_and_port(std::string& ip, int& port) const override {
+    Describe(::getpeername, ip, port);
+  }
+  void get_local_ip_and_port(std::string& ip, int& port) const override {
+    Describe(::getsockname, ip, port);
+  }
+
+ private:
+  void Refuse(std::string_view why) { refusal_ = why; }
+
+  // Returns the status for a request that this server does not serve, or nothing. Sets how long the
+  // body of the others is. RFC 9112, 3.2 (Host) and 6.3 (the length of the body).
+  std::string_view RefusalOf(const httplib::Request& request) {
+    constexpr std::string_view kBad = "400 Bad Request";
+    const auto values = [&request](std::string_view name) {
+      return http_text::ValuesOf(request.headers, name);
+    };
+    const auto hosts = values("Host"), lengths = values("Content-Length");
+    const auto codings = values("Transfer-Encoding");
+    const bool has_name = std::ranges::all_of(
+        request.headers, [](const auto& field) { return http_text::IsToken(field.first); });
+    if (!has_name || hosts.size() > 1) return kBad;
+    if (hosts.empty() && request.version != "HTTP/1.0") return kBad;
+    if (lengths.size() + codings.size() > 1) return kBad;
+    body_ = 0;
+    chunked_ = !codings.empty();
+    if (chunked_) {
+      if (request.version == "HTTP/1.0") return kBad;
+      return http_text::SameName(codings[0], "chunked") ? "" : "501 Not Implemented";
+    }
+    if (lengths.empty()) {  // httplib would read such a body until the client hangs up
+      const auto has_body = {"POST", "PUT", "PATCH", "DELETE", "PRI"};
+      return std::ranges::count(has_body, request.method) == 0 ? "" : "411 Length Required";
+    }
+    if (lengths[0].empty() || lengths[0].find_first_not_of("0123456789") != lengths[0].npos) {
+      return kBad;
+    }
+    if (lengths[0].size() > 18) return kTooLarge;
+    body_ = std::stoull(std::string(lengths[0]));
+    return body_ > limits_.body_bytes ? kTooLarge : "";
+  }
+
+  // Checks a part of a head. Another server might end a line or a name at such a character.
+  bool Check(std::string_view part) {
+    for (const char c : part) {
+      const bool control = (static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7F;
+      const bool line_end = c == '\r' || (c == '\n' && last_ == '\r');
+      if ((control && !line_end) || (last_ == '\r' && c != '\n')) Refuse("400 Bad Request");
+      last_ = c;
+    }
+    if (bytes_ > limits_.head_bytes) Refuse("431 Request Header Fields Too Large");
+    return refusal_.empty();
+  }
+
+  bool Receive() {
+    using std::chrono::milliseconds;
+    const auto left =
+        std::chrono::duration_cast<milliseconds>(deadline_ - std::chrono::steady_clock::now());
+    if (!Ready(POLLIN, std::max(left, milliseconds(0)))) {
+      Refuse("408 Request Timeout");
+      failed_ = true;
+      return false;
+    }
+    const ssize_t size = ::recv(socket_, buffer_.data(), buffer_.size(), 0);
+    if (size < 0) failed_ = true;
+    begin_ = 0;
+    end_ = size > 0 ? static_cast<std::size_t>(size) : 0;
+    return size > 0;
+  }
+
+  bool Send(const char* from, std::size_t size) {
+    while (size > 0) {
+      if (!Ready(POLLOUT, limits_.request_time)) return !(failed_ = true);
+      const ssize_t sent = ::send(socket_, from, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (sent < 0 && errno != EAGAIN && errno != EINTR) return !(failed_ = true);
+      if (sent <= 0) continue;
+      from += sent;
+      size -= static_cast<std::size_t>(sent);
+    }
+    return true;
+  }
+
+  bool Ready(short events, std::chrono::milliseconds time) const {
+    pollfd poll_for = {.fd = socket_, .events = events, .revents = 0};
+    int ready = 0;
+    do {
+      ready = ::poll(&poll_for, 1, static_cast<int>(time.count()));
+    } while (ready < 0 && errno == EINTR);
+    return ready > 0;
+  }
+
+  template <class Ask>
+  void Describe(Ask ask, std::string& ip, int& port) const {
+    sockaddr_storage address = {};
+    socklen_t size = sizeof(address);
+    std::array<char, NI_MAXHOST> host = {};
+    std::array<char, NI_MAXSERV> service = {};
+    if (ask(socket_, reinterpret_cast<sockaddr*>(&address), &size) != 0) return;
+    if (::getnameinfo(reinterpret_cast<sockaddr*>(&address), size, host.data(), host.size(),
+                      service.data(), service.size(), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+      return;
+    }
+    ip = host.data();
+    port = std::stoi(service.data());
+  }
+
+  static constexpr std::string_view kTooLarge = "413 Content Too Large";
+
+  const socket_t socket_;
+  const HerdLimits& limits_;
+  std::chrono::steady_clock::time_point deadline_ = {};
+  std::string_view refusal_;  // the status, if the request is refused
+  bool failed_ = false;       // nothing can be read or written any more
+  bool in_head_ = false;
+  bool chunked_ = false;
+  char last_ = 0;          // the last character of the head
+  std::size_t body_ = 0;   // the length of the body
+  std::size_t bytes_ = 0;  // how much of the head or the body has been read
+  std::size_t begin_ = 0;  // buffer_ from begin_ to end_ was received, but not read
+  std::size_t end_ = 0;
+  std::array<char, 4096> buffer_ = {};
+};
+
+class HerdServer : public httplib::Server {
+ public:
+  // A request that waits keeps its thread, so at most `threads` requests are in progress.
+  explicit HerdServer(std::size_t threads, HerdLimits limits = {}) : limits_(limits) {
+    new_task_queue = [threads] { return new httplib::ThreadPool(threads); };
+    set_payload_max_length(limits.body_bytes);
+    set_keep_alive_max_count(100'000);
+    set_tcp_nodelay(true);
+    set_socket_options([](socket_t socket) {  // httplib's default would share a port in use
+      const int yes = 1;
+      ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+    });
+  }
+
+  // Binds to a port of the loopback address. 0 chooses a free port. Returns the port, or -1 if the
+  // port cannot be had.
+  int Bind(int port) {
+    const char* const host = "127.0.0.1";
+    if (port == 0) {
+      port = bind_to_any_port(host);
+    } else if (!bind_to_port(host, port)) {
+      port = -1;
+    }
+    // httplib lets 5 connections wait to be accepted. In a larger burst some connections would be
+    // dropped, and would be tried again seconds or even minutes later.
+    if (port > 0) ::listen(svr_sock_, SOMAXCONN);
+    return port;
+  }
+
+ private:
+  struct Refused {};
+
+  // httplib calls this on a thread of its pool for each connection.
+  bool process_and_close_socket(socket_t socket) override {
+    const int yes = 1;
+    ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+    HerdStream stream(socket, limits_);
+    bool answered = true;
+    bool closed = false;
+    for (std::size_t left = keep_alive_max_count_; left > 0 && answered && !closed; --left) {
+      if (!stream.AwaitRequest([this] { return svr_sock_ == INVALID_SOCKET; })) break;
+      const ClientConnection client(watch_, socket);
+      try {
+        answered = process_request(stream, left == 1, closed, [&](const httplib::Request& request) {
+          if (!stream.CheckHead(request)) throw Refused();  // before any handler runs
+        });
+      } catch (const Refused&) {
+      }
+      closed = !stream.EndRequest() || closed;
+    }
+    stream.Drain();
+    ::shutdown(socket, SHUT_RDWR);
+    ::close(socket);
+    return answered;
+  }
+
+  const HerdLimits limits_;
+  ClientWatch watch_;
+};
