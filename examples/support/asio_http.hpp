@@ -15,20 +15,19 @@
 #include <array>
 #include <asio.hpp>
 #include <asio/experimental/awaitable_operators.hpp>
-#include <cctype>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <stop_token>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "../adapters/http/framing.hpp"
 #include "../adapters/http/text.hpp"
 
 using HttpHeaders = HttpFields;
@@ -41,68 +40,15 @@ struct HttpRequest {
   std::string peer = {};                 // the client's address
   std::stop_token client_has_gone = {};  // the stop is requested on the server's thread
 
-  // Parses a request up to and including the empty line. Returns nothing if it is no HTTP/1
-  // request, or one that another server might read differently.
-  static std::optional<HttpRequest> Parse(std::string_view head) {
-    // Removes the part before `end` from the text, and `end`. Returns the part.
-    const auto cut = [](std::string_view& text, std::string_view end) {
-      const std::size_t at = std::min(text.find(end), text.size());
-      const std::string_view part = text.substr(0, at);
-      text.remove_prefix(std::min(at + end.size(), text.size()));
-      return part;
-    };
-    // Another parser might end a line or a name at such a character, and see another request.
-    const auto has_control = [](std::string_view line) {
-      return std::ranges::any_of(line, [](char c) {
-        return c != '\t' && std::iscntrl(static_cast<unsigned char>(c)) != 0;
-      });
-    };
-    HttpRequest request;
-    std::string_view version = cut(head, "\r\n");
-    if (has_control(version)) return std::nullopt;
-    request.method = cut(version, " ");
-    request.target = cut(version, " ");
-    if (!http_text::IsToken(request.method) || !request.target.starts_with('/')) {
-      return std::nullopt;
-    }
-    if (version != "HTTP/1.1" && version != "HTTP/1.0") return std::nullopt;
-    request.keep_alive = version == "HTTP/1.1";
-    while (!head.starts_with("\r\n")) {
-      const std::string_view line = cut(head, "\r\n");
-      const std::string_view name = line.substr(0, line.find(':'));
-      if (name.size() == line.size() || has_control(line)) return std::nullopt;
-      // Another parser might read "Cookie " as a Cookie, which this one would overlook.
-      if (!http_text::IsToken(name)) return std::nullopt;
-      std::string_view value = line.substr(name.size() + 1);
-      value.remove_prefix(std::min(value.find_first_not_of(" \t"), value.size()));
-      value = value.substr(0, value.find_last_not_of(" \t") + 1);
-      request.headers.emplace_back(name, value);
-    }
-    for (const std::string_view options : http_text::ValuesOf(request.headers, "Connection")) {
+  // Returns a request without its body.
+  static HttpRequest From(const HttpHead& head) {
+    HttpRequest request{.method = std::string(head.method), .target = std::string(head.target)};
+    request.headers.assign(head.fields.begin(), head.fields.end());
+    request.keep_alive = head.version == "HTTP/1.1";
+    for (const std::string_view options : http_text::ValuesOf(head.fields, "Connection")) {
       if (http_text::Mentions(options, "close")) request.keep_alive = false;
     }
-    // RFC 9112, 3.2 (Host) and 6.3 (the length of the body).
-    const std::size_t hosts = http_text::ValuesOf(request.headers, "Host").size();
-    if (hosts > 1 || (hosts == 0 && version == "HTTP/1.1")) return std::nullopt;
-    const auto lengths = http_text::ValuesOf(request.headers, "Content-Length");
-    const bool coded = http_text::Has(request.headers, "Transfer-Encoding");
-    if (lengths.size() > 1 || (coded && (!lengths.empty() || version == "HTTP/1.0"))) {
-      return std::nullopt;
-    }
-    if (!lengths.empty() && (lengths[0].empty() || lengths[0].find_first_not_of("0123456789") !=
-                                                       std::string_view::npos)) {
-      return std::nullopt;
-    }
     return request;
-  }
-
-  // Returns the length of the body, or nothing if it is above `max`.
-  std::optional<std::size_t> BodySize(std::size_t max) const {
-    const auto lengths = http_text::ValuesOf(headers, "Content-Length");
-    if (lengths.empty()) return 0;
-    if (lengths[0].size() > 18) return std::nullopt;
-    const std::size_t size = std::stoull(std::string(lengths[0]));
-    return size <= max ? std::optional(size) : std::nullopt;
   }
 };
 
@@ -230,7 +176,8 @@ class AsioServer {
       HttpResponse response;
       response.status = co_await Receive(*connection, request);
       if (response.status.empty()) break;
-      if (response.status.starts_with('2')) {
+      const bool served = response.status.starts_with('2');
+      if (served) {
         keep_alive = request.keep_alive;
         co_await Handle(*connection, request, response);
       } else {
@@ -246,7 +193,7 @@ class AsioServer {
       co_await asio::async_write(connection->socket, output,
                                  asio::redirect_error(asio::use_awaitable, error));
       if (error) break;
-      if (request.method.empty()) co_await Drain(*connection);
+      if (!served) co_await Drain(*connection);
     }
     connection->StayOpen();  // the timer no longer keeps the connection
   }
@@ -262,31 +209,33 @@ class AsioServer {
     if (error == asio::error::not_found) co_return "431 Request Header Fields Too Large";
     if (error && connection.timed_out && !connection.input.empty()) co_return "408 Request Timeout";
     if (error) co_return "";
-    auto parsed = HttpRequest::Parse(std::string_view(connection.input).substr(0, head_size));
-    if (!parsed) co_return "400 Bad Request";
-    if (http_text::Has(parsed->headers, "Transfer-Encoding")) co_return "501 Not Implemented";
-    const auto body_size = parsed->BodySize(limits_.body_bytes);
-    if (!body_size) co_return "413 Content Too Large";
+    HttpHead head;
+    const std::string_view text = std::string_view(connection.input).substr(0, head_size);
+    const std::string_view refusal = ParseHead(text, limits_.body_bytes, head);
+    if (!refusal.empty()) co_return std::string(refusal);
+    if (!head.target.starts_with('/')) co_return "400 Bad Request";
+    if (head.chunked) co_return "501 Not Implemented";
+    request = HttpRequest::From(head);
+    const std::size_t body_size = head.body_size;
     connection.input.erase(0, head_size);
-    if (http_text::Has(parsed->headers, "Expect") && connection.input.size() < *body_size) {
+    if (http_text::Has(request.headers, "Expect") && connection.input.size() < body_size) {
       const std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
       co_await asio::async_write(connection.socket, asio::buffer(go_on),
                                  asio::redirect_error(asio::use_awaitable, error));
     }
-    if (!error && connection.input.size() < *body_size) {
+    if (!error && connection.input.size() < body_size) {
       auto rest = asio::dynamic_buffer(connection.input);
-      const std::size_t missing = *body_size - connection.input.size();
+      const std::size_t missing = body_size - connection.input.size();
       co_await asio::async_read(connection.socket, rest, asio::transfer_exactly(missing),
                                 asio::redirect_error(asio::use_awaitable, error));
     }
     if (error && connection.timed_out) co_return "408 Request Timeout";
     if (error) co_return "";
-    parsed->body = connection.input.substr(0, *body_size);
-    connection.input.erase(0, *body_size);
+    request.body = connection.input.substr(0, body_size);
+    connection.input.erase(0, body_size);
     const auto peer = connection.socket.remote_endpoint(error);
-    if (!error) parsed->peer = peer.address().to_string();
-    parsed->client_has_gone = connection.gone.get_token();
-    request = std::move(*parsed);
+    if (!error) request.peer = peer.address().to_string();
+    request.client_has_gone = connection.gone.get_token();
     co_return "200 OK";
   }
 

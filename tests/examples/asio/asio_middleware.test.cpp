@@ -187,6 +187,31 @@ TEST_CASE("On Asio, HEAD shares with HEAD and not with GET, and POST is not shar
   CHECK(site.runs() == 4);
 }
 
+TEST_CASE("The clients of one Asio answer are sent one body, however many they are") {
+  constexpr std::size_t kClients = 200;
+  ResponseGroup<HttpResponse> pages;
+  asio::io_context io(1);
+  const HttpHandler handler =
+      Coalesce(pages, [&](const HttpRequest&) -> asio::awaitable<HttpResponse> {
+        while (!test::HadCallersEach(pages, kClients)) co_await asio::post(io, asio::use_awaitable);
+        co_return HttpResponse{"200 OK", {}, std::string(4 << 20, 'x')};
+      });
+  const HttpRequest request{.method = "GET", .target = "/"};
+  std::vector<HttpResponse> responses(kClients);
+  for (HttpResponse& response : responses) {
+    asio::co_spawn(io, handler(request), [&response](std::exception_ptr, HttpResponse got) {
+      response = std::move(got);
+    });
+  }
+  io.run();
+  std::set<const char*> bodies;
+  for (const HttpResponse& response : responses) {
+    CHECK(response.body.Text().size() == 4 << 20);
+    bodies.insert(response.body.Text().data());
+  }
+  CHECK(bodies.size() == 1);
+}
+
 TEST_CASE("If a coalesced coroutine throws, all its callers get the 500") {
   Site site([](const HttpRequest&) -> HttpResponse { throw std::runtime_error("broken"); });
   for (const Page& page : site.PageAtOnce({"", ""})) {

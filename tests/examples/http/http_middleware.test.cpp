@@ -534,6 +534,56 @@ TEST_CASE("A follower gets the leader's status, headers and body") {
   CHECK(site.runs() == 1);
 }
 
+TEST_CASE("The clients of one HTTP answer are sent one body, however many they are") {
+  constexpr std::size_t kClients = 8;
+  ResponseGroup<Response> pages;
+  const auto handler = Coalesce(pages, [&](const Request&, Response& response) {
+    test::AwaitCallersOfEach(pages, kClients);
+    response.set_content(std::string(4 << 20, 'x'), "text/plain");
+  });
+  Request request;
+  request.method = "GET";
+  request.target = request.path = "/";
+  std::vector<Response> responses(kClients);
+  std::vector<std::jthread> threads;
+  for (Response& response : responses) threads.emplace_back([&] { handler(request, response); });
+  threads.clear();
+
+  std::set<const char*> bodies;
+  for (const Response& response : responses) {
+    CHECK(response.body.empty());
+    CHECK(response.content_length_ == 4 << 20);
+    httplib::DataSink sink;
+    sink.write = [&bodies](const char* body, std::size_t size) {
+      bodies.insert(body);
+      return size == 100;
+    };
+    CHECK(response.content_provider_(0, 100, sink));
+  }
+  CHECK(bodies.size() == 1);
+}
+
+TEST_CASE("A small HTTP answer is copied for each client, so that httplib can compress it") {
+  Site site;
+  site.Serve([](const Request&, Response& response) {
+    response.set_content(std::string(60'000, 'x'), "text/plain");
+  });
+  for (const Page& page : site.PageAtOnce({"--compressed", "--compressed"})) {
+    CHECK(page.body == std::string(60'000, 'x'));
+  }
+  CHECK(site.runs() == 1);
+}
+
+TEST_CASE("If the function of a derived header throws, the client gets the 500") {
+  Site site;
+  site.Serve(Numbered(),
+             {.derive = {{.name = "X-User", .value = [](const HttpRequestView&) -> std::string {
+                            throw std::runtime_error("no session store");
+                          }}}});
+  CHECK(Curl(site.port(), "/page").status == 500);
+  CHECK(site.runs() == 0);
+}
+
 TEST_CASE("Each response keeps the headers that the server has set in it before the handler runs") {
   Site site;
   site.server().set_default_headers({{"X-Site", "test"}, {"Content-Type", "text/none"}});
