@@ -440,8 +440,9 @@ struct HeldRuns {
   std::function<bool(const Seen&, bool, const std::stop_token&)> Ready() {
     return [this](const Seen&, bool begins, const std::stop_token& stop) {
       if (begins) ++begun;
-      if (stop.stop_requested()) stopped = true;
-      return stop.stop_requested() || finish;
+      const bool stops = stop.stop_requested();
+      if (stops) stopped = true;
+      return stops || finish;
     };
   }
   std::atomic<int> begun = 0;
