@@ -118,6 +118,43 @@ TEST_CASE("A Redis cache gives up on a server that does not answer, and never us
   CHECK(found == "2");
 }
 
+// A hundred callers would otherwise wait for one timeout after the other.
+TEST_CASE("A Redis cache leaves a server alone that hangs, and asks it again later") {
+  RedisServer server;
+  RedisCache cache(server.Connect(), 1h, 50ms, 1h);
+  server.Stop();
+  CHECK(ErrorMessageOf(cache, "a") == "Redis did not answer in time");
+  for (int i = 0; i < 100; ++i) {
+    CHECK(ErrorMessageOf(cache, "a") == "Redis has not answered in time before");
+  }
+  RedisCache eager(server.Connect(), 1h, 1ms, 0ms);
+  CHECK(ErrorMessageOf(eager, "a") == "Redis did not answer in time");
+  CHECK(ErrorMessageOf(eager, "a") == "Redis did not answer in time");
+  server.Continue();
+  Await([&] { return ErrorMessageOf(eager, "a").empty(); });
+}
+
+TEST_CASE("A Redis cache gives up on a server that takes no more of a large value") {
+  RedisServer server;
+  RedisCache cache(server.Connect(), 1h, 50ms);
+  server.Stop();
+  CHECK_THROWS_WITH(cache.Put("a", std::string(64 << 20, 'x')), "Redis did not answer in time");
+  server.Continue();
+}
+
+TEST_CASE(
+    "ReadThrough over Redis: a server that hangs costs one timeout, not one for each caller") {
+  RedisServer server;
+  Users users(RedisCache(server.Connect(), 1h, 50ms, 1h));
+  server.Stop();
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 100; ++i) CHECK(GetOr(users, std::to_string(i), "1"s) == "1");
+  CHECK(std::chrono::steady_clock::now() - start < 5s);  // 200 timeouts would be 10 s
+  CHECK(users.GetStats().get_failures == 100);
+  CHECK(users.GetStats().put_failures == 100);
+  server.Continue();
+}
+
 TEST_CASE("ReadThrough over Redis: a loaded value is there for the next caller") {
   const RedisServer server;
   Users users(CacheOf(server));
