@@ -7,10 +7,15 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "cache_callers.hpp"
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
@@ -76,20 +81,75 @@ TEST_CASE(
   CHECK(cache.Get("a") == 2);
 }
 
-TEST_CASE("A TTL cache removes all expired entries when any key is looked up") {
+TEST_CASE("Each operation on a TTL cache removes at most two expired entries") {
   Cache cache(10ms);
   for (int i = 0; i < 100; ++i) cache.Put(std::to_string(i), i);
   TestClock::Pass(10ms);
   CHECK(cache.Get("other") == std::nullopt);
-  CHECK(cache.Size() == 0);
+  CHECK(cache.Size() == 98);
+  cache.Put("other", 1);
+  CHECK(cache.Size() == 97);
+  cache.Erase("none");
+  CHECK(cache.Size() == 95);
 }
 
-TEST_CASE("A TTL cache removes all expired entries when any entry is put") {
+TEST_CASE("An expired entry that a TTL cache has not removed so far is not returned") {
   Cache cache(10ms);
   for (int i = 0; i < 100; ++i) cache.Put(std::to_string(i), i);
   TestClock::Pass(10ms);
-  cache.Put("other", 1);
+  CHECK(cache.Get("99") == std::nullopt);
+  REQUIRE(cache.Size() == 98);
+  cache.Put("99", 1);
+  CHECK(cache.Get("99") == 1);
+}
+
+// Each put of a used cache removes more than it adds.
+TEST_CASE("A TTL cache does not hold expired entries for ever if others are put") {
+  Cache cache(10ms);
+  for (int i = 0; i < 100; ++i) cache.Put("old " + std::to_string(i), i);
+  TestClock::Pass(10ms);
+  for (int i = 0; i < 100; ++i) cache.Put("new " + std::to_string(i), i);
+  CHECK(cache.Size() == 100);
+}
+
+TEST_CASE("A TTL cache does not grow if one entry is put again and again") {
+  Cache cache(10ms);
+  cache.Put("a", 0);
+  const auto before = live_allocations.load();
+  for (int i = 0; i < 1000; ++i) cache.Put("a", i);
+  CHECK(live_allocations == before);
   CHECK(cache.Size() == 1);
+  for (int i = 0; i < 1000; ++i) {
+    cache.Erase("a");
+    cache.Put("a", i);
+  }
+  CHECK(live_allocations == before);
+}
+
+// A destructor that uses the cache would otherwise wait for itself.
+TEST_CASE("A TTL cache destroys values without its lock") {
+  struct Uses {
+    explicit Uses(std::function<void()> function)
+        : use(std::make_shared<Use>(std::move(function))) {}
+    struct Use {
+      explicit Use(std::function<void()> function) : call(std::move(function)) {}
+      ~Use() { call(); }
+      std::function<void()> call;
+    };
+    std::shared_ptr<Use> use;
+  };
+  std::size_t size = 9;
+  TtlCache<std::string, Uses, TestClock> cache(10ms);
+  cache.Put("a", Uses([&] { size = cache.Size(); }));
+  cache.Put("a", Uses([] {}));
+  CHECK(size == 1);
+  cache.Put("b", Uses([&] { size = cache.Size(); }));
+  cache.Erase("b");
+  CHECK(size == 1);
+  cache.Put("c", Uses([&] { size = cache.Size(); }));
+  TestClock::Pass(10ms);
+  CHECK(!cache.Get("none").has_value());
+  CHECK(size == 0);
 }
 
 TEST_CASE("A TTL cache may be used from several threads") {
