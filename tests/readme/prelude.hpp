@@ -68,5 +68,23 @@ extern httplib::Server server;
 extern ResponseGroup<httplib::Response> pages;
 void ListUsers(const httplib::Request& request, httplib::Response& response);
 void ListPrices(const httplib::Request& request, httplib::Response& response);
+void SaveUser(const httplib::Request& request, httplib::Response& response);
 void ShowAccount(const httplib::Request& request, httplib::Response& response);
+
+namespace grpc {  // as much of it as the README needs
+enum class StatusCode { INTERNAL };
+struct Status {
+  Status(StatusCode code, const std::string& message);
+  static const Status OK, CANCELLED;
+};
+class ServerUnaryReactor {
+ public:
+  virtual ~ServerUnaryReactor();
+  virtual void OnCancel();
+  virtual void OnDone() = 0;
+  void Finish(const Status& status);
+};
+}  // namespace grpc
+extern void (*on_pool)(std::function<void()> task);
+User LoadUser(const HttpFields& metadata, const std::string& message, std::stop_token stop);
 #endif
