@@ -18,7 +18,7 @@
 //   have limits, which are answered with 431 and 413.
 // - Answers are sent without Nagle's delay, and connections are kept alive for many requests.
 //
-// It needs Linux and a cpp-httplib from 0.11 to 0.13. It is not for TLS.
+// It needs Linux. It is not for TLS.
 
 #include <httplib.h>
 #include <netdb.h>
@@ -104,11 +104,16 @@ class HerdStream final : public httplib::Stream {
     for (bool open = true; open;) open = Receive();
   }
 
-  bool is_readable() const override { return begin_ != end_ || Ready(POLLIN, {}); }
-  bool is_writable() const override { return Ready(POLLOUT, limits_.idle_time); }
-  socket_t socket() const override { return socket_; }
+  // ---- What httplib calls. Its versions have different functions, so none is marked `override`.
 
-  ssize_t read(char* to, std::size_t size) override {
+  bool is_readable() const { return begin_ != end_ || Ready(POLLIN, {}); }
+  bool wait_readable() const { return begin_ != end_ || Ready(POLLIN, limits_.idle_time); }
+  bool is_writable() const { return Ready(POLLOUT, limits_.idle_time); }
+  bool wait_writable() const { return is_writable(); }
+  socket_t socket() const { return socket_; }
+  time_t duration() const { return 0; }
+
+  ssize_t read(char* to, std::size_t size) {
     if (!refusal_.empty() || failed_) return -1;
     if (begin_ == end_ && !Receive()) return failed_ ? -1 : 0;
     size = std::min(size, end_ - begin_);
@@ -124,15 +129,15 @@ class HerdStream final : public httplib::Stream {
   }
 
   // What httplib says about a request that was refused is dropped.
-  ssize_t write(const char* from, std::size_t size) override {
+  ssize_t write(const char* from, std::size_t size) {
     if (!refusal_.empty()) return static_cast<ssize_t>(size);
     return Send(from, size) ? static_cast<ssize_t>(size) : -1;
   }
 
-  void get_remote_ip_and_port(std::string& ip, int& port) const override {
+  void get_remote_ip_and_port(std::string& ip, int& port) const {
     Describe(::getpeername, ip, port);
   }
-  void get_local_ip_and_port(std::string& ip, int& port) const override {
+  void get_local_ip_and_port(std::string& ip, int& port) const {
     Describe(::getsockname, ip, port);
   }
 
@@ -249,9 +254,10 @@ class HerdServer : public httplib::Server {
       if (!stream.AwaitRequest([this] { return svr_sock_ == INVALID_SOCKET; })) break;
       const ClientConnection client(watch_, socket);
       try {
-        answered = process_request(stream, left == 1, closed, [&](const httplib::Request&) {
+        const auto check = [&stream](const httplib::Request&) {
           if (!stream.CheckHead()) throw Refused();  // before any handler runs
-        });
+        };
+        answered = Process(*this, stream, left == 1, closed, check);
       } catch (const Refused&) {
       }
       closed = !stream.EndRequest() || closed;
@@ -260,6 +266,22 @@ class HerdServer : public httplib::Server {
     ::shutdown(socket, SHUT_RDWR);
     ::close(socket);
     return answered;
+  }
+
+  // Serves one request. The function of httplib that does so has other parameters from 0.14 on.
+  template <class Server, class Check>
+  static bool Process(Server& server, HerdStream& stream, bool last, bool& closed,
+                      const Check& check) {
+    if constexpr (requires { server.process_request(stream, last, closed, check); }) {
+      return server.process_request(stream, last, closed, check);
+    } else {
+      std::string remote, local;
+      int remote_port = 0, local_port = 0;
+      stream.get_remote_ip_and_port(remote, remote_port);
+      stream.get_local_ip_and_port(local, local_port);
+      return server.process_request(stream, remote, remote_port, local, local_port, last, closed,
+                                    check);
+    }
   }
 
   const HerdLimits limits_;

@@ -73,7 +73,7 @@ Request CopyOf(const HttpVisible& visible, const Request& request) {
   copy.version = "HTTP/1.1";
   copy.matches = request.matches;  // refers to the path of `request`
   if constexpr (requires { copy.path_params; }) copy.path_params = request.path_params;
-  copy.headers.insert(visible.fields.begin(), visible.fields.end());
+  for (const auto& [name, value] : visible.fields) copy.headers.emplace(name, value);
   const std::size_t query_at = visible.target.find('?');
   if (query_at != visible.target.npos) {
     if (visible.target == request.target) {
@@ -89,7 +89,7 @@ Request CopyOf(const HttpVisible& visible, const Request& request) {
 // Adds the handler's response to what the server had put into `response` before.
 inline void Fill(httplib::Response& response, httplib::Response&& made) {
   if (made.has_header("Content-Type")) response.headers.erase("Content-Type");
-  response.headers.insert(made.headers.begin(), made.headers.end());
+  for (const auto& [name, value] : made.headers) response.headers.emplace(name, value);
   made.headers = std::move(response.headers);
   made.version = response.version;
   response = std::move(made);

@@ -65,7 +65,7 @@ class TestServer {
     test::Await([&] { return work.ready(seen, std::exchange(begins, false), stop); });
     const Reply reply = work.reply(seen);
     response.status = reply.status;
-    response.headers.insert(reply.headers.begin(), reply.headers.end());
+    for (const auto& [name, value] : reply.headers) response.headers.emplace(name, value);
     if (!reply.body.empty()) response.set_content(reply.body, "text/plain");
   }
 
