@@ -425,6 +425,15 @@ TEST_CASE("What is remembered of an HTTP answer is forgotten after its time") {
   CHECK(long_ago.Ask({}).RunsAlone());
 }
 
+TEST_CASE("What is known of an HTTP answer already is not remembered for longer") {
+  HttpMemory memory;
+  memory.Put("key", {.alone = true}, std::chrono::hours(1));
+  memory.Put("key", {.alone = true}, std::chrono::hours(0));
+  CHECK(memory.Of("key").alone);
+  memory.Put("key", {.alone = true, .also = {"X-A"}}, std::chrono::hours(0));
+  CHECK(!memory.Of("key").alone);
+}
+
 TEST_CASE("After Invalidate, HTTP requests for the path do not join earlier calls") {
   Handler handler;
   ResponseGroup<int> group;

@@ -31,6 +31,8 @@ class HttpMemory {
   struct Entry {
     bool alone = false;                  // the answer cannot be shared: Varnish's hit-for-miss
     std::vector<std::string> also = {};  // the names in Vary that are not in the key
+
+    bool operator==(const Entry&) const = default;
   };
 
   Entry Of(std::string_view key) const {
@@ -41,15 +43,17 @@ class HttpMemory {
     return known ? slot.entry : Entry();
   }
 
+  // What is known already is not remembered for longer. So it is found out again now and then.
   void Put(std::string_view key, Entry entry, std::chrono::nanoseconds remember_for) {
     const std::size_t hash = std::hash<std::string_view>()(key);
     const bool empty = !entry.alone && entry.also.empty();
+    const auto now = std::chrono::steady_clock::now();
     const std::lock_guard lock(mutex_);
     Slot& slot = slots_[hash % slots_.size()];
     if (empty && slot.hash != hash) return;
+    if (slot.hash == hash && slot.expires > now && slot.entry == entry) return;
     slot.hash = hash;
-    const auto time = std::clamp<std::chrono::nanoseconds>(remember_for, {}, kLongest);
-    slot.expires = std::chrono::steady_clock::now() + time;
+    slot.expires = now + std::clamp<std::chrono::nanoseconds>(remember_for, {}, kLongest);
     std::swap(slot.entry, entry);  // the old one is destroyed after unlocking
   }
 
