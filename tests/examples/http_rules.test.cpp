@@ -148,6 +148,15 @@ TEST_CASE("A derived header is in the key in place of those that it stands for")
   CHECK(handler.Ask(ann).FitsAsFollower(handler.Learn(ann, {{"Vary", "Cookie, X-User"}})));
 }
 
+TEST_CASE("A derived header takes the place of what the client sends, wherever that is named") {
+  const auto fixed = [](const HttpRequestView&) { return std::string("ours"); };
+  const Handler handler({.vary = {"X-User"},
+                         .pass = {"X-User", "X-Token"},
+                         .derive = {{"Host", {}, fixed}, {"X-User", {"X-Token"}, fixed}}});
+  CHECK(handler.Sees({"GET", "/", {{"Host", "a"}, {"X-User", "b"}, {"X-Token", "c"}}}) ==
+        HttpFields{{"Host", "ours"}, {"X-User", "ours"}});
+}
+
 TEST_CASE("Options of a coalesced HTTP handler that cannot be right are refused") {
   HttpSharing sharing;
   for (const char* const name : {"", "X-A, X-B", "X-A ", "X:A", "*\n"}) {
@@ -395,6 +404,16 @@ TEST_CASE("An HTTP request whose answers name more headers each time sees everyt
 TEST_CASE("A header in ignore_vary does not count in the Vary of an HTTP response") {
   const Handler handler({.ignore_vary = {"user-agent"}});
   CHECK(handler.Learn({}, {{"Vary", "User-Agent, X-A"}}).unseen == std::vector<std::string>{"X-A"});
+}
+
+TEST_CASE("A follower of an HTTP answer that is not for it runs alone, and its leader keeps it") {
+  const Handler handler;
+  HttpAsk leader = handler.Ask({}), follower = handler.Ask({});
+  CHECK(leader.FitsAsLeader({.shareable = false}));
+  CHECK(!leader.RunsAlone());
+  CHECK(!follower.FitsAsFollower({.shareable = false}));
+  CHECK(follower.RunsAlone());
+  CHECK(!follower.SeesAll());
 }
 
 // ---- What is remembered
