@@ -10,6 +10,8 @@
 
 #include "adapters/http/text.hpp"
 
+namespace test {
+
 // What a handler sees of a request.
 struct Seen {
   std::string method, target;
@@ -35,3 +37,5 @@ struct Work {
   std::function<bool(const Seen&, bool begins, const std::stop_token&)> ready;
   std::function<Reply(const Seen&)> reply;
 };
+
+}  // namespace test

@@ -17,6 +17,10 @@
 
 namespace {
 
+using test::Reply;
+using test::Seen;
+using test::Work;
+
 class TestServer {
  public:
   explicit TestServer(const singleflight::GroupOptions& limits) : group_(limits) {}

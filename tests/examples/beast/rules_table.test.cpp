@@ -22,6 +22,10 @@
 
 namespace {
 
+using test::Reply;
+using test::Seen;
+using test::Work;
+
 namespace net = boost::asio;
 namespace http = boost::beast::http;
 
