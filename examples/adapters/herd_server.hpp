@@ -42,8 +42,8 @@
 #include "http/text.hpp"
 
 struct HerdLimits {
-  std::size_t head_bytes = 16 * 1024;
-  std::size_t body_bytes = 1024 * 1024;
+  std::size_t head_bytes = 16'384;
+  std::size_t body_bytes = 1'048'576;
   std::chrono::milliseconds request_time = std::chrono::seconds(10);  // from its first byte on
   std::chrono::milliseconds idle_time = std::chrono::seconds(5);      // until the next request
 };
@@ -104,8 +104,8 @@ class HerdStream final : public httplib::Stream {
     for (bool open = true; open;) open = Receive();
   }
 
-  // ---- What httplib calls. Its versions have different functions, so none is marked `override`.
-
+  // What httplib calls. Its versions have different functions, so none is marked `override`.
+  // NOLINTBEGIN(modernize-use-override)
   bool is_readable() const { return begin_ != end_ || Ready(POLLIN, {}); }
   bool wait_readable() const { return begin_ != end_ || Ready(POLLIN, limits_.idle_time); }
   bool is_writable() const { return Ready(POLLOUT, limits_.idle_time); }
@@ -140,6 +140,7 @@ class HerdStream final : public httplib::Stream {
   void get_local_ip_and_port(std::string& ip, int& port) const {
     Describe(::getsockname, ip, port);
   }
+  // NOLINTEND(modernize-use-override)
 
  private:
   void Refuse(std::string_view why) { refusal_ = why; }

@@ -42,7 +42,7 @@ namespace httplib_adapter {
 
 // Larger bodies are not copied for each follower, but sent from the one response. httplib can
 // neither compress these, nor finish sending them if the server is stopped.
-inline constexpr std::size_t kCopied = 64 * 1024;
+inline constexpr std::size_t kCopied = 65'536;
 
 inline HttpFieldViews FieldsOf(const httplib::Headers& headers) {
   return {headers.begin(), headers.end()};
@@ -98,7 +98,7 @@ inline void Fill(httplib::Response& response, httplib::Response&& made) {
 
 // The same for a response that others get, too. A large body stays where it is.
 template <class Result>
-void FillShared(httplib::Response& response, Result&& result) {
+void FillShared(httplib::Response& response, Result result) {
   const httplib::Response& made = result->response;
   if (!result.shared()) return Fill(response, std::move(result).value().response);
   if (made.body.size() <= kCopied) return Fill(response, httplib::Response(made));
@@ -109,8 +109,8 @@ void FillShared(httplib::Response& response, Result&& result) {
   copy.headers = made.headers;
   Fill(response, std::move(copy));
   response.content_length_ = made.body.size();
-  response.content_provider_ = [kept = std::forward<Result>(result)](
-                                   std::size_t offset, std::size_t size, httplib::DataSink& sink) {
+  response.content_provider_ = [kept = std::move(result)](std::size_t offset, std::size_t size,
+                                                          httplib::DataSink& sink) {
     return sink.write(kept->response.body.data() + offset, size);
   };
 }

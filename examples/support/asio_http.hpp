@@ -96,7 +96,7 @@ using HttpHandler = std::function<asio::awaitable<HttpResponse>(const HttpReques
 
 struct AsioLimits {
   std::size_t head_bytes = 8192;
-  std::size_t body_bytes = 1024 * 1024;
+  std::size_t body_bytes = 1'048'576;
   std::chrono::milliseconds request_time = std::chrono::seconds(10);  // to receive or send one
 };
 
