@@ -97,7 +97,8 @@ using HttpHandler = std::function<asio::awaitable<HttpResponse>(const HttpReques
 struct AsioLimits {
   std::size_t head_bytes = 8192;
   std::size_t body_bytes = 1'048'576;
-  std::chrono::milliseconds request_time = std::chrono::seconds(10);  // to receive or send one
+  // How long a request may take to arrive, and a client to take some more of its answer.
+  std::chrono::milliseconds request_time = std::chrono::seconds(10);
 };
 
 class AsioServer {
@@ -183,19 +184,30 @@ class AsioServer {
       } else {
         keep_alive = false;
       }
-      if (connection->gone.stop_requested()) break;
+      if (connection->gone.stop_requested()) keep_alive = false;  // it may still be reading
       const std::string head = response.Head(keep_alive);
       const bool with_body = request.method != "HEAD" && !response.IsEmpty();
       const std::string_view body = with_body ? response.body.Text() : std::string_view();
-      const std::array<asio::const_buffer, 2> output = {asio::buffer(head), asio::buffer(body)};
-      asio::error_code error;
-      connection->CloseAfter(limits_.request_time);
-      co_await asio::async_write(connection->socket, output,
-                                 asio::redirect_error(asio::use_awaitable, error));
-      if (error) break;
+      if (!co_await Send(*connection, head, body)) break;
       if (!served) co_await Drain(*connection);
     }
     connection->StayOpen();  // the timer no longer keeps the connection
+  }
+
+  // Sends an answer, as long as the client takes some of it in time. Returns whether it was sent.
+  asio::awaitable<bool> Send(Connection& connection, std::string_view head, std::string_view body) {
+    std::array<asio::const_buffer, 2> left = {asio::buffer(head), asio::buffer(body)};
+    while (left[0].size() + left[1].size() > 0) {
+      asio::error_code error;
+      connection.CloseAfter(limits_.request_time);
+      const std::size_t sent = co_await connection.socket.async_write_some(
+          left, asio::redirect_error(asio::use_awaitable, error));
+      if (error) co_return false;
+      const std::size_t of_head = std::min(sent, left[0].size());
+      left[0] += of_head;
+      left[1] += sent - of_head;
+    }
+    co_return true;
   }
 
   // Receives a request. Returns the status "200 OK", or that of a refusal, or nothing if there is

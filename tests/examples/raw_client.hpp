@@ -63,6 +63,9 @@ class RawClient {
     return ::poll(&poll_for, 1, milliseconds) > 0;
   }
 
+  // Tells the server that nothing more will be sent.
+  void EndSending() { ::shutdown(socket_, SHUT_WR); }
+
   void Close() {
     const int socket = std::exchange(socket_, -1);
     if (socket >= 0) ::close(socket);

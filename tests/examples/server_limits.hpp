@@ -108,6 +108,15 @@ TEST_CASE("A body that is read leaves the connection open for the next request: 
   CHECK(server.runs() == 2);
 }
 
+TEST_CASE(
+    "A client that ends its sending side after its request still gets the answer: " TEST_SERVER) {
+  LimitedServer server({});
+  test::RawClient client(server.port());
+  client.Send("GET /page HTTP/1.1\r\nHost: a\r\n\r\n");
+  client.EndSending();
+  CHECK(StatusOf(client.ReceiveAll()) == "200");
+}
+
 TEST_CASE("A head that is too large is refused with 431, and a body with 413: " TEST_SERVER) {
   LimitedServer server(kSmall);
   const std::string get = "GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: ";
