@@ -307,7 +307,7 @@ class Group {
     std::shared_ptr<AsyncCall> async;  // destroyed after unlocking, if this throws: it has the key
     Shard shard = ledger_.Lock(hash);
     if (failed != nullptr) {
-      if (std::shared_ptr<State> state = Ledger::SecondTry(shard, *failed)) {
+      if (std::shared_ptr<State> state = ledger_.SecondTry(shard, *failed)) {
         if (state->call != nullptr) {
           return {linked(std::move(state), Role::kFollower, false), nullptr};
         }
@@ -324,6 +324,7 @@ class Group {
       return {linked(std::move(state), Role::kFollower, retries), nullptr};
     }
     async = std::make_shared<AsyncCall>(ledger_, hash, key);
+    async->Prepare();
     std::shared_ptr<State> state = prepared(async->call.state);
     ledger_.StampStart(async->call);
     ledger_.Begin(shard, async->call, call);

@@ -100,13 +100,12 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   // The hook before a load's call lands: puts its value into the cache.
   struct PutValue {
     ReadThrough* self;
-    std::uint64_t hash;
     bool may_be_cached;  // the leader did not look in the cache, which may hold an old value
 
     void operator()(Ledger& ledger, const detail::CallBase& call, const auto& key,
                     const detail::Outcome<Value>& outcome) const {
       if (const Value* const value = outcome.value()) {
-        self->Put(ledger, call, key, hash, may_be_cached, *value);
+        self->Put(ledger, call, key, may_be_cached, *value);
       }
     }
   };
@@ -171,7 +170,8 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   void Invalidate(const K& key) {
     static_assert(GuardedCache::kCanErase, "to Invalidate, the Cache needs `Erase(const Key&)`");
     auto&& adapted = KeyRef::Adapt(key);
-    const typename detail::KeyLock::Holder changing(key_locks_, HashOf(adapted));
+    const typename detail::KeyLock::Holder changing(key_locks_,
+                                                    group_.ledger_.HashOf(KeyRef(adapted)));
     try {
       cache_.Erase(adapted);
     } catch (...) {
@@ -265,9 +265,10 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   }
   template <class K = detail::BracedKey<Key>, class Launch>
   Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
-    auto&& adapted = KeyRef::Adapt(key);
-    return group_.JoinAgain(
-        adapted, waiter, Launching(/*may_be_cached=*/false, adapted, std::forward<Launch>(launch)));
+    return group_.JoinAgain(key, waiter, [&](typename Group::Lead lead) {
+      auto&& adapted = KeyRef::Adapt(key);
+      Launching(/*may_be_cached=*/false, adapted, std::forward<Launch>(launch))(std::move(lead));
+    });
   }
   void GiveUp(Waiter& waiter) noexcept { group_.GiveUp(waiter); }
   template <class K = detail::BracedKey<Key>, class Launch>
@@ -315,7 +316,7 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
       loaded = true;
       return std::invoke(std::forward<Fn>(load), std::move(stop)...);
     };
-    const PutValue put{this, HashOf(key), may_be_cached};
+    const PutValue put{this, may_be_cached};
     const auto before_landing = [&](Ledger& ledger, const detail::CallBase& call, const auto&,
                                     const detail::Outcome<Value>& outcome) {
       if (loaded) put(ledger, call, key, outcome);
@@ -328,7 +329,7 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   auto Launching(bool may_be_cached, const Adapted& key, Launch&& launch) {
     static_assert(std::is_invocable_v<Launch, Lead>,
                   "launch must be callable as launch(ReadThrough::Lead)");
-    const PutValue put{this, HashOf(key), may_be_cached};
+    const PutValue put{this, may_be_cached};
     return [this, put, &key, &launch](typename Group::Lead lead) {
       if (!put.may_be_cached) {
         if (std::optional<Value> hit = Look(key).hit) {
@@ -366,14 +367,14 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   // Puts what a load returned, if its call is still wanted. The key's lock keeps Invalidate from
   // coming between these two steps, and loads of one key from putting in the wrong order.
   template <class CacheKey>
-  void Put(Ledger& ledger, const detail::CallBase& call, const CacheKey& key, std::uint64_t hash,
-           bool may_be_cached, const Value& value) {
+  void Put(Ledger& ledger, const detail::CallBase& call, const CacheKey& key, bool may_be_cached,
+           const Value& value) {
     try {
       if (singleflight::IsFailure(value)) return;
       const bool put = options_.cache_not_found || !singleflight::IsNotFound(value);
       const bool erase = !put && may_be_cached && GuardedCache::kCanErase;
       if (!put && !erase) return;
-      const detail::KeyLock::Holder changing(key_locks_, hash);
+      const detail::KeyLock::Holder changing(key_locks_, call.hash);
       if (!ledger.IsWanted(call)) {
         outdated_.fetch_add(1, kRelaxed);
         return;
@@ -386,12 +387,6 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
     put_failures_.fetch_add(1, kRelaxed);
   }
 
-  template <class Adapted>
-  std::uint64_t HashOf(const Adapted& key) const {
-    return hash_(KeyRef(key).get());
-  }
-
-  [[no_unique_address]] Hash hash_{};
   const ReadThroughOptions options_;
   GuardedCache cache_;
   detail::KeyLock key_locks_;  // serialize changes of one key's entry

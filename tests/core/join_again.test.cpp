@@ -300,6 +300,78 @@ TEST_CASE("GiveUp: a waiter that gave up can be detached, and the others are not
   CHECK(asking.outcome->value == 7);
 }
 
+TEST_CASE("Promise 17: followers of a failed call keep their places until they ask again") {
+  IntGroup group({.max_callers = 3});
+  std::vector<Lead> leads;
+  std::vector<Lead> other;
+  struct First final : IntGroup::Waiter {
+    First(IntGroup& its_group, std::vector<Lead>& its_leads) : group(its_group), leads(its_leads) {}
+    void OnLanded() noexcept override {
+      const auto keep = [this](Lead lead) { leads.push_back(std::move(lead)); };
+      taken.emplace(group.Join("other", keep));  // the place that this caller gave back
+      refused = ErrorOf([&] { return group.Do("third", [] { return 0; }); });
+    }
+    IntGroup& group;
+    std::vector<Lead>& leads;
+    std::optional<singleflight::Future<int>> taken;
+    std::optional<std::errc> refused;
+  } first(group, other);
+  group.Join("key", first, [&](Lead lead) { leads.push_back(std::move(lead)); });
+  std::deque<Retrying> waiters;
+  for (int i = 0; i < 2; ++i) waiters.emplace_back(group, leads).Join();
+  leads[0].Fail(kDown);
+  CHECK(first.refused == std::errc::resource_unavailable_try_again);
+  REQUIRE(leads.size() == 2);
+  CHECK(group.Callers("key") == 2);
+  leads[1].Succeed(7);
+  for (const auto& waiter : waiters) CHECK(waiter.outcome->value == 7);
+  other[0].Succeed(8);
+  CHECK(group.GetStats() == Stats{.executions = 3, .followers = 3, .failures = 1, .refused = 1});
+  HeldCall a(group, "a");  // all places were given back
+  HeldCall b(group, "b");
+  CHECK(*group.Do("c", [] { return 3; }) == 3);
+}
+
+TEST_CASE(
+    "Promise 17: followers for whom the second try has no place are refused, and run nothing") {
+  IntGroup group({.max_callers_per_call = 3});
+  std::vector<Lead> leads;
+  struct First final : IntGroup::Waiter {
+    First(IntGroup& its_group, std::vector<Lead>& its_leads) : group(its_group), leads(its_leads) {}
+    void OnLanded() noexcept override {
+      const auto keep = [this](Lead lead) { leads.push_back(std::move(lead)); };
+      for (int i = 0; i < 2; ++i) newcomers.push_back(group.Join("key", keep));
+    }
+    IntGroup& group;
+    std::vector<Lead>& leads;
+    std::vector<singleflight::Future<int>> newcomers;
+  } first(group, leads);
+  group.Join("key", first, [&](Lead lead) { leads.push_back(std::move(lead)); });
+  struct Asking final : IntGroup::Waiter {
+    explicit Asking(IntGroup& its_group) : group(its_group) {}
+    void OnLanded() noexcept override {
+      if (!AsksAgain()) return static_cast<void>(value = *TakeResult());
+      error = ErrorOf([&] { return group.JoinAgain("key", *this, [](Lead) {}), 0; });
+    }
+    IntGroup& group;
+    std::optional<std::errc> error;
+    int value = 0;
+  };
+  std::deque<Asking> waiters;
+  for (int i = 0; i < 2; ++i) {
+    group.Join(
+        "key", waiters.emplace_back(group), [](Lead) {}, OnFailure::kRetry);
+  }
+  leads[0].Fail(kDown);
+  CHECK(leads.size() == 2);
+  CHECK(group.Callers("key") == 3);
+  CHECK_FALSE(waiters[0].error);
+  CHECK(waiters[1].error == std::errc::resource_unavailable_try_again);
+  leads[1].Succeed(7);
+  CHECK(waiters[0].value == 7);
+  CHECK(group.GetStats().refused == 1);
+}
+
 TEST_CASE("JoinAgain: a leader, and a waiter with kShare, do not ask again") {
   IntGroup group;
   std::vector<Lead> leads;

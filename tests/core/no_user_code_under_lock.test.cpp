@@ -4,7 +4,9 @@
 // call.
 
 #include <latch>
+#include <new>
 
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 #include "support/watched_mutex.hpp"
@@ -47,6 +49,17 @@ struct WatchedHash {
 };
 
 using WatchedGroup = Group<int, WatchedValue, WatchedHash, std::equal_to<int>, OneWatchedShard>;
+
+struct WatchedKey {
+  explicit WatchedKey(int its_id) : id(its_id) {}
+  WatchedKey(const WatchedKey& other) : id(other.id) {}
+  ~WatchedKey() { UserCode(); }
+  bool operator==(const WatchedKey&) const = default;
+  int id;
+};
+struct HashOfKey {
+  std::size_t operator()(const WatchedKey& key) const { return static_cast<std::size_t>(key.id); }
+};
 
 struct WatchedWaiter final : WatchedGroup::Waiter {
   void OnLanded() noexcept override {
@@ -168,4 +181,22 @@ TEST_CASE("Promise 8: a stop callback may land the call that is asked to stop") 
   CHECK(group.Leave(waiter));
   CHECK(waiter.landed == 0);
   CHECK(group.GetStats().in_flight == 0);
+}
+
+TEST_CASE("Promise 8: a key's copy is destroyed with no lock held, wherever memory runs out") {
+  using KeyGroup = Group<WatchedKey, int, HashOfKey, std::equal_to<WatchedKey>, OneWatchedShard>;
+  CheckNeverUnderLock([] {
+    const WatchedKey key(1);
+    std::size_t failed = 0;
+    for (bool fails = true; fails; ++failed) {
+      KeyGroup group;
+      try {
+        const FailAllocations fail(failed);
+        const auto future = group.Join(key, [](KeyGroup::Lead lead) { lead.Succeed(1); });
+        fails = false;
+      } catch (const std::bad_alloc&) {
+      }
+    }
+    CHECK(failed > 2);
+  });
 }

@@ -7,9 +7,11 @@
 #include <chrono>
 #include <functional>
 #include <latch>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -24,12 +26,45 @@ namespace {
 
 int Fail() { throw std::runtime_error("down"); }
 
-// A value that says that it is a failure, and calls a function whenever it is moved.
-struct Failure {
-  explicit Failure(std::function<void()> its_on_move) : on_move(std::move(its_on_move)) {}
-  Failure(Failure&& other) noexcept : on_move(other.on_move) { on_move(); }
-  friend bool IsFailure(const Failure&) { return true; }
-  std::function<void()> on_move;
+// Calls functions of this thread before each lock and after each unlock.
+struct HookedMutex {
+  void lock() {
+    Run(before_lock);
+    mutex.lock();
+    ++held;
+  }
+  void unlock() {
+    --held;
+    mutex.unlock();
+    Run(after_unlock);
+  }
+  static void Run(std::function<void()>& hook) {
+    if (const auto once = std::exchange(hook, nullptr)) {  // which may lock itself
+      once();
+      hook = once;
+    }
+  }
+  std::mutex mutex;
+  static inline thread_local std::function<void()> before_lock;
+  static inline thread_local std::function<void()> after_unlock;
+  static inline thread_local int held = 0;
+};
+struct Hooked : singleflight::GroupTraits {
+  using Mutex = HookedMutex;
+};
+
+// Says whether it was ever moved or destroyed under a lock.
+struct Movable {
+  explicit Movable(int its_number) : number(its_number) {}
+  Movable(Movable&& other) noexcept : number(other.number) {
+    if (HookedMutex::held > 0) under_lock = true;
+  }
+  Movable(const Movable&) = default;
+  ~Movable() {
+    if (HookedMutex::held > 0) under_lock = true;
+  }
+  int number;
+  static inline std::atomic<bool> under_lock = false;
 };
 
 }  // namespace
@@ -320,18 +355,18 @@ TEST_CASE("kRetry: a leader that vanished counts as one that failed") {
 }
 
 TEST_CASE("kRetry: a follower that was stopped when its leader failed does not lead") {
-  // Requests the stop while the failure is handed over, when it is too late for the follower to
-  // leave.
-  Group<int, Failure> group;
+  // Requests the stop when the failed call is closed, which is too late for the follower to leave.
+  Group<int, int, std::hash<int>, std::equal_to<int>, Hooked> group;
   std::stop_source stop;
-  const auto on_move = [&] {
-    if (group.Callers(1) == 0) stop.request_stop();
-  };
   std::jthread leader([&] {
-    static_cast<void>(group.Do(1, [&] {
+    const auto fail = [&]() -> int {
       AwaitCallers(group, 1, 2);
-      return Failure(on_move);
-    }));
+      HookedMutex::after_unlock = [&] {
+        if (group.Callers(1) == 0) stop.request_stop();
+      };
+      throw std::runtime_error("down");
+    };
+    static_cast<void>(Keep([&] { return group.Do(1, fail); }));
   });
   AwaitCallers(group, 1, 1);
   bool ran = false;
@@ -339,10 +374,53 @@ TEST_CASE("kRetry: a follower that was stopped when its leader failed does not l
     return group.Do(1,
                     [&] {
                       ran = true;
-                      return Failure([] {});
+                      return 2;
                     },
                     {.stop = stop.get_token(), .on_failure = OnFailure::kRetry});
   };
   CHECK(ErrorOf(ask) == std::errc::operation_canceled);
   CHECK_FALSE(ran);
+}
+
+TEST_CASE("Promise 8: a caller that comes late to a second try gets its value with no lock held") {
+  using MovableGroup = Group<int, Movable, std::hash<int>, std::equal_to<int>, Hooked>;
+  MovableGroup group;
+  std::latch fail(1);
+  std::latch about_to_ask_again(1);
+  std::latch second_try_landed(1);
+  std::jthread leader([&] {
+    const auto fails = [&]() -> Movable {
+      fail.wait();
+      throw std::runtime_error("down");
+    };
+    try {
+      static_cast<void>(group.Do(1, fails));
+    } catch (const std::runtime_error&) {
+    }
+  });
+  AwaitCallers(group, 1, 1);
+  int got = 0;
+  std::jthread late([&] {
+    int locks = 0;
+    HookedMutex::before_lock = [&] {
+      if (++locks != 2) return;
+      about_to_ask_again.count_down();
+      second_try_landed.wait();
+    };
+    got = group.Do(1, [] { return Movable(9); }, {.on_failure = OnFailure::kRetry})->number;
+  });
+  AwaitCallers(group, 1, 2);
+  std::function<void()> task;
+  singleflight::Caller leads_second = DoThen(
+      group, 1, [] { return Movable(5); }, [&](auto its_task) { task = its_task; },
+      [](const auto&) {}, OnFailure::kRetry);
+  fail.count_down();
+  about_to_ask_again.wait();
+  leader.join();
+  CHECK(leads_second.Leave());
+  task();
+  second_try_landed.count_down();
+  late.join();
+  CHECK(got == 5);
+  CHECK_FALSE(Movable::under_lock);
 }

@@ -8,6 +8,7 @@
 // A retrier is a caller with OnFailure::kRetry that follows. The first retrier of a failed call
 // that asks again makes all the others callers of its second call.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -57,6 +58,7 @@ struct ModelCall {
   std::size_t retriers = 0;  // those that have neither left, nor asked again, nor given up
   std::shared_ptr<ModelCall> second_try;  // what the first of them has led or joined
   std::size_t expected = 0;               // the others, who are callers of that already
+  std::size_t turned_away = 0;            // those for whom it has no place
 };
 
 struct ModelCaller {
@@ -138,6 +140,16 @@ class Model {
 
   // ---- Asking again
 
+  // Returns true if `caller`, who asks again, is refused because the second try is full.
+  bool TurnAway(ModelCaller& caller) {
+    ModelCall& failed = *caller.call;
+    if (failed.expected > 0 || failed.turned_away == 0) return false;
+    --failed.turned_away;
+    ++stats.refused;
+    caller.retries = false;
+    caller.refused = true;
+    return true;
+  }
   // Makes `caller`, who asks again, a caller of the second try if another retrier has begun it.
   // Returns false if this is the first.
   bool TakeSecondTry(ModelCaller& caller) {
@@ -150,20 +162,22 @@ class Model {
     caller.late = second_try->landed;
     return true;
   }
-  // Makes the other retriers of the failed call callers of `call`, if the limits allow that.
+  // Makes the other retriers of the failed call callers of `call`, as far as it has places.
   void BringOthers(const Call& call, ModelCall& failed) {
     const std::size_t others = failed.retriers;
-    if (others == 0 || options_.max_callers_per_call - call->callers < others) return;
-    if (!CountCallers(others)) return;
-    call->callers += others;
-    stats.followers += others;
+    const std::size_t brought = std::min(others, options_.max_callers_per_call - call->callers);
+    call->callers += brought;
+    stats.followers += brought;
+    callers_ -= others - brought;
     failed.retriers = 0;
-    failed.expected = others;
+    failed.expected = brought;
+    failed.turned_away = others - brought;
     failed.second_try = call;
   }
   // Returns false if `caller` is refused.
   bool JoinAgain(ModelCaller& caller) {
     const Call failed = caller.call;
+    if (TurnAway(caller)) return false;
     if (!TakeSecondTry(caller)) {
       caller.refused = !FollowOrBegin(caller, failed->key);
       if (caller.refused) return false;
@@ -174,6 +188,10 @@ class Model {
   }
   void GiveUp(ModelCaller& caller) {
     caller.retries = false;
+    if (caller.call->turned_away > 0) {
+      --caller.call->turned_away;
+      return;
+    }
     const Call second_try = SecondTry(*caller.call);
     if (second_try != nullptr && !second_try->landed) Drop(*second_try);
   }
@@ -196,7 +214,7 @@ class Model {
   bool Detach(ModelCaller& caller) {
     if (caller.left || Leave(caller)) return true;
     if (!Unlist(caller)) return false;
-    if (caller.retries) GiveUp(caller);
+    if (caller.retries && caller.call->how != How::kValue) GiveUp(caller);
     return true;
   }
   // Counts one caller fewer.
@@ -236,7 +254,8 @@ class Model {
     if (!call.forgotten) in_flight_.erase(call.key);
     call.landed = true;
     call.shared = Getting(call) > 1;
-    callers_ -= call.callers;
+    const bool asked_again = call.how != How::kValue;  // the retriers keep their places
+    callers_ -= call.callers - (asked_again ? call.retriers : 0);
     --stats.in_flight;
     if (call.how != How::kValue) ++stats.failures;
   }
@@ -283,9 +302,10 @@ class Model {
 
   // A retrier of the failed call asks again, or will not. Returns the second try that it was made a
   // caller of, or null.
-  static Call SecondTry(ModelCall& failed) {
+  Call SecondTry(ModelCall& failed) {
     if (failed.expected == 0) {
       --failed.retriers;
+      --callers_;  // it is counted again if it joins
       return nullptr;
     }
     --failed.expected;

@@ -1066,6 +1066,8 @@ class World {
     if (asking.options.stop.stop_requested()) {
       model_.GiveUp(asking.caller);
       asking.error = std::errc::operation_canceled;
+    } else if (model_.TurnAway(asking.caller)) {
+      asking.error = kRefused;
     } else if (model_.TakeSecondTry(asking.caller)) {
       if (asking.caller.late) return;
       if (asking.caller.call->on_this_thread > 0) {

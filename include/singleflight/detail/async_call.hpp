@@ -22,11 +22,16 @@ class AsyncCall {
   AsyncCall(Ledger& its_ledger, std::uint64_t hash, KeyRef ref)
       : key(ref.get()), call(KeyRef(key)), ledger(its_ledger) {
     call.hash = hash;
-    call.state = its_ledger.MakeState(call, ThreadId());
-    call.stop = NewStopSource();
   }
   ~AsyncCall() {
     if (begun_ && phase_ != Phase::kLanded) ledger.Land(*this, {});
+  }
+
+  // Called once, before Enter. If this throws, the call is destroyed, and its key, by whoever owns
+  // it.
+  void Prepare() {
+    call.state = ledger.MakeState(call, ThreadId());
+    call.stop = NewStopSource();
   }
 
   // Called once the call is in the table. It counts among those that ~Group waits for.

@@ -41,7 +41,11 @@ class CallerBase {
       if (phase == Phase::kDelivering || phase == Phase::kDone) return false;
       next = phase == Phase::kJoining ? Phase::kLeaving : Phase::kLeft;
     } while (!phase_.compare_exchange_weak(phase, next));
-    if (next == Phase::kLeft) LetGo();  // otherwise, the thread that joins does it
+    if (next == Phase::kLeft) {  // otherwise, the thread that joins does it
+      references_.fetch_add(1);
+      LetGo();
+      Release();
+    }
     return true;
   }
 
@@ -169,8 +173,8 @@ class CallerBase {
     return false;
   }
 
-  // Only one thread comes here. If what runs here destroys the handle, the call's reference or that
-  // of the thread that joins keeps this object.
+  // Only one thread comes here, with a reference of its own: what runs here may destroy the handle,
+  // and the call may drop its reference meanwhile.
   void LetGo() noexcept {
     const bool left = LeaveCall();
     Drop();

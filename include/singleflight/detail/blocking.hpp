@@ -99,7 +99,7 @@ class BlockingFollower {
     shard.Unlock();
     struct LeaveIfUnwound {  // if the thread is cancelled in its wait
       ~LeaveIfUnwound() {
-        if (waits) state.Leave(self);
+        if (waits && !state.Leave(self) && self.retries && state.Failed()) state.GiveUp();
       }
       State& state;
       const Leaver<Value>& self;
@@ -226,8 +226,12 @@ class BlockingCaller {
     }
     ledger.StampStart(call);
     Shard shard = ledger.Lock(call.hash);
-    if (std::shared_ptr<State> state = Ledger::SecondTry(shard, *failed)) {
-      if (state->call != nullptr) follower.WaitForSecondTry(std::move(shard), *state);
+    if (std::shared_ptr<State> state = ledger.SecondTry(shard, *failed)) {
+      if (state->call != nullptr) {
+        follower.WaitForSecondTry(std::move(shard), *state);
+      } else {
+        shard.Unlock();
+      }
       return State::Receive(std::move(state), Role::kFollower);
     }
     Call* const current = ledger.Find(shard, call.hash, call.key);

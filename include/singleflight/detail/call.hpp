@@ -59,7 +59,8 @@ class SharedState : public WaitTarget {
   // late they wake, there is one second try.
   std::uint32_t retriers = 0;
   std::shared_ptr<SharedState> second_try;
-  std::uint32_t expected = 0;  // retriers that are counted there and have not come so far
+  std::uint32_t expected = 0;     // retriers that are counted there and have not come so far
+  std::uint32_t turned_away = 0;  // retriers for whom it has no place, and who have not come so far
   // Whether this is such a call: then retriers may come after it has landed.
   bool has_latecomers = false;
 

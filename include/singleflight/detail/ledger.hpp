@@ -4,6 +4,7 @@
 // Ledger: records which calls of a group are in flight, how many callers each has, what the limits
 // allow, and the statistics. Joining, leaving and landing are one critical section each.
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -142,25 +143,27 @@ class Ledger {
   // ---- Asking again after a failure
 
   // Returns the second try that another follower of the failed call has begun for this one, too, or
-  // null if this one is the first to ask again.
-  static std::shared_ptr<State> SecondTry(const Shard&, State& failed) noexcept {
-    if (failed.expected == 0) {
-      --failed.retriers;
-      return nullptr;
+  // null if this one is the first to ask again. Throws if there was no place for it.
+  std::shared_ptr<State> SecondTry(Shard& shard, State& failed) {
+    if (failed.expected == 0 && failed.turned_away > 0) {
+      --failed.turned_away;
+      Refuse(std::move(shard), "singleflight: max_callers_per_call reached");
     }
-    return --failed.expected > 0 ? failed.second_try : std::move(failed.second_try);
+    return TakePlace(shard, failed);
   }
 
-  // Makes the other followers that will ask again callers of `call`, which this one leads or joins.
-  // If a limit does not allow that, each asks for itself.
+  // Makes the other followers that will ask again callers of `call`, which this one leads or joins,
+  // as far as there are places. The rest will be refused, so that none begins a third try.
   void BringOthers(const Shard& shard, Call& call, State& failed) noexcept {
-    const std::uint32_t others = failed.retriers;
-    if (others == 0 || options_.max_callers_per_call - call.callers < others) return;
-    if (!Reserve(callers_, others, options_.max_callers)) return;
-    call.callers += others;
-    shard->followers += others;
-    failed.retriers = 0;
-    failed.expected = others;
+    const std::uint32_t others = std::exchange(failed.retriers, 0);
+    const auto brought = static_cast<std::uint32_t>(
+        std::min<std::size_t>(others, options_.max_callers_per_call - call.callers));
+    failed.turned_away = others - brought;
+    Release(callers_, failed.turned_away, options_.max_callers);
+    if (brought == 0) return;
+    call.callers += brought;
+    shard->followers += brought;
+    failed.expected = brought;
     failed.second_try = call.state;
     call.state->has_latecomers = true;
   }
@@ -171,7 +174,11 @@ class Ledger {
     std::shared_ptr<State> second_try;  // released once the shard is unlocked
     {
       const Shard shard = Lock(failed.hash);
-      second_try = SecondTry(shard, failed);
+      if (failed.turned_away > 0) {
+        --failed.turned_away;
+        return;
+      }
+      second_try = TakePlace(shard, failed);
       if (second_try != nullptr && second_try->call != nullptr) {
         unwanted = DropCaller(shard, *second_try->call);
       }
@@ -345,6 +352,17 @@ class Ledger {
     if (limit != GroupOptions::kNoLimit) counter.fetch_sub(fewer, kRelaxed);
   }
 
+  // Takes the place of a follower that asks again: in the second try, or the one that it kept under
+  // max_callers when its call failed. Then this returns null.
+  std::shared_ptr<State> TakePlace(const Shard&, State& failed) noexcept {
+    if (failed.expected == 0) {
+      --failed.retriers;
+      Release(callers_, 1, options_.max_callers);
+      return nullptr;
+    }
+    return --failed.expected > 0 ? failed.second_try : std::move(failed.second_try);
+  }
+
   // Counts one caller fewer. The stop must be requested of what it returns, once the shard is
   // unlocked.
   std::stop_source DropCaller(const Shard& shard, CallBase& call) noexcept {
@@ -374,7 +392,9 @@ class Ledger {
     }
     if (special_.load(kRelaxed) != 0) [[unlikely]] {
       Release(in_flight_, 1, options_.max_calls_in_flight);
-      Release(callers_, call.callers, options_.max_callers);
+      const bool asked_again = failed && call.state != nullptr;  // its retriers keep their places
+      const std::uint32_t kept = asked_again ? call.state->retriers : 0;
+      Release(callers_, call.callers - kept, options_.max_callers);
       if (shard->idle != nullptr && shard->InFlight() == 0) shard->idle->Set();
     }
     if (call.state == nullptr) [[likely]] {
