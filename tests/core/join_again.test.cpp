@@ -334,7 +334,7 @@ TEST_CASE("Promise 17: followers of a failed call keep their places until they a
 
 TEST_CASE(
     "Promise 17: followers for whom the second try has no place are refused, and run nothing") {
-  IntGroup group({.max_callers_per_call = 3});
+  IntGroup group({.max_callers_per_call = 4});
   std::vector<Lead> leads;
   struct First final : IntGroup::Waiter {
     First(IntGroup& its_group, std::vector<Lead>& its_leads) : group(its_group), leads(its_leads) {}
@@ -350,25 +350,31 @@ TEST_CASE(
   struct Asking final : IntGroup::Waiter {
     explicit Asking(IntGroup& its_group) : group(its_group) {}
     void OnLanded() noexcept override {
-      if (!AsksAgain()) return static_cast<void>(value = *TakeResult());
-      error = ErrorOf([&] { return group.JoinAgain("key", *this, [](Lead) {}), 0; });
+      if (!AsksAgain()) value = *TakeResult();
+    }
+    std::optional<std::errc> AskAgain() {
+      return ErrorOf([&] {
+        group.JoinAgain("key", *this, [](Lead) {});
+        return 0;
+      });
     }
     IntGroup& group;
-    std::optional<std::errc> error;
     int value = 0;
   };
   std::deque<Asking> waiters;
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < 3; ++i) {
     group.Join(
         "key", waiters.emplace_back(group), [](Lead) {}, OnFailure::kRetry);
   }
   leads[0].Fail(kDown);
-  CHECK(leads.size() == 2);
-  CHECK(group.Callers("key") == 3);
-  CHECK_FALSE(waiters[0].error);
-  CHECK(waiters[1].error == std::errc::resource_unavailable_try_again);
+  CHECK_FALSE(waiters[0].AskAgain());
+  CHECK(group.Callers("key") == 4);
+  CHECK_FALSE(waiters[1].AskAgain());
   leads[1].Succeed(7);
   CHECK(waiters[0].value == 7);
+  CHECK(waiters[1].value == 7);
+  CHECK(waiters[2].AskAgain() == std::errc::resource_unavailable_try_again);  // however late
+  CHECK(leads.size() == 2);
   CHECK(group.GetStats().refused == 1);
 }
 
