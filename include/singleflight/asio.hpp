@@ -185,7 +185,8 @@ auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
 // Lifetime: as above. A thread that destroys the context of the operation, or that of `fn`, waits
 //   while another one is asking again. So it must not hold a lock that KeyEqual or a cache takes.
 // Cost: the operation is larger, and keeps its copy of the key. With OnFailure::kShare it is not.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Token>
 requires detail::standalone_asio::FitsAsio<Fn, Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, OnFailure on_failure, Token&& token) {
   return detail::standalone_asio::StartAsyncDo(group, detail::CopyKey<G>(key), std::forward<Fn>(fn),

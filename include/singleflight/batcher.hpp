@@ -20,7 +20,7 @@
 //   for (const auto& user : singleflight::DoMany(users, {7, 42})) Render(*user);
 //
 // The calls are those of the group. A caller whose key is in flight joins its call, whoever leads
-// it. So no key is loaded twice at a time, and a key that is in flight takes no place in a batch.
+// it. So a key that is in flight takes no place in a batch.
 //
 // A batch runs when it has `max_keys` keys, when `max_delay` has passed, or at Flush. On an event
 // loop no time need pass at all. All that is asked in one round of the loop is one batch:
@@ -90,8 +90,9 @@ class Batcher {
   //     what the executor threw, or `owner_dead` if it destroyed the task without calling it
   //     what starting a thread, an allocation, or copying, hashing or comparing the key threw.
   //   The constructor throws std::invalid_argument if a limit is zero.
-  // Lifetime: the group must outlive the Batcher, so declare it first. The same is true of what the
-  //   executor needs.
+  // Lifetime: the group must outlive the Batcher, so declare it first. The executor is destroyed
+  //   when the Batcher and all copies of the last task are gone, so what it needs must live as
+  //   long.
   //
   // Warning: without a `max_delay`, keys whose batch is not full wait until somebody calls Flush,
   // Do or DoMany. So does Group::Close.
@@ -99,7 +100,8 @@ class Batcher {
   // Warning: `fn` may ask for other keys, but not for one of its own. If it waits for one of its
   // own on this thread, that is an error, as in Do. If it waits for a key whose batch is queued
   // behind it on the same thread of an executor, it waits for ever. So does a task of a pool that
-  // waits for a key whose batch needs the same pool. That is not detected.
+  // waits for a key whose batch needs the same pool, and `fn` itself where `max_threads` leaves no
+  // thread for the other keys. That is not detected.
   template <class Fn>
   Batcher(G& group, Fn&& fn, BatcherOptions options = {})
       : core_(std::make_shared<detail::BatcherCore<G>>(group, Checked(options),

@@ -90,7 +90,8 @@ auto AsyncDo(G& group, const K& key, Fn&& fn, Token&& token) {
 }
 
 // The same for a caller that says what to do if it follows and its call fails: see asio.hpp.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Token>
 requires detail::boost_asio::FitsAsio<Fn, Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, OnFailure on_failure, Token&& token) {
   return detail::boost_asio::StartAsyncDo(group, detail::CopyKey<G>(key), std::forward<Fn>(fn),

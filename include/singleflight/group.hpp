@@ -178,6 +178,9 @@ class Group {
   // Thread: blocks. May run at the same time as any member but the destructor.
   // Errors: throws `resource_deadlock_would_occur` inside a call's `fn`, because the call could
   //   wait for itself.
+  //
+  // Warning: inside `launch`, an executor, or an awaitable that has been suspended, it may wait for
+  // the very call for ever, which is not detected.
   void Close() { ledger_.CloseGroup(); }
 
   // Returns how many callers are on the call in flight for `key`, its leader included. 0 if there

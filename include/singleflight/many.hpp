@@ -183,7 +183,8 @@ std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&&
 // Leaving: when the timeout passes, or a stop is requested, this caller leaves all of its calls. If
 //   `fn` runs on this thread, it returns only when `fn` does.
 // Errors: for each key, one of those that the Batcher's constructor lists, or what Do throws.
-template <detail::GroupWithOwnFn B, class Keys = std::initializer_list<typename B::KeyType>>
+template <detail::GroupWithOwnFn B,
+          class Keys = std::initializer_list<detail::BracedKey<typename B::KeyType>>>
 std::vector<KeyResult<typename B::ValueType>> DoMany(B& batcher, Keys&& keys, CallOptions options) {
   using G = detail::GroupOf<B>;
   if constexpr (detail::CheckKeys<G, Keys>()) {
@@ -191,7 +192,8 @@ std::vector<KeyResult<typename B::ValueType>> DoMany(B& batcher, Keys&& keys, Ca
     return detail::Batch<G>(*group, keys, options).Run();
   }
 }
-template <detail::GroupWithOwnFn B, class Keys = std::initializer_list<typename B::KeyType>>
+template <detail::GroupWithOwnFn B,
+          class Keys = std::initializer_list<detail::BracedKey<typename B::KeyType>>>
 std::vector<KeyResult<typename B::ValueType>> DoMany(B& batcher, Keys&& keys) {
   return singleflight::DoMany(batcher, std::forward<Keys>(keys), CallOptions());
 }
@@ -255,7 +257,8 @@ auto CoDoMany(G& group, Keys&& keys, Fn&& fn, Executor&& executor,
 //   if the keys fill a batch. No batch is flushed.
 // Errors: for each key, one of those that the Batcher's constructor lists, or what CoDo throws.
 // Lifetime: no caller owns the work. The Batcher's destructor lands the calls that wait for it.
-template <detail::GroupWithOwnFn B, class Keys = std::initializer_list<typename B::KeyType>,
+template <detail::GroupWithOwnFn B,
+          class Keys = std::initializer_list<detail::BracedKey<typename B::KeyType>>,
           class ResumeOn = ResumeInline>
 auto CoDoMany(B& batcher, Keys&& keys, const std::stop_token& stop = std::stop_token(),
               ResumeOn&& resume_on = ResumeOn()) {
@@ -317,7 +320,8 @@ std::vector<Future<typename G::ValueType>> DoManyAsync(G& group, Keys&& keys, Fn
 //   a batch. No batch is flushed.
 // Errors: a Future reports one of the errors that the Batcher's constructor lists, or what DoAsync
 //   throws.
-template <detail::GroupWithOwnFn B, class Keys = std::initializer_list<typename B::KeyType>>
+template <detail::GroupWithOwnFn B,
+          class Keys = std::initializer_list<detail::BracedKey<typename B::KeyType>>>
 std::vector<Future<typename B::ValueType>> DoManyAsync(B& batcher, Keys&& keys) {
   using G = detail::GroupOf<B>;
   if constexpr (detail::CheckKeys<G, Keys>()) {

@@ -19,7 +19,8 @@ namespace singleflight {
 
 // Says what a follower does if its leader failed: threw, or returned what IsFailure says is one.
 //
-// The followers of a failed call that ask again share one second try, however many they are.
+// The followers of a failed call that ask again share one second try, however many they are. If a
+// limit leaves some of them no place in it, those are refused.
 enum class OnFailure : unsigned char {
   kShare,  // it gets the leader's exception
   kRetry,  // it asks again, once, and then leads or follows. What that gives is final
@@ -79,7 +80,7 @@ struct Stats {
 // Compile-time settings. Derive from this and change what you need.
 struct GroupTraits {
   using Mutex = std::mutex;                   // any BasicLockable that is default-constructible
-  static constexpr std::size_t kShards = 64;  // a power of two: independent parts, 128 bytes each
+  static constexpr std::size_t kShards = 64;  // a power of two: independent parts, 192 bytes each
 };
 
 }  // namespace singleflight

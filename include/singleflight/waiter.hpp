@@ -54,9 +54,10 @@ class Waiter {
 
   // Called once, when the call has landed. May destroy the waiter.
   //
-  // Thread: the one that lands the call, with no lock held and outside any catch block. It must not
-  //   block, because the other waiters are notified after it returns. It must not reach a
-  //   cancellation point of a thread that may be cancelled.
+  // Thread: the one that lands the call, or the one in JoinAgain if the second try landed before.
+  //   No lock is held, and no catch block runs. It must not block, because the other waiters are
+  //   notified after it returns. It must not reach a cancellation point of a thread that may be
+  //   cancelled.
   virtual void OnLanded() noexcept = 0;
 
   // Returns the result. Call it once, in OnLanded or after it.

@@ -237,6 +237,10 @@ TEST_CASE("Batcher takes a key in braces, and refuses one that it cannot represe
   CHECK_THROWS_AS(DoAsync(batcher, {kFar, "a"}), std::out_of_range);
   CHECK_THROWS_AS(CoDo(batcher, {kFar, "a"}), std::out_of_range);
   CHECK_THROWS_AS(DoThen(batcher, {kFar, "a"}, [](const auto&) {}), std::out_of_range);
+  CHECK_THROWS_AS(DoMany(batcher, {{1, "a"}, {kFar, "b"}}), std::out_of_range);
+  CHECK_THROWS_AS(DoMany(batcher, {{kFar, "b"}}, CallOptions()), std::out_of_range);
+  CHECK_THROWS_AS(DoManyAsync(batcher, {{kFar, "b"}}), std::out_of_range);
+  CHECK_THROWS_AS(singleflight::CoDoMany(batcher, {{kFar, "b"}}), std::out_of_range);
   CHECK(batcher.GetStats().keys == 5);
 }
 

@@ -56,13 +56,15 @@ auto AsyncDo(G&, const K&, Fn&&, Token&&) {
                 "singleflight/asio.hpp for the standalone Asio, and singleflight/boost_asio.hpp "
                 "for Boost.Asio");
 }
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Token>
 auto AsyncDo(G& group, const K& key, Fn&& fn, OnFailure, Token&& token) {
   return singleflight::AsyncDo(group, key, std::forward<Fn>(fn), std::forward<Token>(token));
 }
 
 // Chosen only if these two are in the wrong order.
-template <detail::GroupLike G, class K = typename G::KeyType, class Fn, class Token>
+template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
+          class Token>
 auto AsyncDo(G&, const K&, Fn&&, Token&&, OnFailure) {
   static_assert(detail::kNoAsioFits<Token>,
                 "the completion token comes last: AsyncDo(group, key, fn, on_failure, token)");
