@@ -157,7 +157,8 @@ class Clients {
     return seconds;
   }
 
-  // Returns the seconds for each of many requests, or a second divided by the rate of all clients.
+  // Each client sends many requests, one after the other. Returns the time that they take together,
+  // divided by the number of all requests.
   double SecondsEach(std::string_view target) {
     constexpr int kRequests = 250;
     const Clock::time_point start = Clock::now();
@@ -178,7 +179,7 @@ inline double Percentile(const std::vector<double>& sorted, double part) {
   return sorted[static_cast<std::size_t>(part * static_cast<double>(sorted.size() - 1))];
 }
 
-// Runs `measure()` once. An exception of it is shown in the table of benchmarks.
+// Runs `measure()` once. An exception of it is the benchmark's error, which bench/report shows.
 template <class Measure>
 void Once(benchmark::State& state, const Measure& measure) try {
   for (auto _ : state) measure();
