@@ -201,18 +201,44 @@ class Batcher {
  private:
   using Core = detail::BatcherCore<G>;
 
+  // Makes a waiter leave when a stop is requested. Not inline, because g++ 12 would warn of an
+  // optional that it takes for uninitialized.
+  class LeaveOnStop {
+   public:
+    explicit LeaveOnStop(Waiter& waiter) noexcept : waiter_(waiter) {}
+    [[gnu::noinline]] ~LeaveOnStop() {}
+    LeaveOnStop(const LeaveOnStop&) = delete;
+    LeaveOnStop& operator=(const LeaveOnStop&) = delete;
+
+    // Listens until Finish. Only the first call has an effect.
+    [[gnu::noinline]] void Listen(const std::stop_token& stop) {
+      if (!callback_) callback_.emplace(stop, Callback{this});
+    }
+    // Returns whether it has left.
+    [[gnu::noinline]] bool Finish() noexcept {
+      callback_.reset();
+      return left_;
+    }
+
+   private:
+    struct Callback {
+      void operator()() const noexcept { self->left_ = self->waiter_.Leave(); }
+      LeaveOnStop* self;
+    };
+    Waiter& waiter_;
+    bool left_ = false;
+    std::optional<std::stop_callback<Callback>> callback_;
+  };
+
   // Joins by `join(launch)`, and flushes if this thread must. `fn` may run in either, and must
   // learn that its last caller has left.
   template <class Join>
   static void JoinBy(const Join& join, Core& core, Waiter& waiter, const std::stop_token& stop) {
-    bool left = false;
-    const auto leave = [&] { left = waiter.Leave(); };
-    std::optional<std::stop_callback<decltype((leave))>> on_stop;
-    join([&](detail::UnusedLead) { on_stop.emplace(stop, leave); });
-    if (!on_stop) on_stop.emplace(stop, leave);  // it follows
+    LeaveOnStop leaving(waiter);
+    join([&](detail::UnusedLead) { leaving.Listen(stop); });
+    leaving.Listen(stop);  // if it follows
     core.BeforeBlocking();
-    on_stop.reset();
-    if (left) std::rethrow_exception(detail::MakeCanceled());
+    if (leaving.Finish()) std::rethrow_exception(detail::MakeCanceled());
   }
 
   static void Await(detail::ThreadWaiter<ValueType>& waiter, const detail::Deadline& deadline,
