@@ -66,7 +66,8 @@ struct CheckMembers {
     static_assert(detail::CheckPointers<Member>());
     static_assert(detail::PortabilityOf<Member>() != Portability::kUnknown,
                   "a member of this struct is of a class that does not copy its bytes: first "
-                  "derive that class's Codec from CopyBytes, or write Encode and Decode");
+                  "derive that class's Codec from CopyBytes, or write Encode and Decode for this "
+                  "struct, which a std::string or a container needs");
   }
 };
 
@@ -93,12 +94,18 @@ constexpr bool CheckBytes() {
   } else {
     using singleflight::detail::CountMembers;
     constexpr bool kSeesMembers = CountMembers<Value>() != singleflight::detail::kUnknownCount;
-    static_assert(kSeesMembers,
-                  "CopyBytes cannot see the members of this struct: it has a base class, more than "
-                  "24 members, or an array of more than 256 elements that is not a std::array: "
-                  "write Encode and Decode");
-    if constexpr (kSeesMembers) {
-      static_assert(requires(Value & value) { detail::VisitMembers(value, CheckMembers()); });
+    static_assert(
+        kSeesMembers,
+        "CopyBytes cannot see the members of this struct: it has a base class, a member "
+        "that is constructed from anything, a flexible array, more than 24 members, or an "
+        "array of more than 256 elements that is not a std::array: write Encode and "
+        "Decode");
+    constexpr bool kHasUnion = singleflight::detail::HasUnion<Value>();
+    static_assert(!kHasUnion,
+                  "nobody can tell which member a union holds: write Encode and Decode");
+    if constexpr (kSeesMembers && !kHasUnion) {
+      using Checked [[maybe_unused]] =
+          decltype(detail::VisitMembers(std::declval<Value&>(), CheckMembers()));
     }
   }
   return true;
@@ -162,6 +169,11 @@ concept Encodes = requires(const Value& value, std::string_view bytes) {
 // A class that is not an aggregate hides its members. That it holds no pointer is then your word.
 // It must be trivially copyable, without padding and without floating-point numbers: compilers do
 // not tell these two apart, and padding would give away what was in memory before.
+//
+// Decode refuses the bytes of a bool that is neither true nor false. C++20 does not tell whether
+// such a class hides a bool, nor which values an enumeration has. Their bytes are taken as they
+// are, so write a Decode that checks them if a program that you do not trust can write to the
+// server.
 template <class Value>
 struct CopyBytes : detail::BytesCodec<Value> {
   static_assert(detail::CheckBytes<Value>());

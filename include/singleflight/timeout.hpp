@@ -9,12 +9,16 @@
 //   Group<int, User> users({.max_age = std::chrono::minutes(5)});
 //
 // Any std::chrono type converts, and none wraps: what is too long to be represented never passes,
-// and what is too far in the past has passed. Nothing here throws.
+// and what is too far in the past has passed.
+//
+// Errors: nothing here throws, unless a clock or a Rep of your own does. What it throws reaches
+// you.
 
 #include <chrono>
 #include <compare>
 #include <concepts>
 #include <optional>
+#include <type_traits>
 
 #include "detail/requirements.hpp"
 #include "detail/saturate.hpp"
@@ -29,7 +33,8 @@ class Duration {
  public:
   constexpr Duration() noexcept = default;
   template <class Rep, class Period>
-  constexpr Duration(const std::chrono::duration<Rep, Period>& length) noexcept
+  constexpr Duration(const std::chrono::duration<Rep, Period>& length) noexcept(
+      std::is_arithmetic_v<Rep>)
       : length_(detail::Saturate(length)) {}
 
   constexpr operator Nanoseconds() const noexcept { return length_; }
@@ -52,13 +57,15 @@ class Timeout {
 
   // For this long. Zero or less: not at all.
   template <class Rep, class Period>
-  constexpr Timeout(const std::chrono::duration<Rep, Period>& length) noexcept
+  constexpr Timeout(const std::chrono::duration<Rep, Period>& length) noexcept(
+      std::is_arithmetic_v<Rep>)
       : kind_(Kind::kLength), nanoseconds_(Duration(length).count()) {}
 
   // Until then. That moment of another clock is looked up on the steady clock here, once: if the
   // other clock is set later, that has no effect.
   template <class AnyClock, class Length>
-  Timeout(const std::chrono::time_point<AnyClock, Length>& moment) noexcept requires requires {
+  Timeout(const std::chrono::time_point<AnyClock, Length>& moment) noexcept(
+      std::is_arithmetic_v<typename Length::rep>&& noexcept(AnyClock::now())) requires requires {
     AnyClock::now();
   } : kind_(Kind::kMoment), nanoseconds_(Duration(moment.time_since_epoch()).count()) {
     if constexpr (!std::same_as<AnyClock, Clock>) {
@@ -67,7 +74,8 @@ class Timeout {
   }
 
   template <class Length>
-  Timeout(const std::optional<Length>& timeout) noexcept requires
+  Timeout(const std::optional<Length>& timeout) noexcept(
+      std::is_nothrow_constructible_v<Timeout, const Length&>) requires
       std::constructible_from<Timeout, const Length&> {
     if (timeout) *this = Timeout(*timeout);
   }

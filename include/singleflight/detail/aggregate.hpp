@@ -43,6 +43,15 @@ struct AnyBase {
   }
 };
 
+// Converts to a union only.
+struct AnyUnion {
+  template <class Union>
+  requires std::is_union_v<Union>
+  operator Union() const noexcept { std::terminate(); }
+};
+// Converts to nothing. It is taken only by a class that is constructed from anything.
+struct NoConversion {};
+
 template <class Aggregate, std::size_t... kIndices>
 constexpr bool Takes(std::index_sequence<kIndices...>) {
   return requires { Aggregate{(static_cast<void>(kIndices), Anything<Aggregate>())...}; };
@@ -68,16 +77,37 @@ constexpr bool TakesBraces(std::index_sequence<kBefore...>, std::index_sequence<
   };
 }
 
+// Whether a Special may stand after kBefore others and before kAfter others.
+template <class Aggregate, class Special, std::size_t... kBefore, std::size_t... kAfter>
+constexpr bool TakesSpecial(std::index_sequence<kBefore...>, std::index_sequence<kAfter...>) {
+  using Any = Anything<Aggregate>;
+  return requires {
+    Aggregate{(static_cast<void>(kBefore), Any())..., Special(),
+              (static_cast<void>(kAfter), Any())...};
+  };
+}
+
 inline constexpr std::size_t kMaxInitializers = 256;
 inline constexpr std::size_t kMaxMembers = 24;
 inline constexpr std::size_t kUnknownCount = ~std::size_t{0};
+
+// Whether an Aggregate that takes kInitializers has members beyond those. They are of classes to
+// which Anything does not convert, since their constructors take it as well.
+template <class Aggregate, std::size_t kInitializers>
+constexpr bool TakesMore() {
+  using Before = std::make_index_sequence<kInitializers>;
+  using None = std::index_sequence<>;
+  return (kInitializers == 0 && !std::is_empty_v<Aggregate>) ||
+         detail::TakesBraces<Aggregate>(Before(), None(), None()) ||
+         detail::TakesBraces<Aggregate>(Before(), std::make_index_sequence<1>(), None());
+}
 
 // How many initializers an Aggregate takes at most, or kUnknownCount.
 template <class Aggregate, std::size_t kTried = 0, bool kTaken = false>
 constexpr std::size_t CountInitializers() {
   constexpr bool kTakesIt = detail::Takes<Aggregate>(std::make_index_sequence<kTried>());
   if constexpr (kTaken && !kTakesIt) {
-    return kTried - 1;
+    return detail::TakesMore<Aggregate, kTried - 1>() ? kUnknownCount : kTried - 1;
   } else if constexpr (kTried > kMaxInitializers) {
     return kUnknownCount;
   } else {
@@ -116,8 +146,9 @@ constexpr std::size_t CountMembersFrom() {
   }
 }
 
-// How many members an Aggregate has, arrays included. kUnknownCount if it has a base class, or so
-// many members or elements that they are not counted.
+// How many members an Aggregate has, arrays included. kUnknownCount if it has a base class, a
+// member that is constructed from anything, or so many members or elements that they are not
+// counted.
 template <class Aggregate>
 constexpr std::size_t CountMembers() {
   constexpr std::size_t kInitializers = detail::CountInitializers<Aggregate>();
@@ -132,7 +163,30 @@ constexpr std::size_t CountMembers() {
   }
 }
 
-// Returns fn(members...). `Aggregate` may be const.
+template <class Aggregate, std::size_t kBefore, std::size_t kAfter>
+constexpr bool HasUnionAt() {
+  using Before = std::make_index_sequence<kBefore>;
+  using After = std::make_index_sequence<kAfter>;
+  return detail::TakesSpecial<Aggregate, AnyUnion>(Before(), After()) &&
+         !detail::TakesSpecial<Aggregate, NoConversion>(Before(), After());
+}
+
+// Whether an Aggregate has a union as a member, which may be an anonymous one.
+template <class Aggregate>
+constexpr bool HasUnion() {
+  constexpr std::size_t kInitializers = detail::CountInitializers<Aggregate>();
+  if constexpr (kInitializers == kUnknownCount) {
+    return false;
+  } else {
+    return []<std::size_t... kIndices>(std::index_sequence<kIndices...>) {
+      return (detail::HasUnionAt<Aggregate, kIndices, kInitializers - kIndices - 1>() || ...);
+    }
+    (std::make_index_sequence<kInitializers>());
+  }
+}
+
+// Returns fn(members...). `Aggregate` may be const. It has neither a union (see HasUnion) nor a
+// bit-field. C++20 has no way to ask about the latter: the compiler refuses it by its name here.
 template <class Aggregate, class Fn>
 constexpr decltype(auto) VisitMembers(Aggregate& aggregate, Fn&& fn) {
   constexpr std::size_t kCount = detail::CountMembers<std::remove_cv_t<Aggregate>>();

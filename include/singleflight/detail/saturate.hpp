@@ -7,13 +7,21 @@
 #include <cstdint>
 #include <numeric>
 #include <ratio>
+#include <type_traits>
 
 namespace singleflight::detail {
 
 // In nanoseconds. A long double overflows at no duration, and holds each whole number of
 // nanoseconds that std::chrono::nanoseconds holds, except where it is a double.
+//
+// Errors: what the conversion of a user's Rep throws.
 template <class Rep, class Period>
-constexpr long double WideNanoseconds(const std::chrono::duration<Rep, Period>& length) noexcept {
+constexpr long double WideNanoseconds(const std::chrono::duration<Rep, Period>& length) noexcept(
+    std::is_arithmetic_v<Rep>) {
+  static_assert(
+      requires { static_cast<long double>(length.count()); },
+      "the Rep of this duration does not convert to a long double: give it an operator "
+      "long double, or pass a duration of a number");
   constexpr std::intmax_t kCommon = std::gcd(Period::den, std::nano::den);
   constexpr std::intmax_t kTimes = std::nano::den / kCommon;
   constexpr std::intmax_t kOver = Period::den / kCommon;
@@ -36,12 +44,14 @@ constexpr std::chrono::nanoseconds Saturate(long double nanoseconds) noexcept {
 
 template <class Rep, class Period>
 constexpr std::chrono::nanoseconds Saturate(
-    const std::chrono::duration<Rep, Period>& length) noexcept {
+    const std::chrono::duration<Rep, Period>& length) noexcept(std::is_arithmetic_v<Rep>) {
   return Saturate(WideNanoseconds(length));
 }
 
 // How far away `moment` is on its clock. The difference is what is rounded, because a clock may
 // count from long ago.
+//
+// Errors: what `Clock::now` throws.
 template <class Clock, class Length>
 std::chrono::nanoseconds TimeUntil(const std::chrono::time_point<Clock, Length>& moment) {
   return Saturate(WideNanoseconds(moment.time_since_epoch()) -

@@ -325,11 +325,22 @@ struct Wire<std::chrono::duration<Rep, Period>> {
   }
 };
 
+// A local time has no clock. It is a date and a time of day, which are the same everywhere. Whoever
+// else counts without a clock has to say what that means.
+template <class Clock>
+constexpr Portability PortabilityOfClock() {
+  if constexpr (requires { static_cast<bool>(Clock::is_steady); }) {
+    return Clock::is_steady ? Portability::kLocal : Portability::kPortable;
+  } else {
+    return std::same_as<Clock, std::chrono::local_t> ? Portability::kPortable
+                                                     : Portability::kUnknown;
+  }
+}
+
 template <class Clock, class Duration>
 struct Wire<std::chrono::time_point<Clock, Duration>> {
   static constexpr Portability kPortability =
-      detail::WorstOf(detail::PortabilityOf<Duration>(),
-                      Clock::is_steady ? Portability::kLocal : Portability::kPortable);
+      detail::WorstOf(detail::PortabilityOf<Duration>(), detail::PortabilityOfClock<Clock>());
   static void Append(std::string& bytes, const std::chrono::time_point<Clock, Duration>& value) {
     detail::Append(bytes, value.time_since_epoch());
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// says: bit-field
+// error: bit-field
 
 #include <singleflight/redis_codec.hpp>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// error: because it has an anonymous union member
+// error: nobody can tell which member a union holds
 
 #include <singleflight/redis_codec.hpp>
 
