@@ -9,6 +9,8 @@
 #include <limits>
 #include <optional>
 #include <ratio>
+#include <stdexcept>
+#include <type_traits>
 
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -58,6 +60,25 @@ struct OldClock {
   using time_point = std::chrono::time_point<OldClock>;
   [[maybe_unused]] static constexpr bool is_steady = false;
   static time_point now() { return time_point(duration(2026 * 365 * 24)); }
+};
+
+// A clock that fails, as one does that asks a server.
+struct BrokenClock {
+  using rep = std::int64_t;
+  using period = std::nano;
+  using duration = std::chrono::duration<rep, period>;
+  using time_point = std::chrono::time_point<BrokenClock>;
+  [[maybe_unused]] static constexpr bool is_steady = false;
+  static time_point now() { throw std::runtime_error("no time"); }
+};
+
+// A whole number that throws if it is invalid. Only an explicit conversion gets it out.
+struct CheckedNumber {
+  std::int64_t number = 0;
+  explicit operator long double() const {
+    if (number < 0) throw std::range_error("invalid");
+    return static_cast<long double>(number);
+  }
 };
 
 template <class Rep, class Period>
@@ -123,6 +144,33 @@ TEST_CASE("Timeout: a fraction of a second, and an optional duration, are durati
   CHECK(Waits(std::optional<nanoseconds>(1h)));
   CHECK(Waits(std::optional<seconds>()));
   CHECK_FALSE(Waits(std::optional<steady_clock::time_point>(steady_clock::now())));
+}
+
+TEST_CASE("Timeout: what a clock of the user's throws reaches the caller, who may ask again") {
+  const BrokenClock::time_point deadline(seconds(5));
+  CHECK_THROWS_AS(Timeout(deadline), std::runtime_error);
+  CHECK_THROWS_AS(Timeout(std::optional(deadline)), std::runtime_error);
+  Group<int, int> group;
+  const auto load = [] { return 7; };
+  CHECK_THROWS_AS(group.Do(1, load, {.timeout = deadline}), std::runtime_error);
+  CHECK(group.GetStats().executions == 0);
+  CHECK(group.Do(1, load, {.timeout = 1h}).value() == 7);
+}
+
+TEST_CASE("Timeout: what the conversion of a user's number throws reaches the caller") {
+  using Length = duration<CheckedNumber>;
+  CHECK(Count(Length(CheckedNumber{5})) == 5'000'000'000);
+  CHECK_THROWS_AS(Timeout(Length(CheckedNumber{-1})), std::range_error);
+  CHECK_THROWS_AS(Duration(Length(CheckedNumber{-1})), std::range_error);
+  CHECK_THROWS_AS(Timeout(std::optional(Length(CheckedNumber{-1}))), std::range_error);
+}
+
+TEST_CASE("Timeout: nothing throws for numbers and the clocks of the standard library") {
+  STATIC_REQUIRE(std::is_nothrow_constructible_v<Timeout, duration<double>>);
+  STATIC_REQUIRE(std::is_nothrow_constructible_v<Timeout, std::optional<milliseconds>>);
+  STATIC_REQUIRE(std::is_nothrow_constructible_v<Timeout, steady_clock::time_point>);
+  STATIC_REQUIRE(std::is_nothrow_constructible_v<Timeout, time_point<system_clock, hours>>);
+  STATIC_REQUIRE(std::is_nothrow_constructible_v<Duration, hours>);
 }
 
 TEST_CASE("Duration: converts exactly where it can, rounds up, and saturates") {
