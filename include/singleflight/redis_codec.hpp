@@ -66,8 +66,8 @@ struct CheckMembers {
     static_assert(detail::CheckPointers<Member>());
     static_assert(detail::PortabilityOf<Member>() != Portability::kUnknown,
                   "a member of this struct is of a class that does not copy its bytes: first "
-                  "derive that class's Codec from CopyBytes, or write Encode and Decode for this "
-                  "struct, which a std::string or a container needs");
+                  "derive that class's Codec from CopyBytes, or, as for a std::string, write "
+                  "Encode and Decode for this struct");
   }
 };
 
@@ -94,18 +94,19 @@ constexpr bool CheckBytes() {
   } else {
     using singleflight::detail::CountMembers;
     constexpr bool kSeesMembers = CountMembers<Value>() != singleflight::detail::kUnknownCount;
-    static_assert(
-        kSeesMembers,
-        "CopyBytes cannot see the members of this struct: it has a base class, a member "
-        "that is constructed from anything, a flexible array, more than 24 members, or an "
-        "array of more than 256 elements that is not a std::array: write Encode and "
-        "Decode");
-    constexpr bool kHasUnion = singleflight::detail::HasUnion<Value>();
-    static_assert(!kHasUnion,
-                  "nobody can tell which member a union holds: write Encode and Decode");
-    if constexpr (kSeesMembers && !kHasUnion) {
-      using Checked [[maybe_unused]] =
-          decltype(detail::VisitMembers(std::declval<Value&>(), CheckMembers()));
+    static_assert(kSeesMembers,
+                  "CopyBytes cannot see the members of this struct: it has a base class, a member "
+                  "that is constructed from anything, a flexible array, more than 24 members, or "
+                  "an array of more than 256 elements that is not a std::array: write Encode and "
+                  "Decode");
+    if constexpr (kSeesMembers) {
+      constexpr bool kHasUnion = singleflight::detail::HasUnion<Value>();
+      static_assert(!kHasUnion,
+                    "nobody can tell which member a union holds: write Encode and Decode");
+      if constexpr (!kHasUnion) {
+        using Checked [[maybe_unused]] =
+            decltype(detail::VisitMembers(std::declval<Value&>(), CheckMembers()));
+      }
     }
   }
   return true;
@@ -164,7 +165,8 @@ concept Encodes = requires(const Value& value, std::string_view bytes) {
 // processes must be built with the same members.
 //
 // Members that are pointers, views, references and the like are refused. A member of another class
-// of yours needs such a Codec, too, which must be declared first.
+// of yours needs such a Codec, too, which must be declared first. A bit-field, an anonymous struct
+// and a flexible array are refused, too, but by the compiler: C++20 has no way to ask about them.
 //
 // A class that is not an aggregate hides its members. That it holds no pointer is then your word.
 // It must be trivially copyable, without padding and without floating-point numbers: compilers do

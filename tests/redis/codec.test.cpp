@@ -15,6 +15,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -55,6 +56,32 @@ struct Nothing {
   bool operator==(const Nothing&) const = default;
 };
 
+// A number as libraries write it: any number converts to it, but nothing else does.
+struct Decimal {
+  Decimal() = default;
+  template <class Number>
+  requires std::is_arithmetic_v<Number> Decimal(Number number)
+      : hundredths(static_cast<std::int64_t>(number * 100)) {}
+  bool operator==(const Decimal&) const = default;
+  std::int64_t hundredths = 0;
+};
+// Anything at all is tried as its content.
+struct Box {
+  Box() = default;
+  template <class T>
+  Box(T&& its_content) : content(std::forward<T>(its_content)) {}
+  bool operator==(const Box&) const = default;
+  int content = 0;
+};
+struct Row {
+  Decimal price;
+  std::array<Decimal, 2> discounts;
+  Nothing note;
+  Decimal total[2];
+  Box box;
+  bool operator==(const Row&) const = default;
+};
+
 // These hide their members. Money has no default constructor.
 class Money {
  public:
@@ -89,6 +116,12 @@ template <>
 struct singleflight::redis::Codec<Order> : singleflight::redis::CopyBytes<Order> {};
 template <>
 struct singleflight::redis::Codec<Nothing> : singleflight::redis::CopyBytes<Nothing> {};
+template <>
+struct singleflight::redis::Codec<Decimal> : singleflight::redis::CopyBytes<Decimal> {};
+template <>
+struct singleflight::redis::Codec<Box> : singleflight::redis::CopyBytes<Box> {};
+template <>
+struct singleflight::redis::Codec<Row> : singleflight::redis::CopyBytes<Row> {};
 template <>
 struct singleflight::redis::Codec<Money> : singleflight::redis::CopyBytes<Money> {};
 template <>
@@ -151,6 +184,8 @@ TEST_CASE("redis: what the standard library makes of numbers needs no codec of i
   CHECK(Arrives(std::complex(0.5, -1.5), 16));
   CHECK(Arrives(1500ms, 8));
   CHECK(Arrives(std::chrono::sys_seconds(1'700'000'000s), 8));
+  CHECK(Arrives(std::chrono::local_seconds(1'700'000'000s), 8));
+  CHECK(Arrives(std::optional(std::chrono::local_seconds()), 9));
   CHECK(Arrives(std::chrono::year_month_day(std::chrono::sys_days()), 4));
   CHECK(Arrives(std::bitset<70>("1011"), 9));
   CHECK(Arrives(std::bitset<0>(), 0));
@@ -182,6 +217,10 @@ TEST_CASE("redis: a class that hides its members arrives as its bytes if its cod
   CHECK(Arrives(Id(7), 8));
   CHECK(Arrives(Edge{Id(7), Id(8)}, 16));
   CHECK(Arrives(std::optional(Id(7)), 9));
+}
+
+TEST_CASE("redis: no member is left out because its class converts from other types") {
+  CHECK(Arrives(Row{1.5, {2, 3}, {}, {4, 5}, 6}, 5 * 8 + sizeof(int)));
 }
 
 TEST_CASE("redis: what was in memory between the members does not reach other processes") {

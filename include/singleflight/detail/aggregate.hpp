@@ -91,8 +91,8 @@ inline constexpr std::size_t kMaxInitializers = 256;
 inline constexpr std::size_t kMaxMembers = 24;
 inline constexpr std::size_t kUnknownCount = ~std::size_t{0};
 
-// Whether an Aggregate that takes kInitializers has members beyond those. They are of classes to
-// which Anything does not convert, since their constructors take it as well.
+// Whether an Aggregate that takes kInitializers has more members. The next is then of a class whose
+// constructors take Anything as well, so that the conversion is ambiguous. Braces avoid that.
 template <class Aggregate, std::size_t kInitializers>
 constexpr bool TakesMore() {
   using Before = std::make_index_sequence<kInitializers>;
@@ -163,26 +163,26 @@ constexpr std::size_t CountMembers() {
   }
 }
 
-template <class Aggregate, std::size_t kBefore, std::size_t kAfter>
-constexpr bool HasUnionAt() {
-  using Before = std::make_index_sequence<kBefore>;
-  using After = std::make_index_sequence<kAfter>;
-  return detail::TakesSpecial<Aggregate, AnyUnion>(Before(), After()) &&
-         !detail::TakesSpecial<Aggregate, NoConversion>(Before(), After());
-}
-
-// Whether an Aggregate has a union as a member, which may be an anonymous one.
-template <class Aggregate>
-constexpr bool HasUnion() {
-  constexpr std::size_t kInitializers = detail::CountInitializers<Aggregate>();
-  if constexpr (kInitializers == kUnknownCount) {
+// Whether the members for which the last kLeft initializers are include a union.
+template <class Aggregate, std::size_t kBefore, std::size_t kLeft>
+constexpr bool HasUnionFrom() {
+  if constexpr (kLeft == 0) {
     return false;
   } else {
-    return []<std::size_t... kIndices>(std::index_sequence<kIndices...>) {
-      return (detail::HasUnionAt<Aggregate, kIndices, kInitializers - kIndices - 1>() || ...);
-    }
-    (std::make_index_sequence<kInitializers>());
+    using Before = std::make_index_sequence<kBefore>;
+    using After = std::make_index_sequence<kLeft - 1>;
+    constexpr std::size_t kOne = detail::InitializersOfMember<Aggregate, kBefore, kLeft>();
+    return (detail::TakesSpecial<Aggregate, AnyUnion>(Before(), After()) &&
+            !detail::TakesSpecial<Aggregate, NoConversion>(Before(), After())) ||
+           detail::HasUnionFrom<Aggregate, kBefore + kOne, kLeft - kOne>();
   }
+}
+
+// Whether a member of an Aggregate is a union, which may be an anonymous one, or an array of
+// unions. The Aggregate's members must have been counted.
+template <class Aggregate>
+constexpr bool HasUnion() {
+  return detail::HasUnionFrom<Aggregate, 0, detail::CountInitializers<Aggregate>()>();
 }
 
 // Returns fn(members...). `Aggregate` may be const. It has neither a union (see HasUnion) nor a

@@ -4,7 +4,7 @@
 #include <singleflight/redis_codec.hpp>
 
 struct Money {
-  Money() = default;
+  Money(int units, int hundredths) : cents(100 * units + hundredths) {}
   Money(const Money&) = default;
   Money& operator=(const Money&) = default;
   template <class Number>
@@ -14,7 +14,7 @@ struct Money {
 template <>
 struct singleflight::redis::Codec<Money> : singleflight::redis::CopyBytes<Money> {};
 struct Value {
-  Money price;
+  Money price = Money(1, 50);
   int* count;
 };
 

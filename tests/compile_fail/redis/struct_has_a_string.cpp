@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// error: which a std::string or a container needs
+// error: a member of this struct is of a class that does not copy its bytes
 
 #include <singleflight/redis_codec.hpp>
 #include <string>
