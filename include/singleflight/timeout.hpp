@@ -65,7 +65,7 @@ class Timeout {
   // other clock is set later, that has no effect.
   template <class AnyClock, class Length>
   Timeout(const std::chrono::time_point<AnyClock, Length>& moment) noexcept(
-      std::is_arithmetic_v<typename Length::rep>&& noexcept(AnyClock::now())) requires requires {
+      detail::kIsNothrowUntil<AnyClock, Length>) requires requires {
     AnyClock::now();
   } : kind_(Kind::kMoment), nanoseconds_(Duration(moment.time_since_epoch()).count()) {
     if constexpr (!std::same_as<AnyClock, Clock>) {

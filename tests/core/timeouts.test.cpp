@@ -81,6 +81,16 @@ struct CheckedNumber {
   }
 };
 
+// A clock that counts in such numbers, but has lost count.
+struct LostClock {
+  using rep = CheckedNumber;
+  using period = std::ratio<1>;
+  using duration = std::chrono::duration<rep, period>;
+  using time_point = std::chrono::time_point<LostClock>;
+  [[maybe_unused]] static constexpr bool is_steady = false;
+  static time_point now() noexcept { return time_point(duration(CheckedNumber{-1})); }
+};
+
 template <class Rep, class Period>
 std::int64_t Count(std::chrono::duration<Rep, Period> length) {
   return Duration(length).count();
@@ -163,6 +173,7 @@ TEST_CASE("Timeout: what the conversion of a user's number throws reaches the ca
   CHECK_THROWS_AS(Timeout(Length(CheckedNumber{-1})), std::range_error);
   CHECK_THROWS_AS(Duration(Length(CheckedNumber{-1})), std::range_error);
   CHECK_THROWS_AS(Timeout(std::optional(Length(CheckedNumber{-1}))), std::range_error);
+  CHECK_THROWS_AS(Timeout(time_point<LostClock, seconds>(5s)), std::range_error);
 }
 
 TEST_CASE("Timeout: nothing throws for numbers and the clocks of the standard library") {

@@ -48,12 +48,19 @@ constexpr std::chrono::nanoseconds Saturate(
   return Saturate(WideNanoseconds(length));
 }
 
+// Whether TimeUntil cannot throw.
+template <class Clock, class Length>
+inline constexpr bool kIsNothrowUntil =
+    std::is_arithmetic_v<typename Length::rep>&& noexcept(Clock::now()) &&
+    std::is_arithmetic_v<typename decltype(Clock::now().time_since_epoch())::rep>;
+
 // How far away `moment` is on its clock. The difference is what is rounded, because a clock may
 // count from long ago.
 //
-// Errors: what `Clock::now` throws.
+// Errors: what a user's clock, or the conversion of a user's Rep, throws.
 template <class Clock, class Length>
-std::chrono::nanoseconds TimeUntil(const std::chrono::time_point<Clock, Length>& moment) {
+std::chrono::nanoseconds TimeUntil(const std::chrono::time_point<Clock, Length>& moment) noexcept(
+    kIsNothrowUntil<Clock, Length>) {
   return Saturate(WideNanoseconds(moment.time_since_epoch()) -
                   WideNanoseconds(Clock::now().time_since_epoch()));
 }

@@ -329,7 +329,7 @@ struct Wire<std::chrono::duration<Rep, Period>> {
 // else counts without a clock has to say what that means.
 template <class Clock>
 constexpr Portability PortabilityOfClock() {
-  if constexpr (requires { static_cast<bool>(Clock::is_steady); }) {
+  if constexpr (requires { std::bool_constant<Clock::is_steady>(); }) {
     return Clock::is_steady ? Portability::kLocal : Portability::kPortable;
   } else {
     return std::same_as<Clock, std::chrono::local_t> ? Portability::kPortable
