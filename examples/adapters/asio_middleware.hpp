@@ -22,9 +22,11 @@
 #include <optional>
 #include <singleflight/asio.hpp>
 #include <stop_token>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <variant>
+#include <vector>
 #if __has_include(<asio/as_tuple.hpp>)
 #include <asio/as_tuple.hpp>
 #else
@@ -60,6 +62,11 @@ struct AsioLibrary {
   }
   static HttpRequest CopyOf(const HttpVisible& visible) {
     return {.method = visible.method, .target = visible.target, .headers = visible.fields};
+  }
+  static void SetHeader(HttpRequest& request, const std::string& name, const std::string& value) {
+    std::erase_if(request.headers,
+                  [&](const auto& header) { return http_text::SameName(header.first, name); });
+    request.headers.emplace_back(name, value);
   }
   static std::stop_token ClientHasGone(const HttpRequest& request) {
     return request.client_has_gone;

@@ -91,6 +91,9 @@ struct BeastLibrary {
     for (const auto& [name, value] : visible.fields) copy.insert(name, value);
     return copy;
   }
+  static void SetHeader(Request& request, const std::string& name, const std::string& value) {
+    request.set(name, value);
+  }
   static std::stop_token ClientHasGone(const Request& request) { return request.client_has_gone; }
   static Response Refusal() {
     Response response(boost::beast::http::status::service_unavailable, 11);

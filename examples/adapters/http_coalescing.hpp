@@ -20,7 +20,7 @@
 //
 //   HttpAsk ask(route, view);               // what may the handler see of this request?
 //   for (;;) {
-//     if (ask.SeesAll()) return handler(request);
+//     if (ask.SeesAll()) return handler(request with the headers ask.Derived());
 //     if (ask.RunsAlone()) {
 //       answer = handler(copy of ask.Visible());
 //       if (ask.FitsAsLeader(route.Learn(ask.Visible(), answer))) return answer;

@@ -86,6 +86,15 @@ Request CopyOf(const HttpVisible& visible, const Request& request) {
   return copy;
 }
 
+// Returns a copy of the request, whose headers of these names are these.
+template <class Request>
+Request WithHeaders(const HttpFields& headers, const Request& request) {
+  Request copy = request;  // its matches refer to the path of `request`
+  for (const auto& [name, value] : headers) copy.headers.erase(name);
+  for (const auto& [name, value] : headers) copy.headers.emplace(name, value);
+  return copy;
+}
+
 // Adds the handler's response to what the server had put into `response` before.
 inline void Fill(httplib::Response& response, httplib::Response&& made) {
   if (made.has_header("Content-Type")) response.headers.erase("Content-Type");
@@ -134,7 +143,10 @@ class Route {
                 {request.method, request.target, FieldsOf(request.headers), request.remote_addr});
     if (!ask.SeesAll()) ask.FitsAsFollower(rules_->Judge(ask.Visible(), ViewOf(response)));
     for (bool done = false; !done;) {
-      if (ask.SeesAll()) return Handle(request, response, gone);
+      if (ask.SeesAll()) {
+        if (ask.Derived().empty()) return Handle(request, response, gone);
+        return Handle(WithHeaders(ask.Derived(), request), response, gone);
+      }
       if (ask.RunsAlone()) {
         const HttpVisible visible = ask.Visible();
         httplib::Response made;

@@ -213,6 +213,32 @@ TEST_CASE("A derived header stands for the cookies, and cannot be sent by a clie
   CHECK(site.runs() == 3);
 }
 
+// A request with a body, a range or so runs alone and sees everything else that its client sent.
+TEST_CASE(
+    "Attack: a client cannot send a derived header with a request that runs alone: " TEST_SERVER) {
+  const auto user_of = [](const HttpRequestView& request) {
+    return std::string(http_text::Has(request.fields, "Cookie") ? "bob" : "nobody");
+  };
+  RuleSite site(
+      [](const Seen& seen) {
+        std::string users;
+        for (const std::string_view user : http_text::ValuesOf(seen.headers, "X-User")) {
+          users += std::string(user) + ";";
+        }
+        return Reply{200, {}, users + seen.Header("X-Id")};
+      },
+      {.derive = {{.name = "X-User", .from = {"Cookie"}, .value = user_of}}});
+  for (const std::string alone :
+       {"-H 'Range: bytes=0-99'", "-H 'Upgrade: h2c'", "-H 'Cache-Control: no-store'",
+        "-H 'If-Match: \"a\"'", "-H 'Authorization: a'", "-X GET -d body"}) {
+    INFO(alone);
+    const std::string forged = alone + " -H 'x-user: ann' -H 'X-User: eve' -H 'X-Id: 1'";
+    CHECK(BodiesOf(site.PageAtOnce({forged, forged + " -b u=bob"})) ==
+          Strings{"nobody;1", "bob;1"});
+  }
+  CHECK(site.GetStats() == singleflight::Stats());
+}
+
 // ---- Requests that run alone, and see everything
 
 TEST_CASE("A request with credentials runs alone and sees all its headers: " TEST_SERVER) {

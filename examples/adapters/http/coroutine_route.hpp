@@ -27,6 +27,7 @@
 //   Request, Response, Awaitable<T>, Timer
 //   HttpRequestView ViewOf(const Request&)           HttpAnswerView ViewOf(const Response&)
 //   Request CopyOf(const HttpVisible&)               std::stop_token ClientHasGone(const Request&)
+//   void SetHeader(Request&, name, value)            in place of all headers of this name
 //   Response Refusal()                               void BecomeNotModified(Response&)
 //   Awaitable<Timer> MakeTimer()                     on the executor of this coroutine
 //   Awaitable<void> Wait(Timer&, bool& cancelled)
@@ -51,7 +52,12 @@ class HttpCoroutineRoute {
     HttpAsk ask(self->rules_, Library::ViewOf(request));
     const std::stop_token gone = Library::ClientHasGone(request);
     for (;;) {
-      if (ask.SeesAll()) co_return co_await self->Handle(request, gone);
+      if (ask.SeesAll()) {
+        if (ask.Derived().empty()) co_return co_await self->Handle(request, gone);
+        Request copy = request;  // `ask` refers to the request
+        for (const auto& [name, value] : ask.Derived()) Library::SetHeader(copy, name, value);
+        co_return co_await self->Handle(copy, gone);
+      }
       std::optional<Response> response;
       if (ask.RunsAlone()) {
         const HttpVisible visible = ask.Visible();

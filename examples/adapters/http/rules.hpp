@@ -49,7 +49,7 @@ struct HttpVisible {
 // ---- The options of one coalesced handler
 
 // A header that the handler is given in place of others. It is in the key. What the client sends
-// under this name is dropped.
+// under this name is dropped, also if the request runs alone and its handler sees everything.
 //
 //   {.name = "X-User", .from = {"Cookie"}, .value = UserOfSession}
 struct DerivedHeader {
@@ -239,16 +239,16 @@ class HttpAsk {
  public:
   HttpAsk(const HttpRoute& route, HttpRequestView request)
       : route_(route), request_(std::move(request)), sees_all_(!route.MayShare(request_)) {
-    if (sees_all_) return;
     const SharingOptions& options = route.options();
+    for (const DerivedHeader& derived : options.derive) {
+      derived_.emplace_back(http_text::Canonical(derived.name), derived.value(request_));
+    }
+    if (sees_all_) return;
     std::string_view target = request_.target;
     if (options.ignore_query) target = target.substr(0, target.find('?'));
     visible_.method = request_.method;
     visible_.target = http_text::WithoutParameters(target, options.ignore_parameters);
     if (options.sort_query) visible_.target = http_text::SortedTarget(visible_.target);
-    for (const DerivedHeader& derived : options.derive) {
-      derived_.emplace_back(http_text::Canonical(derived.name), derived.value(request_));
-    }
     Look();
     visible_.subject = KeyOf(0);
     const HttpMemory::Entry known = route.sharing_.memory.Of(visible_.subject);
@@ -256,8 +256,10 @@ class HttpAsk {
     if (!known.also.empty()) Reveal(known.also);
   }
 
-  // Whether to give the handler the request itself, and its answer to this client only.
+  // Whether to give the handler the request itself, and its answer to this client only. What its
+  // headers say under the names of Derived() is the client's: replace it by these.
   bool SeesAll() const { return sees_all_; }
+  const HttpFields& Derived() const { return derived_; }
 
   // Whether to run the handler for this request alone, with a copy that has what is Visible().
   bool RunsAlone() const { return runs_alone_; }
