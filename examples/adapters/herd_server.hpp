@@ -14,6 +14,9 @@
 // - It refuses what another server might read as a different request (RFC 9112): a request with
 //   no Host or with two, with a header's name that is not one, or with an unclear length of its
 //   body. It then closes the connection, as it does after a body that nobody has read.
+// - It refuses what httplib would do without a limit: it decompresses no bodies (415), and sends no
+//   more than a few ranges at once (416). A client cannot send REMOTE_ADDR and the other headers
+//   under which httplib gives a handler the addresses.
 // - A request must arrive within a few seconds, a byte at a time does not count. Heads and bodies
 //   have limits, which are answered with 431 and 413.
 // - Answers are sent without Nagle's delay, and connections are kept alive for many requests.
@@ -78,11 +81,7 @@ class HerdStream final : public httplib::Stream {
     refusal_ = ParseHead(head_, limits_.body_bytes, head);
     body_ = head.body_size;
     chunked_ = head.chunked;
-    const bool has_length = http_text::Has(head.fields, "Content-Length");
-    if (refusal_.empty() && !chunked_ && !has_length &&
-        http_text::HasName(std::array{"POST", "PUT", "PATCH", "DELETE", "PRI"}, head.method)) {
-      refusal_ = "411 Length Required";  // httplib would read until the client hangs up
-    }
+    if (refusal_.empty()) refusal_ = CheckForHttplib(head);
     return refusal_.empty();
   }
 
@@ -120,7 +119,11 @@ class HerdStream final : public httplib::Stream {
     std::copy_n(buffer_.data() + begin_, size, to);
     begin_ += size;
     bytes_ += size;
-    if (!in_head_) return static_cast<ssize_t>(size);
+    if (!in_head_) {
+      // httplib does not limit a chunked body, nor the text around its chunks.
+      if (bytes_ > limits_.body_bytes) Refuse("413 Content Too Large");
+      return refusal_.empty() ? static_cast<ssize_t>(size) : -1;
+    }
     head_.append(to, size);
     if (bytes_ > limits_.head_bytes) Refuse("431 Request Header Fields Too Large");
     // httplib would accept such an end of a line, and read on while others have seen it all.
@@ -143,6 +146,30 @@ class HerdStream final : public httplib::Stream {
   // NOLINTEND(modernize-use-override)
 
  private:
+  // Refuses what httplib would take in a way that the client can misuse.
+  static std::string_view CheckForHttplib(const HttpHead& head) {
+    const bool has_length = head.chunked || http_text::Has(head.fields, "Content-Length");
+    if (!has_length &&
+        http_text::HasName(std::array{"POST", "PUT", "PATCH", "DELETE", "PRI"}, head.method)) {
+      return "411 Length Required";  // it would read until the client hangs up
+    }
+    for (const auto& [name, value] : head.fields) {
+      // It gives the handler the addresses under these names, behind those of the client.
+      constexpr std::array kAddresses = {"REMOTE_ADDR", "REMOTE_PORT", "LOCAL_ADDR", "LOCAL_PORT"};
+      if (http_text::HasName(kAddresses, name)) return "400 Bad Request";
+      // It decompresses without a limit.
+      if (http_text::SameName(name, "Content-Encoding") &&
+          !http_text::SameName(value, "identity")) {
+        return "415 Unsupported Media Type";
+      }
+      // It makes one body of all ranges, however often they ask for the same bytes.
+      if (http_text::SameName(name, "Range") && std::ranges::count(value, ',') >= kMaxRanges) {
+        return "416 Range Not Satisfiable";
+      }
+    }
+    return {};
+  }
+
   void Refuse(std::string_view why) { refusal_ = why; }
 
   bool Receive() {
@@ -196,6 +223,8 @@ class HerdStream final : public httplib::Stream {
     ip = host.data();
     port = std::stoi(service.data());
   }
+
+  static constexpr int kMaxRanges = 8;
 
   const socket_t socket_;
   const HerdLimits& limits_;

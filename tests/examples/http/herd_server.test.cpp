@@ -53,6 +53,51 @@ class LimitedServer {
 
 #include "examples/server_limits.hpp"
 
+TEST_CASE("Attack: a chunked body that never ends is refused by HerdServer with 413") {
+  LimitedServer server(kSmall);
+  const std::string head = "POST /page HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+  std::string chunks, bytes;
+  for (int i = 0; i < 100; ++i) chunks += "10\r\n0123456789abcdef\r\n";
+  for (int i = 0; i < 1000; ++i) bytes += "1\r\nx\r\n";
+  CHECK(StatusOf(AnswerTo(server, head + chunks)) == "413");
+  CHECK(StatusOf(AnswerTo(server, head + bytes)) == "413");
+  CHECK(StatusOf(AnswerTo(server, head + std::string(3000, '0'))) == "413");  // the size of a chunk
+  CHECK(server.runs() == 0);
+  CHECK(StatusOf(AnswerTo(server, head + "3\r\nabc\r\n0\r\n\r\n")) == "200");
+}
+
+TEST_CASE("Attack: HerdServer decompresses nothing, so a small body does not become a large one") {
+  LimitedServer server({});
+  const std::string post =
+      "POST /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n";
+  for (const char* const coding : {"gzip", "GZIP", "deflate", "br", "identity, gzip", "zstd"}) {
+    CHECK(StatusOf(AnswerTo(server, post + "content-encoding: " + coding + "\r\n\r\nx")) == "415");
+  }
+  CHECK(server.runs() == 0);
+  CHECK(StatusOf(AnswerTo(server, post + "Content-Encoding: identity\r\n\r\nx")) == "200");
+}
+
+TEST_CASE("Attack: HerdServer does not send one page many times for the ranges of one request") {
+  LimitedServer server({});
+  const std::string get = "GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\nRange: bytes=0-0";
+  std::string ranges;
+  for (int i = 1; i < 8; ++i) ranges += ",0-0";
+  CHECK(StatusOf(AnswerTo(server, get + ranges + ",0-0\r\n\r\n")) == "416");
+  CHECK(server.runs() == 0);
+  CHECK(StatusOf(AnswerTo(server, get + ranges + "\r\n\r\n")) == "206");
+  CHECK(server.runs() == 1);
+}
+
+TEST_CASE("Attack: a client cannot tell a handler of HerdServer another address of its own") {
+  LimitedServer server({});
+  for (const char* const name :
+       {"REMOTE_ADDR", "remote_addr", "REMOTE_PORT", "LOCAL_ADDR", "LOCAL_PORT"}) {
+    const std::string get = "GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n";
+    CHECK(StatusOf(AnswerTo(server, get + name + ": 1\r\n\r\n")) == "400");
+  }
+  CHECK(server.runs() == 0);
+}
+
 TEST_CASE("HerdServer serves pre-routing handlers, and they cannot switch its checks off") {
   std::atomic<int> runs = 0;
   HerdServer server(2);
