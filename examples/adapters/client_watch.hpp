@@ -23,6 +23,7 @@
 #include <stop_token>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 // Thread: Add and Remove may be called from any thread. The stops are requested on the one thread
 //   of the watch, one after the other.
@@ -121,6 +122,19 @@ class ClientConnection {
     }
     return current_->gone_->get_token();
   }
+
+  // While it lives, this thread has no client, because it works for others as well. Otherwise that
+  // one client could stop a part of the work by leaving.
+  class Hidden {
+   public:
+    Hidden() : hidden_(std::exchange(current_, nullptr)) {}
+    ~Hidden() { current_ = hidden_; }
+    Hidden(const Hidden&) = delete;
+    Hidden& operator=(const Hidden&) = delete;
+
+   private:
+    ClientConnection* const hidden_;
+  };
 
  private:
   static inline thread_local ClientConnection* current_ = nullptr;

@@ -180,6 +180,7 @@ class Route {
     std::exception_ptr failure;
     const auto run = [&](std::stop_token stop) -> SharedAnswer<httplib::Response> {
       const HttpVisible visible = ask.Visible();
+      const ClientConnection::Hidden hidden;  // the handler may ask another coalesced handler
       try {
         Handle(CopyOf(visible, request), own, std::move(stop));
       } catch (...) {

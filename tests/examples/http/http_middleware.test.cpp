@@ -13,6 +13,7 @@
 #include <mutex>
 #include <set>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -20,6 +21,7 @@
 #include <vector>
 
 #include "examples/curl.hpp"
+#include "examples/raw_client.hpp"
 #include "support/catch.hpp"
 #include "support/http_service.hpp"
 #include "support/support.hpp"
@@ -709,6 +711,36 @@ TEST_CASE("A coalesced HTTP handler that calls itself fails with a 500, not with
   site.server().Get("/page", handler);
   site.Start();
   CHECK(Curl(site.port(), "/page").status == 500);
+}
+
+// The client that leaves started the run. The part that the other handler makes is for all.
+TEST_CASE("A client that hangs up does not spoil what one coalesced HTTP handler asks of another") {
+  Site site;
+  const auto part = Coalesce(site.pages(), [](const Request&, Response& response) {
+    response.set_content("part", "text/plain");
+  });
+  std::stop_token first_has_gone;
+  std::atomic<bool> leads = false;
+  site.server().set_pre_routing_handler([&](const Request& request, Response&) {
+    if (request.has_header("X-First")) first_has_gone = ClientConnection::HasGone();
+    return httplib::Server::HandlerResponse::Unhandled;
+  });
+  site.server().Get("/page",
+                    Coalesce(site.pages(), [&](const Request& request, Response& response) {
+                      leads = true;
+                      test::Await([&] { return first_has_gone.stop_requested(); });
+                      part(request, response);
+                    }));
+  site.Start();
+  test::RawClient first(site.port()), second(site.port());
+  first.Get("/page", "X-First: 1\r\n");
+  test::Await([&] { return leads.load(); });
+  second.Get("/page", "Connection: close\r\n");
+  test::Await([&] { return site.pages().GetStats().followers == 1; });
+  first.Close();
+  const std::string answer = second.ReceiveAll();
+  CHECK(answer.starts_with("HTTP/1.1 200 "));
+  CHECK(answer.ends_with("part"));
 }
 
 TEST_CASE("An HTTP request that a limit of the group refuses gets a 503 with Retry-After") {
