@@ -265,6 +265,8 @@ class AsioServer {
       response = co_await handler_(request);
     } catch (const std::exception& failure) {
       response = {"500 Internal Server Error", {}, failure.what()};
+    } catch (...) {
+      response = {"500 Internal Server Error", {}, ""};
     }
     connection.handling = false;
     asio::error_code ignored;
@@ -277,8 +279,10 @@ class AsioServer {
     std::array<char, 1024> buffer;
     while (connection.handling && connection.input.size() < limits_.head_bytes) {
       asio::error_code error;
+      // Asio would drop what is more than Receive's limit.
+      const std::size_t room = limits_.head_bytes - connection.input.size();
       const std::size_t size = co_await connection.socket.async_read_some(
-          asio::buffer(buffer), asio::redirect_error(asio::use_awaitable, error));
+          asio::buffer(buffer, room), asio::redirect_error(asio::use_awaitable, error));
       connection.input.append(buffer.data(), size);
       if (error && connection.handling) {
         connection.gone.request_stop();

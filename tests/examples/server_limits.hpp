@@ -108,6 +108,22 @@ TEST_CASE("A body that is read leaves the connection open for the next request: 
   CHECK(server.runs() == 2);
 }
 
+TEST_CASE("Attack: of many requests that come at once, none is lost or cut in two: " TEST_SERVER) {
+  for (const int count : {40, 300, 1000}) {
+    LimitedServer server({});
+    std::string requests;
+    for (int i = 1; i < count; ++i) {
+      requests +=
+          "GET /page HTTP/1.1\r\nHost: " + std::string(static_cast<std::size_t>(i % 90), 'a') +
+          "\r\n\r\n";
+    }
+    requests += "GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    INFO(count);
+    CHECK(test::CountAnswers(AnswerTo(server, requests)) == static_cast<std::size_t>(count));
+    CHECK(server.runs() == count);
+  }
+}
+
 TEST_CASE(
     "A client that ends its sending side after its request still gets the answer: " TEST_SERVER) {
   LimitedServer server({});

@@ -222,6 +222,13 @@ TEST_CASE("If a coalesced coroutine throws, all its callers get the 500") {
   CHECK(site.GetStats().failures == 1);
 }
 
+TEST_CASE(
+    "If a coalesced coroutine throws what is no std::exception, its callers get the 500 too") {
+  Site site([](const HttpRequest&) -> HttpResponse { throw 1; });
+  for (const Page& page : site.PageAtOnce({"", ""})) CHECK(page.status == 500);
+  CHECK(site.runs() == 1);
+}
+
 TEST_CASE("An exception of a coalesced coroutine is never mistaken for a refusal") {
   Site site([](const HttpRequest&) -> HttpResponse {
     throw std::system_error(std::make_error_code(std::errc::timed_out), "the backend");
