@@ -94,7 +94,7 @@ void InvalidateFor(ResponseGroup<Response>& group, std::string_view target,
   group.Invalidate(target);
   for (const char* const name : {"Location", "Content-Location"}) {
     for (const std::string_view made : http_text::ValuesOf(answer.fields, name)) {
-      group.Invalidate(made);
+      group.Invalidate(http_text::ResolvedPath(target, made));
     }
   }
 }

@@ -480,6 +480,33 @@ TEST_CASE("After Invalidate, HTTP requests for the path do not join earlier call
 
 // ---- Conditional requests
 
+TEST_CASE("After a write, HTTP requests for what its Location names do not join earlier calls") {
+  const auto joins_after = [](const std::string& location, const std::string& target) {
+    ResponseGroup<std::string> group;
+    const HttpRoute route(group.sharing(), {});
+    const auto key = [&] { return HttpAsk(route, {"GET", target}).Key(); };
+    const std::string before = key();
+    InvalidateFor(group, "/shop/items?x=/", {.status = 201, .fields = {{"Location", location}}});
+    return key() == before;
+  };
+  for (const char* const location :
+       {"/shop/items/5", "items/5", "./items/5", "../shop/items/5", "/shop/a/../items/5",
+        "//test/shop/items/5", "http://test/shop/items/5", "http://test/shop/./items/5?a#b",
+        "items/5?next=http://test/a", "/shop/items/%35", "../../../shop/items/5"}) {
+    INFO(location);
+    CHECK_FALSE(joins_after(location, "/shop/items/5"));
+    CHECK_FALSE(joins_after(location, "/shop/items/5?page=2"));
+    CHECK_FALSE(joins_after(location, "/shop/items"));
+    CHECK(joins_after(location, "/other"));
+  }
+  CHECK_FALSE(joins_after("items/", "/shop/items/"));
+  CHECK_FALSE(joins_after("items/5/..", "/shop/items/"));
+  CHECK_FALSE(joins_after("http://test", "/"));
+  CHECK_FALSE(joins_after("//test", "/"));
+  CHECK(joins_after("", "/"));
+  CHECK(joins_after("?a=1", "/shop/"));
+}
+
 TEST_CASE("A conditional HTTP request is answered with 304 if its client has the answer") {
   const auto is_304 = [](const HttpFields& request, const HttpFields& answer, int status = 200) {
     const Handler handler;

@@ -113,13 +113,45 @@ inline bool NamesTag(std::string_view list, std::string_view tag) {
 
 // ---- Targets
 
+// Returns the path of a target or a URL, as it is written.
+inline std::string_view PathOf(std::string_view target) {
+  target = target.substr(0, target.find_first_of("?#"));
+  const std::size_t scheme = target.find("://");
+  if (scheme == target.npos || target.find('/') != scheme + 1) return target;
+  const std::size_t start = target.find('/', scheme + 3);
+  return start == target.npos ? "/" : target.substr(start);
+}
+
+// Returns the path to which a reference in the answer to `target` refers, such as a Location
+// (RFC 3986, 5.2).
+inline std::string ResolvedPath(std::string_view target, std::string_view reference) {
+  const std::string with_scheme = "http:" + std::string(reference);
+  const std::string_view path = PathOf(reference.starts_with("//") ? with_scheme : reference);
+  const std::string_view base = PathOf(target);
+  if (path.empty()) return std::string(base);
+  std::string text(path.starts_with('/') ? "" : base.substr(0, base.rfind('/') + 1));
+  text += path;
+  std::string_view rest = text;
+  if (rest.starts_with('/')) rest.remove_prefix(1);
+  std::vector<std::string_view> segments;
+  for (bool last = false; !last;) {
+    const std::size_t end = std::min(rest.find('/'), rest.size());
+    const std::string_view segment = rest.substr(0, end);
+    last = end == rest.size();
+    if (!last) rest.remove_prefix(end + 1);
+    const bool is_dots = segment == "." || segment == "..";
+    if (segment == ".." && !segments.empty()) segments.pop_back();
+    if (!is_dots) segments.push_back(segment);
+    if (is_dots && last) segments.emplace_back();
+  }
+  std::string resolved;
+  for (const std::string_view segment : segments) (resolved += '/') += segment;
+  return resolved;
+}
+
 // Returns the path of a target or a URL, with its percent-encoding decoded.
 inline std::string DecodedPath(std::string_view target) {
-  const std::size_t scheme = target.find("://");
-  if (!target.starts_with('/') && scheme != target.npos) {
-    target.remove_prefix(std::min(target.find('/', scheme + 3), target.size()));
-  }
-  target = target.substr(0, target.find_first_of("?#"));
+  target = PathOf(target);
   const auto digit = [](char c) -> int {
     c = Lower(c);
     return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
