@@ -33,11 +33,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "client_watch.hpp"
@@ -57,12 +60,13 @@ class HerdStream final : public httplib::Stream {
   HerdStream(socket_t socket, const HerdLimits& limits) : socket_(socket), limits_(limits) {}
 
   // Waits until the next request begins. Returns false if none comes in time, or if `stopped()`.
-  template <class Stopped>
-  bool AwaitRequest(Stopped stopped) {
+  // While it has to wait, it also returns false if `unwanted()`.
+  template <class Stopped, class Unwanted>
+  bool AwaitRequest(Stopped stopped, Unwanted unwanted) {
     using Clock = std::chrono::steady_clock;
     const Clock::time_point end = Clock::now() + limits_.idle_time;
     while (begin_ == end_ && !Ready(POLLIN, std::chrono::milliseconds(20))) {
-      if (stopped() || Clock::now() >= end) return false;
+      if (stopped() || unwanted() || Clock::now() >= end) return false;
     }
     if (stopped()) return false;
     deadline_ = Clock::now() + limits_.request_time;
@@ -241,11 +245,35 @@ class HerdStream final : public httplib::Stream {
   std::array<char, 4096> buffer_ = {};
 };
 
+// A pool of threads that counts its unfinished tasks, of which some may not have begun.
+class HerdThreads final : public httplib::TaskQueue {
+ public:
+  HerdThreads(std::size_t threads, std::atomic<std::size_t>& tasks)
+      : tasks_(tasks), pool_(threads) {}
+
+  // Newer versions of httplib return a bool.
+  auto enqueue(std::function<void()> task)
+      -> decltype(std::declval<httplib::TaskQueue&>().enqueue(task)) override {
+    ++tasks_;
+    return pool_.enqueue([this, task = std::move(task)] {
+      task();
+      --tasks_;
+    });
+  }
+  void shutdown() override { pool_.shutdown(); }
+
+ private:
+  std::atomic<std::size_t>& tasks_;
+  httplib::ThreadPool pool_;
+};
+
 class HerdServer : public httplib::Server {
  public:
-  // A request that waits keeps its thread, so at most `threads` requests are in progress.
-  explicit HerdServer(std::size_t threads, HerdLimits limits = {}) : limits_(limits) {
-    new_task_queue = [threads] { return new httplib::ThreadPool(threads); };
+  // A request that waits keeps its thread, so at most `threads` requests are in progress. A
+  // connection between two requests keeps its thread until another connection needs it.
+  explicit HerdServer(std::size_t threads, HerdLimits limits = {})
+      : threads_(threads), limits_(limits) {
+    new_task_queue = [this, threads] { return new HerdThreads(threads, connections_); };
     set_payload_max_length(limits.body_bytes);
     set_keep_alive_max_count(100'000);
     set_tcp_nodelay(true);
@@ -281,7 +309,10 @@ class HerdServer : public httplib::Server {
     bool answered = true;
     bool closed = false;
     for (std::size_t left = keep_alive_max_count_; left > 0 && answered && !closed; --left) {
-      if (!stream.AwaitRequest([this] { return svr_sock_ == INVALID_SOCKET; })) break;
+      const bool is_first = left == keep_alive_max_count_;
+      const auto stopped = [this] { return svr_sock_ == INVALID_SOCKET; };
+      const auto unwanted = [&] { return !is_first && connections_ > threads_; };
+      if (!stream.AwaitRequest(stopped, unwanted)) break;
       const ClientConnection client(watch_, socket);
       try {
         const auto check = [&stream](const httplib::Request&) {
@@ -314,6 +345,8 @@ class HerdServer : public httplib::Server {
     }
   }
 
+  const std::size_t threads_;
   const HerdLimits limits_;
   ClientWatch watch_;
+  std::atomic<std::size_t> connections_ = 0;  // served by a thread, or waiting for one
 };

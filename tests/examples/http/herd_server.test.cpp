@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <chrono>
 #include <thread>
 
 #include "support/catch.hpp"
@@ -96,6 +97,24 @@ TEST_CASE("Attack: a client cannot tell a handler of HerdServer another address 
     CHECK(StatusOf(AnswerTo(server, get + name + ": 1\r\n\r\n")) == "400");
   }
   CHECK(server.runs() == 0);
+}
+
+TEST_CASE("A connection that waits for its next request leaves its thread to one that has come") {
+  HerdServer server(1, {.idle_time = std::chrono::hours(1)});
+  server.Get("/page", [](const httplib::Request&, httplib::Response& response) {
+    response.set_content("page", "text/plain");
+  });
+  const int port = server.Bind(0);
+  const std::jthread thread([&] { server.listen_after_bind(); });
+  test::Await([&] { return server.is_running(); });
+  test::RawClient idle(port), next(port);
+  idle.Get("/page");
+  idle.Get("/page");
+  next.Get("/page", "Connection: close\r\n");
+  CHECK(next.HearsWithin(10'000));
+  server.stop();
+  CHECK(StatusOf(next.ReceiveAll()) == "200");
+  CHECK(test::CountAnswers(idle.ReceiveAll()) == 2);  // what it had sent was answered
 }
 
 TEST_CASE("HerdServer serves pre-routing handlers, and they cannot switch its checks off") {
