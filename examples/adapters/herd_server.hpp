@@ -38,6 +38,7 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -251,14 +252,13 @@ class HerdThreads final : public httplib::TaskQueue {
   HerdThreads(std::size_t threads, std::atomic<std::size_t>& tasks)
       : tasks_(tasks), pool_(threads) {}
 
-  // Newer versions of httplib return a bool.
+  // Newer versions of httplib return whether it was taken.
   auto enqueue(std::function<void()> task)
       -> decltype(std::declval<httplib::TaskQueue&>().enqueue(task)) override {
     ++tasks_;
-    return pool_.enqueue([this, task = std::move(task)] {
-      task();
-      --tasks_;
-    });
+    // Counts down when the task has finished, or was not taken.
+    std::shared_ptr<void> counted(nullptr, [this](void*) { --tasks_; });
+    return pool_.enqueue([task = std::move(task), counted = std::move(counted)] { task(); });
   }
   void shutdown() override { pool_.shutdown(); }
 
