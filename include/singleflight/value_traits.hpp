@@ -20,6 +20,16 @@
 //     static bool IsFailure(const absl::StatusOr<T>& value) { return !value.ok(); }
 //   };
 //
+// A function is asked only about its own type and classes derived from it, never through another
+// conversion (but a pointer may convert to another pointer or bool). ValueTraits comes first, and is for that type alone. A class derived from a standard
+// type says what that type says, unless it says something itself. One that is declared and cannot
+// be asked is refused: if it takes a Value&, for example, or is deleted or ambiguous.
+//
+// **Warning:** some declarations cannot be seen, and their types never fail: a function object or a
+// member function named IsFailure, one in another namespace than the type's, one declared after the
+// first use of the type, and an unusable one in a `final` specialization of ValueTraits. Test yours
+// with a static_assert or a unit test.
+//
 // A failure counts in Stats::failures, is retried by OnFailure::kRetry, and is not put into a
 // cache. It still reaches the callers as it is. Nothing is concluded from a conversion to bool or
 // from a comparison with nullptr.
@@ -31,6 +41,7 @@
 #include <memory>
 #include <optional>
 #include <type_traits>
+#include <utility>
 #include <version>
 
 #include "detail/requirements.hpp"
@@ -47,115 +58,255 @@ namespace singleflight {
 template <class Value>
 struct ValueTraits {};
 
-namespace detail {
+namespace detail::customization {
 
-// What the standard types say.
-template <class Value>
-struct StandardTraits {};
+// A declared function need not return bool itself.
+template <class Answer>
+concept Answers = std::constructible_from<bool, Answer>;
 
-template <class Value>
-struct StandardTraits<std::optional<Value>> {
-  static bool IsNotFound(const std::optional<Value>& value) noexcept { return !value.has_value(); }
-};
-template <class Pointee>
-struct StandardTraits<Pointee*> {
-  static bool IsNotFound(Pointee* value) noexcept { return value == nullptr; }
-};
-template <class Pointee, class Deleter>
-struct StandardTraits<std::unique_ptr<Pointee, Deleter>> {
-  static bool IsNotFound(const std::unique_ptr<Pointee, Deleter>& value) noexcept {
-    return value == nullptr;
-  }
-};
-template <class Pointee>
-struct StandardTraits<std::shared_ptr<Pointee>> {
-  static bool IsNotFound(const std::shared_ptr<Pointee>& value) noexcept {
-    return value == nullptr;
-  }
-};
-#if defined(__cpp_lib_expected)
-template <class Value, class Error>
-struct StandardTraits<std::expected<Value, Error>> {
-  static bool IsFailure(const std::expected<Value, Error>& value) noexcept {
-    return !value.has_value();
-  }
-};
-#endif
+// ---- The functions of the value's namespace
 
-namespace customization {
-
-// Found by ordinary lookup, so that only functions in the value's own namespace are considered.
+// Found by argument-dependent lookup alone: these hide the names outside.
+namespace with_conversions {
 void IsFailure() = delete;
 void IsNotFound() = delete;
 
-template <class Value>
-concept HasIsFailure = requires(const Value& value) {
-  { IsFailure(value) } -> std::convertible_to<bool>;
+struct Failure {
+  template <class T>
+  static auto Ask(T&& value) -> decltype(IsFailure(std::forward<T>(value)));
 };
+struct NotFound {
+  template <class T>
+  static auto Ask(T&& value) -> decltype(IsNotFound(std::forward<T>(value)));
+};
+}  // namespace with_conversions
+
+// The same, but somebody else's function is not asked through a conversion: that of shop::Json says
+// nothing about a std::vector<shop::Json>, although a Json can be made of one. Each function here
+// competes with the declared ones. It loses to one that takes the value itself or a base of it.
+namespace without_conversions {
+struct NotDeclared {};
+// As good as any conversion to or by a class: the call is ambiguous. The volatile lets a value that
+// converts to everything convert to this, too.
+struct Anything {
+  template <class T>
+  Anything(const volatile T&);  // NOLINT(google-explicit-constructor)
+  template <class T>
+  Anything(const volatile T&&);  // NOLINT(google-explicit-constructor)
+};
+NotDeclared IsFailure(Anything);
+NotDeclared IsNotFound(Anything);
+// Better than the conversion of an enumerator to a number, worse than any function for the type.
+template <class Enum, class... None>
+requires(std::is_enum_v<Enum>) NotDeclared IsFailure(const volatile Enum&, None...);
+template <class Enum, class... None>
+requires(std::is_enum_v<Enum>) NotDeclared IsNotFound(const volatile Enum&, None...);
+
+struct Failure {
+  template <class T>
+  static constexpr auto Ask(T&& value) -> decltype(IsFailure(std::forward<T>(value))) {
+    return IsFailure(std::forward<T>(value));
+  }
+};
+struct NotFound {
+  template <class T>
+  static constexpr auto Ask(T&& value) -> decltype(IsNotFound(std::forward<T>(value))) {
+    return IsNotFound(std::forward<T>(value));
+  }
+};
+}  // namespace without_conversions
+
+template <class Functions, class T>
+concept CanAsk = requires(T&& value) {
+  Functions::Ask(std::forward<T>(value));
+};
+template <class Functions, class T>
+concept Declares = CanAsk<Functions, T> &&
+    !std::same_as<decltype(Functions::Ask(std::declval<T>())), without_conversions::NotDeclared>;
+
+// ---- What is asked
+
+enum class Source { kNothing, kTraits, kFunction, kStandard, kUnusableTraits, kUnusableFunction };
+
+template <class Question, class Value>
+constexpr Source SourceOf() {
+  using Functions = typename Question::Functions;
+  if constexpr (requires(const Value& value) {
+                  { Question::template AskTraits<Value>(value) } -> Answers;
+                }) {
+    return Source::kTraits;
+  } else if constexpr (Question::template IsInTraits<Value>()) {
+    return Source::kUnusableTraits;
+  } else if constexpr (Declares<Functions, const Value&>) {
+    return Answers<decltype(Functions::Ask(std::declval<const Value&>()))>
+               ? Source::kFunction
+               : Source::kUnusableFunction;
+  } else if constexpr (Declares<Functions, Value&> ||
+                       (Declares<Functions, Value> && !std::is_enum_v<Value>)) {
+    return Source::kUnusableFunction;  // it does not take a const one
+  } else if constexpr (std::convertible_to<const Value&, without_conversions::Anything> &&
+                       !CanAsk<Functions, const Value&> &&
+                       !CanAsk<typename Question::Conversions, const Value&>) {
+    return Source::kUnusableFunction;  // it is deleted, or there are two
+  } else if constexpr (requires(const Value& value) { Question::Standard(value); }) {
+    return Source::kStandard;
+  } else {
+    return Source::kNothing;
+  }
+}
+
+template <class Question, class Value>
+constexpr Source CheckedSourceOf() {
+  constexpr Source kSource = SourceOf<Question, Value>();
+  static_assert(kSource != Source::kUnusableTraits,
+                "the specialization of ValueTraits declares an IsFailure or IsNotFound that cannot "
+                "be asked: make it a public static function of a const Value& that returns bool");
+  static_assert(kSource != Source::kUnusableFunction,
+                "IsFailure or IsNotFound is declared for this Value and cannot be asked: let one "
+                "function take a const Value& and return bool, or specialize ValueTraits");
+  return kSource;
+}
+
+template <class Question, class Value>
+constexpr bool Answer(const Value& value) {
+  constexpr Source kSource = customization::CheckedSourceOf<Question, Value>();
+  if constexpr (kSource == Source::kTraits) {
+    return static_cast<bool>(Question::template AskTraits<Value>(value));
+  } else if constexpr (kSource == Source::kFunction) {
+    return static_cast<bool>(Question::Functions::Ask(value));
+  } else if constexpr (kSource == Source::kStandard) {
+    return Question::Standard(value);
+  } else {
+    return false;
+  }
+}
+
+template <class Question, class Value>
+inline constexpr bool kCanSay =
+    customization::CheckedSourceOf<Question, Value>() != Source::kNothing;
+
+// Whether ValueTraits<Value> has a member of a name, also one that cannot be used: a lookup in two
+// bases that both have one is ambiguous. A final class cannot be a base, and is not looked into.
+template <class Value, class Names>
+struct TraitsAnd : ValueTraits<Value>, Names {};
 template <class Value>
-concept HasIsNotFound = requires(const Value& value) {
-  { IsNotFound(value) } -> std::convertible_to<bool>;
+concept HasOpenTraits = std::is_class_v<ValueTraits<Value>> && !std::is_final_v<ValueTraits<Value>>;
+
+// What the standard types say, and classes derived from them.
+struct FailureQuestion {
+  using Functions = without_conversions::Failure;
+  using Conversions = with_conversions::Failure;
+
+  template <class Value>
+  static constexpr auto AskTraits(const Value& value)
+      -> decltype(ValueTraits<Value>::IsFailure(value)) {
+    return ValueTraits<Value>::IsFailure(value);
+  }
+  struct Names {
+    static void IsFailure();
+  };
+  template <class Value>
+  static constexpr bool IsInTraits() {
+    if constexpr (HasOpenTraits<Value>) return !requires {
+        &TraitsAnd<Value, Names>::IsFailure;
+      };
+    return false;
+  }
+
+  template <class Value>
+  requires kCanSay<FailureQuestion, Value>
+  static constexpr bool Standard(const std::optional<Value>& value) {
+    return value.has_value() && customization::Answer<FailureQuestion>(*value);
+  }
+#if defined(__cpp_lib_expected)
+  template <class Value, class Error>
+  static constexpr bool Standard(const std::expected<Value, Error>& value) {
+    if constexpr (!std::is_void_v<Value>) {
+      if (value.has_value()) return customization::Answer<FailureQuestion>(*value);
+    }
+    return !value.has_value();
+  }
+#endif
+};
+
+struct NotFoundQuestion {
+  using Functions = without_conversions::NotFound;
+  using Conversions = with_conversions::NotFound;
+
+  template <class Value>
+  static constexpr auto AskTraits(const Value& value)
+      -> decltype(ValueTraits<Value>::IsNotFound(value)) {
+    return ValueTraits<Value>::IsNotFound(value);
+  }
+  struct Names {
+    static void IsNotFound();
+  };
+  template <class Value>
+  static constexpr bool IsInTraits() {
+    if constexpr (HasOpenTraits<Value>) return !requires {
+        &TraitsAnd<Value, Names>::IsNotFound;
+      };
+    return false;
+  }
+
+  template <class Value>
+  static constexpr bool Standard(const std::optional<Value>& value) {
+    return !value.has_value() || customization::Answer<NotFoundQuestion>(*value);
+  }
+  template <class Pointee>
+  static constexpr bool Standard(Pointee* value) {
+    return value == nullptr;
+  }
+  template <class Pointee, class Deleter>
+  static constexpr bool Standard(const std::unique_ptr<Pointee, Deleter>& value) {
+    return value == nullptr;
+  }
+  template <class Pointee>
+  static constexpr bool Standard(const std::shared_ptr<Pointee>& value) {
+    return value == nullptr;
+  }
+#if defined(__cpp_lib_expected)
+  template <class Value, class Error>
+  requires(
+      !std::is_void_v<Value> &&
+      kCanSay<NotFoundQuestion,
+              Value>) static constexpr bool Standard(const std::expected<Value, Error>& value) {
+    return value.has_value() && customization::Answer<NotFoundQuestion>(*value);
+  }
+#endif
 };
 
 struct IsFailureFn {
   template <class Value>
-  static constexpr bool kCanSay = HasIsFailure<Value> || requires(const Value& value) {
-    ValueTraits<Value>::IsFailure(value);
-  }
-  || requires(const Value& value) { StandardTraits<Value>::IsFailure(value); };
-
-  template <class Value>
   constexpr bool operator()(const Value& value) const {
-    if constexpr (requires { ValueTraits<Value>::IsFailure(value); }) {
-      return static_cast<bool>(ValueTraits<Value>::IsFailure(value));
-    } else if constexpr (HasIsFailure<Value>) {
-      return static_cast<bool>(IsFailure(value));
-    } else if constexpr (requires { StandardTraits<Value>::IsFailure(value); }) {
-      return StandardTraits<Value>::IsFailure(value);
-    } else {
-      return false;
-    }
+    return customization::Answer<FailureQuestion>(value);
   }
 };
-
 struct IsNotFoundFn {
   template <class Value>
-  static constexpr bool kCanSay = HasIsNotFound<Value> || requires(const Value& value) {
-    ValueTraits<Value>::IsNotFound(value);
-  }
-  || requires(const Value& value) { StandardTraits<Value>::IsNotFound(value); };
-
-  template <class Value>
   constexpr bool operator()(const Value& value) const {
-    if constexpr (requires { ValueTraits<Value>::IsNotFound(value); }) {
-      return static_cast<bool>(ValueTraits<Value>::IsNotFound(value));
-    } else if constexpr (HasIsNotFound<Value>) {
-      return static_cast<bool>(IsNotFound(value));
-    } else if constexpr (requires { StandardTraits<Value>::IsNotFound(value); }) {
-      return StandardTraits<Value>::IsNotFound(value);
-    } else {
-      return false;
-    }
+    return customization::Answer<NotFoundQuestion>(value);
   }
 };
 
-}  // namespace customization
-}  // namespace detail
+}  // namespace detail::customization
 
 // Returns whether a value says that it is a failure. By default only a std::expected without a
-// value does.
+// value does, and an optional or expected whose value does.
 inline constexpr detail::customization::IsFailureFn IsFailure;
 
 // Returns whether a value says that there is nothing to be found. By default an empty std::optional
-// and a null pointer do: T*, std::unique_ptr or std::shared_ptr.
+// and a null pointer do: T*, std::unique_ptr or std::shared_ptr. So does an optional or expected
+// whose value does.
 inline constexpr detail::customization::IsNotFoundFn IsNotFound;
 
 namespace detail {
 
 template <class Value>
-inline constexpr bool kCanFail = customization::IsFailureFn::kCanSay<Value>;
+inline constexpr bool kCanFail = customization::kCanSay<customization::FailureQuestion, Value>;
 template <class Value>
-inline constexpr bool kCanBeNotFound = customization::IsNotFoundFn::kCanSay<Value>;
+inline constexpr bool kCanBeNotFound =
+    customization::kCanSay<customization::NotFoundQuestion, Value>;
 
 }  // namespace detail
 
