@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "element_outcome.hpp"
 #include "invoke.hpp"
 #include "outcome.hpp"
 
@@ -42,6 +43,7 @@ constexpr bool ReturnsAwaitable() {
     using Returned = decltype(detail::CallWithStop(std::declval<Fn>(), std::stop_token()));
     if constexpr (Awaitable<Returned> && !std::same_as<std::remove_cvref_t<Returned>, Value>) {
       using Awaited = decltype(detail::AwaiterOf(std::declval<Returned>()).await_resume());
+      detail::CheckDropped<Value, Awaited>();
       return std::is_void_v<Value> || std::convertible_to<Awaited, Value>;
     }
   }

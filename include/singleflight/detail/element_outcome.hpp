@@ -11,6 +11,7 @@
 #include <utility>
 #include <variant>
 
+#include "../value_traits.hpp"
 #include "errors.hpp"
 #include "outcome.hpp"
 
@@ -29,12 +30,19 @@ inline constexpr bool kIsKeyResult<KeyResult<Value>> = true;
 // Holds a value or an error, and can tell which, as std::expected and KeyResult can.
 template <class T>
 concept ExpectedLike = requires(T&& expected) {
-  { expected.has_value() } -> std::convertible_to<bool>;
+  static_cast<bool>(expected.has_value());
   std::forward<T>(expected).error();
 };
 
+// May hold an exception in place of an error, as Boost.Outcome's outcome can.
+template <class T>
+concept MayHoldException = requires(T&& expected) {
+  static_cast<bool>(expected.has_exception());
+  std::forward<T>(expected).exception();
+};
+
 // The value of an expected-like that has one. A KeyResult's is moved out if the result is not
-// shared.
+// shared. One that is shared and cannot be copied is an error of its key.
 template <class T>
 decltype(auto) ValueOf(T&& expected) {
   using Element = std::remove_cvref_t<T>;
@@ -42,6 +50,8 @@ decltype(auto) ValueOf(T&& expected) {
     using Value = std::remove_cvref_t<decltype(*expected)>;
     if constexpr (std::copy_constructible<Value>) {
       return std::forward<T>(expected).value();
+    } else if constexpr (std::same_as<T, Element>) {  // an rvalue
+      return ResultFactory::TakeAlone(std::move(expected).result());
     } else {
       return *expected;
     }
@@ -50,6 +60,29 @@ decltype(auto) ValueOf(T&& expected) {
   } else if constexpr (requires { std::forward<T>(expected).value(); }) {
     return std::forward<T>(expected).value();
   }
+}
+
+// Whether what `fn` returned to a group of void is known to be, or to hold, an error. An int or a
+// bool may mean one, too. Nothing says so, and it is ignored.
+template <class T>
+constexpr bool MayBeError() {
+  if constexpr (std::is_void_v<T>) {
+    return false;
+  } else {
+    using Plain = std::remove_cvref_t<T>;
+    return ExpectedLike<T> || kCanFail<Plain> || std::derived_from<Plain, std::exception> ||
+           std::same_as<Plain, std::exception_ptr> || std::derived_from<Plain, std::error_code> ||
+           std::derived_from<Plain, std::error_condition> || std::is_error_code_enum_v<Plain> ||
+           std::is_error_condition_enum_v<Plain>;
+  }
+}
+
+// Refuses an error that would be dropped.
+template <class Value, class Returned>
+constexpr void CheckDropped() {
+  static_assert(!std::is_void_v<Value> || !MayBeError<Returned>(),
+                "the group's Value is void, so the error that fn may return would be dropped: "
+                "throw it, or make what fn returns the group's Value");
 }
 
 // What an element is for a group of this Value. kNone: nothing that can be used.
@@ -112,7 +145,12 @@ Outcome<Value> ToOutcome(Element&& element) {
   if constexpr (kKind == ElementKind::kValue) {
     return Outcome<Value>(std::in_place, std::forward<Element>(element));
   } else if constexpr (kKind == ElementKind::kExpected) {
-    if (!element.has_value()) {
+    if (!static_cast<bool>(element.has_value())) {
+      if constexpr (MayHoldException<Element>) {
+        if (static_cast<bool>(element.has_exception())) {
+          return Outcome<Value>(detail::ToException(std::forward<Element>(element).exception()));
+        }
+      }
       return Outcome<Value>(detail::ToException(std::forward<Element>(element).error()));
     }
     if constexpr (std::is_void_v<Value>) {

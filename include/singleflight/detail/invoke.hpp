@@ -11,6 +11,7 @@
 #include <utility>
 #include <variant>
 
+#include "element_outcome.hpp"
 #include "outcome.hpp"
 #include "thread_mark.hpp"
 
@@ -43,6 +44,10 @@ constexpr void CheckFn() {
   static_assert(!kCallable || std::is_invocable_r_v<Value, Fn> ||
                     std::is_invocable_r_v<Value, Fn, std::stop_token>,
                 "fn must return the group's Value or something that converts to it");
+  if constexpr (kCallable) {
+    detail::CheckDropped<Value,
+                         decltype(detail::CallWithStop(std::declval<Fn>(), std::stop_token()))>();
+  }
 }
 
 // Checks that a call which outlives the expression that made it can keep `fn`.

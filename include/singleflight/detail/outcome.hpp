@@ -5,6 +5,7 @@
 
 #include <exception>
 #include <memory>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -97,6 +98,16 @@ bool Failed(const Outcome<Value>& outcome) noexcept {
 }
 
 struct ResultFactory {
+  // Moves the value of a result that is not shared, also one that cannot be copied.
+  //
+  // Errors: throws `invalid_argument` if the result is shared, because others may read its value.
+  template <class Value>
+  static Value TakeAlone(Result<Value>&& result) {
+    if (Value* alone = std::get_if<0>(&result.value_)) return std::move(*alone);
+    detail::Throw(std::errc::invalid_argument,
+                  "singleflight: a result is shared, and its value cannot be copied");
+  }
+
   template <class Value>
   static Result<Value> Alone(Stored<Value>&& value, Role role) {
     if constexpr (std::is_void_v<Value>) {

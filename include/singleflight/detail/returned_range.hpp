@@ -327,12 +327,6 @@ constexpr Reading ReadingOf() {
     } else {
       return Reading::kWrong;
     }
-  } else if constexpr (std::is_void_v<Value>) {
-    // What might be an error of all keys must not be dropped.
-    return ExpectedLike<Range&> || std::same_as<std::remove_cv_t<Range>, std::exception_ptr> ||
-                   std::same_as<std::remove_cv_t<Range>, std::error_code>
-               ? Reading::kWrong
-               : Reading::kNothing;
   } else {
     return Reading::kWrong;
   }

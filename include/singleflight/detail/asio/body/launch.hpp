@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "../../awaitable.hpp"
+#include "../../element_outcome.hpp"
 #include "../../invoke.hpp"
 #include "../../outcome.hpp"
 #include "../../task.hpp"
@@ -43,6 +44,7 @@ template <class Value, class Fn>
 constexpr void CheckNetFn() {
   if constexpr (SINGLEFLIGHT_ASIO::ReturnsNetAwaitable<Fn>()) {
     using Awaited = typename AwaitableTraitsOf<Fn>::Awaited;
+    detail::CheckDropped<Value, Awaited>();
     static_assert(std::is_void_v<Value> || std::convertible_to<Awaited, Value>,
                   "fn must return an awaitable of the group's Value or of something that converts "
                   "to it");
