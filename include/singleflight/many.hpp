@@ -38,6 +38,8 @@
 //
 // A single key may fail. In place of its value, return what holds a value or an error: a
 // KeyResult<Value>, or whatever has has_value(), error(), and `*` or value(), as std::expected has.
+// If it has has_exception() and exception(), too, as Boost.Outcome's outcome has, that exception
+// comes before the error.
 // For a group of void that is a KeyResult<void>, an expected of void, or a std::exception_ptr. An
 // error that is a std::exception_ptr is rethrown, a std::error_code becomes a std::system_error,
 // and any other is thrown as it is. If the group's Value holds errors itself, its objects are
@@ -47,7 +49,8 @@
 // element is read once. If the range throws elsewhere, that fails all keys without an outcome.
 //
 // Elements are moved out of a container that was returned by value. Those of a view, a span or a
-// container that was returned by reference belong to somebody else, and are copied.
+// container that was returned by reference belong to somebody else, and are copied. A KeyResult
+// that is shared is copied, too. If its value cannot be, its key has the error `invalid_argument`.
 
 #include <concepts>
 #include <coroutine>

@@ -21,9 +21,10 @@
 //   };
 //
 // A function is asked only about its own type and classes derived from it, never through another
-// conversion (but a pointer may convert to another pointer or bool). ValueTraits comes first, and is for that type alone. A class derived from a standard
-// type says what that type says, unless it says something itself. One that is declared and cannot
-// be asked is refused: if it takes a Value&, for example, or is deleted or ambiguous.
+// conversion (but a pointer may convert to another pointer or bool). ValueTraits comes first, and
+// is for that type alone. A class derived from a standard type says what that type says, unless it
+// says something itself. One that is declared and cannot be asked is refused: if it takes a Value&,
+// for example, or is deleted or ambiguous.
 //
 // **Warning:** some declarations cannot be seen, and their types never fail: a function object or a
 // member function named IsFailure, one in another namespace than the type's, one declared after the
@@ -65,11 +66,31 @@ template <class Answer>
 concept Answers = std::constructible_from<bool, Answer>;
 
 // ---- The functions of the value's namespace
+//
+// Argument-dependent lookup finds them. The functions below compete with them, and hide the names
+// outside.
 
-// Found by argument-dependent lookup alone: these hide the names outside.
-namespace with_conversions {
-void IsFailure() = delete;
-void IsNotFound() = delete;
+struct NotDeclared {};
+
+// Only to see what is there. A function for the Value itself wins, so the call is not possible if
+// it is deleted or if there are two. Every other function loses. With a Through<Value>, those for
+// its bases win, too, but templates are not found.
+template <class Value>
+struct Through {
+  operator const Value&() const;  // NOLINT(google-explicit-constructor)
+};
+template <class T>
+inline constexpr bool kIsThrough = false;
+template <class Value>
+inline constexpr bool kIsThrough<Through<Value>> = true;
+
+namespace exact {
+NotDeclared IsFailure(...);
+NotDeclared IsNotFound(...);
+template <class T, class... None>
+requires(!kIsThrough<T>) NotDeclared IsFailure(const volatile T&, None...);
+template <class T, class... None>
+requires(!kIsThrough<T>) NotDeclared IsNotFound(const volatile T&, None...);
 
 struct Failure {
   template <class T>
@@ -79,13 +100,12 @@ struct NotFound {
   template <class T>
   static auto Ask(T&& value) -> decltype(IsNotFound(std::forward<T>(value)));
 };
-}  // namespace with_conversions
+}  // namespace exact
 
-// The same, but somebody else's function is not asked through a conversion: that of shop::Json says
-// nothing about a std::vector<shop::Json>, although a Json can be made of one. Each function here
-// competes with the declared ones. It loses to one that takes the value itself or a base of it.
+// For the question itself. Somebody else's function is not asked through a conversion: that of
+// shop::Json says nothing about a std::vector<shop::Json>, although a Json can be made of one. Each
+// function here loses to one that takes the value itself or a base of it.
 namespace without_conversions {
-struct NotDeclared {};
 // As good as any conversion to or by a class: the call is ambiguous. The volatile lets a value that
 // converts to everything convert to this, too.
 struct Anything {
@@ -121,8 +141,8 @@ concept CanAsk = requires(T&& value) {
   Functions::Ask(std::forward<T>(value));
 };
 template <class Functions, class T>
-concept Declares = CanAsk<Functions, T> &&
-    !std::same_as<decltype(Functions::Ask(std::declval<T>())), without_conversions::NotDeclared>;
+concept Declares =
+    CanAsk<Functions, T> && !std::same_as<decltype(Functions::Ask(std::declval<T>())), NotDeclared>;
 
 // ---- What is asked
 
@@ -146,7 +166,8 @@ constexpr Source SourceOf() {
     return Source::kUnusableFunction;  // it does not take a const one
   } else if constexpr (std::convertible_to<const Value&, without_conversions::Anything> &&
                        !CanAsk<Functions, const Value&> &&
-                       !CanAsk<typename Question::Conversions, const Value&>) {
+                       !(CanAsk<typename Question::Exact, const Value&> &&
+                         CanAsk<typename Question::Exact, const Through<Value>&>)) {
     return Source::kUnusableFunction;  // it is deleted, or there are two
   } else if constexpr (requires(const Value& value) { Question::Standard(value); }) {
     return Source::kStandard;
@@ -195,7 +216,7 @@ concept HasOpenTraits = std::is_class_v<ValueTraits<Value>> && !std::is_final_v<
 // What the standard types say, and classes derived from them.
 struct FailureQuestion {
   using Functions = without_conversions::Failure;
-  using Conversions = with_conversions::Failure;
+  using Exact = exact::Failure;
 
   template <class Value>
   static constexpr auto AskTraits(const Value& value)
@@ -231,7 +252,7 @@ struct FailureQuestion {
 
 struct NotFoundQuestion {
   using Functions = without_conversions::NotFound;
-  using Conversions = with_conversions::NotFound;
+  using Exact = exact::NotFound;
 
   template <class Value>
   static constexpr auto AskTraits(const Value& value)

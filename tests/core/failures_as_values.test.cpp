@@ -3,9 +3,12 @@
 // IsFailure and IsNotFound: a value may say that it is a failure, or that nothing was found.
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
+#include <vector>
 #include <version>
 
 #include "support/catch.hpp"
@@ -45,6 +48,45 @@ template <class T>
 bool IsFailure(const Expected<T>& expected) {
   return !expected.value;
 }
+
+// The answer is not a bool itself.
+struct Vote {
+  bool carried = false;
+};
+struct Verdict {
+  bool failed = false;
+  explicit operator bool() const { return failed; }
+};
+inline Verdict IsFailure(const Vote& vote) { return {!vote.carried}; }
+
+// Can be made of anything, and says that all it is made of has failed.
+struct Document {
+  template <class T>
+  explicit(false) Document(const T&) {}
+};
+inline bool IsFailure(const Document&) { return true; }
+inline bool IsNotFound(const Document&) { return true; }
+struct Page {  // can be made a Document, or a number
+  operator Document() const { return Document(0); }
+  operator int() const { return 0; }
+};
+// Converts to everything.
+struct Clay {
+  template <class T>
+  operator T() const {
+    return T();
+  }
+};
+
+enum Color { kRed };
+enum class Code { kOk, kDown };
+inline bool IsFailure(int status) { return status == 0; }
+inline bool IsFailure(Code code) { return code == Code::kDown; }
+template <class Enum>
+requires std::is_enum_v<Enum>
+bool IsNotFound(Enum) { return true; }
+
+struct DetailedReply : Reply {};
 
 }  // namespace shop
 
@@ -99,6 +141,72 @@ TEST_CASE("IsNotFound: is true of empty optionals and null pointers, and of what
   CHECK_FALSE(IsNotFound(0));
   CHECK_FALSE(IsNotFound(std::string()));
   CHECK_FALSE(IsNotFound(elsewhere::Json()));
+}
+
+TEST_CASE("IsFailure: may return what converts to bool explicitly") {
+  CHECK(IsFailure(shop::Vote{false}));
+  CHECK_FALSE(IsFailure(shop::Vote{true}));
+}
+
+TEST_CASE("IsFailure: is not asked of a class or a number that the value only converts to") {
+  CHECK(IsFailure(shop::Document(1)));
+  CHECK(IsNotFound(shop::Document(1)));
+  CHECK_FALSE(IsFailure(std::vector<shop::Document>()));
+  CHECK_FALSE(IsNotFound(std::vector<shop::Document>()));
+  CHECK_FALSE(IsFailure(std::map<int, shop::Document>()));
+  CHECK_FALSE(IsFailure(shop::Page()));
+  CHECK_FALSE(IsNotFound(shop::Page()));
+  CHECK_FALSE(IsFailure(shop::Clay()));
+  CHECK_FALSE(IsNotFound(shop::Clay()));
+  CHECK_FALSE(IsFailure(shop::kRed));
+  CHECK(IsFailure(shop::Code::kDown));
+  CHECK_FALSE(IsFailure(shop::Code::kOk));
+  CHECK(IsNotFound(shop::kRed));  // by a template for all enumerations
+
+  Group<int, std::vector<shop::Document>> group;
+  CHECK(group.Do(1, [] { return std::vector<shop::Document>(); })->empty());
+  CHECK(group.GetStats() == Stats{.executions = 1});
+}
+
+TEST_CASE("A class derived from one that says whether it failed says the same") {
+  CHECK(IsFailure(shop::DetailedReply{{500}}));
+  CHECK(IsNotFound(shop::DetailedReply{{404}}));
+  CHECK_FALSE(IsFailure(shop::DetailedReply{}));
+  struct Number : std::optional<int> {
+    using optional::optional;
+  };
+  CHECK(IsNotFound(Number()));
+  CHECK_FALSE(IsNotFound(Number(0)));
+  struct Owner : std::unique_ptr<int> {};
+  CHECK(IsNotFound(Owner()));
+  struct Hidden : private std::optional<int> {};  // it is no optional to anybody else
+  CHECK_FALSE(IsNotFound(Hidden()));
+#if defined(__cpp_lib_expected)
+  struct NumberOrCode : std::expected<int, int> {
+    using expected::expected;
+  };
+  CHECK(IsFailure(NumberOrCode(std::unexpect, 1)));
+  CHECK_FALSE(IsFailure(NumberOrCode(1)));
+#endif
+}
+
+TEST_CASE("An optional that has a value says what the value says") {
+  using Reply = std::optional<shop::Reply>;
+  CHECK(IsFailure(Reply(shop::Reply{500})));
+  CHECK(IsNotFound(Reply(shop::Reply{404})));
+  CHECK_FALSE(IsFailure(Reply()));
+  CHECK(IsNotFound(Reply()));
+  CHECK_FALSE(IsFailure(Reply(shop::Reply{})));
+  CHECK_FALSE(IsNotFound(Reply(shop::Reply{})));
+  Group<int, Reply> group;
+  CHECK((*group.Do(1, [] { return shop::Reply{503}; }))->status == 503);
+  CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
+#if defined(__cpp_lib_expected)
+  CHECK(IsFailure(std::optional<std::expected<int, int>>(std::unexpected(1))));
+  CHECK(IsNotFound(std::expected<std::optional<int>, int>(std::nullopt)));
+  CHECK(IsFailure(std::expected<shop::Reply, int>(shop::Reply{500})));
+  CHECK_FALSE(IsFailure(std::expected<void, int>()));
+#endif
 }
 
 TEST_CASE("A value that is a failure reaches all callers as it is, and counts as a failure") {

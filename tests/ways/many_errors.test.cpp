@@ -150,6 +150,71 @@ TEST_CASE("DoMany: an error is thrown as it is, an exception and an error code a
         7);
 }
 
+TEST_CASE(
+    "DoMany: an object that holds an exception fails its key with that and not with its error") {
+  // As Boost.Outcome's outcome: error() is not to be asked if there is only an exception.
+  struct NumberOrException {
+    bool has_value() const { return !has_exception(); }
+    bool has_exception() const { return failure != nullptr; }
+    int value() const { return 7; }
+    int error() const { throw std::logic_error("there is no error"); }
+    const std::exception_ptr& exception() const { return failure; }
+    std::exception_ptr failure;
+  };
+  Group<int, int> group;
+  const auto results = DoMany(group, {1, 7}, [](std::span<const int>) {
+    return std::vector{NumberOrException{}, NumberOrException{Error(7)}};
+  });
+  CHECK(*results[0] == 7);
+  CHECK(CaughtId(results[1]) == 7);
+}
+
+TEST_CASE("DoMany: an object whose has_value() converts to bool only explicitly holds an error") {
+  struct Yes {
+    bool yes;
+    explicit operator bool() const { return yes; }
+  };
+  struct Number {
+    Yes has_value() const { return {number > 0}; }
+    NotFound error() const { return {7}; }
+    int value() const { return number; }
+    operator int() const { return -1; }  // not what is asked
+    int number;
+  };
+  Group<int, int> group;
+  const auto results = DoMany(group, {1, 7}, [](std::span<const int>) {
+    return std::vector{Number{5}, Number{0}};
+  });
+  CHECK(*results[0] == 5);
+  CHECK(CaughtId(results[1]) == 7);
+}
+
+TEST_CASE("DoMany: its function may make KeyResults of values that can only be moved") {
+  using Pointer = std::unique_ptr<int>;
+  Group<int, Pointer> group;
+  const auto results = DoMany(group, {1, 7}, [](std::span<const int>) {
+    std::vector<KeyResult<Pointer>> pointers;
+    pointers.push_back(std::make_unique<int>(10));
+    pointers.push_back(KeyResult<Pointer>::Failure(Error(7)));
+    return pointers;
+  });
+  CHECK(**results[0] == 10);
+  CHECK(CaughtId(results[1]) == 7);
+
+  // One that is shared cannot be moved away from the others that have it.
+  Group<int, Pointer> origin;
+  const auto forwarded = DoMany(group, {1, 2, 3}, [&](std::span<const int>) {
+    return DoMany(origin, {1, 1, 2}, [](std::span<const int> keys) {
+      std::vector<Pointer> made;
+      for (const int key : keys) made.push_back(std::make_unique<int>(key));
+      return made;
+    });
+  });
+  CHECK(ErrorOf([&] { return *forwarded[0].value(); }) == std::errc::invalid_argument);
+  CHECK(ErrorOf([&] { return *forwarded[1].value(); }) == std::errc::invalid_argument);
+  CHECK(**forwarded[2] == 2);
+}
+
 TEST_CASE("DoMany: an object that holds neither a value nor an error is no value") {
   Group<int, int> group;
   const auto results = DoMany(group, {1}, [](std::span<const int>) {

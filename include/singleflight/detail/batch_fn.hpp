@@ -173,9 +173,7 @@ class LandKeys {
  public:
   template <class Land>
   static void From(Range& returned, std::span<const Key> keys, Land&& land) {
-    if constexpr (kReading == Reading::kNothing) {
-      detail::LandSuccesses(keys.size(), land);
-    } else if constexpr (kReading == Reading::kByFind) {
+    if constexpr (kReading == Reading::kByFind) {
       Find(returned, keys, land);
     } else if constexpr (kReading == Reading::kByEntries) {
       ReadEntries(returned, keys, land);

@@ -70,10 +70,12 @@ constexpr bool MayBeError() {
     return false;
   } else {
     using Plain = std::remove_cvref_t<T>;
-    return ExpectedLike<T> || kCanFail<Plain> || std::derived_from<Plain, std::exception> ||
-           std::same_as<Plain, std::exception_ptr> || std::derived_from<Plain, std::error_code> ||
-           std::derived_from<Plain, std::error_condition> || std::is_error_code_enum_v<Plain> ||
-           std::is_error_condition_enum_v<Plain>;
+    return ExpectedLike<T> || kCanFail<Plain> ||
+           std::convertible_to<const Plain*, const std::exception*> ||
+           std::same_as<Plain, std::exception_ptr> ||
+           std::convertible_to<const Plain*, const std::error_code*> ||
+           std::convertible_to<const Plain*, const std::error_condition*> ||
+           std::is_error_code_enum_v<Plain> || std::is_error_condition_enum_v<Plain>;
   }
 }
 

@@ -7,10 +7,8 @@
 
 #include <concepts>
 #include <cstddef>
-#include <exception>
 #include <functional>
 #include <ranges>
-#include <system_error>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -271,7 +269,7 @@ using Taken = decltype(detail::Take<OwnsElements<Returned, Read>()>(std::declval
 // ---- How to read it
 
 enum class Reading {
-  kNothing,  // a group of void has nothing to read
+  kNothing,  // a group of void, and fn returned void
   kByPosition,
   kByFind,
   kByEntries,  // every entry is read, and its key is compared as the group compares keys

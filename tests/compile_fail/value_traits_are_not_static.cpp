@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT
+// error: the specialization of ValueTraits declares an IsFailure or IsNotFound that cannot
+
+#include <singleflight/group.hpp>
+
+struct Reply {
+  int status;
+};
+
+template <>
+struct singleflight::ValueTraits<Reply> {
+  bool IsFailure(const Reply& reply) { return reply.status >= 500; }
+};
+
+int main() {
+  singleflight::Group<int, Reply> group;
+  static_cast<void>(group.Do(1, [] { return Reply{500}; }));
+}
