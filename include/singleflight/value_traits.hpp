@@ -20,16 +20,18 @@
 //     static bool IsFailure(const absl::StatusOr<T>& value) { return !value.ok(); }
 //   };
 //
-// A function is asked only about its own type and classes derived from it, never through another
-// conversion (but a pointer may convert to another pointer or bool). ValueTraits comes first, and
-// is for that type alone. A class derived from a standard type says what that type says, unless it
-// says something itself. One that is declared and cannot be asked is refused: if it takes a Value&,
-// for example, or is deleted or ambiguous.
+// A function is asked only about its own type and classes derived from that, never through another
+// conversion. (A pointer is the exception: it may be converted to another pointer, or to bool.)
+// ValueTraits is asked first, and only about the type that it is specialized for. A class derived
+// from a standard type says what that type says, unless it has a function of its own.
 //
-// **Warning:** some declarations cannot be seen, and their types never fail: a function object or a
-// member function named IsFailure, one in another namespace than the type's, one declared after the
-// first use of the type, and an unusable one in a `final` specialization of ValueTraits. Test yours
-// with a static_assert or a unit test.
+// A function that is declared and cannot be asked is refused: if it takes a Value&, for example, or
+// is deleted or ambiguous.
+//
+// **Warning:** some declarations cannot be seen, and then the values never fail: a member function
+// or a function object, a function in another namespace than the type's, one that is declared after
+// the type's first use, and an unusable one in a `final` ValueTraits. Check with a test that
+// singleflight::IsFailure is true of a failure.
 //
 // A failure counts in Stats::failures, is retried by OnFailure::kRetry, and is not put into a
 // cache. It still reaches the callers as it is. Nothing is concluded from a conversion to bool or
@@ -205,6 +207,8 @@ constexpr bool Answer(const Value& value) {
 template <class Question, class Value>
 inline constexpr bool kCanSay =
     customization::CheckedSourceOf<Question, Value>() != Source::kNothing;
+template <class Question>
+inline constexpr bool kCanSay<Question, void> = false;  // that of a std::expected<void, Error>
 
 // Whether ValueTraits<Value> has a member of a name, also one that cannot be used: a lookup in two
 // bases that both have one is ambiguous. A final class cannot be a base, and is not looked into.
@@ -228,10 +232,11 @@ struct FailureQuestion {
   };
   template <class Value>
   static constexpr bool IsInTraits() {
-    if constexpr (HasOpenTraits<Value>) return !requires {
-        &TraitsAnd<Value, Names>::IsFailure;
-      };
-    return false;
+    if constexpr (HasOpenTraits<Value>) {
+      return !requires { &TraitsAnd<Value, Names>::IsFailure; };
+    } else {
+      return false;
+    }
   }
 
   template <class Value>
@@ -264,10 +269,11 @@ struct NotFoundQuestion {
   };
   template <class Value>
   static constexpr bool IsInTraits() {
-    if constexpr (HasOpenTraits<Value>) return !requires {
-        &TraitsAnd<Value, Names>::IsNotFound;
-      };
-    return false;
+    if constexpr (HasOpenTraits<Value>) {
+      return !requires { &TraitsAnd<Value, Names>::IsNotFound; };
+    } else {
+      return false;
+    }
   }
 
   template <class Value>
@@ -288,10 +294,8 @@ struct NotFoundQuestion {
   }
 #if defined(__cpp_lib_expected)
   template <class Value, class Error>
-  requires(
-      !std::is_void_v<Value> &&
-      kCanSay<NotFoundQuestion,
-              Value>) static constexpr bool Standard(const std::expected<Value, Error>& value) {
+  requires kCanSay<NotFoundQuestion, Value>
+  static constexpr bool Standard(const std::expected<Value, Error>& value) {
     return value.has_value() && customization::Answer<NotFoundQuestion>(*value);
   }
 #endif

@@ -82,9 +82,11 @@ constexpr bool MayBeError() {
 // Refuses an error that would be dropped.
 template <class Value, class Returned>
 constexpr void CheckDropped() {
-  static_assert(!std::is_void_v<Value> || !MayBeError<Returned>(),
-                "the group's Value is void, so the error that fn may return would be dropped: "
-                "throw it, or make what fn returns the group's Value");
+  if constexpr (std::is_void_v<Value>) {
+    static_assert(!MayBeError<Returned>(),
+                  "the group's Value is void, so the error that fn may return would be dropped: "
+                  "throw it, or make what fn returns the group's Value");
+  }
 }
 
 // What an element is for a group of this Value. kNone: nothing that can be used.
