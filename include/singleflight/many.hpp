@@ -38,12 +38,13 @@
 //
 // A single key may fail. In place of its value, return what holds a value or an error: a
 // KeyResult<Value>, or whatever has has_value(), error(), and `*` or value(), as std::expected has.
-// If it has has_exception() and exception(), too, as Boost.Outcome's outcome has, that exception
-// comes before the error.
-// For a group of void that is a KeyResult<void>, an expected of void, or a std::exception_ptr. An
-// error that is a std::exception_ptr is rethrown, a std::error_code becomes a std::system_error,
-// and any other is thrown as it is. If the group's Value holds errors itself, its objects are
-// values like any others.
+// If it also has has_exception() and exception(), as Boost.Outcome's outcome has, that exception
+// comes before the error. For a group of void, return a KeyResult<void>, an expected of void, or a
+// std::exception_ptr.
+//
+// An error that is a std::exception_ptr is rethrown, a std::error_code becomes a std::system_error,
+// and any other is thrown as it is, also a boost::exception_ptr. If the group's Value holds errors
+// itself, its objects are values like any others.
 //
 // A lazy range may also throw when one element is read: that is its key's failure alone. Each
 // element is read once. If the range throws elsewhere, that fails all keys without an outcome.
