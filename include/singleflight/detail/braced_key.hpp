@@ -85,6 +85,7 @@ class Braced {
 
   template <class From = std::conditional_t<kSize == 1, At<0>, Nothing>>
   requires(!Number<Key> && !std::same_as<std::remove_cvref_t<From>, Braced> &&
+           // NOLINTNEXTLINE(bugprone-forwarding-reference-overload): it excludes a Braced
            (MayBecome<From, Key> || Fit<From>())) Braced(From&& from)
       : key_(Braced::Whole(std::forward<From>(from))) {}
   template <class From>
