@@ -12,9 +12,9 @@
 // aggregate takes designated initializers, and a string takes {pointer, count}. C++ refuses there a
 // number that would change. GCC only warns of it, unless it is a constant.
 //
-// **Warning:** C++ also converts a pair that is a member of an aggregate or an element of a
-// container in braces. Nothing checks that. Name such a pair first, with the types that the Key
-// has.
+// **Warning:** C++ also converts a pair that is a member of an aggregate, an element of a container
+// in braces, or a base class of the Key. Nothing checks that. Name such a pair or such a Key first,
+// with the types that the Key has.
 
 #include <concepts>
 #include <cstddef>

@@ -1,18 +1,31 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// KeepsApart: whether a function of the user's takes keys as they are. If it takes a narrower
-// number, C++ converts the keys on the way, and the function cannot tell two of them apart.
+// KeepsApart: whether a function of the user's takes keys as they are. If it takes another type,
+// C++ converts the keys on the way, and the function may not tell two of them apart.
+//
+// A function may take the Key, any type, a number that holds all numbers of the Key, a pointer for
+// a pointer, or a view of a whole string or vector. It may also take a base class that is known to
+// have all members of the Key. Everything else that the Key converts to is refused.
+//
+// Not everything can be told. A template may take a base class of the Key that lacks some of its
+// members, such as `const Base<T>&`. A parameter whose class has a constructor for any type counts
+// as one that takes any type. What a function does with the key that it is given is not seen.
 
 #include <concepts>
 #include <limits>
+#include <span>
+#include <string>
+#include <string_view>
 #include <type_traits>
+#include <vector>
 
-#include "braced_key.hpp"
 #include "number_cast.hpp"
 #include "number_like.hpp"
 
 namespace singleflight::detail {
+
+// ---- Numbers
 
 // Whether different numbers of type From are different as a To.
 template <Number To, class From>
@@ -46,16 +59,113 @@ constexpr bool TakesOneOf(NumberList<Numbers...>) {
   return (detail::TakesInstead<Call, Key, Numbers>() || ...);
 }
 
-// `Call` is a class that can be called with a key as the user's function can, and with a key and an
-// int if the function is a template to which the Key can be given.
+// ---- Classes
+
+// A Key without its class's conversions. It is also a Key to a template, such as one that takes a
+// std::pair<First, Second>.
+template <class Key>
+struct Unconverted : Key {
+  // As they are not const, they are preferred to those of the Key, and to a constructor of a T.
+  template <class T>
+  operator T() = delete;
+  template <class T>
+  operator T&() = delete;
+};
+
+// A base of the Key that may lack some of its members. A class of standard layout has all of its
+// members in one class.
+template <class Base, class Key>
+concept PartOf = !std::same_as<Base, Key> && std::derived_from<Key, Base> &&
+                 !(std::is_standard_layout_v<Key> && !std::is_empty_v<Base>);
+
+struct AsNothing {};
+template <class Key>
+struct AsPart {
+  template <PartOf<Key> Base>
+  operator Base() const;
+};
+template <class Key>
+struct AsPartByReference {
+  template <PartOf<Key> Base>
+  operator const Base&() const;
+};
+
+template <class Call, class Key>
+concept TakesPart = (std::invocable<Call, AsPart<Key>> ||
+                     std::invocable<Call, AsPartByReference<Key>>)&&!std::
+    invocable<Call, AsNothing>;  // it does not take anything whatever
+
+template <class Key>
+struct WholeView {
+  using type = Key;
+};
+template <class Char, class CharTraits, class Allocator>
+struct WholeView<std::basic_string<Char, CharTraits, Allocator>> {
+  using type = std::basic_string_view<Char, CharTraits>;
+};
+template <class Element, class Allocator>
+struct WholeView<std::vector<Element, Allocator>> {
+  using type = std::span<const Element>;
+};
+
+template <class Call, class Key>
+constexpr bool TakesClass() {
+  using View = typename WholeView<Key>::type;
+  if constexpr (std::invocable<Call, Exactly<View>>) {
+    return true;
+  } else if constexpr (std::is_class_v<Key> && !std::is_final_v<Key>) {
+    return std::invocable<Call, Unconverted<Key>> && !TakesPart<Call, Key>;
+  } else {
+    return false;
+  }
+}
+
+// ---- Pointers
+
+template <class T>
+inline constexpr bool kIsCharacter =
+    std::same_as<T, char> || std::same_as<T, wchar_t> || std::same_as<T, char16_t> ||
+#ifdef __cpp_char8_t
+    std::same_as<T, char8_t> ||
+#endif
+    std::same_as<T, char32_t>;
+
+// Converts to every pointer to which a Key converts, but not to bool.
+template <class Key>
+struct AsPointer {
+  template <class To>
+  requires(kIsPointer<To>&& std::convertible_to<Key, To>) operator To() const;
+};
+
+template <class Call, class Key>
+constexpr bool TakesPointer() {
+  using Char = std::remove_const_t<std::remove_pointer_t<Key>>;
+  if constexpr (std::invocable<Call, AsPointer<Key>>) {
+    return true;
+  } else if constexpr (kIsCharacter<Char>) {  // the function takes the string
+    return std::invocable<Call, Exactly<std::basic_string_view<Char>>> ||
+           std::invocable<Call, Exactly<std::basic_string<Char>>>;
+  } else {
+    return false;
+  }
+}
+
+// ---- The check itself
+
+// `Call` is a class that can be called with a key as the user's function can, and with a key and a
+// std::type_identity if the function is a template to which that type can be given.
 template <class Call, class Key>
 constexpr bool KeepsApart() {
-  if constexpr (std::invocable<Call, Exactly<Key>> || std::invocable<Call, const Key&, int>) {
+  if constexpr (std::invocable<Call, Exactly<Key>> ||
+                std::invocable<Call, Exactly<Key>, std::type_identity<Key>> ||
+                std::invocable<Call, Exactly<Key>, std::type_identity<const Key&>>) {
     return true;  // it takes a Key, or any type
   } else if constexpr (Number<Key> || std::is_enum_v<Key>) {
     return detail::TakesOneOf<Call, Key>(AllNumbers());
+  } else if constexpr (kIsPointer<Key>) {
+    return detail::TakesPointer<Call, Key>();
   } else {
-    return !kConvertsWhatItHolds<Key>;
+    return detail::TakesClass<Call, Key>();
   }
 }
 

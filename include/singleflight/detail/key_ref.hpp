@@ -5,6 +5,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -23,15 +24,42 @@ constexpr void CheckKeyCopy() {
                 "for it with Do");
 }
 
-// The call of a KeyEqual, for KeepsApart.
-template <class KeyEqual>
-struct CallsEqual {
+// The calls of a KeyEqual, for KeepsApart, with the key in question as the first or as the second.
+template <class KeyEqual, class Other>
+struct CallsEqualFirst {
   template <class Key>
-  auto operator()(const Key& key) const -> decltype(std::declval<const KeyEqual&>()(key, key));
-  template <class Key, class Equal = KeyEqual>
-  auto operator()(const Key& key, int) const
-      -> decltype(std::declval<const Equal&>().template operator()<Key>(key, key));
+  auto operator()(Key&& key) const
+      -> decltype(std::declval<const KeyEqual&>()(std::forward<Key>(key),
+                                                  std::declval<const Other&>()));
+  template <class Key, class Given, class Equal = KeyEqual>
+  auto operator()(Key&& key, std::type_identity<Given>) const
+      -> decltype(std::declval<const Equal&>().template operator()<Given>(
+          std::forward<Key>(key), std::declval<const Other&>()));
 };
+template <class KeyEqual, class Other>
+struct CallsEqualSecond {
+  template <class Key>
+  auto operator()(Key&& key) const
+      -> decltype(std::declval<const KeyEqual&>()(std::declval<const Other&>(),
+                                                  std::forward<Key>(key)));
+  template <class Key, class Given, class Equal = KeyEqual>
+  requires(
+      requires(const Equal& equal, const Other& other, Key&& key) {
+        equal.template operator()<Given>(other, std::forward<Key>(key));
+      } ||
+      requires(const Equal& equal, const Other& other, Key&& key) {
+        equal.template operator()<Given, Given>(other, std::forward<Key>(key));
+      }) void
+  operator()(Key&&, std::type_identity<Given>) const;
+};
+
+// Whether `==` takes Keys as they are. Without an operator== for the class, it compares what the
+// keys convert to, and that may be a bool.
+template <class Key>
+inline constexpr bool kHasEqual = !std::is_class_v<Key> || requires(const Key& key) {
+  key.operator==(key);
+}
+|| requires(const Key& key) { operator==(key, key); };
 
 // Refers to a key that stays in its caller's hands. It is a view if the key is a string and Hash
 // and KeyEqual accept views, and otherwise the key's address.
@@ -53,12 +81,15 @@ class KeyRef {
   }
   static constexpr bool kIsView = TakesViews();
 
+  using Passed = std::conditional_t<kIsView, View, Key>;
+  static constexpr bool kIsEqualTo =
+      std::same_as<KeyEqual, std::equal_to<>> || std::same_as<KeyEqual, std::equal_to<Key>>;
+  static_assert(!kIsEqualTo || kHasEqual<Key>,
+                "the Key has no operator== of its own, so std::equal_to compares what keys convert "
+                "to, and different keys could be equal: declare one that takes `const Key&`");
   static constexpr bool TellsKeysApart() {
-    if constexpr (requires { typename KeyEqual::is_transparent; }) {
-      return true;
-    } else {
-      return detail::KeepsApart<CallsEqual<KeyEqual>, Key>();
-    }
+    return kIsEqualTo || (detail::KeepsApart<CallsEqualFirst<KeyEqual, Passed>, Passed>() &&
+                          detail::KeepsApart<CallsEqualSecond<KeyEqual, Passed>, Passed>());
   }
   static_assert(TellsKeysApart() || !std::is_invocable_v<const KeyEqual&, const Key&, const Key&>,
                 "KeyEqual compares another type than the Key, so different keys could be equal: "

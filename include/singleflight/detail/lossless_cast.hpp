@@ -10,7 +10,8 @@
 // tell, and by std::out_of_range if the value does.
 //
 // A constructor of the user's own Key decides what becomes of its argument, but a number reaches
-// that constructor unchanged.
+// that constructor unchanged. A Key that is derived from one of those classes inherits constructors
+// that convert, so it is made of an exact object of that class.
 
 #include <array>
 #include <chrono>
@@ -243,7 +244,7 @@ To ToString(const From& from) {
   }
 }
 
-// ---- The cast itself
+// ---- Which class a Key is
 
 // Is true of one class template, so that a Key is recognized.
 template <class T>
@@ -275,6 +276,49 @@ inline constexpr bool kIsString<std::basic_string<Char, CharTraits, Allocator>> 
 template <class Char, class CharTraits>
 inline constexpr bool kIsString<std::basic_string_view<Char, CharTraits>> = true;
 
+// ---- Classes derived from one of these
+
+template <class... Alternatives>
+std::variant<Alternatives...> AsVariant(const std::variant<Alternatives...>&);
+
+template <class To>
+constexpr auto FindBase() {
+  if constexpr (kLikeDuration<To>) {
+    return std::type_identity<decltype(detail::AsDuration(std::declval<const To&>()))>();
+  } else if constexpr (kLikeTimePoint<To>) {
+    return std::type_identity<decltype(detail::AsTimePoint(std::declval<const To&>()))>();
+  } else if constexpr (kLikeOptional<To>) {
+    return std::type_identity<OptionalOf<To>>();
+  } else if constexpr (requires { requires kIsTuple<TupleOf<To>>; }) {
+    return std::type_identity<TupleOf<To>>();
+  } else if constexpr (requires(const To& to) { detail::AsVariant(to); }) {
+    return std::type_identity<decltype(detail::AsVariant(std::declval<const To&>()))>();
+  } else {
+    return std::type_identity<void>();
+  }
+}
+// The class that converts what it holds and from which To is derived, or void.
+template <class To>
+using ConvertingBase = typename decltype(detail::FindBase<To>())::type;
+
+template <class To, class From>
+To ToDerived(const From& from) {
+  using Base = ConvertingBase<To>;
+  if constexpr (std::derived_from<From, To> || std::same_as<From, Base> ||
+                kHasConversionTo<From, To> || kTakes<To, From, From> ||
+                !std::constructible_from<Base, const From&>) {
+    return detail::ToClass<To>(from);
+  } else {
+    static_assert(
+        std::constructible_from<To, Base>,
+        "this Key's base class would convert what it holds, and the Key cannot be made of "
+        "its base class: pass a Key");
+    return To(detail::LosslessCast<Base>(from));
+  }
+}
+
+// ---- The cast itself
+
 // Returns `from` as a To, to which it converts, implicitly or explicitly.
 //
 // Errors: std::out_of_range for what a To cannot represent, std::invalid_argument for a null
@@ -300,6 +344,8 @@ To LosslessCast(const From& from) {
     return detail::ToVariant<To>(from);
   } else if constexpr (kIsString<To>) {
     return detail::ToString<To>(from);
+  } else if constexpr (!std::is_void_v<ConvertingBase<To>>) {
+    return detail::ToDerived<To>(from);
   } else if constexpr (std::is_class_v<To>) {
     return detail::ToClass<To>(from);
   } else {

@@ -179,17 +179,17 @@ concept HasFind = requires(Map& map, const typename G::KeyType& key) {
 template <class Map>
 struct CallsFind {
   template <class Key, class Its = Map>
-  auto operator()(const Key& key) const -> decltype(std::declval<Its&>().find(key));
-  template <class Key, class Its = Map>
-  auto operator()(const Key& key, int) const
-      -> decltype(std::declval<Its&>().template find<Key>(key));
+  auto operator()(Key&& key) const -> decltype(std::declval<Its&>().find(std::forward<Key>(key)));
+  template <class Key, class Given, class Its = Map>
+  auto operator()(Key&& key, std::type_identity<Given>) const
+      -> decltype(std::declval<Its&>().template find<Given>(std::forward<Key>(key)));
 };
 
 template <class Map, class G>
 inline constexpr bool kFindTakesKeysAsTheyAre =
     detail::KeepsApart<CallsFind<Map>, typename G::KeyType>();
 
-// A map that can be asked for a key. One whose find takes a narrower number would look for another.
+// A map that can be asked for a key. One whose find takes another type may look for another.
 template <class Map, class G>
 concept Finds = HasFind<Map, G> && kFindTakesKeysAsTheyAre<Map, G>;
 

@@ -36,9 +36,9 @@ template <class Cache, class Key, class Value, class Mutex>
 class GuardedCache {
   using Type = std::remove_reference_t<Cache>;
 
-  template <class Call>
+  template <class Call, class Taken>
   static constexpr bool CheckKey() {
-    static_assert(detail::KeepsApart<Call, Key>(),
+    static_assert(detail::KeepsApart<Call, std::remove_cvref_t<Taken>>(),
                   "the Cache takes another type of key than the Key, so different keys could have "
                   "the same entry: let its functions take `const Key&`");
     return true;
@@ -51,24 +51,24 @@ class GuardedCache {
 
   template <class K>
   std::optional<Value> Get(const K& key) {
-    static_assert(CheckKey<CallsGet<Type>>());
     auto&& taken = KeyFor(key);
+    static_assert(CheckKey<CallsGet<Type>, decltype(taken)>());
     const std::lock_guard lock(mutex_);
     return cache_.Get(taken);
   }
 
   template <class K>
   void Put(const K& key, const Value& value) {
-    static_assert(CheckKey<CallsPut<Type, Value>>());
     auto&& taken = KeyFor(key);
+    static_assert(CheckKey<CallsPut<Type, Value>, decltype(taken)>());
     const std::lock_guard lock(mutex_);
     static_cast<void>(cache_.Put(taken, value));
   }
 
   template <class K>
   void Erase(const K& key) {
-    static_assert(CheckKey<CallsErase<Type>>());
     auto&& taken = KeyFor(key);
+    static_assert(CheckKey<CallsErase<Type>, decltype(taken)>());
     const std::lock_guard lock(mutex_);
     static_cast<void>(cache_.Erase(taken));
   }
