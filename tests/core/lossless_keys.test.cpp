@@ -123,6 +123,30 @@ struct Modulo10 {                              // its constructor decides that 1
 struct EqualLongs {
   bool operator()(long long a, long long b) const { return a == b; }
 };
+struct EqualLongsOrViews {
+  using is_transparent = void;
+  bool operator()(long long a, long long b) const { return a == b; }
+  bool operator()(std::string_view a, const std::string_view& b) const { return a == b; }
+};
+struct EqualContents {
+  bool operator()(const char* a, std::string_view b) const { return a == b; }
+};
+struct EqualPairs {
+  template <class First, class Second>
+  bool operator()(const std::pair<First, Second>& a, const std::pair<First, Second>& b) const {
+    return a == b;
+  }
+};
+struct Numbered {
+  int number;
+};
+struct Flight : Numbered {  // it has no members of its own, but a conversion that loses some
+  explicit Flight(int its_number) : Numbered{its_number} {}
+  operator bool() const { return number != 0; }
+};
+struct EqualNumbered {
+  bool operator()(const Numbered& a, const Flight& b) const { return a.number == b.number; }
+};
 struct EqualAnything {
   template <std::equality_comparable Key>
   bool operator()(const Key& a, const Key& b) const {
@@ -430,6 +454,54 @@ TEST_CASE("An array of characters without a zero at its end is asked for as a wh
   CHECK(Becomes<std::string_view>(terminated, "abc"));
 }
 
+TEST_CASE("A key derived from a class that converts what it holds is not changed, either") {
+  struct Pair : std::pair<std::uint8_t, int> {
+    using pair::pair;
+  };
+  CHECK(Becomes(std::pair(7, 1), Pair(7, 1)));
+  CHECK(IsRefused<Pair>(std::pair(257, 1)));
+  CHECK(IsRefused<std::pair<Pair, int>>(std::pair(std::pair(257, 1), 1)));
+  struct Tuple : std::tuple<std::uint8_t, int> {
+    using tuple::tuple;
+  };
+  CHECK(Becomes(std::tuple(7, 1), Tuple(std::uint8_t{7}, 1)));
+  CHECK(IsRefused<Tuple>(std::tuple(257, 1)));
+  CHECK(IsRefused<Tuple>(std::pair(257, 1)));
+  struct Optional : std::optional<std::uint8_t> {
+    using optional::optional;
+    bool operator==(const Optional&) const = default;
+  };
+  CHECK(Becomes(7, Optional(std::uint8_t{7})));
+  CHECK(IsRefused<Optional>(257));
+  CHECK(IsRefused<Optional>(std::optional(257)));
+  struct Variant : std::variant<std::optional<std::uint8_t>, std::string> {
+    using variant::variant;
+    bool operator==(const Variant& other) const { return index() == other.index(); }
+  };
+  CHECK(IsRefused<Variant>(257));
+  using std::chrono::hours;
+  struct Nanoseconds : std::chrono::nanoseconds {
+    using duration::duration;
+  };
+  CHECK(Becomes(hours(1), Nanoseconds(hours(1))));
+  CHECK(IsRefused<Nanoseconds>(hours::max()));
+  struct Time : std::chrono::sys_time<std::chrono::nanoseconds> {
+    using time_point::time_point;
+  };
+  CHECK(Becomes(std::chrono::sys_time<hours>(hours(1)), Time(hours(1))));
+  CHECK(IsRefused<Time>(std::chrono::sys_time<hours>::max()));
+}
+
+TEST_CASE("A constructor of a derived key's own gets its argument as it is") {
+  struct Rounded : std::chrono::nanoseconds {
+    using duration::duration;
+    Rounded(std::chrono::hours time)  // NOLINT
+        : duration(time > std::chrono::hours(1) ? max() : duration(time)) {}
+  };
+  CHECK(Becomes(std::chrono::hours::max(), Rounded(std::chrono::nanoseconds::max().count())));
+  CHECK(Becomes(To<Rounded>{Rounded(5)}, Rounded(5)));
+}
+
 TEST_CASE("Every way of asking refuses a number that the Key cannot represent") {
   using singleflight::DoAsync;
   using singleflight::DoMany;
@@ -464,4 +536,19 @@ TEST_CASE("A KeyEqual and a cache may take keys as a type that tells all of them
   CHECK(*singleflight::ReadThrough<Narrow, int, WideCache>(WideCache{}).Get(kOne, fn) == 1);
   CHECK(*singleflight::ReadThrough<int, int, WideCache>(WideCache{}).Get(7, fn) == 1);
   CHECK(*singleflight::ReadThrough<std::uint64_t, int, AnyCache>(AnyCache{}).Get(7, fn) == 1);
+}
+
+TEST_CASE(
+    "A KeyEqual may take keys of a class as a template, a view or a base that is all of them") {
+  const auto fn = [] { return 1; };
+  CHECK(*Group<int, int, OneHash, EqualLongsOrViews>().Do(7, fn) == 1);
+  CHECK(*Group<std::string, int, OneHash, EqualLongsOrViews>().Do("key", fn) == 1);
+  CHECK(*Group<std::string, int, TransparentHash, EqualLongsOrViews>().Do("key", fn) == 1);
+  CHECK(*Group<std::string, int, OneHash, EqualAnything>().Do("key", fn) == 1);
+  CHECK(*Group<const char*, int, OneHash, EqualContents>().Do("key", fn) == 1);
+  CHECK(*Group<std::pair<int, int>, int, OneHash, EqualPairs>().Do({1, 2}, fn) == 1);
+  Group<Flight, int, OneHash, EqualNumbered> flights;
+  CHECK(*flights.Do(Flight(1), [&] {
+    return static_cast<int>(flights.Callers(Flight(1)) + 10 * flights.Callers(Flight(2)));
+  }) == 1);
 }

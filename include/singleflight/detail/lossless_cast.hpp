@@ -11,7 +11,7 @@
 //
 // A constructor of the user's own Key decides what becomes of its argument, but a number reaches
 // that constructor unchanged. A Key that is derived from one of those classes inherits constructors
-// that convert, so it is made of an exact object of that class.
+// that convert, so it is made only of what that class can hold unchanged.
 
 #include <array>
 #include <chrono>
@@ -301,20 +301,17 @@ constexpr auto FindBase() {
 template <class To>
 using ConvertingBase = typename decltype(detail::FindBase<To>())::type;
 
+// To inherits constructors that convert what they are given, so they are given only what its base
+// class can hold unchanged. A constructor of To's own may take everything that has its type.
 template <class To, class From>
 To ToDerived(const From& from) {
   using Base = ConvertingBase<To>;
-  if constexpr (std::derived_from<From, To> || std::same_as<From, Base> ||
-                kHasConversionTo<From, To> || kTakes<To, From, From> ||
-                !std::constructible_from<Base, const From&>) {
-    return detail::ToClass<To>(from);
-  } else {
-    static_assert(
-        std::constructible_from<To, Base>,
-        "this Key's base class would convert what it holds, and the Key cannot be made of "
-        "its base class: pass a Key");
-    return To(detail::LosslessCast<Base>(from));
+  constexpr bool kDecides = std::derived_from<From, To> || kHasConversionTo<From, To> ||
+                            kTakes<To, From, std::remove_cv_t<From>>;
+  if constexpr (!kDecides && std::constructible_from<Base, const From&>) {
+    static_cast<void>(detail::LosslessCast<Base>(from));
   }
+  return detail::ToClass<To>(from);
 }
 
 // ---- The cast itself
