@@ -547,6 +547,9 @@ TEST_CASE(
   CHECK(*Group<std::string, int, OneHash, EqualAnything>().Do("key", fn) == 1);
   CHECK(*Group<const char*, int, OneHash, EqualContents>().Do("key", fn) == 1);
   CHECK(*Group<std::pair<int, int>, int, OneHash, EqualPairs>().Do({1, 2}, fn) == 1);
+  using Referred = std::reference_wrapper<const std::string>;
+  const std::string key = "key";
+  CHECK(*Group<Referred, int, OneHash, std::equal_to<std::string>>().Do(std::cref(key), fn) == 1);
   Group<Flight, int, OneHash, EqualNumbered> flights;
   CHECK(*flights.Do(Flight(1), [&] {
     return static_cast<int>(flights.Callers(Flight(1)) + 10 * flights.Callers(Flight(2)));

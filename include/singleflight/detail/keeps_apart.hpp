@@ -5,14 +5,16 @@
 // C++ converts the keys on the way, and the function may not tell two of them apart.
 //
 // A function may take the Key, any type, a number that holds all numbers of the Key, a pointer for
-// a pointer, or a view of a whole string or vector. It may also take a base class that is known to
-// have all members of the Key. Everything else that the Key converts to is refused.
+// a pointer, a view of a whole string or vector, or what a std::reference_wrapper refers to. It may
+// also take a base class that is known to have all members of the Key. Everything else that the Key
+// converts to is refused.
 //
 // Not everything can be told. A template may take a base class of the Key that lacks some of its
 // members, such as `const Base<T>&`. A parameter whose class has a constructor for any type counts
 // as one that takes any type. What a function does with the key that it is given is not seen.
 
 #include <concepts>
+#include <functional>
 #include <limits>
 #include <span>
 #include <string>
@@ -78,7 +80,6 @@ template <class Base, class Key>
 concept PartOf = !std::same_as<Base, Key> && std::derived_from<Key, Base> &&
                  !(std::is_standard_layout_v<Key> && !std::is_empty_v<Base>);
 
-struct AsNothing {};
 template <class Key>
 struct AsPart {
   template <PartOf<Key> Base>
@@ -90,11 +91,9 @@ struct AsPartByReference {
   operator const Base&() const;
 };
 
-template <class Call, class Key>
-concept TakesPart = (std::invocable<Call, AsPart<Key>> ||
-                     std::invocable<Call, AsPartByReference<Key>>)&&!std::
-    invocable<Call, AsNothing>;  // it does not take anything whatever
+struct Unrelated {};  // only a function that takes anything takes it
 
+// What refers to the whole of a Key, or the whole of what the Key refers to.
 template <class Key>
 struct WholeView {
   using type = Key;
@@ -107,6 +106,10 @@ template <class Element, class Allocator>
 struct WholeView<std::vector<Element, Allocator>> {
   using type = std::span<const Element>;
 };
+template <class T>
+struct WholeView<std::reference_wrapper<T>> {
+  using type = std::remove_cv_t<T>;
+};
 
 template <class Call, class Key>
 constexpr bool TakesClass() {
@@ -114,7 +117,10 @@ constexpr bool TakesClass() {
   if constexpr (std::invocable<Call, Exactly<View>>) {
     return true;
   } else if constexpr (std::is_class_v<Key> && !std::is_final_v<Key>) {
-    return std::invocable<Call, Unconverted<Key>> && !TakesPart<Call, Key>;
+    constexpr bool kTakesPart =
+        std::invocable<Call, AsPart<Key>> || std::invocable<Call, AsPartByReference<Key>>;
+    return std::invocable<Call, Unconverted<Key>> &&
+           (!kTakesPart || std::invocable<Call, Unrelated>);
   } else {
     return false;
   }

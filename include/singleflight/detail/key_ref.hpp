@@ -82,8 +82,9 @@ class KeyRef {
   static constexpr bool kIsView = TakesViews();
 
   using Passed = std::conditional_t<kIsView, View, Key>;
-  static constexpr bool kIsEqualTo =
-      std::same_as<KeyEqual, std::equal_to<>> || std::same_as<KeyEqual, std::equal_to<Key>>;
+  static constexpr bool kIsEqualTo = std::same_as<KeyEqual, std::equal_to<>> ||
+                                     std::same_as<KeyEqual, std::equal_to<Key>> ||
+                                     std::same_as<KeyEqual, std::ranges::equal_to>;
   static_assert(!kIsEqualTo || kHasEqual<Key>,
                 "the Key has no operator== of its own, so std::equal_to compares what keys convert "
                 "to, and different keys could be equal: declare one that takes `const Key&`");

@@ -302,7 +302,8 @@ template <class To>
 using ConvertingBase = typename decltype(detail::FindBase<To>())::type;
 
 // To inherits constructors that convert what they are given, so they are given only what its base
-// class can hold unchanged. A constructor of To's own may take everything that has its type.
+// class can hold unchanged. A constructor of To's own may take everything of its parameter's type,
+// unless it is a template: that cannot be told from an inherited one.
 template <class To, class From>
 To ToDerived(const From& from) {
   using Base = ConvertingBase<To>;
