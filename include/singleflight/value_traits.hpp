@@ -164,7 +164,7 @@ constexpr Source SourceOf() {
                ? Source::kFunction
                : Source::kUnusableFunction;
   } else if constexpr (Declares<Functions, Value&> ||
-                       (Declares<Functions, Value> && !std::is_enum_v<Value>)) {
+                       (Declares<Functions, Value> && !std::is_enum_v<Value>)) {  // NOLINT
     return Source::kUnusableFunction;  // it does not take a const one
   } else if constexpr (std::convertible_to<const Value&, without_conversions::Anything> &&
                        !CanAsk<Functions, const Value&> &&

@@ -51,7 +51,7 @@ decltype(auto) ValueOf(T&& expected) {
     if constexpr (std::copy_constructible<Value>) {
       return std::forward<T>(expected).value();
     } else if constexpr (std::same_as<T, Element>) {  // an rvalue
-      return ResultFactory::TakeAlone(std::move(expected).result());
+      return ResultFactory::TakeAlone(std::forward<T>(expected).result());
     } else {
       return *expected;
     }
