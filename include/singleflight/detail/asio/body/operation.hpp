@@ -151,9 +151,9 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
     }
   }
 
-  // Nothing may access this object afterwards. Terminates if there is no memory to post the
-  // completion: there is nobody left to report it to.
-  void Complete() noexcept {
+  // Nothing may access this object afterwards. Throws if there is no memory to post the completion.
+  // Where a call lands, nobody is left to report that to, and the program terminates.
+  void Complete() {
     if constexpr (kMayAskAgain) launch_.Drop();
     if (context_users_ != nullptr) {
       context_users_->UseLast(*this, [this] { Post(); });
