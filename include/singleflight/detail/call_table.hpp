@@ -207,7 +207,7 @@ class CallTable {
   // Locks the shard of a mixed hash. The top bits select it, and bits from 32 up select its bucket.
   Locked Lock(std::uint64_t hash) {
     constexpr int kShardBits = std::countr_zero(kShards);
-    return Locked(shards_[static_cast<std::size_t>(hash >> 32 >> (32 - kShardBits))]);
+    return Locked(shards_[static_cast<std::uint32_t>(hash >> 32 >> (32 - kShardBits))]);
   }
 
   template <class Visitor>
