@@ -48,7 +48,8 @@
 //   run their work. If one thread runs the io_context and destroys the group, declare the group
 //   before the io_context. The io_context is then destroyed first, and lands the calls that are led
 //   on it. An operation whose own context is destroyed is destroyed with it, as everywhere in Asio:
-//   its handler is not called. While one thread destroys the group, no other may cancel an
+//   its handler is not called. The context that `fn` is bound to must outlive the operation, too,
+//   unless that may ask again. While one thread destroys the group, no other may cancel an
 //   operation or destroy a context.
 //
 // Warning: do not wait in Do on the only thread that runs the context. If the call is led there, it

@@ -32,9 +32,10 @@
 //   nothing, for a group of void.
 //
 // A range is anything that std::ranges::input_range accepts, also a view or a generator. Keys are
-// compared as the group compares them. A key that a map lacks has the error
-// `no_message`. A set and a multimap are refused, and so is a view that shows only the
-// values of a map: their order is not that of the function's keys.
+// compared as the group compares them. A key that a map lacks has the error `no_message`. A set and
+// a multimap are refused, and so is a view that shows only the values of a map: their order is not
+// that of the function's keys. (A view that is made of a set's iterators cannot be told from
+// others, and is read in the set's order.)
 //
 // A single key may fail. In place of its value, return what holds a value or an error: a
 // KeyResult<Value>, or whatever has has_value(), error(), and `*` or value(), as std::expected has.

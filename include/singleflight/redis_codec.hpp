@@ -4,8 +4,8 @@
 // Codec: turns a value into the bytes that travel between processes, and back.
 //
 // Strings, numbers and enumerators need nothing. Neither do a std::array, std::optional, std::pair,
-// std::tuple, std::variant, std::complex, std::bitset or std::chrono type of them. For a struct of
-// such members, say that it consists of nothing else:
+// std::tuple, std::variant, std::complex or std::bitset of numbers, nor most std::chrono types. For
+// a struct of numbers and of these, say that it consists of nothing else:
 //
 //   struct Point { int x; double y; };
 //

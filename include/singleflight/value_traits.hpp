@@ -38,7 +38,8 @@
 // from a comparison with nullptr.
 //
 // Thread: both are called on the thread that lands the call, with no lock held.
-// Errors: a value whose IsFailure or IsNotFound throws counts as a failure.
+// Errors: a value whose IsFailure throws counts as a failure. One whose IsNotFound throws is not
+// put.
 
 #include <concepts>
 #include <memory>
