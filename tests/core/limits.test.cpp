@@ -94,16 +94,16 @@ TEST_CASE("Promise 12: calls that fail make room again") {
 }
 
 TEST_CASE("Promise 12: the limits hold for Join as well") {
-  using IntGroup = Group<int, int>;
-  struct Silent final : IntGroup::Waiter {
+  using NumberGroup = Group<int, int>;
+  struct Silent final : NumberGroup::Waiter {
     void OnLanded() noexcept override {}
   };
-  IntGroup group({.max_callers_per_call = 1, .max_calls_in_flight = 1});
+  NumberGroup group({.max_callers_per_call = 1, .max_calls_in_flight = 1});
   Silent first;
   Silent second;
-  std::optional<IntGroup::Lead> lead;
-  group.Join(1, first, [&](IntGroup::Lead made) { lead = made; });
-  const auto launch = [](IntGroup::Lead) { FAIL("launch was called for a refused caller"); };
+  std::optional<NumberGroup::Lead> lead;
+  group.Join(1, first, [&](NumberGroup::Lead made) { lead = made; });
+  const auto launch = [](NumberGroup::Lead) { FAIL("launch was called for a refused caller"); };
   CHECK(ErrorOf([&] { return group.Join(1, second, launch); }) == kRefused);
   CHECK(ErrorOf([&] { return group.Join(2, second, launch); }) == kRefused);
   CHECK_FALSE(group.Leave(second));  // it never joined
