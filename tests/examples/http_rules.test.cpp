@@ -392,7 +392,8 @@ TEST_CASE("After a Vary, HTTP requests share with those whose values of its head
 
 TEST_CASE("An HTTP request whose answers name more headers each time sees everything in the end") {
   const Handler handler;
-  HttpAsk ask = handler.Ask({"GET", "/", {{"A", ""}, {"B", ""}, {"C", ""}, {"D", ""}}});
+  const Request request{"GET", "/", {{"A", ""}, {"B", ""}, {"C", ""}, {"D", ""}}};
+  HttpAsk ask = handler.Ask(request);
   for (const char* const name : {"A", "B", "C"}) {
     CHECK(!ask.FitsAsLeader({.shareable = true, .unseen = {name}}));
     CHECK(!ask.SeesAll());
@@ -408,7 +409,8 @@ TEST_CASE("A header in ignore_vary does not count in the Vary of an HTTP respons
 
 TEST_CASE("A follower of an HTTP answer that is not for it runs alone, and its leader keeps it") {
   const Handler handler;
-  HttpAsk leader = handler.Ask({}), follower = handler.Ask({});
+  const Request plain;
+  HttpAsk leader = handler.Ask(plain), follower = handler.Ask(plain);
   CHECK(leader.FitsAsLeader({.shareable = false}));
   CHECK(!leader.RunsAlone());
   CHECK(!follower.FitsAsFollower({.shareable = false}));
