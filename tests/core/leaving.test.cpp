@@ -10,6 +10,7 @@
 
 #include "support/allocations.hpp"
 #include "support/catch.hpp"
+#include "support/hooked_mutex.hpp"
 #include "support/support.hpp"
 
 using namespace test;
@@ -192,26 +193,27 @@ TEST_CASE("Promise 10: when a result and a stop race, a follower gets exactly on
 }
 
 TEST_CASE("Promise 10: a stop that comes once the call has landed is too late for a follower") {
-  // It is notified before the follower, which it stops and gives time to notice.
-  struct Stops final : IntGroup::Waiter {
-    void OnLanded() noexcept override {
-      stop.request_stop();
-      for (int i = 0; i < 1000; ++i) std::this_thread::yield();
-    }
-    std::stop_source stop;
-  };
+  // The follower is stopped when its call has been closed, and has time to notice that.
   constexpr int kRounds = 20;
   int results = 0;
   for (int round = 0; round < kRounds; ++round) {
-    IntGroup group;
-    Stops waiter;
-    Leader leader(group);
-    group.Join("key", waiter, [](IntGroup::Lead) {});
-    Caller follower(
-        [&] { return group.Do("key", [] { return 2; }, {.stop = waiter.stop.get_token()}); });
-    AwaitCallers(group, "key", 3);
-    leader.Finish();
-    results += follower.Join().value == 1;
+    Group<std::string, int, std::hash<std::string>, std::equal_to<std::string>, Hooked> group;
+    std::stop_source stop;
+    std::jthread leader([&] {
+      static_cast<void>(group.Do("key", [&] {
+        AwaitCallers(group, "key", 2);
+        HookedMutex::after_unlock = [&] {
+          if (group.Callers("key") != 0) return;
+          stop.request_stop();
+          for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+        };
+        return 1;
+      }));
+    });
+    AwaitCallers(group, "key", 1);
+    const auto outcome =
+        Keep([&] { return group.Do("key", [] { return 2; }, {.stop = stop.get_token()}); });
+    results += outcome.value == 1;
   }
   CHECK(results == kRounds);
 }

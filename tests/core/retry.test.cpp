@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "support/catch.hpp"
+#include "support/hooked_mutex.hpp"
 #include "support/support.hpp"
 
 using namespace test;
@@ -25,33 +26,6 @@ using singleflight::Stats;
 namespace {
 
 int Fail() { throw std::runtime_error("down"); }
-
-// Calls functions of this thread before each lock and after each unlock.
-struct HookedMutex {
-  void lock() {
-    Run(before_lock);
-    mutex.lock();
-    ++held;
-  }
-  void unlock() {
-    --held;
-    mutex.unlock();
-    Run(after_unlock);
-  }
-  static void Run(std::function<void()>& hook) {
-    if (const auto once = std::exchange(hook, nullptr)) {  // which may lock itself
-      once();
-      hook = once;
-    }
-  }
-  std::mutex mutex;
-  static inline thread_local std::function<void()> before_lock;
-  static inline thread_local std::function<void()> after_unlock;
-  static inline thread_local int held = 0;
-};
-struct Hooked : singleflight::GroupTraits {
-  using Mutex = HookedMutex;
-};
 
 // Says whether it was ever moved or destroyed under a lock.
 struct Movable {
@@ -86,6 +60,16 @@ TEST_CASE("kRetry: a follower whose leader failed becomes a leader itself") {
   CHECK(follower.value == 2);
   CHECK(follower.role == Role::kLeader);
   CHECK(group.GetStats() == Stats{.executions = 2, .followers = 1, .failures = 1});
+}
+
+TEST_CASE("kRetry: a follower whose leader succeeded asks no more") {
+  Group<int, int> group;
+  HeldCall leader(group, 1);
+  Caller follower([&] { return group.Do(1, [] { return 2; }, {.on_failure = OnFailure::kRetry}); });
+  AwaitCallers(group, 1, 2);
+  leader.Finish();
+  CHECK(follower.Join().value == 1);
+  CHECK(group.GetStats() == Stats{.executions = 1, .followers = 1});
 }
 
 TEST_CASE("kRetry: of many followers whose leader failed, one leads and the others join it") {
