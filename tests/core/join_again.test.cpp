@@ -453,7 +453,13 @@ TEST_CASE("Promise 14: the destructor waits for waiters that may still ask again
       "key", slow, [](Lead) {}, OnFailure::kRetry);
   std::jthread lands([&] { leads[0].Fail(kDown); });
   Await([&] { return slow.landed.load(); });
-  std::jthread destroys([&] { group.reset(); });
+  std::atomic<bool> destroyed = false;
+  std::jthread destroys([&] {
+    group.reset();
+    destroyed = true;
+  });
+  for (int i = 0; i < 1000 && !destroyed; ++i)
+    std::this_thread::yield();  // it has time to be wrong
   slow.destroying = true;
   destroys.join();
   CHECK(slow.value == 3);
