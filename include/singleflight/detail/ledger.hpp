@@ -213,16 +213,15 @@ class Ledger {
     return !call.Forgotten() && !call.stop.stop_requested();
   }
 
-  // ---- Landing: the entry is removed under the lock, then the outcome is published, then the
-  // callers are woken
+  // ---- Landing: a call is closed under the lock, its outcome is published, its callers are woken
 
   // Lands a call on its leader's stack. False: others get its outcome, so Share must land it.
   [[nodiscard, gnu::always_inline]] bool LandAlone(Call& call, bool failed) noexcept {
     const Shard shard = Lock(call.hash);
-    if (call.state != nullptr && call.state->OutcomeComesFirst()) [[unlikely]] {
-      return false;  // not closed
+    if (call.state == nullptr) [[likely]] {
+      return !Close(shard, call, failed);
     }
-    return !Close(shard, call, failed);
+    return !ClosesShared(shard, call, failed);
   }
 
   [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome<Value>&& outcome) noexcept {
@@ -363,8 +362,7 @@ class Ledger {
     return --failed.expected > 0 ? failed.second_try : std::move(failed.second_try);
   }
 
-  // Counts one caller fewer. The stop must be requested of what it returns, once the shard is
-  // unlocked.
+  // Counts one caller fewer. Once the shard is unlocked, the stop is requested of what it returns.
   std::stop_source DropCaller(const Shard& shard, CallBase& call) noexcept {
     ++shard->left;
     Release(callers_, 1, options_.max_callers);
@@ -384,6 +382,11 @@ class Ledger {
     if (shard->drained != nullptr && shard->async_calls.Empty()) shard->drained->Set();
   }
 
+  // True: Share lands the call. If the outcome comes first, it also closes it.
+  [[gnu::noinline]] bool ClosesShared(const Shard& shard, Call& call, bool failed) noexcept {
+    return call.state->OutcomeComesFirst() || Close(shard, call, failed);
+  }
+
   // From here on no caller finds, joins or leaves the call. True: several callers get its outcome.
   [[gnu::always_inline]] bool Close(const Shard& shard, Call& call, bool failed) noexcept {
     shard->Remove(call);
@@ -392,8 +395,8 @@ class Ledger {
     }
     if (special_.load(kRelaxed) != 0) [[unlikely]] {
       Release(in_flight_, 1, options_.max_calls_in_flight);
-      const bool asked_again = failed && call.state != nullptr;  // its retriers keep their places
-      const std::uint32_t kept = asked_again ? call.state->retriers : 0;
+      // Followers that will ask again keep their places.
+      const std::uint32_t kept = failed && call.state != nullptr ? call.state->retriers : 0;
       Release(callers_, call.callers - kept, options_.max_callers);
       if (shard->idle != nullptr && shard->InFlight() == 0) shard->idle->Set();
     }
