@@ -820,10 +820,10 @@ TEST_CASE("Promise 13: what the work did happens before a coroutine is resumed")
 TEST_CASE("Promise 14: the destructor asks the work of coroutines to stop and waits for it") {
   Outcome<int> outcome;
   Routine routine;
+  Signal signal;
   std::jthread upstream;
   {
     IntGroup group;
-    Signal signal;
     const auto fn = [&](std::stop_token asked) -> Task<int> {
       upstream = std::jthread([&signal, asked] {
         Await([&] { return asked.stop_requested() && signal.Awaited(); });
