@@ -21,4 +21,5 @@
 #include "result.hpp"
 #include "timeout.hpp"
 #include "value_traits.hpp"
+#include "version.hpp"
 #include "waiter.hpp"
