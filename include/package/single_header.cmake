@@ -3,7 +3,8 @@
 # usage: cmake -P include/package/single_header.cmake OUTPUT
 #
 # Writes all headers that need only the standard library to the one file OUTPUT, with the license.
-# Each header's text stands where it is first included. Leaves an OUTPUT that is up to date alone.
+# Each header's text stands where it is first included. Leaves an OUTPUT that is up to date alone. Takes
+# every line that begins with #include, #if or #endif for one, even in a block comment or a raw string.
 
 cmake_minimum_required(VERSION 3.16)
 
@@ -37,6 +38,7 @@ function(append_header header conditional)
   endif()
 
   file(READ ${headers}/${header} text)
+  string(REPLACE "\r\n" "\n" text "${text}")
   if(NOT text MATCHES "^// SPDX-License-Identifier: MIT\n#pragma once\n")
     message(FATAL_ERROR "${header} does not begin with its license and #pragma once")
   endif()
