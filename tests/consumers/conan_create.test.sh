@@ -16,8 +16,9 @@ settings=(-s compiler.cppstd=20 -s build_type=Release)
 
 conan profile detect
 conan create conan "${settings[@]}"
-conan install --requires "singleflight/$version" "${settings[@]}" -g CMakeDeps -g CMakeToolchain \
-  -c tools.cmake.cmaketoolchain:generator=Ninja --output-folder "$directory/packages"
+# In this folder, beside a CMakeLists.txt, Conan would leave a CMakeUserPresets.json.
+(cd "$directory" && conan install --requires "singleflight/$version" "${settings[@]}" -g CMakeDeps \
+  -g CMakeToolchain -c tools.cmake.cmaketoolchain:generator=Ninja --output-folder packages)
 cmake -S find_package -B "$directory/app" -G Ninja -DCMAKE_BUILD_TYPE=Release "-DVERSION=$version" \
   "-DCMAKE_TOOLCHAIN_FILE=$directory/packages/conan_toolchain.cmake"
 cmake --build "$directory/app"
