@@ -124,7 +124,7 @@ namespace singleflight {
 inline namespace standalone_asio {
 
 // Joins the call in flight for `key`. If there is none, makes one, whose work is `fn()`, or
-// `fn(std::stop_token)` if it accepts that. `fn` returns what converts to Value, or an
+// `fn(StopToken)` if it accepts that. `fn` returns what converts to Value, or an
 // asio::awaitable of it. (A coroutine must take the token by value.) `key` is a Key, what converts
 // to one, or for a string key anything that converts to a string_view. The operation keeps copies
 // of `key` and `fn`, so a lazy token may start it later.
@@ -147,7 +147,7 @@ inline namespace standalone_asio {
 // Leaving: a cancellation of any type, through the handler's associated slot, makes this caller
 //   leave. The call continues for the others. Emit it where the handler would run, which must run
 //   one function at a time: a strand, if there are several threads. When the last caller leaves,
-//   work that takes a std::stop_token is asked to stop: by that token, and an awaitable `fn` also
+//   work that takes a StopToken is asked to stop: by that token, and an awaitable `fn` also
 //   by a terminal cancellation of its coroutine. Work that takes no token continues, and newcomers
 //   join it. ~Group asks all work to stop.
 // Errors: the exception_ptr is one of

@@ -108,7 +108,7 @@ class ThenCaller final : public AsyncCaller<Value> {
 //
 // Thread: `executor` is called on this thread, and nothing else here blocks. `task` is copyable and
 //   takes no arguments. It may be called on any thread, at once or later. It runs `fn()` or
-//   `fn(std::stop_token)` once, however often it is called. `fn` runs on that thread.
+//   `fn(StopToken)` once, however often it is called. `fn` runs on that thread.
 // Leaving: destroy the Future. When no caller is left, a stop is requested of the token that `fn`
 //   takes, on the thread that leaves last. That works also before `fn` has begun.
 // Errors: what the executor throws is the call's failure, and the Futures report it. If the task is

@@ -37,7 +37,6 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 
@@ -55,6 +54,7 @@
 #include "group.hpp"
 #include "options.hpp"
 #include "result.hpp"
+#include "stop_token.hpp"
 
 namespace singleflight {
 
@@ -69,7 +69,7 @@ class Batcher {
   using ValueType = typename G::ValueType;
   using Waiter = typename G::Waiter;
 
-  // `fn` is called as fn(std::span<const Key>) or fn(std::span<const Key>, std::stop_token). No key
+  // `fn` is called as fn(std::span<const Key>) or fn(std::span<const Key>, StopToken). No key
   // is in one span twice. It returns the values in the order of its keys, or a map from key to
   // value, or nothing for a group of void. In place of a value it may return a key's error. The top
   // of many.hpp has the details: `fn` may return whatever that of DoMany may.
@@ -211,7 +211,7 @@ class Batcher {
     LeaveOnStop& operator=(const LeaveOnStop&) = delete;
 
     // Listens until Finish. Only the first call has an effect.
-    [[gnu::noinline]] void Listen(const std::stop_token& stop) {
+    [[gnu::noinline]] void Listen(const StopToken& stop) {
       if (!callback_) callback_.emplace(stop, Callback{this});
     }
     // Returns whether it has left.
@@ -227,13 +227,13 @@ class Batcher {
     };
     Waiter& waiter_;
     bool left_ = false;
-    std::optional<std::stop_callback<Callback>> callback_;
+    std::optional<StopCallback<Callback>> callback_;
   };
 
   // Joins by `join(launch)`, and flushes if this thread must. `fn` may run in either, and must
   // learn that its last caller has left.
   template <class Join>
-  static void JoinBy(const Join& join, Core& core, Waiter& waiter, const std::stop_token& stop) {
+  static void JoinBy(const Join& join, Core& core, Waiter& waiter, const StopToken& stop) {
     LeaveOnStop leaving(waiter);
     join([&](detail::UnusedLead) { leaving.Listen(stop); });
     leaving.Listen(stop);  // if it follows
@@ -242,8 +242,8 @@ class Batcher {
   }
 
   static void Await(detail::ThreadWaiter<ValueType>& waiter, const detail::Deadline& deadline,
-                    const std::stop_token& stop) {
-    const std::stop_callback on_stop(stop, [&waiter] { waiter.Interrupt(); });
+                    const StopToken& stop) {
+    const StopCallback on_stop(stop, [&waiter] { waiter.Interrupt(); });
     detail::WaitEdge edge;
     const bool deadlock = !edge.Record(*detail::SharedState<ValueType>::Of(waiter));
     if (deadlock ? waiter.LandedBeforeLeaving() : waiter.WaitOrLeave(edge, deadline)) return;

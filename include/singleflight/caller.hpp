@@ -43,7 +43,7 @@ class [[nodiscard]] Caller {
   Caller() noexcept = default;  // new: not on a call so far
 
   // Leaves the call. If the callback is running on another thread, waits until it has returned, as
-  // ~std::stop_callback does. So afterwards neither the callback nor a destructor of what it has
+  // ~StopCallback does. So afterwards neither the callback nor a destructor of what it has
   // captured is running. If the callback is running on this thread, this does not wait.
   //
   // Warning: if the callback waits for the thread that destroys its Caller, both wait for ever.

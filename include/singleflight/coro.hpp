@@ -16,7 +16,7 @@
 //
 // There is no timeout, because the timer belongs to your event loop. Let it request the stop:
 //
-//   std::stop_source stop;
+//   singleflight::StopSource stop;
 //   auto timer = loop.After(50ms, [stop]() mutable { stop.request_stop(); });
 //   auto user = co_await singleflight::CoDo(users, request.id, load, stop.get_token());
 //
@@ -37,7 +37,6 @@
 
 #include <concepts>
 #include <coroutine>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 
@@ -48,6 +47,7 @@
 #include "detail/resume_inline.hpp"
 #include "group.hpp"
 #include "options.hpp"
+#include "stop_token.hpp"
 
 namespace singleflight {
 
@@ -84,7 +84,7 @@ constexpr void CheckCoDo() {
 
 template <class G, class K, class Fn, class Executor, class ResumeOn,
           class OnFailureArg = ShareFailure>
-auto MakeCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token&& stop,
+auto MakeCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, StopToken&& stop,
                   ResumeOn&& resume_on, OnFailureArg on_failure = {}) {
   detail::CheckCoDo<G, K, Fn, Executor, ResumeOn>();
   return CoDoCall<G, K, Fn, Executor, std::decay_t<ResumeOn>, OnFailureArg>(
@@ -95,7 +95,7 @@ auto MakeCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_tok
 // For a caller that may ask again. It has copies, because the frame with the caller's own objects
 // may be destroyed while a thread uses them.
 template <class G, class K, class Fn, class Executor, class ResumeOn>
-auto MakeRetryingCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token&& stop,
+auto MakeRetryingCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, StopToken&& stop,
                           ResumeOn&& resume_on, OnFailure on_failure) {
   using Kept = std::decay_t<Fn>;
   using KeptExecutor = std::decay_t<Executor>;
@@ -115,7 +115,7 @@ auto MakeRetryingCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, std::
 }  // namespace detail
 
 // co_await CoDo(...) returns the result of the call in flight for `key`. If there is none, it makes
-// one, whose work is `fn()`, or `fn(std::stop_token)` if it accepts that. `fn` returns what
+// one, whose work is `fn()`, or `fn(StopToken)` if it accepts that. `fn` returns what
 // converts to Value, or an awaitable of it. `key` is anything that Do accepts. Nothing happens
 // before the co_await.
 //
@@ -150,7 +150,7 @@ auto MakeRetryingCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, std::
 // `resume_on` takes.
 template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
           class ResumeOn = ResumeInline>
-auto CoDo(G& group, K&& key, Fn&& fn, std::stop_token stop = std::stop_token(),
+auto CoDo(G& group, K&& key, Fn&& fn, StopToken stop = StopToken(),
           ResumeOn&& resume_on = ResumeOn()) {
   return detail::MakeCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
                               detail::OnThisThread(), std::move(stop),
@@ -158,7 +158,7 @@ auto CoDo(G& group, K&& key, Fn&& fn, std::stop_token stop = std::stop_token(),
 }
 
 // The same, but `fn` runs on an executor, as in DoAsync. It is an executor, and not `stop`, if it
-// does not convert to a std::stop_token.
+// does not convert to a StopToken.
 //
 // Thread: a leader calls `executor(task)` on this thread, inside co_await. A plain `fn` runs where
 //   `task()` is called, and an awaitable one starts there. `task` is copyable and takes no
@@ -169,7 +169,7 @@ auto CoDo(G& group, K&& key, Fn&& fn, std::stop_token stop = std::stop_token(),
 //   so declare a pool before the groups that it works for.
 template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
           detail::NotStopToken Executor, class ResumeOn = ResumeInline>
-auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop = std::stop_token(),
+auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, StopToken stop = StopToken(),
           ResumeOn&& resume_on = ResumeOn()) {
   return detail::MakeCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
                               std::forward<Executor>(executor), std::move(stop),
@@ -185,16 +185,15 @@ auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop 
 // Lifetime: it keeps copies of `fn` and `executor`, also of named ones.
 template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
           class ResumeOn = ResumeInline>
-auto CoDo(G& group, K&& key, Fn&& fn, std::stop_token stop, ResumeOn&& resume_on,
-          OnFailure on_failure) {
+auto CoDo(G& group, K&& key, Fn&& fn, StopToken stop, ResumeOn&& resume_on, OnFailure on_failure) {
   return detail::MakeRetryingCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
                                       detail::OnThisThread(), std::move(stop),
                                       std::forward<ResumeOn>(resume_on), on_failure);
 }
 template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
           detail::NotStopToken Executor, class ResumeOn = ResumeInline>
-auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop,
-          ResumeOn&& resume_on, OnFailure on_failure) {
+auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, StopToken stop, ResumeOn&& resume_on,
+          OnFailure on_failure) {
   return detail::MakeRetryingCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
                                       std::forward<Executor>(executor), std::move(stop),
                                       std::forward<ResumeOn>(resume_on), on_failure);
@@ -203,7 +202,7 @@ auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, std::stop_token stop,
 // The same, for a group whose calls all have the same work: see batcher.hpp.
 template <detail::GroupWithOwnFn B, class K = detail::BracedKey<typename B::KeyType>,
           class ResumeOn = ResumeInline>
-auto CoDo(B& batcher, K&& key, const std::stop_token& stop = std::stop_token(),
+auto CoDo(B& batcher, K&& key, const StopToken& stop = StopToken(),
           ResumeOn&& resume_on = ResumeOn()) {
   return singleflight::CoDo(batcher.AsGroup(), std::forward<K>(key),
                             detail::kUnusedFn<typename B::ValueType>, stop,

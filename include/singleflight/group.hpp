@@ -109,7 +109,7 @@ class Group {
   Group& operator=(const Group&) = delete;
 
   // Returns the result of the call in flight for `key`. If there is none, leads one: runs `fn()`,
-  // or `fn(std::stop_token)` if it accepts that. In a group of void, what `fn` returns is ignored.
+  // or `fn(StopToken)` if it accepts that. In a group of void, what `fn` returns is ignored.
   // If it is known to hold errors, as a std::error_code or a std::expected, it is refused.
   //
   // `key` is a Key, or what converts to one: for a string also a string_view or a const char*, and

@@ -15,7 +15,6 @@
 #include <concepts>
 #include <exception>
 #include <memory>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 
@@ -24,6 +23,7 @@
 #include "detail/outcome.hpp"
 #include "detail/thread_reaper.hpp"
 #include "detail/wait_graph.hpp"
+#include "stop_token.hpp"
 
 namespace singleflight {
 
@@ -55,7 +55,7 @@ class Lead {
   // A call whose token nobody takes cannot be told to stop. When its last caller leaves, it stays
   // in flight, and newcomers join it. So take the token early if the work obeys it, and do not take
   // it if the work does not.
-  std::stop_token GetStopToken() const {
+  StopToken GetStopToken() const {
     const std::shared_ptr<Async> async = async_;  // what a stop request runs may destroy this Lead
     return async->TakeStop();
   }
@@ -79,7 +79,7 @@ class Lead {
     return LandOnce(*async, std::move(outcome), before_);
   }
 
-  // Runs `fn()` or `fn(std::stop_token)` on this thread as the call's work, and lands the call with
+  // Runs `fn()` or `fn(StopToken)` on this thread as the call's work, and lands the call with
   // what it returns or throws. False if this Run did not land the call. `fn` does not run if the
   // call has landed, or if another Run has begun.
   //
@@ -110,7 +110,7 @@ class Lead {
     return LandOnce(*async, std::move(outcome), before);
   }
 
-  // Calls `fn()` or `fn(std::stop_token)` on this thread and returns what it returns. It does not
+  // Calls `fn()` or `fn(StopToken)` on this thread and returns what it returns. It does not
   // land the call: use it for work that starts here and lands later. Deadlocks through `fn` are
   // detected as in Run.
   //
@@ -127,7 +127,7 @@ class Lead {
   detail::ThreadReaper& Reaper() const noexcept { return async_->ledger.Reaper(); }
 
   // Internal: the stop token, for what notices the group's destruction. It does not count as taken.
-  std::stop_token WatchStop() const noexcept { return async_->call.stop.get_token(); }
+  StopToken WatchStop() const noexcept { return async_->call.stop.get_token(); }
 
   // Internal: for a thread that does the work of several calls.
   detail::WaitTarget& Target() const noexcept { return *async_->call.state; }

@@ -59,7 +59,6 @@
 #include <initializer_list>
 #include <memory>
 #include <ranges>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -79,6 +78,7 @@
 #include "group.hpp"
 #include "key_result.hpp"
 #include "options.hpp"
+#include "stop_token.hpp"
 
 namespace singleflight {
 
@@ -121,7 +121,7 @@ constexpr void CheckManyResumeOn() {
 }
 
 template <class G, class Keys, class Fn, class Executor, class ResumeOn>
-auto MakeCoDoMany(G& group, Keys& keys, Fn&& fn, Executor&& executor, const std::stop_token& stop,
+auto MakeCoDoMany(G& group, Keys& keys, Fn&& fn, Executor&& executor, const StopToken& stop,
                   ResumeOn&& resume_on) {
   detail::CheckManyResumeOn<ResumeOn>();
   if constexpr (detail::CheckKeys<G, Keys>() && detail::CheckCoBatchFn<G, Fn>()) {
@@ -138,7 +138,7 @@ auto MakeCoDoMany(G& group, Keys& keys, Fn&& fn, Executor&& executor, const std:
 // range of what Do accepts as a key, or {a, b, c} of Keys. It is read once.
 //
 // Keys whose call is in flight are joined. For the others, `fn` runs once, as
-// fn(std::span<const Key>) or fn(std::span<const Key>, std::stop_token). The top of this header
+// fn(std::span<const Key>) or fn(std::span<const Key>, StopToken). The top of this header
 // says what it may return. Its calls land before the others are waited for, so overlapping batches
 // cannot block each other. A key that is given twice is asked for once, and its places share the
 // result.
@@ -231,7 +231,7 @@ std::vector<KeyResult<typename B::ValueType>> DoMany(B& batcher, Keys&& keys) {
 template <detail::GroupLike G,
           class Keys = std::initializer_list<detail::BracedKey<typename G::KeyType>>, class Fn,
           class ResumeOn = ResumeInline>
-auto CoDoMany(G& group, Keys&& keys, Fn&& fn, const std::stop_token& stop = std::stop_token(),
+auto CoDoMany(G& group, Keys&& keys, Fn&& fn, const StopToken& stop = StopToken(),
               ResumeOn&& resume_on = ResumeOn()) {
   return detail::MakeCoDoMany(group, keys, std::forward<Fn>(fn), detail::NoExecutor(), stop,
                               std::forward<ResumeOn>(resume_on));
@@ -248,7 +248,7 @@ template <detail::GroupLike G,
           class Keys = std::initializer_list<detail::BracedKey<typename G::KeyType>>, class Fn,
           detail::NotStopToken Executor, class ResumeOn = ResumeInline>
 auto CoDoMany(G& group, Keys&& keys, Fn&& fn, Executor&& executor,
-              const std::stop_token& stop = std::stop_token(), ResumeOn&& resume_on = ResumeOn()) {
+              const StopToken& stop = StopToken(), ResumeOn&& resume_on = ResumeOn()) {
   if constexpr (detail::CheckBatchExecutor<G, std::decay_t<Fn>, Executor>()) {
     return detail::MakeCoDoMany(group, keys, std::forward<Fn>(fn), std::forward<Executor>(executor),
                                 stop, std::forward<ResumeOn>(resume_on));
@@ -265,7 +265,7 @@ auto CoDoMany(G& group, Keys&& keys, Fn&& fn, Executor&& executor,
 template <detail::GroupWithOwnFn B,
           class Keys = std::initializer_list<detail::BracedKey<typename B::KeyType>>,
           class ResumeOn = ResumeInline>
-auto CoDoMany(B& batcher, Keys&& keys, const std::stop_token& stop = std::stop_token(),
+auto CoDoMany(B& batcher, Keys&& keys, const StopToken& stop = StopToken(),
               ResumeOn&& resume_on = ResumeOn()) {
   using Work = detail::CoDoManyOwnWork<B>;
   detail::CheckManyResumeOn<ResumeOn>();

@@ -10,9 +10,9 @@
 #include <limits>
 #include <mutex>
 #include <optional>
-#include <stop_token>
 
 #include "detail/requirements.hpp"
+#include "stop_token.hpp"
 #include "timeout.hpp"
 
 namespace singleflight {
@@ -34,7 +34,7 @@ struct CallOptions {
   Timeout timeout = {};
   // When a stop is requested, this caller leaves. A follower gets `operation_canceled`. A leader no
   // longer counts as a caller, but returns only when `fn` does, with what `fn` returned or threw.
-  std::stop_token stop = {};
+  StopToken stop = {};
   OnFailure on_failure = OnFailure::kShare;
 };
 

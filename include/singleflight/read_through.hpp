@@ -52,7 +52,6 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 
@@ -71,6 +70,7 @@
 #include "options.hpp"
 #include "read_through_options.hpp"
 #include "result.hpp"
+#include "stop_token.hpp"
 #include "value_traits.hpp"
 
 namespace singleflight {
@@ -137,7 +137,7 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
 
   // Returns the cache's value for `key`, or else the result of the call in flight. If there is
   // neither, leads a call, which looks in the cache again. If that finds nothing either, the call
-  // runs `load()` or `load(std::stop_token)`, and puts the value before it lands. A value that this
+  // runs `load()` or `load(StopToken)`, and puts the value before it lands. A value that this
   // caller finds at its first look is not shared(), and its role() is kLeader. `key` is as in
   // Group::Do.
   //

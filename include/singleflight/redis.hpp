@@ -28,7 +28,7 @@
 // look in it and put into it inside the `fn` of Do, under the lease. Otherwise a process that looks
 // just before the value is put runs `fn` again. The pool's threads then share the cache.
 //
-//   auto load = asio::bind_executor(pool, [this, path](std::stop_token stop) {
+//   auto load = asio::bind_executor(pool, [this, path](singleflight::StopToken stop) {
 //     const auto render = [&] {
 //       if (std::optional<std::string> hit = cache.Get(path)) return *hit;
 //       std::string page = Render(path);
@@ -71,7 +71,6 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
-#include <stop_token>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -90,6 +89,7 @@
 #include "group.hpp"
 #include "redis_codec.hpp"
 #include "redis_options.hpp"
+#include "stop_token.hpp"
 
 namespace singleflight::redis {
 
@@ -121,9 +121,9 @@ class Lease {
   // a Forget it stays true, although another process may lead a new call. False if `fn` runs
   // without the server.
   bool Held() const noexcept { return held_ != nullptr && held_->IsHeld(); }
-  // Returns the token that an fn(std::stop_token) is given: it is requested when no caller of this
+  // Returns the token that an fn(StopToken) is given: it is requested when no caller of this
   // process is left. Valid as long as the Lease.
-  const std::stop_token& stop() const noexcept { return stop_; }
+  const StopToken& stop() const noexcept { return stop_; }
 
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
@@ -132,11 +132,11 @@ class Lease {
   template <class, class>
   friend class Group;
 
-  Lease(const detail::HeldLease* held, std::stop_token stop) noexcept
+  Lease(const detail::HeldLease* held, StopToken stop) noexcept
       : held_(held), stop_(std::move(stop)) {}
 
   const detail::HeldLease* held_;  // null: `fn` runs without the server
-  std::stop_token stop_;
+  StopToken stop_;
 };
 
 // All Groups with the same server and prefix share one call for each key, in whatever process.
@@ -182,7 +182,7 @@ class Group {
   Group& operator=(const Group&) = delete;
 
   // Returns the result of the call in flight for `key` in any process. If there is none, leads one:
-  // runs `fn()`, `fn(std::stop_token)` or `fn(const Lease&)`, whichever it accepts. The key may be
+  // runs `fn()`, `fn(StopToken)` or `fn(const Lease&)`, whichever it accepts. The key may be
   // any bytes. shared() is true if others have followed, in whatever process.
   //
   // Thread: blocks until the call lands. A leader runs `fn` on this thread, once. A follower does
@@ -211,9 +211,9 @@ class Group {
       caller.stop = singleflight::detail::NewStopSource();
       caller.stop_passed = singleflight::detail::NewStopSource();
     }
-    const std::stop_callback on_stop(std::exchange(options.stop, caller.stop.get_token()),
-                                     Caller::PassStop{caller});
-    const auto lead = [&](std::stop_token unwanted) -> Value {
+    const StopCallback on_stop(std::exchange(options.stop, caller.stop.get_token()),
+                               Caller::PassStop{caller});
+    const auto lead = [&](StopToken unwanted) -> Value {
       return static_cast<Value>(
           LeadOrFollow(key, std::forward<Fn>(fn), std::move(unwanted), caller));
     };
@@ -291,9 +291,10 @@ class Group {
                                singleflight::detail::kTakesStopToken<Fn> ||
                                std::is_invocable_v<Fn, const Lease&>;
     static_assert(kCallable,
-                  "fn must be callable as fn(), fn(std::stop_token) or fn(const redis::Lease&)");
+                  "fn must be callable as fn(), fn(singleflight::StopToken) or "
+                  "fn(const redis::Lease&)");
     static_assert(!kCallable || std::is_invocable_r_v<Value, Fn> ||
-                      std::is_invocable_r_v<Value, Fn, std::stop_token> ||
+                      std::is_invocable_r_v<Value, Fn, StopToken> ||
                       std::is_invocable_r_v<Value, Fn, const Lease&>,
                   "fn must return the group's Value or something that converts to it");
   }
@@ -301,7 +302,7 @@ class Group {
   // Runs on the thread of the process's leader: takes the lease and runs `fn`, or gets the outcome
   // of another process.
   template <class Fn>
-  Stored LeadOrFollow(std::string_view key, Fn&& fn, std::stop_token unwanted, Caller& caller) {
+  Stored LeadOrFollow(std::string_view key, Fn&& fn, StopToken unwanted, Caller& caller) {
     const detail::RedisKeys keys(client_->options.prefix, key);
     std::optional<Stored> received;
     detail::LeaseList lease;
@@ -352,11 +353,10 @@ class Group {
   }
 
   template <class Fn>
-  Stored RunAndPublish(Fn&& fn, detail::LeaseList held, std::stop_token unwanted, Caller& caller) {
+  Stored RunAndPublish(Fn&& fn, detail::LeaseList held, StopToken unwanted, Caller& caller) {
     const Lease lease(held.front().get(), unwanted);
     detail::Client::Leadership leadership(*client_, std::move(held));
-    const std::stop_callback on_unwanted(std::move(unwanted),
-                                         [&leadership] { leadership.GiveUp(); });
+    const StopCallback on_unwanted(std::move(unwanted), [&leadership] { leadership.GiveUp(); });
     std::optional<Stored> value;
     std::exception_ptr error;
     try {

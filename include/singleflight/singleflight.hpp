@@ -19,6 +19,7 @@
 #include "read_through.hpp"
 #include "read_through_options.hpp"
 #include "result.hpp"
+#include "stop_token.hpp"
 #include "timeout.hpp"
 #include "value_traits.hpp"
 #include "version.hpp"

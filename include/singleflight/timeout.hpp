@@ -40,7 +40,11 @@ class Duration {
   constexpr operator Nanoseconds() const noexcept { return length_; }
   constexpr Nanoseconds::rep count() const noexcept { return length_.count(); }
 
-  friend constexpr auto operator<=>(Duration, Duration) noexcept = default;
+  friend constexpr bool operator==(Duration, Duration) noexcept = default;
+  // Not defaulted, because libc++ 14 has no <=> for durations.
+  friend constexpr std::strong_ordering operator<=>(Duration one, Duration other) noexcept {
+    return one.count() <=> other.count();
+  }
 
  private:
   Nanoseconds length_{};

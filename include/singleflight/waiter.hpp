@@ -31,10 +31,10 @@
 
 #include <atomic>
 #include <memory>
-#include <stop_token>
 #include <utility>
 
 #include "result.hpp"
+#include "stop_token.hpp"
 
 namespace singleflight {
 
@@ -106,7 +106,7 @@ class Waiter {
 
   // Like Leave, but if this was the last caller, it hands out the call's stop source instead of
   // requesting the stop: what runs then may destroy this waiter.
-  bool Leave(std::stop_source& unwanted) noexcept {
+  bool Leave(StopSource& unwanted) noexcept {
     const std::shared_ptr<detail::SharedState<Value>> state = state_;
     return state != nullptr && state->Leave({.waiter = this, .retries = retries_}, unwanted);
   }

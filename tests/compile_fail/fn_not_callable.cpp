@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// error: fn must be callable as fn() or fn(std::stop_token)
+// error: fn must be callable as fn() or fn(singleflight::StopToken)
 
 #include <singleflight/group.hpp>
 

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 #include <mutex>
-#include <stop_token>
 
+#include "../stop_token.hpp"
 #include "call.hpp"
 #include "call_table.hpp"
 #include "invoke.hpp"
@@ -60,8 +60,8 @@ class AsyncCall {
   }
 
   // The work takes the stop token, so the call can be asked to stop from now on.
-  std::stop_token TakeStop() {
-    std::stop_source unwanted(std::nostopstate);
+  StopToken TakeStop() {
+    StopSource unwanted(kNoStopState);
     {
       const std::lock_guard lock(mutex_);  // so that the call does not land, and its group stays
       if (phase_ != Phase::kLanded) unwanted = ledger.TakeStop(call);

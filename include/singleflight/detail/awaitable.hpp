@@ -9,10 +9,10 @@
 #include <exception>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 
+#include "../stop_token.hpp"
 #include "element_outcome.hpp"
 #include "invoke.hpp"
 #include "outcome.hpp"
@@ -40,7 +40,7 @@ concept Awaitable = requires(T&& awaitable) {
 template <class Value, class Fn>
 constexpr bool ReturnsAwaitable() {
   if constexpr (std::is_invocable_v<Fn> || kTakesStopToken<Fn>) {
-    using Returned = decltype(detail::CallWithStop(std::declval<Fn>(), std::stop_token()));
+    using Returned = decltype(detail::CallWithStop(std::declval<Fn>(), StopToken()));
     if constexpr (Awaitable<Returned> && !std::same_as<std::remove_cvref_t<Returned>, Value>) {
       using Awaited = decltype(detail::AwaiterOf(std::declval<Returned>()).await_resume());
       detail::CheckDropped<Value, Awaited>();

@@ -12,7 +12,6 @@
 #include <ranges>
 #include <span>
 #include <stdexcept>
-#include <stop_token>
 #include <system_error>
 #include <type_traits>
 #include <unordered_map>
@@ -20,6 +19,7 @@
 #include <variant>
 #include <vector>
 
+#include "../stop_token.hpp"
 #include "awaitable.hpp"
 #include "element_outcome.hpp"
 #include "errors.hpp"
@@ -30,16 +30,16 @@
 namespace singleflight::detail {
 
 // How `fn` of a batch is called: as fn(std::span<const Key>) or
-// fn(std::span<const Key>, std::stop_token).
+// fn(std::span<const Key>, StopToken).
 template <class G, class Fn>
 class BatchFn {
   using Keys = std::span<const typename G::KeyType>;
 
  public:
-  static constexpr bool kTakesStop = std::is_invocable_v<Fn&, Keys, std::stop_token>;
+  static constexpr bool kTakesStop = std::is_invocable_v<Fn&, Keys, StopToken>;
   static constexpr bool kCallable = kTakesStop || std::is_invocable_v<Fn&, Keys>;
 
-  static decltype(auto) Call(Fn& fn, Keys keys, std::stop_token stop) requires kCallable {
+  static decltype(auto) Call(Fn& fn, Keys keys, StopToken stop) requires kCallable {
     if constexpr (kTakesStop) {
       return std::invoke(fn, keys, std::move(stop));
     } else {
@@ -50,7 +50,7 @@ class BatchFn {
 
 template <class G, class Fn>
 using ReturnedBy = decltype(BatchFn<G, Fn>::Call(
-    std::declval<Fn&>(), std::span<const typename G::KeyType>(), std::stop_token()));
+    std::declval<Fn&>(), std::span<const typename G::KeyType>(), StopToken()));
 
 // These refuse an `fn` that cannot be called, or whose result cannot be read. True if it can be.
 template <class G, class Fn>
@@ -59,8 +59,8 @@ constexpr bool CheckCallable() {
   static_assert(kHasSpans,
                 "there is no span of a std::vector<bool>: give the group another type of key");
   static_assert(BatchFn<G, Fn>::kCallable,
-                "fn must be callable as fn(std::span<const Key>) or fn(std::span<const Key>, "
-                "std::stop_token)");
+                "fn must be callable as fn(std::span<const Key>) or "
+                "fn(std::span<const Key>, singleflight::StopToken)");
   return kHasSpans && BatchFn<G, Fn>::kCallable;
 }
 
@@ -285,8 +285,7 @@ class LandKeys {
 
 // Calls `fn` of a batch for `keys`, and `land` for each of them, as LandKeys does.
 template <class G, class Fn, class Land>
-void RunBatchFn(Fn& fn, std::span<const typename G::KeyType> keys, std::stop_token stop,
-                Land&& land) {
+void RunBatchFn(Fn& fn, std::span<const typename G::KeyType> keys, StopToken stop, Land&& land) {
   using Returned = ReturnedBy<G, Fn>;
   if constexpr (std::is_void_v<Returned>) {
     BatchFn<G, Fn>::Call(fn, keys, std::move(stop));

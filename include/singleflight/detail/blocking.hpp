@@ -7,11 +7,11 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
-#include <stop_token>
 #include <utility>
 
 #include "../options.hpp"
 #include "../result.hpp"
+#include "../stop_token.hpp"
 #include "call.hpp"
 #include "errors.hpp"
 #include "event.hpp"
@@ -113,7 +113,7 @@ class BlockingFollower {
     bool interrupted = false;
     bool landed;
     {
-      const std::stop_callback on_stop(options_->stop, [&] { self.gate->Interrupt(interrupted); });
+      const StopCallback on_stop(options_->stop, [&] { self.gate->Interrupt(interrupted); });
       landed = self.gate->Wait(deadline_, interrupted);
     }
     waiting.waits = false;
@@ -202,7 +202,7 @@ class BlockingCaller {
     };
     if (options != nullptr && options->stop.stop_possible()) {
       // The callback's destructor waits for a LeaderLeaves in progress, so `call` outlives it.
-      const std::stop_callback on_stop(options->stop, [&] { ledger.LeaderLeaves(call); });
+      const StopCallback on_stop(options->stop, [&] { ledger.LeaderLeaves(call); });
       run();
     } else {
       run();

@@ -15,10 +15,10 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <stop_token>
 #include <utility>
 
 #include "../result.hpp"
+#include "../stop_token.hpp"
 #include "../waiter.hpp"
 #include "call_table.hpp"
 #include "event.hpp"
@@ -71,11 +71,11 @@ class SharedState : public WaitTarget {
   // Makes a caller leave. False if the call has landed: then nothing is done. Touches the group
   // only while the call is in flight. If no caller is left, `unwanted` may become the call's stop
   // source, and the stop must then be requested of it.
-  virtual bool Leave(const Leaver<Value>& who, std::stop_source& unwanted) noexcept = 0;
+  virtual bool Leave(const Leaver<Value>& who, StopSource& unwanted) noexcept = 0;
   // After landing, for a follower that will not ask again after all. The group must be alive.
   virtual void GiveUp() noexcept = 0;
   bool Leave(const Leaver<Value>& who) noexcept {
-    std::stop_source unwanted(std::nostopstate);
+    StopSource unwanted(kNoStopState);
     const bool left = Leave(who, unwanted);
     unwanted.request_stop();
     return left;

@@ -16,10 +16,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
-#include <stop_token>
 #include <utility>
 
 #include "../options.hpp"
+#include "../stop_token.hpp"
 #include "event.hpp"
 #include "hash_mixer.hpp"
 #include "intrusive_list.hpp"
@@ -33,9 +33,9 @@ struct CallBase {
   CallBase& operator=(const CallBase&) = delete;
 
   // Set before the call is put into the table, and constant from then on.
-  std::uint64_t hash;                       // mixed: selects the shard and the bucket
-  std::stop_source stop{std::nostopstate};  // asks `fn` to stop, if it can be asked
-  std::chrono::nanoseconds::rep started;    // set only if the group has a max_age
+  std::uint64_t hash;                     // mixed: selects the shard and the bucket
+  StopSource stop{kNoStopState};          // asks `fn` to stop, if it can be asked
+  std::chrono::nanoseconds::rep started;  // set only if the group has a max_age
 
   // Guarded by the shard's mutex.
   CallBase* next;             // in the bucket; this call itself once it is forgotten
@@ -257,7 +257,7 @@ class CallTable {
     if (std::exchange(entry.asked_to_stop, true)) return false;
     entry.Unlink();
     entry.InsertBefore(shard->async_calls);
-    std::stop_source stop = entry.call.stop;  // the call may land once the shard is unlocked
+    StopSource stop = entry.call.stop;  // the call may land once the shard is unlocked
     shard.Unlock();
     stop.request_stop();
     return true;

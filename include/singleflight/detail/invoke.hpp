@@ -6,30 +6,30 @@
 #include <concepts>
 #include <exception>
 #include <functional>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 #include <variant>
 
+#include "../stop_token.hpp"
 #include "element_outcome.hpp"
 #include "outcome.hpp"
 #include "thread_mark.hpp"
 
 namespace singleflight::detail {
 
-// Not inlined, because GCC 12 warns falsely that an inlined std::stop_source() is uninitialized.
-[[gnu::noinline]] inline std::stop_source NewStopSource() { return std::stop_source(); }
+// Not inlined, because GCC 12 warns falsely that an inlined StopSource() is uninitialized.
+[[gnu::noinline]] inline StopSource NewStopSource() { return StopSource(); }
 
 // Whether `fn` takes the call's stop token.
 template <class Fn>
-inline constexpr bool kTakesStopToken = std::is_invocable_v<Fn, std::stop_token>;
+inline constexpr bool kTakesStopToken = std::is_invocable_v<Fn, StopToken>;
 
 // What is not a stop token may be an executor.
 template <class T>
-concept NotStopToken = !std::convertible_to<T, std::stop_token>;
+concept NotStopToken = !std::convertible_to<T, StopToken>;
 
 template <class Fn>
-decltype(auto) CallWithStop(Fn&& fn, std::stop_token stop) {
+decltype(auto) CallWithStop(Fn&& fn, StopToken stop) {
   if constexpr (kTakesStopToken<Fn>) {
     return std::invoke(std::forward<Fn>(fn), std::move(stop));
   } else {
@@ -40,13 +40,12 @@ decltype(auto) CallWithStop(Fn&& fn, std::stop_token stop) {
 template <class Value, class Fn>
 constexpr void CheckFn() {
   constexpr bool kCallable = std::is_invocable_v<Fn> || kTakesStopToken<Fn>;
-  static_assert(kCallable, "fn must be callable as fn() or fn(std::stop_token)");
-  static_assert(!kCallable || std::is_invocable_r_v<Value, Fn> ||
-                    std::is_invocable_r_v<Value, Fn, std::stop_token>,
-                "fn must return the group's Value or something that converts to it");
+  static_assert(kCallable, "fn must be callable as fn() or fn(singleflight::StopToken)");
+  static_assert(
+      !kCallable || std::is_invocable_r_v<Value, Fn> || std::is_invocable_r_v<Value, Fn, StopToken>,
+      "fn must return the group's Value or something that converts to it");
   if constexpr (kCallable) {
-    detail::CheckDropped<Value,
-                         decltype(detail::CallWithStop(std::declval<Fn>(), std::stop_token()))>();
+    detail::CheckDropped<Value, decltype(detail::CallWithStop(std::declval<Fn>(), StopToken()))>();
   }
 }
 
@@ -74,7 +73,7 @@ Stored<Value> Invoke(Fn&& fn, Args&&... args) {
 // libstdc++ terminates instead, as it does at any catch (...).
 template <class Value, class Fn>
 [[gnu::always_inline]] inline void Execute(Outcome<Value>& outcome, Fn&& fn,
-                                           const std::stop_source& stop) {
+                                           const StopSource& stop) {
   const LeadingScope leading;
   try {
     outcome.SetValueFrom([&]() -> Stored<Value> {

@@ -9,6 +9,7 @@
 #include <memory>
 #include <type_traits>
 #include <utility>
+#include <version>
 
 #include "../hash.hpp"
 #include "braced_key.hpp"
@@ -16,6 +17,12 @@
 #include "lossless_cast.hpp"
 
 namespace singleflight::detail {
+
+#if defined(__cpp_lib_ranges)  // libc++ has it since version 16
+using RangesEqualTo = std::ranges::equal_to;
+#else
+using RangesEqualTo = std::equal_to<>;
+#endif
 
 template <class Key, class From>
 constexpr void CheckKeyCopy() {
@@ -84,7 +91,7 @@ class KeyRef {
   using Passed = std::conditional_t<kIsView, View, Key>;
   static constexpr bool kIsEqualTo = std::same_as<KeyEqual, std::equal_to<>> ||
                                      std::same_as<KeyEqual, std::equal_to<Key>> ||
-                                     std::same_as<KeyEqual, std::ranges::equal_to>;
+                                     std::same_as<KeyEqual, RangesEqualTo>;
   static_assert(!kIsEqualTo || kHasEqual<Key>,
                 "the Key has no operator== of its own, so std::equal_to compares what keys convert "
                 "to, and different keys could be equal: declare one that takes `const Key&`");

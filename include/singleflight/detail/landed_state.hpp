@@ -7,10 +7,10 @@
 
 #include <exception>
 #include <memory>
-#include <stop_token>
 #include <utility>
 
 #include "../result.hpp"
+#include "../stop_token.hpp"
 #include "../waiter.hpp"
 #include "call.hpp"
 #include "outcome.hpp"
@@ -22,7 +22,7 @@ class LandedState final : public SharedState<Value> {
   using State = SharedState<Value>;
 
  public:
-  bool Leave(const Leaver<Value>&, std::stop_source&) noexcept override { return false; }
+  bool Leave(const Leaver<Value>&, StopSource&) noexcept override { return false; }
   void GiveUp() noexcept override {}
 
   // Calls waiter.OnLanded before it returns. If the value's move throws, this throws it, and

@@ -9,11 +9,11 @@
 #include <exception>
 #include <functional>
 #include <span>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "../stop_token.hpp"
 #include "invoke.hpp"
 #include "outcome.hpp"
 #include "thread_mark.hpp"
@@ -24,28 +24,28 @@ namespace singleflight::detail {
 // A stop that is requested once it has been requested of each of several calls.
 class StopOfAll {
  public:
-  explicit StopOfAll(std::span<const std::stop_token> calls) : wanted_(calls.size()) {
-    for (const std::stop_token& call : calls) each_.emplace_back(call, OnStop{this});
+  explicit StopOfAll(std::span<const StopToken> calls) : wanted_(calls.size()) {
+    for (const StopToken& call : calls) each_.emplace_back(call, OnStop{this});
   }
   StopOfAll(const StopOfAll&) = delete;
   StopOfAll& operator=(const StopOfAll&) = delete;
 
-  const std::stop_source& GetSource() const noexcept { return stop_; }
-  std::stop_token GetToken() const noexcept { return stop_.get_token(); }
+  const StopSource& GetSource() const noexcept { return stop_; }
+  StopToken GetToken() const noexcept { return stop_.get_token(); }
 
  private:
   struct OnStop {
     StopOfAll* self;
     void operator()() const noexcept {
       if (--self->wanted_ > 0) return;
-      std::stop_source stop = self->stop_;  // what runs in the request may destroy `self`
+      StopSource stop = self->stop_;  // what runs in the request may destroy `self`
       stop.request_stop();
     }
   };
 
-  std::stop_source stop_ = NewStopSource();
+  StopSource stop_ = NewStopSource();
   std::atomic<std::size_t> wanted_;  // calls of which no stop was requested
-  std::deque<std::stop_callback<OnStop>> each_;
+  std::deque<StopCallback<OnStop>> each_;
 };
 
 // The Leads of calls and their keys. Movable: the keys stay where they are.
@@ -79,7 +79,7 @@ class LedCalls {
   bool Empty() const noexcept { return leads_.empty(); }
   std::size_t Size() const noexcept { return leads_.size(); }
   std::span<const Key> Keys() const noexcept { return keys_; }
-  std::span<const std::stop_token> Stops() const noexcept { return stops_; }
+  std::span<const StopToken> Stops() const noexcept { return stops_; }
 
   void Land(std::size_t place, Outcome<Value>&& outcome) { leads_[place].Land(std::move(outcome)); }
   // Fails those that have not landed.
@@ -104,7 +104,7 @@ class LedCalls {
  private:
   std::vector<Lead> leads_;
   std::vector<Key> keys_;
-  std::vector<std::stop_token> stops_;
+  std::vector<StopToken> stops_;
 };
 
 }  // namespace singleflight::detail

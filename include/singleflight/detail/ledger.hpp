@@ -12,11 +12,11 @@
 #include <memory>
 #include <mutex>
 #include <stdexcept>
-#include <stop_token>
 #include <system_error>
 #include <utility>
 
 #include "../options.hpp"
+#include "../stop_token.hpp"
 #include "async_call.hpp"
 #include "call.hpp"
 #include "call_table.hpp"
@@ -170,7 +170,7 @@ class Ledger {
 
   // For a follower that will not ask again after all.
   void GiveUp(State& failed) noexcept {
-    std::stop_source unwanted(std::nostopstate);
+    StopSource unwanted(kNoStopState);
     std::shared_ptr<State> second_try;  // released once the shard is unlocked
     {
       const Shard shard = Lock(failed.hash);
@@ -190,7 +190,7 @@ class Ledger {
 
   // A blocking leader was stopped. It no longer counts as a caller, but stays until `fn` returns.
   void LeaderLeaves(Call& call) {
-    std::stop_source unwanted(std::nostopstate);
+    StopSource unwanted(kNoStopState);
     {
       const Shard shard = Lock(call.hash);
       call.leader_left = true;
@@ -201,10 +201,10 @@ class Ledger {
 
   // The work of a call takes the stop token: it can be asked to stop from now on. If all callers
   // have left before, that is now, of what this returns.
-  std::stop_source TakeStop(CallBase& call) {
+  StopSource TakeStop(CallBase& call) {
     const Shard shard = Lock(call.hash);
     call.takes_stop = true;
-    return call.callers == 0 ? Abandon(shard, call) : std::stop_source(std::nostopstate);
+    return call.callers == 0 ? Abandon(shard, call) : StopSource(kNoStopState);
   }
 
   // Whether a new caller could still get this call's result.
@@ -295,7 +295,7 @@ class Ledger {
     LedgerState(Ledger& ledger, CallBase& of, ThreadId leader) noexcept
         : State(of, leader), ledger_(ledger) {}
 
-    bool Leave(const Leaver<Value>& who, std::stop_source& unwanted) noexcept override {
+    bool Leave(const Leaver<Value>& who, StopSource& unwanted) noexcept override {
       if (this->HasLanded()) return false;  // the group may have been destroyed
       const Shard shard = ledger_.Lock(this->hash);
       if (this->call == nullptr) return false;
@@ -363,16 +363,16 @@ class Ledger {
   }
 
   // Counts one caller fewer. Once the shard is unlocked, the stop is requested of what it returns.
-  std::stop_source DropCaller(const Shard& shard, CallBase& call) noexcept {
+  StopSource DropCaller(const Shard& shard, CallBase& call) noexcept {
     ++shard->left;
     Release(callers_, 1, options_.max_callers);
-    if (--call.callers > 0 || !call.takes_stop) return std::stop_source(std::nostopstate);
+    if (--call.callers > 0 || !call.takes_stop) return StopSource(kNoStopState);
     return Abandon(shard, call);
   }
 
   // No caller is left on a call that can be asked to stop. Forgets it in the same critical section,
   // so that no newcomer joins a call that was asked to stop.
-  static std::stop_source Abandon(const Shard& shard, CallBase& call) noexcept {
+  static StopSource Abandon(const Shard& shard, CallBase& call) noexcept {
     if (!call.Forgotten()) shard->Forget(call);
     return call.stop;
   }

@@ -12,6 +12,7 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <version>
 
 #include "../hash.hpp"
 #include "element_outcome.hpp"
@@ -118,8 +119,10 @@ inline constexpr bool kHasConstFirst<std::pair<const First, Second>> = true;
 
 template <class T>
 inline constexpr bool kIsElementsView = false;  // views::keys or views::values
+#if defined(__cpp_lib_ranges)                   // libc++ has it since version 16
 template <class Base, std::size_t Index>
 inline constexpr bool kIsElementsView<std::ranges::elements_view<Base, Index>> = true;
+#endif
 
 // Whether a range is a map or a set, or a range of pairs that may have keys, or a view that shows
 // only a part of these. (A view that transforms pairs may show anything, in any order. One that

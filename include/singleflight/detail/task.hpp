@@ -3,9 +3,9 @@
 
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <utility>
 
+#include "../stop_token.hpp"
 #include "invoke.hpp"
 #include "outcome.hpp"
 #include "thread_reaper.hpp"
@@ -32,7 +32,7 @@ class Task {
   void operator()() const {
     const std::shared_ptr<Work> work = work_;  // a woken caller may destroy this task
     if constexpr (kTakesStopToken<Fn>) {
-      work->lead.Run([&work](std::stop_token stop) { return work->RunFn(std::move(stop)); });
+      work->lead.Run([&work](StopToken stop) { return work->RunFn(std::move(stop)); });
     } else {
       work->lead.Run([&work] { return work->RunFn(); });
     }

@@ -222,8 +222,8 @@ struct WireOfElements {
       bytes.remove_prefix(elements.size_bytes());
       return true;
     } else {
-      return std::ranges::all_of(elements,
-                                 [&](Element& element) { return detail::Read(bytes, element); });
+      return std::all_of(elements.begin(), elements.end(),
+                         [&](Element& element) { return detail::Read(bytes, element); });
     }
   }
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// error: fn must be callable as fn(), fn(std::stop_token) or fn(const redis::Lease&)
+// error: fn must be callable as fn(), fn(singleflight::StopToken) or fn(const redis::Lease&)
 
 #include <singleflight/redis.hpp>
 

@@ -6,9 +6,9 @@
 #include <list>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <utility>
 
+#include "../../stop_token.hpp"
 #include "../errors.hpp"
 #include "../event.hpp"
 #include "../intrusive_list.hpp"
@@ -39,7 +39,7 @@ struct BatcherKey {
 
   typename G::KeyType key;
   typename G::Lead lead;
-  std::stop_token stop;                                   // of the call, if `fn` takes one
+  StopToken stop;                                         // of the call, if `fn` takes one
   std::optional<Outcome<typename G::ValueType>> outcome;  // none so far
   std::optional<RunningScope> running;  // last, because it refers to the call, which `lead` keeps
 };
@@ -68,8 +68,8 @@ struct KeyBatch : ListLink {
   // Guarded by the core's mutex.
   Phase phase = Phase::kWaiting;
   Keys keys;
-  std::stop_source stop{std::nostopstate};  // asks `fn` to stop, while it runs, if it takes a token
-  std::shared_ptr<KeyBatch> self;           // not null: one of the batcher's threads must run it
+  StopSource stop{kNoStopState};   // asks `fn` to stop, while it runs, if it takes a token
+  std::shared_ptr<KeyBatch> self;  // not null: one of the batcher's threads must run it
 };
 
 // A batch's work, as an executor receives it. Copyable. The batch is run once, whichever copy is

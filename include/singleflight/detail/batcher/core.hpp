@@ -13,13 +13,13 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <stop_token>
 #include <system_error>
 #include <utility>
 
 #include "../../batcher_options.hpp"
 #include "../../options.hpp"
 #include "../../result.hpp"
+#include "../../stop_token.hpp"
 #include "../../timeout.hpp"
 #include "../errors.hpp"
 #include "../event.hpp"
@@ -136,7 +136,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
     {
       const InUse in_use{*this};
       for (BatcherKey<G>& key : keys) key.running.emplace(key.lead.Target());
-      fn_->Load(keys, [&](const std::stop_source& stop) {
+      fn_->Load(keys, [&](StopSource stop) {
         Lock lock(mutex_);
         batch.stop = stop;
         if (!closed_) return;
@@ -301,7 +301,7 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
     if (batch.phase == Phase::kLanding) {
       LandOne(lock, batch);
     } else if (batch.phase == Phase::kRunning) {
-      const std::stop_source stop = batch.stop;
+      StopSource stop = batch.stop;
       lock.unlock();
       stop.request_stop();
       lock.lock();

@@ -8,11 +8,11 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <stop_token>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
+#include "../../stop_token.hpp"
 #include "../batch_fn.hpp"
 #include "../errors.hpp"
 #include "../led_calls.hpp"
@@ -38,7 +38,7 @@ class BatcherFn {
   // Finds an outcome for each key. No key is in one call of `fn` twice. (It may have several calls,
   // because all but the last were forgotten.) So `fn` may be called more than once.
   //
-  // `publish(std::stop_source)` is called before `fn` is, with what can ask it to stop.
+  // `publish(StopSource)` is called before `fn` is, with what can ask it to stop.
   template <class Publish>
   void Load(Keys& keys, const Publish& publish) {
     Parts parts{keys};
@@ -61,7 +61,7 @@ class BatcherFn {
 
   // Calls the user's `fn`, and stores an outcome in each of `asked`. If it throws, those that are
   // left get that exception.
-  virtual void Call(std::span<const Key> keys, std::stop_token stop, Keys& asked) = 0;
+  virtual void Call(std::span<const Key> keys, StopToken stop, Keys& asked) = 0;
 
   // A batch's keys, while outcomes are found for them. However that ends, they are put back.
   struct Parts {
@@ -121,7 +121,7 @@ class BatcherFn {
       if (takes_stop_) {
         CallWithStop(keys, asked, publish);
       } else {
-        Call(keys, std::stop_token(), asked);
+        Call(keys, StopToken(), asked);
       }
     } catch (...) {
       error = Caught();
@@ -133,7 +133,7 @@ class BatcherFn {
 
   template <class Publish>
   void CallWithStop(std::span<const Key> keys, Keys& asked, const Publish& publish) {
-    std::vector<std::stop_token> calls;
+    std::vector<StopToken> calls;
     calls.reserve(keys.size());
     for (const BatcherKey<G>& key : asked) calls.push_back(key.stop);
     const StopOfAll stop(calls);
@@ -161,7 +161,7 @@ class BatcherFnOf final : public BatcherFn<G> {
       : BatcherFn<G>(BatchFn<G, Fn>::kTakesStop), fn_(std::forward<F>(fn)) {}
 
  private:
-  void Call(std::span<const Key> keys, std::stop_token stop, Keys& asked) override {
+  void Call(std::span<const Key> keys, StopToken stop, Keys& asked) override {
     if constexpr (kIsUsable) {
       auto next = asked.begin();
       detail::RunBatchFn<G>(fn_, keys, std::move(stop), [&](std::size_t, Outcome&& outcome) {

@@ -9,12 +9,12 @@
 #include <exception>
 #include <functional>
 #include <optional>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 
 #include "../../options.hpp"
 #include "../../result.hpp"
+#include "../../stop_token.hpp"
 #include "../awaitable.hpp"
 #include "../backoff.hpp"
 #include "../errors.hpp"
@@ -104,7 +104,7 @@ class [[nodiscard]] CoDoCall {
   static constexpr bool kMayAskAgain = std::same_as<OnFailureArg, OnFailure>;
 
   template <class R>
-  CoDoCall(Group& its_group, K&& its_key, Fn&& fn, Executor&& executor, std::stop_token&& its_stop,
+  CoDoCall(Group& its_group, K&& its_key, Fn&& fn, Executor&& executor, StopToken&& its_stop,
            R&& its_resume_on, OnFailureArg its_on_failure)
       : group(its_group),
         key(std::forward<K>(its_key)),
@@ -123,7 +123,7 @@ class [[nodiscard]] CoDoCall {
   Group& group;
   K key;
   Work work;
-  std::stop_token stop;
+  StopToken stop;
   [[no_unique_address]] ResumeOn resume_on;
   [[no_unique_address]] OnFailureArg on_failure;
 };
@@ -241,7 +241,7 @@ class CoDoAwaiter final : public Call::Group::Waiter {
   }
 
   void Stop() noexcept {
-    std::stop_source unwanted(std::nostopstate);
+    StopSource unwanted(kNoStopState);
     if (!this->Leave(unwanted)) return;  // it has landed
     left_ = true;
     Complete();
@@ -355,7 +355,7 @@ class CoDoAwaiter final : public Call::Group::Waiter {
   using Error = std::conditional_t<Call::kMayAskAgain, std::exception_ptr, ShareFailure>;
 
   Call call_;
-  std::optional<std::stop_callback<OnStop>> on_stop_;
+  std::optional<StopCallback<OnStop>> on_stop_;
   std::coroutine_handle<> handle_;
   std::atomic<Phase> phase_ = Phase::kJoining;
   bool left_ = false;                    // written by Stop, read once complete

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <exception>
 #include <optional>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -13,6 +12,7 @@
 #include "../../key_result.hpp"
 #include "../../options.hpp"
 #include "../../result.hpp"
+#include "../../stop_token.hpp"
 #include "../batch_fn.hpp"
 #include "../call.hpp"
 #include "../event.hpp"
@@ -104,7 +104,8 @@ class Batch {
   }
 
   bool IsOnACall() const noexcept {
-    return std::ranges::any_of(asking_, [](const Member* member) { return member->joined; });
+    return std::any_of(asking_.begin(), asking_.end(),
+                       [](const Member* member) { return member->joined; });
   }
 
   // This caller leaves all of the calls that it is on at once, also those that it will follow.
@@ -118,14 +119,14 @@ class Batch {
   };
 
   void BeforeBlocking() {
-    const std::stop_callback on_stop(options_.stop, LeaveAll{this});
+    const StopCallback on_stop(options_.stop, LeaveAll{this});
     group_.BeforeBlocking();
   }
 
   // Runs `fn` for the calls that this batch leads, and lands them.
   template <class Fn>
   void Lead(Fn& fn) {
-    const std::stop_callback on_stop(options_.stop, LeaveAll{this});
+    const StopCallback on_stop(options_.stop, LeaveAll{this});
     std::exception_ptr error;
     std::optional<typename LedCalls<G>::Working> working;  // until the last call has landed
     try {
@@ -144,12 +145,12 @@ class Batch {
     };
     std::optional<StopOfAll> stop;
     if constexpr (BatchFn<G, Fn>::kTakesStop) stop.emplace(led_.Stops());
-    detail::RunBatchFn<G>(fn, led_.Keys(), stop ? stop->GetToken() : std::stop_token(), land);
+    detail::RunBatchFn<G>(fn, led_.Keys(), stop ? stop->GetToken() : StopToken(), land);
   }
 
   // Waits for the calls that other callers lead, one after the other.
   void Follow() {
-    const std::stop_callback on_stop(options_.stop, [this] {
+    const StopCallback on_stop(options_.stop, [this] {
       for (Member* member : asking_) {
         if (member->joined && !member->left) member->Interrupt();
       }
@@ -180,7 +181,7 @@ class Batch {
                                      // on a call leaves, before `led_` lands it as vanished
   // Set while a call's work may run inside Join. No member's `joined` changes meanwhile. Declared
   // after the members, because it uses them.
-  std::optional<std::stop_callback<LeaveAll>> leaves_if_stopped_;
+  std::optional<StopCallback<LeaveAll>> leaves_if_stopped_;
 };
 
 }  // namespace singleflight::detail

@@ -11,12 +11,12 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include "../../stop_token.hpp"
 #include "../awaitable.hpp"
 #include "../batch_fn.hpp"
 #include "../errors.hpp"
@@ -141,9 +141,7 @@ class BatchWork {
     if constexpr (BatchFn<G, Fn>::kTakesStop) stop_.emplace(calls_.Stops());
   }
 
-  std::stop_token StopToken() const noexcept {
-    return stop_ ? stop_->GetToken() : std::stop_token();
-  }
+  StopToken GetStop() const noexcept { return stop_ ? stop_->GetToken() : StopToken(); }
 
   auto Store() {
     return [this](std::size_t, Outcome&& outcome) {

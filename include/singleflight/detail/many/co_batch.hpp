@@ -11,12 +11,12 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "../../key_result.hpp"
+#include "../../stop_token.hpp"
 #include "../call.hpp"
 #include "../errors.hpp"
 #include "../group_like.hpp"
@@ -36,7 +36,7 @@ class CoBatch {
 
  public:
   template <class Keys, class R>
-  CoBatch(Keys& keys, const std::stop_token& stop, R&& resume_on)
+  CoBatch(Keys& keys, const StopToken& stop, R&& resume_on)
       : stop_(stop), resume_on_(std::forward<R>(resume_on)), members_(keys) {
     unwanted_.reserve(members_.Size());
     for (Member& member : members_) member.batch = this;
@@ -104,7 +104,7 @@ class CoBatch {
       its_batch.Notified(1);
       its_batch.Release(1);
     }
-    bool LeaveQuietly(std::stop_source& unwanted) noexcept { return this->Leave(unwanted); }
+    bool LeaveQuietly(StopSource& unwanted) noexcept { return this->Leave(unwanted); }
 
     CoBatch* batch = nullptr;
   };
@@ -147,12 +147,12 @@ class CoBatch {
   // what runs then may destroy the coroutine.
   void Stop() noexcept {
     ++owners_;  // the coroutine that is resumed may abandon this
-    std::vector<std::stop_source> unwanted;
+    std::vector<StopSource> unwanted;
     unwanted.swap(unwanted_);
     std::size_t left = 0;
     for (Member& member : members_) {
       if (!member.joined) continue;
-      std::stop_source call(std::nostopstate);
+      StopSource call(kNoStopState);
       if (!member.LeaveQuietly(call)) continue;
       member.left = true;
       unwanted.push_back(std::move(call));  // there is room
@@ -160,7 +160,7 @@ class CoBatch {
     }
     if (left > 0) Notified(left);
     Release(left + 1);
-    for (std::stop_source& call : unwanted) call.request_stop();
+    for (StopSource& call : unwanted) call.request_stop();
   }
 
   // `count` members wait no more.
@@ -177,16 +177,16 @@ class CoBatch {
     if (owners_.fetch_sub(count) == count) delete this;
   }
 
-  const std::stop_token stop_;
+  const StopToken stop_;
   ResumeOn resume_on_;
-  std::optional<std::stop_callback<OnStop>> on_stop_;
+  std::optional<StopCallback<OnStop>> on_stop_;
   std::coroutine_handle<> handle_;
   std::atomic<Phase> phase_ = Phase::kJoining;
   // Members that will be notified or leave, and Begin.
   std::atomic<std::size_t> waiting_ = 1;
   // Members that will be notified or leave, the coroutine, and a Stop in progress.
   std::atomic<std::size_t> owners_ = 1;
-  std::vector<std::stop_source> unwanted_;
+  std::vector<StopSource> unwanted_;
   BatchMembers<G, Member> members_;
 };
 
@@ -262,7 +262,7 @@ template <class Work, class ResumeOn>
 class [[nodiscard]] CoDoManyCall {
  public:
   template <class Keys>
-  CoDoManyCall(Work&& work, Keys& keys, const std::stop_token& stop, ResumeOn&& resume_on)
+  CoDoManyCall(Work&& work, Keys& keys, const StopToken& stop, ResumeOn&& resume_on)
       : work_(std::move(work)), batch_(new Batch(keys, stop, std::forward<ResumeOn>(resume_on))) {}
 
   auto operator co_await() && { return CoDoManyAwaiter<CoDoManyCall>(std::move(*this)); }

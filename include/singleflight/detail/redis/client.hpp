@@ -11,13 +11,13 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
 
 #include "../../redis_options.hpp"
+#include "../../stop_token.hpp"
 #include "../event.hpp"
 #include "../outcome.hpp"
 #include "check_options.hpp"
@@ -52,9 +52,9 @@ struct Caller {
   };
 
   singleflight::detail::Deadline deadline = {};
-  std::stop_source stop{std::nostopstate};         // seen by the process's group
-  std::stop_source stop_passed{std::nostopstate};  // seen by the wait for the server
-  std::atomic<bool> leaves = false;  // set by its stop or its timeout, whichever comes first
+  StopSource stop{kNoStopState};         // seen by the process's group
+  StopSource stop_passed{kNoStopState};  // seen by the wait for the server
+  std::atomic<bool> leaves = false;      // set by its stop or its timeout, whichever comes first
 
   enum class Part : unsigned char {
     kNone,      // it led no call

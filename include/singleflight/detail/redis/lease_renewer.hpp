@@ -165,8 +165,9 @@ class LeaseRenewer {
 
   void GiveBackUnwanted(std::unique_lock<std::mutex>& lock) {
     while (unwanted_ > 0 && !ending_) {
-      const auto found = std::ranges::find(held_, HeldLease::State::kUnwanted,
-                                           [](const auto& lease) { return lease->state; });
+      const auto found = std::find_if(held_.begin(), held_.end(), [](const auto& held) {
+        return held->state == HeldLease::State::kUnwanted;
+      });
       const std::shared_ptr<HeldLease> lease = *found;
       lease->state = HeldLease::State::kGivenBack;
       --unwanted_;

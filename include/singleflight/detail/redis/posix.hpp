@@ -12,9 +12,9 @@
 #include <array>
 #include <cerrno>
 #include <optional>
-#include <stop_token>
 #include <system_error>
 
+#include "../../stop_token.hpp"
 #include "outage.hpp"
 
 namespace singleflight::redis::detail {
@@ -85,7 +85,7 @@ class BlockSignals {
 // Owns a file descriptor that becomes readable when a stop is requested.
 class StopFd {
  public:
-  explicit StopFd(const std::stop_token& stop) {
+  explicit StopFd(const StopToken& stop) {
     if (!stop.stop_possible()) return;
     if (::pipe(ends_.data()) != 0) {
       throw Outage(std::errc::not_connected, std::generic_category().message(errno));
@@ -116,7 +116,7 @@ class StopFd {
   };
 
   std::array<int, 2> ends_ = {-1, -1};
-  std::optional<std::stop_callback<Write>> on_stop_;
+  std::optional<StopCallback<Write>> on_stop_;
 };
 
 }  // namespace singleflight::redis::detail

@@ -170,7 +170,8 @@ class Server {
   // Spares new work the timeouts of an endpoint whose circuit breaker is open.
   void ThrowIfAway(const Endpoint& where) const {
     const std::lock_guard lock(mutex_);
-    const auto found = std::ranges::find(away_, where, &Away::where);
+    const auto found = std::find_if(away_.begin(), away_.end(),
+                                    [&](const Away& away) { return away.where == where; });
     if (found != away_.end() && Clock::now() < found->until) {
       throw Outage(std::errc::not_connected,
                    "not contacted for `retry_after` after: " + found->why);

@@ -8,10 +8,10 @@
 #include <exception>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 
+#include "../../../stop_token.hpp"
 #include "../../awaitable.hpp"
 #include "../../element_outcome.hpp"
 #include "../../invoke.hpp"
@@ -29,7 +29,7 @@ struct AwaitableTraits {
 
 template <class Fn>
 using AwaitableTraitsOf = AwaitableTraits<
-    std::remove_cvref_t<decltype(detail::CallWithStop(std::declval<Fn>(), std::stop_token()))>>;
+    std::remove_cvref_t<decltype(detail::CallWithStop(std::declval<Fn>(), StopToken()))>>;
 
 template <class Fn>
 constexpr bool ReturnsNetAwaitable() {
@@ -69,7 +69,7 @@ template <class Executor>
 class StopRelay final : private ContextUsers::User {
  public:
   StopRelay(std::shared_ptr<net::cancellation_signal> signal, const Executor& executor,
-            std::stop_token stop)
+            StopToken stop)
       : context_users_(ContextService::UsersOf(executor)) {
     if (context_users_ != nullptr && !context_users_->Add(*this)) return;
     on_stop_.emplace(std::move(stop), OnStop{std::move(signal), executor});
@@ -92,7 +92,7 @@ class StopRelay final : private ContextUsers::User {
   void OnShutdown() noexcept override { on_stop_.reset(); }  // waits for an OnStop in progress
 
   ContextUsers* const context_users_;
-  std::optional<std::stop_callback<OnStop>> on_stop_;
+  std::optional<StopCallback<OnStop>> on_stop_;
 };
 
 // Does a call's work: awaits what `fn` returns, and lands the call with it. It owns all that it

@@ -7,12 +7,12 @@
 #include <concepts>
 #include <exception>
 #include <memory>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 
 #include "../../../options.hpp"
 #include "../../../result.hpp"
+#include "../../../stop_token.hpp"
 #include "../../call.hpp"
 #include "../../group_like.hpp"
 #include "../../outcome.hpp"
@@ -208,7 +208,7 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
       return CompleteWithoutAsking();
     }
     if (!pin.TryPin(context_users_) || !launch_.TryPin(pin_of_fn)) return CompleteWithoutAsking();
-    std::stop_source unwanted(std::nostopstate);
+    StopSource unwanted(kNoStopState);
     bool handed_over = false;
     try {
       const typename G::KeyType key(std::move(launch_.key));
@@ -240,7 +240,7 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
 
   // Nobody completes this operation while the thread that asks again has it. What has happened
   // meanwhile, that thread does now. Nothing may access this object afterwards.
-  void HandOver(std::stop_source& unwanted) noexcept requires kMayAskAgain {
+  void HandOver(StopSource& unwanted) noexcept requires kMayAskAgain {
     auto phase = Phase::kAsking;
     if (launch_.phase.compare_exchange_strong(phase, Phase::kWaiting)) return;
     if (phase == Phase::kCanceled) {
