@@ -90,9 +90,9 @@ class Callers {
   }
 
   asio::io_context io_;
-  std::stop_source thread_stop_;
-  std::stop_source batch_stop_;
-  std::stop_source coroutine_stop_;
+  StopSource thread_stop_;
+  StopSource batch_stop_;
+  StopSource coroutine_stop_;
   asio::cancellation_signal operation_stop_;
   Outcome<int> coroutine_outcome_;
   Outcome<int> operation_;
@@ -140,11 +140,11 @@ TEST_CASE("Promise 5: a failure reaches callers of every kind") {
 TEST_CASE(
     "Promises 10 and 11: each kind of caller leaves on its own, and the last stops the work") {
   IntGroup group;
-  std::stop_token stop;
+  StopToken stop;
   std::function<void()> task;
   auto leader = DoAsync(
       group, 1,
-      [&](std::stop_token token) {
+      [&](StopToken token) {
         stop = std::move(token);
         return stop.stop_requested() ? 2 : 1;
       },

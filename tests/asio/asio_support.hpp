@@ -241,7 +241,7 @@ class OpenCall {
 template <class A, class B>
 void RunConcurrently(A&& a, B&& b) {
   std::atomic<int> ready = 0;
-  std::jthread other([&] {
+  JoiningThread other([&] {
     ++ready;
     Await([&] { return ready == 2; });
     a();

@@ -7,7 +7,6 @@
 #include <latch>
 #include <memory>
 #include <mutex>
-#include <stop_token>
 #include <thread>
 
 #include "asio_support.hpp"
@@ -109,14 +108,14 @@ ASIO_TEST_CASE("fn is plain or returns an awaitable, and takes the call's stop t
   asio::io_context io;
   Answer answers[5];
   const auto awaitable = []() -> asio::awaitable<int> { co_return 3; };
-  const auto awaitable_with_token = [](std::stop_token stop) -> asio::awaitable<int> {
+  const auto awaitable_with_token = [](test::StopToken stop) -> asio::awaitable<int> {
     co_return stop.stop_possible() ? 4 : -1;
   };
   const auto convertible_to_int = []() -> asio::awaitable<short> { co_return short{5}; };
   AsyncDo(
       group, "1", [] { return 1; }, Into(answers[0], io));
   AsyncDo(
-      group, "2", [](const std::stop_token& stop) { return stop.stop_possible() ? 2 : -1; },
+      group, "2", [](const test::StopToken& stop) { return stop.stop_possible() ? 2 : -1; },
       Into(answers[1], io));
   AsyncDo(group, "3", awaitable, Into(answers[2], io));
   AsyncDo(group, "4", awaitable_with_token, Into(answers[3], io));
@@ -489,7 +488,7 @@ ASIO_TEST_CASE(
   asio::cancellation_signal signal;
   const auto plain = [watched = Watched()] { return watched; };
   const auto awaitable = [watched = Watched()]() -> asio::awaitable<Watched> { co_return watched; };
-  const auto stoppable = [watched = Watched()](std::stop_token) -> asio::awaitable<Watched> {
+  const auto stoppable = [watched = Watched()](test::StopToken) -> asio::awaitable<Watched> {
     co_return watched;
   };
   auto handler = asio::bind_executor(
@@ -585,7 +584,7 @@ ASIO_TEST_CASE(
   Answer answer;
   HeldCall leader(group, "key");
   AsyncDo(group, "key", MustNotRun, Into(answer, io));
-  std::jthread finishes([&] {
+  test::JoiningThread finishes([&] {
     Await([&] { return !io.stopped(); });
     leader.Finish();
   });

@@ -38,7 +38,7 @@ std::vector<int> Lengths(std::span<const std::string> keys) {
 }
 
 // The same, with a stop token.
-std::vector<int> StoppableLengths(std::span<const std::string> keys, const std::stop_token&) {
+std::vector<int> StoppableLengths(std::span<const std::string> keys, const test::StopToken&) {
   return Lengths(keys);
 }
 

@@ -5,7 +5,6 @@
 
 #include <array>
 #include <atomic>
-#include <stop_token>
 #include <variant>
 
 #include "asio_support.hpp"
@@ -112,7 +111,7 @@ ASIO_TEST_CASE("Promise 10: in 'AsyncDo or timer', the first to complete cancels
   IntGroup group;
   asio::io_context io;
   AsyncEvent gate(io);
-  const auto never = [&](std::stop_token) -> asio::awaitable<int> {
+  const auto never = [&](test::StopToken) -> asio::awaitable<int> {
     co_await gate.Wait();
     co_return -1;
   };
@@ -169,7 +168,7 @@ ASIO_TEST_CASE("Promise 11: when the last caller leaves, the coroutine of fn is 
   asio::cancellation_signal signals[2];
   Answer answers[2];
   int cancelled = 0;
-  const auto load = [&](std::stop_token stop) -> asio::awaitable<int> {
+  const auto load = [&](test::StopToken stop) -> asio::awaitable<int> {
     try {
       co_await gate.Wait();
     } catch (const SystemError& error) {
@@ -229,7 +228,7 @@ ASIO_TEST_CASE("Promise 11: a newcomer starts a new call beside one that was ask
   Answer leaves;
   Answer newcomer;
   int runs = 0;
-  const auto stubborn = [&](std::stop_token) -> asio::awaitable<int> {
+  const auto stubborn = [&](test::StopToken) -> asio::awaitable<int> {
     co_await asio::this_coro::reset_cancellation_state(asio::disable_cancellation());
     const int mine = ++runs;
     co_await gate.Wait();
@@ -257,11 +256,11 @@ ASIO_TEST_CASE("Promise 11: work is asked to stop even if all callers left befor
   Answer answers[2];
   bool stopped = false;
   bool went_on = false;
-  const auto plain = [&](const std::stop_token& stop) {
+  const auto plain = [&](const test::StopToken& stop) {
     stopped = stop.stop_requested();
     return 1;
   };
-  const auto awaitable = [&](std::stop_token) -> asio::awaitable<int> {
+  const auto awaitable = [&](test::StopToken) -> asio::awaitable<int> {
     went_on = true;
     co_return 1;
   };

@@ -11,7 +11,6 @@
 #include <latch>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "asio_support.hpp"
@@ -24,7 +23,7 @@ ASIO_TEST_CASE(
   auto work = asio::make_work_guard(io);
   AsyncEvent gate(io);
   Answer answer;
-  std::jthread runs([&] { io.run(); });
+  test::JoiningThread runs([&] { io.run(); });
   auto captured = std::make_shared<int>(7);
   const std::weak_ptr<int> watch = captured;
   {

@@ -12,7 +12,6 @@
 #include <new>
 #include <optional>
 #include <stdexcept>
-#include <stop_token>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -387,7 +386,7 @@ ASIO_TEST_CASE("Promise 11: the last operation to leave a second try asks its wo
   OpenCall call(group);
   Answer answers[2];
   bool stopped = false;
-  const auto load = [&](std::stop_token stop) -> asio::awaitable<int> {
+  const auto load = [&](test::StopToken stop) -> asio::awaitable<int> {
     try {
       co_await gate.Wait();
     } catch (const SystemError&) {

@@ -265,9 +265,9 @@ TEST_CASE("ReadThrough: a newer load's value is not replaced by an older load's"
 TEST_CASE("ReadThrough: a value that a load returns after it was asked to stop is not put") {
   IntCache cache;
   Users users(cache);
-  std::stop_source stop;
+  StopSource stop;
   const auto result = users.Get("key",
-                                [&](std::stop_token asked) {
+                                [&](StopToken asked) {
                                   stop.request_stop();
                                   return asked.stop_requested() ? -1 : 1;
                                 },
@@ -439,7 +439,7 @@ TEST_CASE("ReadThrough: ten thousand reads at each expiry cost one load") {
     cache.epoch = epoch;
     std::latch all_are_up(kThreads);
     std::atomic<int> loads = 0, right = 0;
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (int i = 0; i < kThreads; ++i) {
       threads.emplace_back([&] {
         all_are_up.arrive_and_wait();
@@ -473,7 +473,7 @@ TEST_CASE("ReadThrough: a cache that is not marked concurrent is used by one thr
   };
   // ThreadSanitizer reports any concurrent use. Without it, the map would break sooner or later.
   ReadThrough<std::string, int, PlainCache> users{PlainCache()};
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   std::atomic<int> right = 0;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&, i] {

@@ -45,7 +45,7 @@ struct Later {
 };
 
 template <class G, class Fn = int (&)()>
-Routine Ask(G& users, Outcome<int>& outcome, Fn&& load = MustNotRun, std::stop_token stop = {}) {
+Routine Ask(G& users, Outcome<int>& outcome, Fn&& load = MustNotRun, StopToken stop = {}) {
   try {
     const auto result = co_await CoDo(users, "key", load, stop);
     outcome.value = *result;
@@ -108,7 +108,7 @@ TEST_CASE(
       users, "key", [] { return 1; }, later);
   auto second = DoAsync(users, "key", MustNotRun, later);
   std::future_status during_put = {};
-  cache.before_put = [&] { std::jthread([&] { during_put = first.WaitFor(0s); }).join(); };
+  cache.before_put = [&] { JoiningThread([&] { during_put = first.WaitFor(0s); }).join(); };
   later.Run();
   CHECK(during_put == std::future_status::timeout);
   CHECK(cache.Peek("key") == 1);
@@ -179,7 +179,7 @@ TEST_CASE("Promise 11: a value whose load was asked to stop, for a dropped Futur
   Later later;
   {
     const auto dropped = DoAsync(
-        users, "key", [](std::stop_token) { return 1; }, later);
+        users, "key", [](StopToken) { return 1; }, later);
   }
   later.Run();
   CHECK(cache.puts == 0);
@@ -220,17 +220,17 @@ TEST_CASE("ReadThrough: if the executor throws, its call fails and nothing is pu
 
 TEST_CASE("ReadThrough: the destructor asks loads to stop, waits for them and puts nothing more") {
   IntCache cache;
-  std::jthread loading;
+  JoiningThread loading;
   singleflight::Future<int> future;  // stays a caller after the destructor
   {
     Users users(cache);
     future = DoAsync(
         users, "key",
-        [](std::stop_token stop) {
+        [](StopToken stop) {
           Await([&] { return stop.stop_requested(); });
           return -1;
         },
-        [&](auto task) { loading = std::jthread(task); });
+        [&](auto task) { loading = JoiningThread(task); });
   }
   CHECK(cache.puts == 0);
 }
@@ -282,7 +282,7 @@ TEST_CASE("Promise 11: an awaited load whose only caller was stopped fills the c
   IntCache cache;
   Users users(cache);
   Signal answer;
-  std::stop_source stop;
+  StopSource stop;
   Outcome<int> outcome;
   const Routine coroutine = Ask(users, outcome, AwaitSignal(answer, 1), stop.get_token());
   stop.request_stop();

@@ -11,7 +11,6 @@
 #include <set>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -195,7 +194,7 @@ TEST_CASE("ReadThrough: several threads and ReadThroughs may use one plain map a
   constexpr int kRounds = 2000;
   std::atomic<int> wrong = 0;
   {
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (int thread = 0; thread < 4; ++thread) {
       threads.emplace_back([&cache, &wrong] {
         for (int round = 0; round < kRounds; round += 100) {  // each makes some of its own

@@ -9,7 +9,6 @@
 #include <optional>
 #include <singleflight/singleflight.hpp>
 #include <span>
-#include <stop_token>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -57,7 +56,7 @@ struct Coroutine {
 Coroutine Await(singleflight::Group<int, int>& numbers) {
   static_cast<void>(co_await singleflight::CoDo(numbers, 1, [] { return Awaitable(); }));
   static_cast<void>(co_await singleflight::CoDo(
-      numbers, 1, [](const std::stop_token&) { return 1; }, {},
+      numbers, 1, [](const singleflight::StopToken&) { return 1; }, {},
       [](std::coroutine_handle<> handle) { handle(); }));
   const auto now = [](const auto& task) { task(); };
   static_cast<void>(co_await singleflight::CoDo(
@@ -73,7 +72,7 @@ int main() {
 
   singleflight::Group<std::string, const int*> names;
   static_cast<void>(
-      names.Do(std::string_view("a"), [&](const std::stop_token&) { return &value; }));
+      names.Do(std::string_view("a"), [&](const singleflight::StopToken&) { return &value; }));
   static_cast<void>(names.Do("a", [&] { return nullptr; }, {.on_failure = {}}));
 
   Pointers pointers;
@@ -112,7 +111,8 @@ int main() {
 
   Cache cache;
   singleflight::ReadThrough<int, char, Cache&> letters(cache);
-  static_cast<void>(letters.Get('a', [](const std::stop_token&) { return 'b'; }, {.timeout = {}}));
+  static_cast<void>(
+      letters.Get('a', [](const singleflight::StopToken&) { return 'b'; }, {.timeout = {}}));
   letters.Refresh(
       1, [] { return 'b'; }, now);
 }

@@ -2,11 +2,10 @@
 // error: executor must be callable as executor(task), where task is copyable and callable without
 
 #include <singleflight/coro.hpp>
-#include <stop_token>
 
 int main() {
   singleflight::Group<int, int> group;
-  std::stop_source stop;  // pass stop.get_token()
+  singleflight::StopSource stop;  // pass stop.get_token()
   static_cast<void>(singleflight::CoDo(
       group, 1, [] { return 1; }, stop));
 }

@@ -2,7 +2,6 @@
 // error: the group's Value is void, so the error that fn may return would be dropped
 
 #include <singleflight/group.hpp>
-#include <stop_token>
 
 struct Expected {
   bool has_value() const { return false; }
@@ -11,5 +10,5 @@ struct Expected {
 
 int main() {
   singleflight::Group<int, void> group;
-  group.Do(1, [](std::stop_token) { return Expected(); });
+  group.Do(1, [](singleflight::StopToken) { return Expected(); });
 }

@@ -42,12 +42,12 @@ TEST_CASE("Close: callers of calls in flight are served, and no call is asked to
   TestWaiter waiter;
   std::optional<IntGroup::Lead> lead;
   group.Join(2, waiter, [&](IntGroup::Lead made) { lead = std::move(made); });
-  const std::stop_token stop = lead->GetStopToken();
+  const StopToken stop = lead->GetStopToken();
   HeldCall held(group, 1);
   Caller follower([&] { return group.Do(1, [] { return -1; }); });
   AwaitCallers(group, 1, 2);
   std::atomic<bool> closed = false;
-  std::jthread closing([&] {
+  JoiningThread closing([&] {
     group.Close();
     closed = true;
   });
@@ -78,7 +78,7 @@ TEST_CASE("Close: waits for forgotten calls and for those that all callers have 
   HeldCall held(group, 2);
   group.Forget(2);
   std::atomic<bool> closed = false;
-  std::jthread closing([&] {
+  JoiningThread closing([&] {
     group.Close();
     closed = true;
   });
@@ -92,7 +92,7 @@ TEST_CASE("Close: waits for forgotten calls and for those that all callers have 
 TEST_CASE("Close: two threads may close a group at the same time") {
   IntGroup group;
   HeldCall held(group, 1);
-  std::vector<std::jthread> closing;
+  std::vector<JoiningThread> closing;
   for (int i = 0; i < 2; ++i) closing.emplace_back([&] { group.Close(); });
   Await([&] { return ErrorOf([&] { return group.Do(2, [] { return 1; }); }) == kRefused; });
   held.Finish();
@@ -166,14 +166,14 @@ TEST_CASE("Promise 14: the destructor waits for calls that its calls begin meanw
 TEST_CASE("Promise 14: a call that begins while the group is destroyed is asked to stop as well") {
   std::optional<bool> asked;
   TestWaiter waiter;
-  std::jthread worker;
+  JoiningThread worker;
   {
     IntGroup group;
     group.Join(1, waiter, [&](IntGroup::Lead made) {
-      worker = std::jthread([&, lead = std::move(made)]() mutable {
-        lead.Run([&](std::stop_token stop) {
+      worker = JoiningThread([&, lead = std::move(made)]() mutable {
+        lead.Run([&](StopToken stop) {
           Await([&] { return stop.stop_requested(); });  // by ~Group
-          return *DoAsync(group, 2, [&](std::stop_token second) {
+          return *DoAsync(group, 2, [&](StopToken second) {
                     asked = second.stop_requested();
                     return 2;
                   }).Get();

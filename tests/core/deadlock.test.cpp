@@ -31,7 +31,7 @@ RingOutcome RunRing(const std::vector<IntGroup*>& groups, int length,
   std::latch all_lead(length);
   std::atomic<int> refused = 0;
   std::atomic<int> served = 0;
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (int i = 0; i < length; ++i) {
     threads.emplace_back([&, i] {
       const auto group_of = [&](int key) -> IntGroup& {
@@ -90,7 +90,7 @@ TEST_CASE("Promise 9: a function that asks for the key of an enclosing call is r
 
 TEST_CASE("Promise 9: a wait with a timeout or a stop token is refused at once as well") {
   IntGroup group;
-  std::stop_source stop;
+  StopSource stop;
   static_cast<void>(group.Do(1, [&] {
     CHECK(ErrorOf([&] { return group.Do(1, [] { return -1; }, {.timeout = 1h}); }) == kDeadlock);
     CHECK(ErrorOf([&] { return group.Do(1, [] { return -1; }, {.stop = stop.get_token()}); }) ==
@@ -186,7 +186,7 @@ TEST_CASE("Promise 9: nested calls in which no cycle can exist raise no false al
   IntGroup groups[2];
   std::atomic<int> alarms = 0;
   std::atomic<int> wrong = 0;
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (unsigned t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       std::minstd_rand random(t + 1);
@@ -249,7 +249,7 @@ TEST_CASE("Promise 9: a thread may wait for a call whose work it has only starte
   group.Join(1, waiter, [&](IntGroup::Lead made) { lead = made; });
   CHECK(lead->Start([] { return 5; }) == 5);  // lands later, on another thread
   std::atomic<bool> refused = false;
-  std::jthread lander([&] {
+  JoiningThread lander([&] {
     Await([&] { return refused || group.Callers(1) == 2; });
     lead->Succeed(9);
   });
@@ -304,15 +304,15 @@ TEST_CASE(
   // The last caller to leave "inner" leads "outer". When asked to stop, the leader of "inner" asks
   // for "outer".
   Group<std::string, int> group;
-  std::stop_source stop_leader;
-  std::stop_source stop_follower;
+  StopSource stop_leader;
+  StopSource stop_follower;
   Caller leader([&] {
     return group.Do(
         "inner",
-        [&](std::stop_token token) {
+        [&](StopToken token) {
           // This runs on the leaving thread, and blocks it until the leader has asked.
           std::atomic<bool> refused = false;
-          const std::stop_callback on_stop(
+          const StopCallback on_stop(
               token, [&] { Await([&] { return refused || group.Callers("outer") == 2; }); });
           AwaitCallers(group, "inner", 2);
           stop_leader.request_stop();
@@ -346,7 +346,7 @@ TEST_CASE("Promise 9: a caller that a limit refuses is never seen to wait") {
   for (int round = 0; round < 300; ++round) {
     std::latch both_lead(2);
     std::atomic<bool> follows = false;
-    std::jthread refused([&] {
+    JoiningThread refused([&] {
       static_cast<void>(open.Do(2, [&] {
         both_lead.arrive_and_wait();
         do {

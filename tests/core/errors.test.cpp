@@ -54,7 +54,7 @@ TEST_CASE("Each of the library's errors is in its category, and says what happen
   CHECK(refused.what() ==
         std::string("singleflight: max_callers_per_call reached: the group refused this caller"));
 
-  std::stop_source stop;
+  StopSource stop;
   stop.request_stop();
   const auto canceled =
       CatchFrom([&] { return group.Do(2, [] { return 0; }, {.stop = stop.get_token()}); });

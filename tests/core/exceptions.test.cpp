@@ -126,7 +126,7 @@ TEST_CASE("Promise 5: every caller of a failed call gets the very same exception
   std::vector<const NotAnException*> objects(kCallers);
   std::vector<int> codes(kCallers);
   std::latch all_have_it(kCallers);
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (std::size_t i = 0; i < kCallers; ++i) {
     threads.emplace_back([&, i] {
       try {
@@ -158,7 +158,7 @@ TEST_CASE("Promise 5: whoever leads, callers of every kind catch the object that
       throw Failure("down", made);
     };
     Caught caught[kAllWays];
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     const auto ask = [&](std::size_t way) {
       threads.emplace_back([&, way] { caught[way] = kWays[way](group, fn); });
     };
@@ -287,7 +287,7 @@ TEST_CASE(
     Group<int, Fragile> group;
     int left = moves;
     std::vector<std::string> messages(2);
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (auto& message : messages) {
       threads.emplace_back([&] {
         try {

@@ -132,7 +132,7 @@ TEST_CASE("Join: waiters and blocked threads can be callers of the same call") {
   Caller blocked([&] { return group.Do("key", [] { return -1; }); });
   Caller patient([&] { return group.Do("key", [] { return -1; }, {.timeout = 1h}); });
   AwaitCallers(group, "key", 3);
-  std::jthread([&] { lead->Succeed(7); }).join();
+  JoiningThread([&] { lead->Succeed(7); }).join();
   CHECK(blocked.Join().value == 7);
   CHECK(patient.Join().value == 7);
   CHECK(blocked.Join().shared);
@@ -316,7 +316,7 @@ TEST_CASE(
   std::function<void()> task;
   group.Join("key", waiter,
              [&](Lead lead) { task = [lead]() mutable { lead.Run([] { return 3; }); }; });
-  std::jthread worker(task);
+  JoiningThread worker(task);
   worker.join();
   task = nullptr;
   CHECK(waiter.landed == 1);
@@ -329,7 +329,7 @@ TEST_CASE("Lead: Run calls the function once, and lands the call with what it re
   std::optional<Lead> lead;
   group.Join("key", waiter, KeepIn(lead));
   int runs = 0;
-  CHECK(lead->Run([&](std::stop_token token) {
+  CHECK(lead->Run([&](StopToken token) {
     ++runs;
     return token.stop_possible() ? 1 : 0;
   }));
@@ -367,7 +367,7 @@ TEST_CASE("Lead: of many threads that try to land one call, exactly one succeeds
     group.Join("key", waiter, KeepIn(lead));
     std::atomic<int> won = 0;
     std::atomic<int> winner = 0;
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (int t = 1; t <= 4; ++t) {
       threads.emplace_back([&, t, copy = *lead]() mutable {
         const bool mine = t == 4 ? copy.Fail(nullptr) : copy.Succeed(t);
@@ -471,7 +471,7 @@ TEST_CASE(
     group.Join("key", leader, KeepIn(lead));
     group.Join("key", follower, MustNotLaunch);
     std::atomic<int> ready = 0;
-    std::jthread lands([&] {
+    JoiningThread lands([&] {
       ++ready;
       Await([&] { return ready == 2; });
       lead->Succeed(1);
@@ -500,7 +500,7 @@ TEST_CASE("Leave: a newcomer that races with the last caller to leave never join
     std::optional<Lead> second;
     group.Join("key", leader, KeepIn(first));
     std::atomic<int> ready = 0;
-    std::jthread leaves([&] {
+    JoiningThread leaves([&] {
       ++ready;
       Await([&] { return ready == 2; });
       group.Leave(leader);
@@ -520,14 +520,14 @@ TEST_CASE("Leave: a newcomer that races with the last caller to leave never join
 
 TEST_CASE("Promise 14: the destructor asks asynchronous calls to stop and waits for them to land") {
   TestWaiter waiters[3];
-  std::vector<std::jthread> workers;
+  std::vector<JoiningThread> workers;
   std::atomic<int> stopped = 0;
   {
     IntGroup group;
     for (int i = 0; i < 3; ++i) {
       group.Join(std::to_string(i), waiters[i], [&](Lead lead) {
         workers.emplace_back([&stopped, lead]() mutable {
-          lead.Run([&](std::stop_token token) {
+          lead.Run([&](StopToken token) {
             Await([&] { return token.stop_requested(); });
             return ++stopped;
           });
@@ -550,7 +550,7 @@ TEST_CASE("Promise 14: the destructor asks every call in a shard to stop") {
     void OnLanded() noexcept override {}
   } waiters[kCalls];
   std::vector<OneShardGroup::Lead> leads;
-  std::vector<std::unique_ptr<std::stop_callback<std::function<void()>>>> on_stop;
+  std::vector<std::unique_ptr<StopCallback<std::function<void()>>>> on_stop;
   int asked = 0;
   {
     OneShardGroup group;
@@ -560,7 +560,7 @@ TEST_CASE("Promise 14: the destructor asks every call in a shard to stop") {
     }
     for (const auto& lead : leads) {
       on_stop.push_back(
-          std::make_unique<std::stop_callback<std::function<void()>>>(lead.GetStopToken(), [&] {
+          std::make_unique<StopCallback<std::function<void()>>>(lead.GetStopToken(), [&] {
             if (++asked < kCalls) return;
             for (auto& each : leads) each.Fail(nullptr);
           }));
@@ -572,7 +572,7 @@ TEST_CASE("Promise 14: the destructor asks every call in a shard to stop") {
 TEST_CASE("Promise 14: a call may be landed by the very request that asks it to stop") {
   TestWaiter waiter;
   std::optional<Lead> lead;
-  std::optional<std::stop_callback<std::function<void()>>> on_stop;
+  std::optional<StopCallback<std::function<void()>>> on_stop;
   {
     IntGroup group;
     group.Join("key", waiter, KeepIn(lead));
@@ -717,7 +717,7 @@ TEST_CASE(
     group.Join("key", leader, KeepIn(lead));
     group.Join("key", *follower, MustNotLaunch);
     std::latch together(2);
-    std::jthread lands([&] {
+    JoiningThread lands([&] {
       together.arrive_and_wait();
       lead->Succeed(1);
     });

@@ -101,7 +101,7 @@ TEST_CASE("ForgetUnshared forgets a call that nobody has joined") {
 TEST_CASE("ForgetUnshared leaves a shared call alone until its followers have left") {
   Group<std::string, int> group;
   HeldCall leader(group, std::string("key"));
-  std::stop_source stop;
+  StopSource stop;
   Caller follower([&] { return group.Do("key", [] { return 2; }, {.stop = stop.get_token()}); });
   AwaitCallers(group, "key", 2);
   CHECK_FALSE(group.ForgetUnshared("key"));

@@ -451,10 +451,10 @@ TEST_CASE("Promise 14: the destructor waits for waiters that may still ask again
   group->Join("key", silent, [&](Lead lead) { leads.push_back(std::move(lead)); });
   group->Join(
       "key", slow, [](Lead) {}, OnFailure::kRetry);
-  std::jthread lands([&] { leads[0].Fail(kDown); });
+  JoiningThread lands([&] { leads[0].Fail(kDown); });
   Await([&] { return slow.landed.load(); });
   std::atomic<bool> destroyed = false;
-  std::jthread destroys([&] {
+  JoiningThread destroys([&] {
     group.reset();
     destroyed = true;
   });

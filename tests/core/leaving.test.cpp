@@ -29,7 +29,7 @@ class Leader {
       : caller_([this, &group, options] {
           return group.Do(
               "key",
-              [this](std::stop_token token) {
+              [this](StopToken token) {
                 token_ = token;
                 has_token_.count_down();
                 finish_.wait();
@@ -52,7 +52,7 @@ class Leader {
   std::latch has_token_{1};
   std::latch finish_{1};
   bool finished_ = false;
-  std::stop_token token_;
+  StopToken token_;
   Caller<int> caller_;
 };
 
@@ -99,7 +99,7 @@ TEST_CASE("Promise 10: a timeout beyond the clock's range never passes") {
 TEST_CASE("Promise 10: a follower that is stopped leaves, and the call continues") {
   IntGroup group;
   Leader leader(group);
-  std::stop_source stop;
+  StopSource stop;
   Caller stopped([&] { return group.Do("key", [] { return 2; }, {.stop = stop.get_token()}); });
   Caller other([&] { return group.Do("key", [] { return 2; }); });
   AwaitCallers(group, "key", 3);
@@ -112,7 +112,7 @@ TEST_CASE("Promise 10: a follower that is stopped leaves, and the call continues
 
 TEST_CASE("Promise 10: a caller that is stopped before it asks runs nothing and joins nothing") {
   IntGroup group;
-  std::stop_source stop;
+  StopSource stop;
   stop.request_stop();
   bool ran = false;
   const auto ask = [&] {
@@ -130,7 +130,7 @@ TEST_CASE(
   constexpr std::size_t kFollowers = 70;  // they wait at three gates
   IntGroup group;
   Leader leader(group);
-  std::vector<std::stop_source> stops(kFollowers);
+  std::vector<StopSource> stops(kFollowers);
   std::deque<Caller<int>> followers;
   for (std::size_t i = 0; i < kFollowers; ++i) {
     followers.emplace_back([&group, &stops, i] {
@@ -166,7 +166,7 @@ TEST_CASE("Promise 10: when a result and a stop race, a follower gets exactly on
   constexpr int kRounds = 1000;
   IntGroup group;
   for (int round = 0; round < kRounds; ++round) {
-    std::stop_source stop;
+    StopSource stop;
     std::latch go(2);
     Caller leader([&] {
       return group.Do("key", [&] {
@@ -198,8 +198,8 @@ TEST_CASE("Promise 10: a stop that comes once the call has landed is too late fo
   int results = 0;
   for (int round = 0; round < kRounds; ++round) {
     Group<std::string, int, std::hash<std::string>, std::equal_to<std::string>, Hooked> group;
-    std::stop_source stop;
-    std::jthread leader([&] {
+    StopSource stop;
+    JoiningThread leader([&] {
       static_cast<void>(group.Do("key", [&] {
         AwaitCallers(group, "key", 2);
         HookedMutex::after_unlock = [&] {
@@ -255,7 +255,7 @@ TEST_CASE(
 
 TEST_CASE("Promise 11: when a lone leader is stopped, its call is asked to stop and is forgotten") {
   IntGroup group;
-  std::stop_source stop;
+  StopSource stop;
   Leader leader(group, {.stop = stop.get_token()});
   CHECK(leader.CanBeAskedToStop());
   CHECK_FALSE(leader.WasAskedToStop());
@@ -271,8 +271,8 @@ TEST_CASE("Promise 11: when a lone leader is stopped, its call is asked to stop 
 TEST_CASE(
     "Promise 11: a stopped leader's call continues for its followers until the last has left") {
   IntGroup group;
-  std::stop_source stop_leader;
-  std::stop_source stop_follower;
+  StopSource stop_leader;
+  StopSource stop_follower;
   Leader leader(group, {.stop = stop_leader.get_token()});
   Caller follower(
       [&] { return group.Do("key", [] { return 2; }, {.stop = stop_follower.get_token()}); });
@@ -292,8 +292,8 @@ TEST_CASE(
 
 TEST_CASE("Promise 11: the last follower to leave a stopped leader asks the call to stop") {
   IntGroup group;
-  std::stop_source stop_leader;
-  std::stop_source stop_follower;
+  StopSource stop_leader;
+  StopSource stop_follower;
   Leader leader(group, {.stop = stop_leader.get_token()});
   Caller follower(
       [&] { return group.Do("key", [] { return 2; }, {.stop = stop_follower.get_token()}); });
@@ -312,12 +312,12 @@ TEST_CASE("Promise 11: a newcomer never joins a call that was asked to stop") {
   int stopped_under_newcomer = 0;
   IntGroup group;
   for (int round = 0; round < kRounds; ++round) {
-    std::stop_source stop;
+    StopSource stop;
     std::latch go(2);
     const auto followers_before = group.GetStats().followers;
     Caller leader([&] {
       return group.Do("key",
-                      [&](std::stop_token token) {
+                      [&](StopToken token) {
                         go.wait();
                         // Waits until the call is asked to stop, or the newcomer has joined it.
                         Await([&] {
@@ -329,7 +329,7 @@ TEST_CASE("Promise 11: a newcomer never joins a call that was asked to stop") {
                       {.stop = stop.get_token()});
     });
     AwaitCallers(group, "key", 1);
-    std::jthread stopper([&] {
+    JoiningThread stopper([&] {
       go.arrive_and_wait();
       stop.request_stop();
     });
@@ -343,10 +343,10 @@ TEST_CASE("Promise 11: a newcomer never joins a call that was asked to stop") {
 
 TEST_CASE("Promise 11: a stop requested from inside the leader's own function takes effect there") {
   IntGroup group;
-  std::stop_source stop;
+  StopSource stop;
   const auto outcome = Keep([&] {
     return group.Do("key",
-                    [&](std::stop_token token) {
+                    [&](StopToken token) {
                       stop.request_stop();
                       return token.stop_requested() ? 1 : 0;
                     },

@@ -165,7 +165,7 @@ TEST_CASE("Promise 12: whoever leaves or fails makes room under max_callers, exa
     HeldCall other(group, "b");
     CHECK(ErrorOf([&] { return group.Do("b", [] { return 0; }, {.timeout = 1ms}); }) == kRefused);
   }
-  std::stop_source stop;
+  StopSource stop;
   std::latch finish(1);
   Caller left([&] {
     return group.Do("a",
@@ -226,7 +226,7 @@ TEST_CASE("Promise 12: callers that race for the last places under max_callers n
   singleflight::Group<int, int> group({.max_callers = kLimit});
   std::atomic<std::size_t> inside = 0;
   std::atomic<bool> exceeded = false;
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (int t = 0; t < 6; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 500; ++i) {

@@ -80,7 +80,7 @@ void CheckNeverUnderLock(Scenario&& scenario) {
 
 template <class Fn>
 void AskTwice(WatchedGroup& group, Fn fn, singleflight::CallOptions options) {
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (int i = 0; i < 2; ++i) {
     threads.emplace_back([&] {
       try {
@@ -143,10 +143,10 @@ TEST_CASE("Promise 8: launch and OnLanded run, and a lead's value is moved, with
 TEST_CASE("Promise 8: a call is asked to stop with no lock held") {
   CheckNeverUnderLock([] {
     WatchedGroup group;
-    std::stop_source stop;
+    StopSource stop;
     static_cast<void>(group.Do(1,
-                               [&](std::stop_token token) {
-                                 const std::stop_callback on_stop(token, [&] {
+                               [&](StopToken token) {
+                                 const StopCallback on_stop(token, [&] {
                                    UserCode();
                                    // A callback may ask the group, even for the same key.
                                    static_cast<void>(group.Do(1, [] { return WatchedValue(2); }));
@@ -160,7 +160,7 @@ TEST_CASE("Promise 8: a call is asked to stop with no lock held") {
     WatchedWaiter waiter;
     std::optional<WatchedGroup::Lead> lead;
     group.Join(3, waiter, [&](WatchedGroup::Lead made) { lead = made; });
-    const std::stop_callback on_stop(lead->GetStopToken(), [&] {
+    const StopCallback on_stop(lead->GetStopToken(), [&] {
       UserCode();
       CHECK(group.Callers(3) == 0);
     });
@@ -177,7 +177,7 @@ TEST_CASE("Promise 8: a stop callback may land the call that is asked to stop") 
   } waiter;
   std::optional<Group<int, int>::Lead> lead;
   group.Join(1, waiter, [&](Group<int, int>::Lead made) { lead = made; });
-  const std::stop_callback on_stop(lead->GetStopToken(), [&] { CHECK(lead->Fail(nullptr)); });
+  const StopCallback on_stop(lead->GetStopToken(), [&] { CHECK(lead->Fail(nullptr)); });
   CHECK(group.Leave(waiter));
   CHECK(waiter.landed == 0);
   CHECK(group.GetStats().in_flight == 0);

@@ -159,11 +159,11 @@ TEST_CASE("Promise 7: when an allocation of Join fails, only that Join fails") {
 
 TEST_CASE("Promise 7: a leader whose stop source cannot be allocated fails before it is visible") {
   Group<int, int> group;
-  std::stop_source stop;
+  StopSource stop;
   bool ran = false;
   const auto ask = [&] {
     const FailAllocations fail(0);
-    return group.Do(1, [&](std::stop_token) { return ran = true; }, {.stop = stop.get_token()});
+    return group.Do(1, [&](StopToken) { return ran = true; }, {.stop = stop.get_token()});
   };
   CHECK_THROWS_AS(static_cast<void>(ask()), std::bad_alloc);
   CHECK_FALSE(ran);

@@ -124,7 +124,7 @@ TEST_CASE(
   std::atomic<int> runs = 0;
   std::atomic<int> newest_returned = 0;
   std::atomic<int> stale = 0;
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&] {
       for (int i = 0; i < kRounds; ++i) {

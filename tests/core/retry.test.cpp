@@ -341,8 +341,8 @@ TEST_CASE("kRetry: a leader that vanished counts as one that failed") {
 TEST_CASE("kRetry: a follower that was stopped when its leader failed does not lead") {
   // Requests the stop when the failed call is closed, which is too late for the follower to leave.
   Group<int, int, std::hash<int>, std::equal_to<int>, Hooked> group;
-  std::stop_source stop;
-  std::jthread leader([&] {
+  StopSource stop;
+  JoiningThread leader([&] {
     const auto fail = [&]() -> int {
       AwaitCallers(group, 1, 2);
       HookedMutex::after_unlock = [&] {
@@ -372,7 +372,7 @@ TEST_CASE("Promise 8: a caller that comes late to a second try gets its value wi
   std::latch fail(1);
   std::latch about_to_ask_again(1);
   std::latch second_try_landed(1);
-  std::jthread leader([&] {
+  JoiningThread leader([&] {
     const auto fails = [&]() -> Movable {
       fail.wait();
       throw std::runtime_error("down");
@@ -384,7 +384,7 @@ TEST_CASE("Promise 8: a caller that comes late to a second try gets its value wi
   });
   AwaitCallers(group, 1, 1);
   int got = 0;
-  std::jthread late([&] {
+  JoiningThread late([&] {
     int locks = 0;
     HookedMutex::before_lock = [&] {
       if (++locks != 2) return;

@@ -32,7 +32,7 @@ TEST_CASE("Promise 4: every caller of a call reads the same answer") {
   // callers[run] counts the callers of a run, and saw_shared[run] those whose result was shared.
   std::vector<std::atomic<int>> callers(kThreads * kRounds + 1);
   std::vector<std::atomic<int>> saw_shared(kThreads * kRounds + 1);
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&] {
       for (int i = 0; i < kRounds; ++i) {
@@ -53,7 +53,7 @@ TEST_CASE("Promise 4: every caller of a call reads the same answer") {
 
 TEST_CASE("Promise 4: a stopped leader shares the result with a follower that stays") {
   Group<int, int> group;
-  std::stop_source stop;
+  StopSource stop;
   std::latch finish(1);
   Caller leader([&] {
     return group.Do(1,

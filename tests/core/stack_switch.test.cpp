@@ -19,7 +19,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "support/catch.hpp"
@@ -86,7 +85,7 @@ TEST_CASE("Promise 1: a fn that another thread continues serves its followers") 
   });
   std::latch suspended(1);
   std::latch finished(1);
-  std::jthread first([&] {
+  JoiningThread first([&] {
     fiber->Resume();
     suspended.count_down();
     finished.wait();
@@ -121,9 +120,9 @@ TEST_CASE("Promise 9: a thread on which a fn from another thread has finished de
   };
   std::optional<std::errc> on_first;
   std::optional<std::errc> on_second;
-  std::jthread first([&] {
+  JoiningThread first([&] {
     fiber->Resume();
-    std::jthread([&] {
+    JoiningThread([&] {
       fiber->Resume();
       on_second = asks_for_itself();
     }).join();
@@ -143,9 +142,9 @@ TEST_CASE("Promise 9: a thread may wait for a call whose work has moved away fro
   fiber.emplace([&] { lead->Start([&] { fiber->Suspend(); }); });
   Outcome<int> waited;
   std::atomic<bool> finished = false;
-  std::jthread first([&] {
+  JoiningThread first([&] {
     fiber->Resume();
-    std::jthread([&] { fiber->Resume(); }).join();  // what Start has run is over, elsewhere
+    JoiningThread([&] { fiber->Resume(); }).join();  // what Start has run is over, elsewhere
     waited =
         Keep([&] { return group.Do("outer", [&] { return *group.Do("key", [] { return 2; }); }); });
     finished = true;

@@ -43,7 +43,7 @@ class AbandonedCall {
   const Outcome<int>& Join() { return leader_.Join(); }
 
  private:
-  std::stop_source stop_;
+  StopSource stop_;
   Caller<int> leader_;
 };
 
@@ -156,7 +156,7 @@ TEST_CASE("Promise 11: a token that is taken while a newcomer is there is not re
   group.Join("key", first, KeepIn(lead));
   CHECK(group.Leave(first));
   group.Join("key", second, kMustNotLaunch);
-  const std::stop_token stop = lead->GetStopToken();
+  const StopToken stop = lead->GetStopToken();
   CHECK_FALSE(stop.stop_requested());
   CHECK(group.Leave(second));
   CHECK(stop.stop_requested());
@@ -174,7 +174,7 @@ TEST_CASE("Promise 11: work in Lead::Run takes the token only if its function do
     return 1;
   }));
   group.Join("obeys", waiter, KeepIn(lead));
-  CHECK(lead->Run([&](std::stop_token stop) {
+  CHECK(lead->Run([&](StopToken stop) {
     CHECK(group.Leave(waiter));
     CHECK(stop.stop_requested());
     CHECK_FALSE(group.Forget("obeys"));  // it was forgotten when it was asked to stop
@@ -194,7 +194,7 @@ TEST_CASE("Promise 11: a call that all have left is still replaced when it is ol
 
 TEST_CASE("Promise 14: the destructor still asks work to stop whose token nobody took") {
   TestWaiter waiter;
-  std::optional<std::stop_callback<std::function<void()>>> on_stop;
+  std::optional<StopCallback<std::function<void()>>> on_stop;
   {
     IntGroup group;
     group.Join("key", waiter, [&](Lead lead) {
@@ -215,7 +215,7 @@ TEST_CASE(
     group->Join("key", waiter, KeepIn(lead));
     Lead other(*lead);
     std::latch start(2);
-    std::jthread takes([&] {
+    JoiningThread takes([&] {
       start.arrive_and_wait();
       static_cast<void>(other.GetStopToken());
     });

@@ -74,9 +74,9 @@ TEST_CASE("Promise 6: pthread_exit inside the function is a forced unwind too") 
 
 TEST_CASE("Promise 6: a leader with a stop token and no followers is unwound as well") {
   Group<std::string, int> group;
-  std::stop_source stop;
+  StopSource stop;
   CancellableThread leader([&] {
-    static_cast<void>(group.Do("key", [](std::stop_token) -> int { SitInCancellationPoint(); },
+    static_cast<void>(group.Do("key", [](StopToken) -> int { SitInCancellationPoint(); },
                                {.stop = stop.get_token()}));
   });
   AwaitCallers(group, "key", 1);

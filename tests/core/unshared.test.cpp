@@ -37,10 +37,9 @@ std::size_t AllocationsOf(Work&& work) {
 TEST_CASE("Promise 16: an unshared Do allocates nothing") {
   Group<std::string, int> group;
   const std::string key = "a key that is too long for the small-string buffer";
-  std::stop_source stop;
+  StopSource stop;
   CHECK(AllocationsOf([&] { static_cast<void>(group.Do(key, [] { return 1; })); }) == 0);
-  CHECK(AllocationsOf(
-            [&] { static_cast<void>(group.Do(key, [](std::stop_token) { return 1; })); }) == 0);
+  CHECK(AllocationsOf([&] { static_cast<void>(group.Do(key, [](StopToken) { return 1; })); }) == 0);
   CHECK(AllocationsOf(
             [&] { static_cast<void>(group.Do(key, [] { return 1; }, {.timeout = 1s})); }) == 0);
   CHECK(AllocationsOf([&] {

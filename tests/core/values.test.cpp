@@ -31,7 +31,7 @@ struct Counted {
 template <class Value, class Fn>
 std::vector<Result<Value>> Share(Group<int, Value>& group, std::size_t count, Fn fn) {
   std::vector<std::optional<Result<Value>>> kept(count);
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (auto& result : kept) {
     threads.emplace_back([&] {
       result.emplace(group.Do(1, [&] {
@@ -54,7 +54,7 @@ TEST_CASE("Promise 13: what the leader wrote before it returned is seen by every
   for (int round = 0; round < 200; ++round) {
     int plain = 0;
     std::vector<int> seen(4);
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (std::size_t i = 0; i < seen.size(); ++i) {
       threads.emplace_back([&, i] {
         singleflight::CallOptions options;
@@ -87,7 +87,7 @@ TEST_CASE("Promise 15: the value may be void") {
   CHECK_THROWS_AS(group.Do(1, [] { throw std::logic_error("no"); }), std::logic_error);
 
   std::atomic<int> shared = 0;
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (int i = 0; i < 3; ++i) {
     threads.emplace_back(
         [&] { shared += group.Do(1, [&] { AwaitCallers(group, 1, 3); }).shared(); });
@@ -219,7 +219,7 @@ TEST_CASE(
   CHECK(moves == 1);
   int shared_moves = 0;
   bool leader_shared = false;
-  std::jthread leader([&] {
+  JoiningThread leader([&] {
     const auto result = group.Do(1, [&] {
       AwaitCallers(group, 1, 2);
       return Counted(shared_moves);

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <singleflight/read_through.hpp>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "support/support.hpp"
@@ -37,7 +36,7 @@ template <class Cache, class KeyOf, class ValueOf>
 bool SurvivesThreads(Cache& cache, KeyOf key_of, ValueOf value_of) {
   constexpr std::size_t kThreads = 4, kRounds = 500, kKeys = 10;
   std::vector<char> right(kThreads, true);
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (std::size_t t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       for (std::size_t round = 0; round < kRounds; ++round) {

@@ -10,7 +10,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -60,7 +59,7 @@ struct CurlRequest {
 template <class FirstRuns>
 std::vector<Page> CurlAtOnce(int port, const std::vector<CurlRequest>& asks, FirstRuns first_runs) {
   std::vector<Page> pages(asks.size());
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (std::size_t i = 0; i < asks.size(); ++i) {
     if (i == 1) Await(first_runs);
     threads.emplace_back([&, i] { pages[i] = Curl(port, asks[i].target, asks[i].arguments); });

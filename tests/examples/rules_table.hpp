@@ -18,7 +18,6 @@
 #include <memory>
 #include <set>
 #include <stdexcept>
-#include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
@@ -55,8 +54,8 @@ class RuleSite {
   singleflight::Stats GetStats() const { return server_.GetStats(); }
 
   // Returns what makes a handler wait as described above.
-  std::function<bool(const Seen&, bool, const std::stop_token&)> Ready() {
-    return [this](const Seen& seen, bool begins, const std::stop_token&) {
+  std::function<bool(const Seen&, bool, const test::StopToken&)> Ready() {
+    return [this](const Seen& seen, bool begins, const test::StopToken&) {
       if (begins) ++runs_;
       // A request whose theme is visible asks for the second time: see the tests of Vary.
       const std::size_t times = http_text::Has(seen.headers, "X-Theme") ? 2 : 1;
@@ -419,7 +418,7 @@ TEST_CASE("With OnTimeout::kRunAlone, a follower that times out runs the handler
   std::atomic<int> runs = 0;
   TestServer server({});
   server.Serve("/page",
-               {[&](const Seen&, bool begins, const std::stop_token&) {
+               {[&](const Seen&, bool begins, const test::StopToken&) {
                   if (begins) ++runs;
                   return runs == 2;
                 },
@@ -439,13 +438,13 @@ TEST_CASE(
   std::atomic<int> reads = 0;
   TestServer server({});
   server.Serve("/page",
-               {[&](const Seen&, bool begins, const std::stop_token&) {
+               {[&](const Seen&, bool begins, const test::StopToken&) {
                   if (begins) ++reads;
                   return reads == 2;  // the first read is held until the second one runs
                 },
                 Counting()},
                {});
-  server.ServeWrite("/page", {[](const Seen&, bool, const std::stop_token&) { return true; },
+  server.ServeWrite("/page", {[](const Seen&, bool, const test::StopToken&) { return true; },
                               [](const Seen&) { return Reply{204}; }});
   const int port = server.Start();
   RawClient before(port);
@@ -463,8 +462,8 @@ namespace {
 
 // Holds each run until it is told to finish or to stop.
 struct HeldRuns {
-  std::function<bool(const Seen&, bool, const std::stop_token&)> Ready() {
-    return [this](const Seen&, bool begins, const std::stop_token& stop) {
+  std::function<bool(const Seen&, bool, const test::StopToken&)> Ready() {
+    return [this](const Seen&, bool begins, const test::StopToken& stop) {
       if (begins) ++begun;
       const bool stops = stop.stop_requested();
       if (stops) stopped = true;

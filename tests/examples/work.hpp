@@ -4,11 +4,11 @@
 // What the handlers of the tests do, whatever the HTTP library is: see rules_table.hpp.
 
 #include <functional>
-#include <stop_token>
 #include <string>
 #include <string_view>
 
 #include "adapters/http/text.hpp"
+#include "support/threads.hpp"
 
 namespace test {
 
@@ -34,7 +34,7 @@ struct Reply {
 struct Work {
   // Called until it returns true. The second argument is true when it is called for the first time
   // in a run.
-  std::function<bool(const Seen&, bool begins, const std::stop_token&)> ready;
+  std::function<bool(const Seen&, bool begins, const StopToken&)> ready;
   std::function<Reply(const Seen&)> reply;
 };
 

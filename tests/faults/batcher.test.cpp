@@ -7,7 +7,6 @@
 #include <singleflight/batcher.hpp>
 #include <singleflight/many.hpp>
 #include <span>
-#include <stop_token>
 #include <vector>
 
 #include "scenarios.hpp"
@@ -47,7 +46,7 @@ Heard AskByDoWithRetry(FaultyGroup& group, const FaultyKey& key, FnControl& cont
 
 // The executor runs the task at once, because the batch is full.
 Heard AskInline(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
-  const auto load = [&control](std::span<const FaultyKey> keys, const std::stop_token&) {
+  const auto load = [&control](std::span<const FaultyKey> keys, const StopToken&) {
     return Load(FaultyFn(control), keys);
   };
   Batcher batcher(group, load, {.max_keys = 1}, [](const auto& task) {
@@ -89,7 +88,7 @@ Heard AskForMany(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
 }
 
 Heard AskForManyLater(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
-  const auto load = [&control](std::span<const FaultyKey> keys, const std::stop_token&) {
+  const auto load = [&control](std::span<const FaultyKey> keys, const StopToken&) {
     return Load(FaultyFn(control), keys);
   };
   Batcher batcher(group, load);

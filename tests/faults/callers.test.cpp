@@ -45,7 +45,7 @@ class Followers {
     future_ = DoAsync(group, key, FaultyFn(fn_));
     await_next();
     routine_ = AskInCoroutine(
-        group, key, FaultyFn(fn_), std::stop_token(),
+        group, key, FaultyFn(fn_), StopToken(),
         [this](std::coroutine_handle<> handle) {
           const ScopedPlan none(nullptr);
           handle.resume();
@@ -79,7 +79,7 @@ class Followers {
   std::exception_ptr error_;
   Routine routine_;
   std::atomic<bool> resumed_ = false;
-  std::vector<std::jthread> threads_;
+  std::vector<JoiningThread> threads_;
 };
 
 // ---- Scenarios

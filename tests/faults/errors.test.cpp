@@ -89,7 +89,7 @@ std::string Retry(Plan& plan) {
 // A follower leaves its call, which lands only after the follower has got its error.
 template <Ask kAsk>
 std::string Leave(Plan& plan, const CallOptions& options, std::errc error,
-                  std::stop_source stop = std::stop_source(std::nostopstate)) {
+                  StopSource stop = StopSource(kNoStopState)) {
   FaultyGroup group;
   const FaultyKey key(1);
   LedCall led(group, key);
@@ -125,12 +125,12 @@ std::string TimeOutAtOnce(Plan& plan) {
 }
 template <Ask kAsk>
 std::string Stop(Plan& plan) {
-  const std::stop_source stop;
+  const StopSource stop;
   return Leave<kAsk>(plan, {.stop = stop.get_token()}, std::errc::operation_canceled, stop);
 }
 template <Ask kAsk>
 std::string StopBefore(Plan& plan) {
-  std::stop_source stop;
+  StopSource stop;
   stop.request_stop();
   return Leave<kAsk>(plan, {.stop = stop.get_token()}, std::errc::operation_canceled);
 }

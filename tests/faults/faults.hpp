@@ -14,7 +14,6 @@
 #include <exception>
 #include <new>
 #include <ostream>
-#include <stop_token>
 #include <system_error>
 #include <utility>
 
@@ -295,7 +294,7 @@ class FaultyFn {
 class FaultyStoppableFn : public FaultyFn {
  public:
   using FaultyFn::FaultyFn;
-  FaultyValue operator()(std::stop_token) const { return FaultyFn::operator()(); }
+  FaultyValue operator()(StopToken) const { return FaultyFn::operator()(); }
 };
 
 }  // namespace test

@@ -12,7 +12,6 @@
 #include <optional>
 #include <span>
 #include <sstream>
-#include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
@@ -78,7 +77,7 @@ class ManualResumer {
 
 template <class Fn, class ResumeOn>
 Routine AskInCoroutine(FaultyGroup& group, const FaultyKey& key, const Fn& fn,
-                       const std::stop_token& stop, const ResumeOn& resume_on, Heard& heard,
+                       const StopToken& stop, const ResumeOn& resume_on, Heard& heard,
                        std::exception_ptr& error) {
   try {
     const auto result = co_await singleflight::CoDo(group, key, fn, stop, resume_on);

@@ -10,7 +10,6 @@
 #include <functional>
 #include <optional>
 #include <span>
-#include <stop_token>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -51,10 +50,10 @@ Heard AskWithTimeout(FaultyGroup& group, const FaultyKey& key, FnControl& contro
 }
 
 Heard AskWithStop(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
-  std::stop_source stop(std::nostopstate);
+  StopSource stop(kNoStopState);
   {
     const ScopedPlan none(nullptr);
-    stop = std::stop_source();
+    stop = StopSource();
   }
   return HeardOf(group.Do(key, FaultyStoppableFn(control), {.stop = stop.get_token()}));
 }
@@ -100,12 +99,12 @@ template <class Fn>
 Heard AskByCoDo(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
   Heard heard;
   std::exception_ptr error;
-  std::stop_source stop(std::nostopstate);
-  if constexpr (std::invocable<Fn, std::stop_token>) {
+  StopSource stop(kNoStopState);
+  if constexpr (std::invocable<Fn, StopToken>) {
     const ScopedPlan none(nullptr);
-    stop = std::stop_source();
+    stop = StopSource();
   }
-  const std::stop_token token = stop.get_token();
+  const StopToken token = stop.get_token();
   ManualResumer own_thread;
   const Fn fn(control);
   const Routine routine =
@@ -138,12 +137,12 @@ Heard AskInBatch(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
 }
 
 Heard AskInBatchWithOptions(FaultyGroup& group, const FaultyKey& key, FnControl& control) {
-  std::stop_source stop(std::nostopstate);
+  StopSource stop(kNoStopState);
   {
     const ScopedPlan none(nullptr);
-    stop = std::stop_source();
+    stop = StopSource();
   }
-  const auto fn = [&](std::span<const FaultyKey> keys, std::stop_token) {
+  const auto fn = [&](std::span<const FaultyKey> keys, StopToken) {
     return WorkOfBatch(control, keys);
   };
   const CallOptions options{.timeout = 1h, .stop = stop.get_token()};

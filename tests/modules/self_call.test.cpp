@@ -13,7 +13,6 @@
 #include <latch>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -228,8 +227,8 @@ TEST_CASE("Promise 14: a group waits for the calls that another module leads") {
     std::optional<Lead> lead;
     const auto waiter = joiner.MakeWaiter();
     joiner.Join(*group, "key", *waiter, [&](Lead its_lead) { lead.emplace(std::move(its_lead)); });
-    std::jthread thread([&] {
-      const std::stop_token stop = lead->GetStopToken();
+    JoiningThread thread([&] {
+      const StopToken stop = lead->GetStopToken();
       Await([&] { return stop.stop_requested(); });  // by ~Group
       runner.Run(*lead, [] { return 1; });
       lead.reset();
@@ -280,7 +279,7 @@ TEST_CASE("Promise 11: when the last caller leaves in another module, the call i
     std::optional<Lead> lead;
     const auto waiter = joiner.MakeWaiter();
     joiner.Join(*group, "key", *waiter, [&](Lead its_lead) { lead.emplace(std::move(its_lead)); });
-    const std::stop_token stop = lead->GetStopToken();
+    const StopToken stop = lead->GetStopToken();
     Future future = joiner.DoAsync(*group, "key", ReturnTwo, nullptr);
     CHECK(leaver.Leave(*waiter));
     CHECK_FALSE(stop.stop_requested());
@@ -305,7 +304,7 @@ TEST_CASE("Errors: those of another module compare equal to the same std::errc")
   };
   ForEachChoice([&](const Module& owner, const Module& module) {
     FencedGroup group(owner, {.max_callers_per_call = 2});
-    std::stop_source stopped;
+    StopSource stopped;
     stopped.request_stop();
     HeldCall held(*group, "key");
     CHECK(code_of([&] { return module.Do(*group, "key", ReturnTwo, {.timeout = 0ns}); }) ==

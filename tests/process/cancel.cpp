@@ -58,7 +58,7 @@ const process::Add leader(
       PosixThread cancelled(
           [&] { static_cast<void>(group.Do(1, []() -> int { SitInCancellationPoint(); })); });
       AwaitCallers(group, 1, 1);
-      const std::stop_source stop;
+      const StopSource stop;
       Caller plain([&] { return group.Do(1, [] { return 1; }); });
       Caller patient([&] { return group.Do(1, [] { return 1; }, {.timeout = 1h}); });
       Caller stoppable([&] { return group.Do(1, [] { return 1; }, {.stop = stop.get_token()}); });
@@ -97,7 +97,7 @@ const process::Add with_timeout(
     [] { CancelFollower({.timeout = 1h}); });
 const process::Add with_stop(
     "a follower with a stop token leaves when it is cancelled, and the call continues", [] {
-      const std::stop_source stop;
+      const StopSource stop;
       CancelFollower({.stop = stop.get_token()});
     });
 

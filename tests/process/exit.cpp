@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <latch>
-#include <stop_token>
 
 #include "process.hpp"
 
@@ -29,7 +28,7 @@ void StartCalls(IntGroup& group) {
     }));
   }).detach();
   AwaitCallers(group, 1, 1);
-  static const std::stop_source stop;
+  static const StopSource stop;
   auto start = [&group, callers = std::size_t{1}](auto ask) mutable {
     std::thread([&group, ask] { ask(group); }).detach();
     AwaitCallers(group, 1, ++callers);
@@ -86,7 +85,7 @@ const process::Add asynchronous(
       // This runs last, since it is registered first.
       std::atexit([] { MUST(stopped == 2); });
       static IntGroup group;
-      const auto fn = [](std::stop_token stop) {
+      const auto fn = [](StopToken stop) {
         Await([&] { return stop.stop_requested(); });
         ++stopped;
         return 1;

@@ -15,7 +15,6 @@
 #include <atomic>
 #include <latch>
 #include <optional>
-#include <stop_token>
 
 using namespace test;
 using process::InChild;
@@ -60,7 +59,7 @@ class Traffic {
  public:
   Traffic() {
     for (int i = 0; i < 3; ++i) {
-      threads_.emplace_back([this, i](const std::stop_token& stop) {
+      threads_.emplace_back([this, i](const StopToken& stop) {
         for (int round = i; !stop.stop_requested(); ++round) {
           static_cast<void>(group_.Do(round % 2, [this, round] {
             return *inner_.Do(round % 3, [] { return 1; }, {.timeout = 1h});
@@ -76,7 +75,7 @@ class Traffic {
   IntGroup group_;
   IntGroup inner_;
   std::atomic<int> rounds_ = 0;
-  std::vector<std::jthread> threads_;
+  std::vector<JoiningThread> threads_;
 };
 
 const process::Add new_group(

@@ -12,8 +12,6 @@
 #include <atomic>
 #include <mutex>
 #include <optional>
-#include <stop_token>
-#include <thread>
 #include <vector>
 
 using namespace test;
@@ -36,9 +34,9 @@ const process::Add new_read_through(
     "and for one that others refer to",
     [] {
       std::atomic<int> rounds = 0;
-      std::vector<std::jthread> threads;
+      std::vector<JoiningThread> threads;
       for (int i = 0; i < 3; ++i) {
-        threads.emplace_back([&rounds](const std::stop_token& stop) {
+        threads.emplace_back([&rounds](const StopToken& stop) {
           for (Ones cache; !stop.stop_requested(); ++rounds) {
             const singleflight::detail::CacheMutex<std::mutex> one(cache), other(cache);
           }

@@ -29,7 +29,7 @@ using IntGroup = Group<int, int>;
 void WaitInsideOfCall(bool swapped) {
   IntGroup group;
   std::latch end_of_first(1);
-  std::optional<std::jthread> first;
+  std::optional<JoiningThread> first;
   if (swapped) first.emplace([&] { end_of_first.wait(); });
   HeldCall held(group, 1);
   end_of_first.count_down();
@@ -75,7 +75,7 @@ const process::Add lock(
         });
       });
       AwaitCallers(group, kChain, 1);
-      std::vector<std::jthread> chain;
+      std::vector<JoiningThread> chain;
       for (int i = kChain - 1; i >= 0; --i) {
         chain.emplace_back([&group, i] {
           static_cast<void>(

@@ -46,7 +46,7 @@ const process::Add storm(
       constexpr int kRounds = 1000;
       HandleSignals();
       Group<int, int> group;
-      const std::stop_source stop;
+      const StopSource stop;
       std::latch finish(1);
       std::atomic<int> returned = 0;
       std::atomic<int> got_1 = 0;

@@ -10,7 +10,6 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <vector>
 
 #include "adapters/redis_cache.hpp"
@@ -175,7 +174,7 @@ TEST_CASE("ReadThrough over Redis: callers for different keys share the connecti
   const RedisServer server;
   Users users(CacheOf(server));
   std::atomic<int> wrong = 0;
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 100; ++i) {

@@ -19,7 +19,6 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -241,7 +240,7 @@ void Play(const RedisServer& server, Plot plot, std::vector<Death>& deaths) {
   std::atomic<std::size_t> next = 0, next_key = 0;
   std::mutex mutex;
   std::string error;
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (int i = 0; i < 32; ++i) {
     threads.emplace_back([&] {
       try {

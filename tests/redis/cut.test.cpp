@@ -12,7 +12,6 @@
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -68,7 +67,7 @@ template <class Check>
 void CheckEach(std::uint64_t last, Check check) {
   std::vector<Failures> complaints(last + 1);
   std::atomic<std::uint64_t> next = 0;
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (int i = 0; i < 16; ++i) {
     threads.emplace_back([&] {
       for (std::uint64_t at; (at = next++) <= last;) {

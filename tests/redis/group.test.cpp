@@ -194,14 +194,14 @@ TEST_CASE(
   {
     RedisLeader leader(here, "k",
                        [](const auto&) -> std::string { throw std::domain_error("no\0pe"s); });
-    std::jthread same([&] {
+    JoiningThread same([&] {
       try {
         static_cast<void>(here.Do("k", NeverRun));
       } catch (const std::domain_error& error) {
         domain_error = error.what();
       }
     });
-    std::jthread follower([&] {
+    JoiningThread follower([&] {
       try {
         static_cast<void>(there.Do("k", NeverRun));
       } catch (const redis::RemoteError& error) {
@@ -224,7 +224,7 @@ TEST_CASE(
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   std::optional<int> thrown;
-  std::jthread leader([&] {
+  JoiningThread leader([&] {
     try {
       static_cast<void>(here.Do("k", [&]() -> std::string {
         Await([&] { return server.BlockedClients() == 1; });
@@ -457,7 +457,7 @@ TEST_CASE(
   redis::Group<MoveOnly> here(OptionsFor(server)), there(OptionsFor(server));
   int led = 0, followed = 0;
   {
-    std::jthread leader([&] {
+    JoiningThread leader([&] {
       led = *here.Do("k",
                      [&] {
                        Await([&] { return server.BlockedClients() == 1; });
@@ -477,7 +477,7 @@ TEST_CASE("redis: a Value may be void") {
   redis::Group<void> here(OptionsFor(server)), there(OptionsFor(server));
   bool shared = false;
   {
-    std::jthread leader([&] {
+    JoiningThread leader([&] {
       shared = here.Do("k", [&] { Await([&] { return server.BlockedClients() == 1; }); }).shared();
     });
     Await([&] { return !server.Keys().empty(); });

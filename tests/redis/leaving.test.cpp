@@ -13,10 +13,8 @@
 #include <optional>
 #include <singleflight/redis.hpp>
 #include <stdexcept>
-#include <stop_token>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <vector>
 
 #include "processes.hpp"
@@ -65,7 +63,7 @@ TEST_CASE("redis: a caller that waits for another process leaves when it is stop
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
-  std::stop_source stop;
+  StopSource stop;
   test::Caller follower([&] { return there.Do("k", NeverRun, {.stop = stop.get_token()}); });
   AwaitBlocked(server, 1);
   stop.request_stop();
@@ -81,7 +79,7 @@ TEST_CASE("redis: every caller that leaves is counted exactly once") {
   RedisLeader leader(here, "k", "v"s);
   int left = 0;
   for (int i = 0; i < kRounds; ++i) {
-    std::stop_source stop;
+    StopSource stop;
     CallOptions options{.stop = stop.get_token()};
     if (i % 2 == 0) options.timeout = 1ms;  // the timeout and the stop race
     test::Caller follower([&] { return there.Do("k", NeverRun, options); });
@@ -99,7 +97,7 @@ TEST_CASE("redis: every caller that leaves is counted exactly once") {
 TEST_CASE("redis: a caller that was stopped before it asks does not run its function") {
   const RedisServer server;
   RedisPages pages(OptionsFor(server));
-  std::stop_source stop;
+  StopSource stop;
   stop.request_stop();
   CHECK(ErrorOf([&] { return pages.Do("k", NeverRun, {.stop = stop.get_token()}); }) ==
         std::errc::operation_canceled);
@@ -110,7 +108,7 @@ TEST_CASE("redis: a caller that leaves while it waits for another process distur
   for (const bool by_stop : {false, true}) {
     RedisPages here(OptionsFor(server)), there(OptionsFor(server));
     RedisLeader leader(here, "k", "v"s);
-    std::stop_source stop;
+    StopSource stop;
     test::Caller first([&] {
       const CallOptions options =
           by_stop ? CallOptions{.stop = stop.get_token()} : CallOptions{.timeout = 100ms};
@@ -146,7 +144,7 @@ TEST_CASE("redis: followers that ask again keep what is left of their timeout") 
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
   RedisLeader leader(here, "k", "v"s);
-  std::stop_source stop;
+  StopSource stop;
   test::Caller first([&] { return there.Do("k", NeverRun, {.stop = stop.get_token()}); });
   AwaitBlocked(server, 1);
   const auto began = std::chrono::steady_clock::now();
@@ -162,7 +160,7 @@ TEST_CASE("redis: followers that ask again keep what is left of their timeout") 
 TEST_CASE("redis: other processes take over a call that nobody in the leader's process wants") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
-  std::stop_source stop;
+  StopSource stop;
   RedisLeader leader(
       here, "k",
       [](const redis::Lease& lease) { return lease.stop().stop_requested() ? "stopped"s : ""s; },
@@ -181,7 +179,7 @@ TEST_CASE("redis: other processes take over a call that nobody in the leader's p
 TEST_CASE("redis: a leader that leaves does not stop a call that its process still wants") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
-  std::stop_source stop;
+  StopSource stop;
   bool stopped = true;
   RedisLeader leader(here, "k",
                      [&](const redis::Lease& lease) {
@@ -262,7 +260,7 @@ TEST_CASE(
   redis::Options options = OptionsFor(server);
   options.command_timeout = 100ms;
   RedisPages pages(options);
-  std::stop_source stop;
+  StopSource stop;
   server.Stop();
   test::Caller caller([&] { return pages.Do("k", NeverRun, {.stop = stop.get_token()}); });
   AwaitCallers(pages, "k", 1);

@@ -12,11 +12,9 @@
 #include <cerrno>
 #include <cstddef>
 #include <singleflight/redis.hpp>
-#include <stop_token>
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -42,7 +40,7 @@ class OddServer {
         ::listen(listener_, 100) != 0) {
       throw std::system_error(errno, std::generic_category(), "cannot start the odd server");
     }
-    thread_ = std::jthread([this](const std::stop_token& stop) { Serve(stop); });
+    thread_ = JoiningThread([this](const StopToken& stop) { Serve(stop); });
   }
   ~OddServer() {
     thread_.request_stop();
@@ -54,7 +52,7 @@ class OddServer {
   int Connections() const { return connections_; }
 
  private:
-  void Serve(const std::stop_token& stop) {
+  void Serve(const StopToken& stop) {
     std::vector<pollfd> fds = {{listener_, POLLIN, 0}};
     while (!stop.stop_requested()) {
       ::poll(fds.data(), fds.size(), 1);
@@ -76,7 +74,7 @@ class OddServer {
   TemporaryDirectory directory_;
   const int listener_ = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   std::atomic<int> connections_ = 0;
-  std::jthread thread_;
+  JoiningThread thread_;
 };
 
 redis::Options OptionsFor(const OddServer& server) {

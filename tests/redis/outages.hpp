@@ -9,11 +9,9 @@
 #include <mutex>
 #include <optional>
 #include <singleflight/redis.hpp>
-#include <stop_token>
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <thread>
 #include <utility>
 
 #include "processes.hpp"
@@ -66,7 +64,7 @@ inline std::string LeaseOf(std::string_view key) {
 class Watchdog {
  public:
   explicit Watchdog(std::function<void()> end_it)
-      : thread_([this, end_it = std::move(end_it)](std::stop_token stop) {
+      : thread_([this, end_it = std::move(end_it)](StopToken stop) {
           std::unique_lock lock(mutex_);
           stopped_.wait_for(lock, stop, 30s, [] { return false; });
           if (stop.stop_requested()) return;
@@ -85,7 +83,7 @@ class Watchdog {
   std::mutex mutex_;
   std::condition_variable_any stopped_;
   bool hung_ = false;  // read only after the thread has been joined
-  std::jthread thread_;
+  JoiningThread thread_;
 };
 
 }  // namespace test

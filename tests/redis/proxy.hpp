@@ -31,11 +31,11 @@
 #include <optional>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "support/temporary_directory.hpp"
+#include "support/threads.hpp"
 
 namespace test {
 
@@ -350,7 +350,7 @@ class RedisProxy {
   std::list<Connection> connections_;                    // only the proxy's thread adds and erases
   std::vector<std::array<std::uint64_t, 2>> forwarded_;  // one for each connection that has arrived
   std::size_t actions_ = 0;
-  std::jthread thread_{[this] { Run(); }};
+  JoiningThread thread_{[this] { Run(); }};
 };
 
 }  // namespace test

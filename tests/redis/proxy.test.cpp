@@ -13,7 +13,6 @@
 #include <latch>
 #include <optional>
 #include <string>
-#include <thread>
 
 #include "cluster.hpp"
 #include "server.hpp"
@@ -322,7 +321,7 @@ TEST_CASE("The tests' Redis server admits only its user, if it has one") {
 TEST_CASE("The tests' Redis server counts the clients that are blocked") {
   RedisServer server;
   CHECK(server.BlockedClients() == 0);
-  std::jthread blocked([&] { server.Ask("BLPOP list 0"); });
+  JoiningThread blocked([&] { server.Ask("BLPOP list 0"); });
   Await([&] { return server.BlockedClients() == 1; });
   server.Ask("RPUSH list 1");
   blocked.join();

@@ -126,7 +126,7 @@ class Pool {
   std::condition_variable changed_;
   std::deque<Job> jobs_;  // guarded by mutex_
   bool ended_ = false;    // guarded by mutex_
-  std::vector<std::jthread> threads_;
+  std::vector<JoiningThread> threads_;
 };
 
 // It is set once, usually by another thread.
@@ -197,14 +197,14 @@ struct Window {
   std::atomic<std::uint64_t> progress = 0;
   // Each thread's caller may be stopped by these.
   std::array<std::mutex, kThreads> stop_mutexes;
-  std::array<std::optional<std::stop_source>, kThreads> stops;
+  std::array<std::optional<StopSource>, kThreads> stops;
   Group group;  // declared last, so destroyed first: its calls use all of the above
 };
 
 // The function of one operation.
 struct Work {
-  Answer operator()() const { return Run(std::stop_token()); }
-  Answer Run(const std::stop_token& stop) const {
+  Answer operator()() const { return Run(StopToken()); }
+  Answer Run(const StopToken& stop) const {
     const std::uint32_t number = window->Begin(key, operation, asked);
     for (unsigned i = 0; i < spins && !stop.stop_requested(); ++i) std::this_thread::yield();
     if (inside != nullptr && *inside) (*inside)();
@@ -227,11 +227,11 @@ struct Work {
 };
 
 struct StoppableWork : Work {
-  Answer operator()(std::stop_token stop) const { return Run(stop); }
+  Answer operator()(StopToken stop) const { return Run(stop); }
 };
 
 // Does the same as a task that continues in the pool.
-Task<Answer> RunInPool(Work work, std::stop_token stop) {
+Task<Answer> RunInPool(Work work, StopToken stop) {
   struct Resumed : std::suspend_always {
     explicit Resumed(Pool& its_pool) : pool(its_pool) {}
     void await_suspend(std::coroutine_handle<> handle) const {
@@ -244,7 +244,7 @@ Task<Answer> RunInPool(Work work, std::stop_token stop) {
 }
 
 struct PooledWork {
-  Task<Answer> operator()(std::stop_token stop) const { return RunInPool(work, std::move(stop)); }
+  Task<Answer> operator()(StopToken stop) const { return RunInPool(work, std::move(stop)); }
   Work work;
 };
 
@@ -431,7 +431,7 @@ class Worker {
     if (!settings_.stops) return DoPlain(key, 0);
     Ask ask = NewAsk(key);
     const StoppableWork work{WorkFor(ask)};
-    const std::stop_token stop = OfferToStop();
+    const StopToken stop = OfferToStop();
     Note(ask, [&] { return group_.Do(key, work, {.stop = stop}); });
     ask.stop_requested = WithdrawStop();
     asks.push_back(ask);
@@ -504,7 +504,7 @@ class Worker {
   void CoroutineInline(int key) {
     Ask ask = NewAsk(key);
     const bool may_stop = settings_.stops && key >= StrictKeys();
-    const std::stop_token stop = may_stop ? OfferToStop() : std::stop_token();
+    const StopToken stop = may_stop ? OfferToStop() : StopToken();
     Event done;
     if (OneIn(2)) {
       AskInline(group_, WorkFor(ask), stop, ask, done);
@@ -516,7 +516,7 @@ class Worker {
     asks.push_back(ask);
   }
   template <class Fn>
-  static FireAndForget AskInline(Group& group, Fn fn, std::stop_token stop, Ask& ask, Event& done) {
+  static FireAndForget AskInline(Group& group, Fn fn, StopToken stop, Ask& ask, Event& done) {
     try {
       const auto result = co_await singleflight::CoDo(group, ask.key, fn, stop);
       Note(
@@ -546,7 +546,7 @@ class Worker {
   }
   static Routine AskHere(Group& group, PooledWork fn, Ask& ask, Resumption resumption) {
     try {
-      const std::stop_token none;
+      const StopToken none;
       const auto result = co_await singleflight::CoDo(group, ask.key, fn, none, resumption);
       Note(
           ask, [&]() -> const auto& { return result; });
@@ -573,7 +573,7 @@ class Worker {
     const Ask batch = NewAsk(0);
     const unsigned spins = Below(40);
     const bool fails = OneIn(8);
-    const auto fn = [&](std::span<const int> missing, const std::stop_token& stop) {
+    const auto fn = [&](std::span<const int> missing, const StopToken& stop) {
       std::vector<Answer> answers;
       Failure failure;
       failure.executions.fill(kNoExecution);
@@ -682,15 +682,15 @@ class Worker {
   void StopSomebody() {
     if (!settings_.stops) return Look(AnyKey());
     const unsigned whom = Below(kThreads);
-    std::optional<std::stop_source> stop;
+    std::optional<StopSource> stop;
     {
       const std::lock_guard lock(window_.stop_mutexes[whom]);
       stop = window_.stops[whom];
     }
     if (stop) stop->request_stop();
   }
-  std::stop_token OfferToStop() {
-    std::stop_source stop;
+  StopToken OfferToStop() {
+    StopSource stop;
     if (OneIn(8)) stop.request_stop();  // stopped before it asks
     const std::lock_guard lock(window_.stop_mutexes[thread_]);
     return window_.stops[thread_].emplace(std::move(stop)).get_token();
@@ -856,7 +856,7 @@ std::vector<std::string> RunWindow(const Settings& settings, Pool& pool, Totals&
   std::deque<Worker> workers;
   std::atomic<unsigned> ended = 0;
   {
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (unsigned i = 0; i < kThreads; ++i) workers.emplace_back(window, i);
     for (Worker& worker : workers) {
       threads.emplace_back([&] {

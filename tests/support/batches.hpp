@@ -9,7 +9,6 @@
 #include <singleflight/singleflight.hpp>
 #include <span>
 #include <stdexcept>
-#include <stop_token>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -59,7 +58,7 @@ std::optional<std::errc> ErrorOfKey(const singleflight::KeyResult<Value>& result
 }
 
 template <class Fn>
-Routine Ask(IntGroup& group, Keys keys, Fn fn, Results& results, std::stop_token stop = {}) {
+Routine Ask(IntGroup& group, Keys keys, Fn fn, Results& results, StopToken stop = {}) {
   results = co_await singleflight::CoDoMany(group, keys, fn, stop);
 }
 template <class Fn, class Executor>

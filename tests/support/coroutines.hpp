@@ -6,7 +6,6 @@
 #include <coroutine>
 #include <exception>
 #include <optional>
-#include <stop_token>
 #include <system_error>
 #include <utility>
 
@@ -117,10 +116,10 @@ class Signal {
 
 // Resumes the coroutine that awaits it when a stop is requested.
 struct UntilStopped : std::suspend_always {
-  explicit UntilStopped(std::stop_token its_token) : token(std::move(its_token)) {}
+  explicit UntilStopped(StopToken its_token) : token(std::move(its_token)) {}
   void await_suspend(std::coroutine_handle<> handle) { on_stop.emplace(token, handle); }
-  std::stop_token token;
-  std::optional<std::stop_callback<std::coroutine_handle<>>> on_stop;
+  StopToken token;
+  std::optional<StopCallback<std::coroutine_handle<>>> on_stop;
 };
 
 // Awaits what `make` returns, which gives a Result, and stores the outcome.

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "threads.hpp"
+
 namespace singleflight {
 
 // Catch2 prints these types with these operators.
@@ -109,7 +111,7 @@ class Caller {
 
  private:
   Outcome<Value> outcome_;
-  std::jthread thread_;
+  JoiningThread thread_;
 };
 
 template <class Ask>
@@ -146,7 +148,7 @@ class HeldCall {
 template <class Ask>
 auto AskAtOnce(std::size_t count, Ask ask) {
   std::vector<decltype(Keep(ask))> outcomes(count);
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (auto& outcome : outcomes) threads.emplace_back([&] { outcome = Keep(ask); });
   threads.clear();
   return outcomes;

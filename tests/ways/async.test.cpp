@@ -158,7 +158,7 @@ TEST_CASE("DoAsync: however often a task is called, on however many threads, it 
       group, "key", [&] { return ++runs; }, KeepIn(task));
   {
     std::latch together(4);
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (int i = 0; i < 4; ++i) {
       threads.emplace_back([&, copy = task] {
         together.arrive_and_wait();
@@ -206,7 +206,7 @@ TEST_CASE("DoAsync: the function may be move-only, and may take a stop token") {
   IntGroup group;
   auto moved = DoAsync(group, "key", [value = std::make_unique<int>(7)] { return *value; });
   CHECK(*moved.Get() == 7);
-  auto token = DoAsync(group, "key", [](std::stop_token stop) { return stop.stop_possible(); });
+  auto token = DoAsync(group, "key", [](StopToken stop) { return stop.stop_possible(); });
   CHECK(*token.Get() == 1);
 }
 
@@ -403,11 +403,11 @@ TEST_CASE("Promise 10: a Future whose wait times out stays on its call") {
 TEST_CASE(
     "Promise 11: dropping the last Future asks the call to stop, and a newcomer starts a new one") {
   IntGroup group;
-  std::stop_token stop;
+  StopToken stop;
   std::function<void()> task;
   auto first = DoAsync(
       group, "key",
-      [&](std::stop_token token) {
+      [&](StopToken token) {
         stop = std::move(token);
         return stop.stop_requested() ? 1 : 0;
       },
@@ -431,10 +431,9 @@ TEST_CASE(
   for (int round = 0; round < kRounds; ++round) {
     std::function<void()> task;
     auto leaver = DoAsync(
-        group, "key", [](std::stop_token stop) { return stop.stop_requested() ? -1 : 1; },
-        KeepIn(task));
+        group, "key", [](StopToken stop) { return stop.stop_requested() ? -1 : 1; }, KeepIn(task));
     std::latch together(2);
-    std::jthread leaving([&] {
+    JoiningThread leaving([&] {
       together.arrive_and_wait();
       leaver = {};
     });
@@ -463,7 +462,7 @@ TEST_CASE("Promise 10: a Future that is dropped while its call lands disturbs no
         group, "key", [] { return 7; }, KeepIn(task));
     auto dropped = DoAsync(group, "key", kMustNotRun, kMustNotSubmit);
     std::latch together(2);
-    std::jthread landing([&] {
+    JoiningThread landing([&] {
       together.arrive_and_wait();
       task();
     });
@@ -513,7 +512,7 @@ TEST_CASE("Promise 14: the destructor waits for calls that run on threads of the
   {
     IntGroup group;
     std::latch inside(1);
-    future = DoAsync(group, "key", [&](std::stop_token stop) {
+    future = DoAsync(group, "key", [&](StopToken stop) {
       inside.count_down();
       Await([&] { return stop.stop_requested(); });
       stopped = true;

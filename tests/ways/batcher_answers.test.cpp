@@ -316,7 +316,7 @@ TEST_CASE(
       {.max_delay = 0ms}, tasks.Keep());
   struct Stops final : IntGroup::Waiter {
     void OnLanded() noexcept override { stop.request_stop(); }
-    std::stop_source stop;
+    StopSource stop;
   } leader;  // is notified first
   batcher.Join(1, leader);
   Caller stopped([&] {
@@ -460,7 +460,7 @@ TEST_CASE("Promise 7: without memory to run a batch, its keys fail and the next 
     bool allocates = true;
     Batcher batcher(
         group,
-        [&](std::span<const int> keys, const std::stop_token&) {
+        [&](std::span<const int> keys, const StopToken&) {
           allocates = false;
           allocations_until_failure = std::numeric_limits<std::size_t>::max();
           return TenTimes(keys);

@@ -7,8 +7,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <stop_token>
-#include <thread>
 
 #include "batcher_support.hpp"
 #include "support/coroutines.hpp"
@@ -25,7 +23,7 @@ using singleflight::Stats;
 
 namespace {
 
-Routine AwaitKey(IntBatcher& batcher, int key, Outcome<int>& outcome, std::stop_token stop = {}) {
+Routine AwaitKey(IntBatcher& batcher, int key, Outcome<int>& outcome, StopToken stop = {}) {
   return StoreOutcome(outcome, [&batcher, key, stop] { return CoDo(batcher, key, stop); });
 }
 
@@ -106,7 +104,7 @@ TEST_CASE("CoDo: resume_on gets the coroutine that awaits a Batcher's key") {
   Outcome<int> outcome;
   const auto post = [&posted](std::coroutine_handle<> handle) { posted = handle; };
   const auto await = [&]() -> Routine {
-    const auto result = co_await CoDo(batcher, 1, std::stop_token(), post);
+    const auto result = co_await CoDo(batcher, 1, StopToken(), post);
     outcome.value = *result;
   };
   const Routine routine = await();
@@ -149,7 +147,7 @@ TEST_CASE("Promise 10: a caller in a Batcher's Do leaves when its stop is reques
   IntGroup group;
   Calls calls;
   Batcher batcher(group, Noting(calls), {.max_delay = 24h});
-  std::stop_source stop;
+  StopSource stop;
   Future<int> stays = DoAsync(batcher, 1);
   Caller leaves([&] { return batcher.Do(1, {.stop = stop.get_token()}); });
   AwaitCallers(group, 1, 2);
@@ -164,7 +162,7 @@ TEST_CASE("Promise 10: a caller whose stop was requested before does not join a 
   IntGroup group;
   Calls calls;
   Batcher batcher(group, Noting(calls));
-  std::stop_source stop;
+  StopSource stop;
   stop.request_stop();
   Outcome<int> awaited;
   CHECK(ErrorOf([&] { return batcher.Do(1, {.stop = stop.get_token()}); }) ==
@@ -179,7 +177,7 @@ TEST_CASE("Promise 10: a coroutine that leads a Batcher's call leaves when its s
   IntGroup group;
   Calls calls;
   Batcher batcher(group, Noting(calls));
-  std::stop_source stop;
+  StopSource stop;
   Outcome<int> leader;
   Outcome<int> follower;
   const Routine one = AwaitKey(batcher, 1, leader, stop.get_token());
@@ -196,7 +194,7 @@ TEST_CASE("Promise 11: a key whose callers have all left is not loaded if the fu
   Calls calls;
   Batcher batcher(group, Stoppable(calls));
   Outcome<int> outcome;
-  std::stop_source stop;
+  StopSource stop;
   Future<int> stays = DoAsync(batcher, 1);
   Future<int> leaves = DoAsync(batcher, 2);
   Routine destroyed = AwaitKey(batcher, 3, outcome);
@@ -255,9 +253,9 @@ TEST_CASE("Promise 11: a key whose callers have left is loaded if the function c
 TEST_CASE("Promise 11: a caller in Do that runs the batch itself leaves it when it is stopped") {
   IntGroup group;
   Calls calls;
-  std::stop_source caller;
+  StopSource caller;
   bool asked = false;
-  Batcher batcher(group, Stoppable(calls, [&](const std::stop_token& stop) {
+  Batcher batcher(group, Stoppable(calls, [&](const StopToken& stop) {
                     caller.request_stop();
                     asked = stop.stop_requested();
                   }));
@@ -273,7 +271,7 @@ TEST_CASE("Promise 11: a batch that runs is asked to stop when the last caller o
   Future<int> one;
   Future<int> two;
   std::vector<bool> asked;
-  Batcher batcher(group, Stoppable(calls, [&](const std::stop_token& stop) {
+  Batcher batcher(group, Stoppable(calls, [&](const StopToken& stop) {
                     one = {};
                     asked.push_back(stop.stop_requested());
                     two = {};
@@ -292,7 +290,7 @@ TEST_CASE(
   Calls calls;
   Future<int> old;
   std::vector<bool> asked;
-  Batcher batcher(group, Stoppable(calls, [&](const std::stop_token& stop) {
+  Batcher batcher(group, Stoppable(calls, [&](const StopToken& stop) {
                     old = {};
                     asked.push_back(stop.stop_requested());
                   }));

@@ -9,7 +9,6 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
-#include <thread>
 
 #include "batcher_support.hpp"
 #include "support/allocations.hpp"
@@ -86,7 +85,7 @@ TEST_CASE("Destroying a Batcher: a function that runs is asked to stop, and wait
     std::optional<Pool> executor(std::in_place, 1);
     std::latch runs(1);
     std::atomic<bool> returned = false;
-    const auto load = [&](std::span<const int> keys, const std::stop_token& stop) {
+    const auto load = [&](std::span<const int> keys, const StopToken& stop) {
       runs.count_down();
       Await([&] { return stop.stop_requested(); });
       returned = true;
@@ -115,7 +114,7 @@ TEST_CASE(
   std::vector<bool> asked;
   auto batcher = std::make_unique<IntBatcher>(
       group,
-      [&](std::span<const int> keys, const std::stop_token& stop) {
+      [&](std::span<const int> keys, const StopToken& stop) {
         if (asked.empty()) {
           first_runs.count_down();
           Await([&] { return stop.stop_requested(); });
@@ -290,9 +289,9 @@ TEST_CASE("Batcher: a coroutine that a batch resumes may destroy the batcher and
     Request request{mode};
     Handle(request);
     request.go.count_down();
-    std::jthread runs_task;
+    JoiningThread runs_task;
     if (mode == Mode::kInFlush) request.batcher->Flush();
-    if (mode == Mode::kInTask) runs_task = std::jthread([&] { request.tasks.RunOne(); });
+    if (mode == Mode::kInTask) runs_task = JoiningThread([&] { request.tasks.RunOne(); });
     request.finished.wait();
     CHECK(request.one.value == 10);
     CHECK(Get(request.two).value == 20);

@@ -12,9 +12,7 @@
 #include <new>
 #include <optional>
 #include <stdexcept>
-#include <stop_token>
 #include <string>
-#include <thread>
 
 #include "batcher_support.hpp"
 #include "cache/fake_cache.hpp"
@@ -51,7 +49,7 @@ class ManyCaller {
 
  private:
   Results results_;
-  std::jthread thread_;
+  JoiningThread thread_;
 };
 
 // The first call for `key`, which fails when it is told to.
@@ -369,7 +367,7 @@ TEST_CASE("Promise 10: a caller of a Batcher's DoMany leaves all keys when it is
   IntGroup group;
   Calls calls;
   Batcher batcher(group, Noting(calls), {.max_delay = 24h});
-  std::stop_source stop;
+  StopSource stop;
   auto stays = DoAsync(batcher, 2);
   ManyCaller leaves(batcher, {1, 2}, {.stop = stop.get_token()});
   AwaitCallers(group, 2, 2);
@@ -385,7 +383,7 @@ TEST_CASE("Promise 10: a caller that was stopped before it asks a Batcher joins 
   IntGroup group;
   Calls calls;
   Batcher batcher(group, Noting(calls));
-  std::stop_source stop;
+  StopSource stop;
   stop.request_stop();
   auto waits = DoAsync(batcher, 1);
   const auto results = DoMany(batcher, {1, 2}, {.stop = stop.get_token()});
@@ -397,11 +395,11 @@ TEST_CASE("Promise 10: a caller that was stopped before it asks a Batcher joins 
 TEST_CASE("Promise 11: a caller that runs a Batcher's batches itself leaves them when stopped") {
   IntGroup group;
   Calls calls;
-  std::stop_source caller;
+  StopSource caller;
   std::vector<bool> asked;
   Batcher batcher(group,
                   Stoppable(calls,
-                            [&](const std::stop_token& stop) {
+                            [&](const StopToken& stop) {
                               if (calls.Get().size() < 2) return;
                               caller.request_stop();
                               asked.push_back(stop.stop_requested());
@@ -420,11 +418,11 @@ TEST_CASE("Promise 11: a caller that runs a Batcher's batches itself leaves them
 TEST_CASE("Promise 11: a caller in Do that fills a batch and runs it leaves it when stopped") {
   IntGroup group;
   Calls calls;
-  std::stop_source caller;
+  StopSource caller;
   bool asked = false;
   Batcher batcher(group,
                   Stoppable(calls,
-                            [&](const std::stop_token& stop) {
+                            [&](const StopToken& stop) {
                               caller.request_stop();
                               asked = stop.stop_requested();
                             }),
@@ -441,7 +439,7 @@ TEST_CASE("DoMany: a group that is closed refuses each key of a Batcher's caller
   Calls calls;
   Batcher batcher(group, Noting(calls));
   auto waits = DoAsync(batcher, 1);
-  std::jthread closes([&] { group.Close(); });
+  JoiningThread closes([&] { group.Close(); });
   const auto refused = std::errc::resource_unavailable_try_again;
   // A single ask would flush the batch.
   Await([&] { return ErrorOf([&] { return group.Do(9, [] { return 1; }); }) == refused; });
@@ -490,7 +488,7 @@ TEST_CASE("Promise 13: threads that ask a Batcher for overlapping keys get the v
   const BatcherOptions inline_batches{.max_keys = 3};
   const BatcherOptions timed_batches{.max_keys = 3, .max_delay = 0ms};
   Batcher batcher(group, load, timed ? timed_batches : inline_batches);
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (int thread = 0; thread < 3; ++thread) {
     threads.emplace_back([&, thread] {
       for (int round = 0; round < 100; ++round) {

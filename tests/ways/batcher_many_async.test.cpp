@@ -9,8 +9,6 @@
 #include <new>
 #include <optional>
 #include <stdexcept>
-#include <stop_token>
-#include <thread>
 
 #include "batcher_support.hpp"
 #include "support/allocations.hpp"
@@ -30,7 +28,7 @@ using singleflight::Stats;
 
 namespace {
 
-Routine AwaitKeys(IntBatcher& batcher, Keys keys, Results& results, std::stop_token stop = {}) {
+Routine AwaitKeys(IntBatcher& batcher, Keys keys, Results& results, StopToken stop = {}) {
   results = co_await CoDoMany(batcher, keys, stop);
 }
 
@@ -135,7 +133,7 @@ TEST_CASE("CoDoMany: resume_on gets the coroutine once all of its keys of a Batc
   const auto post = [&posted](std::coroutine_handle<> handle) { posted.push_back(handle); };
   const auto await = [&]() -> Routine {
     const Keys keys{1, 2, 3};
-    results = co_await CoDoMany(batcher, keys, std::stop_token(), post);
+    results = co_await CoDoMany(batcher, keys, StopToken(), post);
   };
   const Routine routine = await();
   CHECK(calls.Get() == std::vector<Ints>{{1, 2}});
@@ -165,7 +163,7 @@ TEST_CASE("Promise 10: a coroutine that is stopped leaves all of its keys of a B
   IntGroup group;
   Calls calls;
   Results stopped, others;
-  std::stop_source stop;
+  StopSource stop;
   Batcher batcher(group, Stoppable(calls));
   const Routine leaves = AwaitKeys(batcher, {1, 2, 3}, stopped, stop.get_token());
   const Routine stays = AwaitKeys(batcher, {2}, others);
@@ -183,7 +181,7 @@ TEST_CASE("Promise 10: a coroutine that was stopped before it asks a Batcher joi
   IntGroup group;
   Calls calls;
   Results results;
-  std::stop_source stop;
+  StopSource stop;
   stop.request_stop();
   Batcher batcher(group, Noting(calls), {.max_keys = 1});
   const Routine routine = AwaitKeys(batcher, {1, 2}, results, stop.get_token());
@@ -197,11 +195,11 @@ TEST_CASE("Promise 11: a coroutine that runs a Batcher's batches leaves them whe
   IntGroup group;
   Calls calls;
   Results results;
-  std::stop_source caller;
+  StopSource caller;
   bool asked = false;
   Batcher batcher(group,
                   Stoppable(calls,
-                            [&](const std::stop_token& stop) {
+                            [&](const StopToken& stop) {
                               caller.request_stop();
                               asked = stop.stop_requested();
                             }),
@@ -331,7 +329,7 @@ TEST_CASE("Promise 11: a key of a Batcher whose Future was destroyed is not load
   Calls calls;
   std::vector<bool> asked;
   std::vector<singleflight::Future<int>> futures;
-  Batcher batcher(group, Stoppable(calls, [&](const std::stop_token& stop) {
+  Batcher batcher(group, Stoppable(calls, [&](const StopToken& stop) {
                     futures[0] = {};
                     asked.push_back(stop.stop_requested());
                     futures.clear();

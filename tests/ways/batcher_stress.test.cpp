@@ -4,9 +4,7 @@
 
 #include <atomic>
 #include <set>
-#include <stop_token>
 #include <string>
-#include <thread>
 
 #include "batcher_support.hpp"
 #include "support/coroutines.hpp"
@@ -42,7 +40,7 @@ struct Counts {
 };
 
 auto Load(Counts& counts) {
-  return [&counts](std::span<const int> keys, const std::stop_token&) {
+  return [&counts](std::span<const int> keys, const StopToken&) {
     const std::set<int> distinct(keys.begin(), keys.end());
     if (keys.empty() || keys.size() > kMaxKeys || distinct.size() != keys.size()) {
       ++counts.bad_batches;
@@ -64,7 +62,7 @@ void Count(Counts& counts, int key, const Outcome<int>& outcome) {
   }
 }
 
-FireAndForget AwaitKey(IntBatcher& batcher, int key, Counts& counts, std::stop_token stop) {
+FireAndForget AwaitKey(IntBatcher& batcher, int key, Counts& counts, StopToken stop) {
   ++counts.awaiting;
   try {
     const auto result = co_await CoDo(batcher, key, stop);
@@ -75,7 +73,7 @@ FireAndForget AwaitKey(IntBatcher& batcher, int key, Counts& counts, std::stop_t
   --counts.awaiting;
 }
 
-FireAndForget AwaitKeys(IntBatcher& batcher, Keys keys, Counts& counts, std::stop_token stop) {
+FireAndForget AwaitKeys(IntBatcher& batcher, Keys keys, Counts& counts, StopToken stop) {
   ++counts.awaiting;
   const auto results = co_await CoDoMany(batcher, keys, stop);
   for (std::size_t i = 0; i < keys.size(); ++i) Count(counts, keys[i], Get(results[i]));
@@ -86,7 +84,7 @@ FireAndForget AwaitKeys(IntBatcher& batcher, Keys keys, Counts& counts, std::sto
 void AskOnce(IntGroup& group, IntBatcher& batcher, int thread, int round, Counts& counts) {
   const int key = (thread * 3 + round) % kKeys;
   const Keys keys{key, (key + 1) % kKeys, (key + 2) % kKeys};
-  std::stop_source stop;
+  StopSource stop;
   switch ((thread + round) % 10) {
     case 0:
       return Count(counts, key, Keep([&] { return batcher.Do(key); }));
@@ -132,7 +130,7 @@ void AskOnce(IntGroup& group, IntBatcher& batcher, int thread, int round, Counts
 
 void Stress(IntGroup& group, IntBatcher& batcher, Counts& counts) {
   {
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (int thread = 0; thread < kThreads; ++thread) {
       threads.emplace_back([&, thread] {
         for (int round = 0; round < kRounds; ++round) {

@@ -10,9 +10,7 @@
 #include <optional>
 #include <singleflight/batcher.hpp>
 #include <span>
-#include <stop_token>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -96,7 +94,7 @@ class Pool {
  public:
   explicit Pool(std::size_t threads) {
     for (std::size_t i = 0; i < threads; ++i) {
-      threads_.emplace_back([this](const std::stop_token& stop) { Work(stop); });
+      threads_.emplace_back([this](const StopToken& stop) { Work(stop); });
     }
   }
   auto Post() {
@@ -108,7 +106,7 @@ class Pool {
   }
 
  private:
-  void Work(const std::stop_token& stop) {
+  void Work(const StopToken& stop) {
     std::unique_lock lock(mutex_);
     while (posted_.wait(lock, stop, [this] { return !tasks_.empty(); })) {
       std::function<void()> task = std::move(tasks_.front());
@@ -123,7 +121,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable_any posted_;
   std::vector<std::function<void()>> tasks_;
-  std::vector<std::jthread> threads_;
+  std::vector<JoiningThread> threads_;
 };
 
 // An executor that runs a task at once.
@@ -166,9 +164,8 @@ inline Errors ErrorsOf(std::vector<singleflight::Future<int>>& futures) {
 }
 
 // A function that takes a stop token, notes its keys, and calls `while_running`.
-inline auto Stoppable(Calls& calls,
-                      std::function<void(const std::stop_token&)> while_running = {}) {
-  return [&calls, while_running](std::span<const int> keys, const std::stop_token& stop) {
+inline auto Stoppable(Calls& calls, std::function<void(const StopToken&)> while_running = {}) {
+  return [&calls, while_running](std::span<const int> keys, const StopToken& stop) {
     calls.Add(keys);
     if (while_running) while_running(stop);
     return TenTimes(keys);

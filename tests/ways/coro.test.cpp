@@ -26,8 +26,7 @@ int MustNotRun() { throw std::logic_error("this fn must not run"); }
 
 // Asks for "key" and stores the outcome.
 template <class Fn = int (&)()>
-Routine Ask(IntGroup& group, Outcome<int>& outcome, Fn&& fn = MustNotRun,
-            std::stop_token stop = {}) {
+Routine Ask(IntGroup& group, Outcome<int>& outcome, Fn&& fn = MustNotRun, StopToken stop = {}) {
   return StoreOutcome(outcome, [&group, &fn, stop] { return CoDo(group, "key", fn, stop); });
 }
 
@@ -138,8 +137,7 @@ TEST_CASE("CoDo: a key may be in braces or a view, and a value may be void or mo
     co_await CoDo(nothing, std::string("key"), [&] { ++ran; });
     const auto result = co_await CoDo(pointers, {1, 2}, [] { return std::make_unique<int>(7); });
     value = **result;
-    co_await CoDo(nothing, "key",
-                  [&](std::stop_token stop) { ran += stop.stop_possible() ? 1 : 0; });
+    co_await CoDo(nothing, "key", [&](StopToken stop) { ran += stop.stop_possible() ? 1 : 0; });
   };
   const Routine routine = ask();
   CHECK(ran == 3);
@@ -286,7 +284,7 @@ TEST_CASE("Promise 10: a coroutine that is stopped leaves at once, and the call 
   Signal signal;
   Outcome<int> leading;
   Outcome<int> following;
-  std::stop_source stop;
+  StopSource stop;
   const auto fn = AwaitSignal(signal);
   const Routine leader = Ask(group, leading, fn);
   const Routine follower = Ask(group, following, MustNotRun, stop.get_token());
@@ -305,7 +303,7 @@ TEST_CASE("Promise 10: a coroutine that leads may leave, and the call continues 
   Signal signal;
   Outcome<int> leading;
   Outcome<int> following;
-  std::stop_source stop;
+  StopSource stop;
   const auto fn = AwaitSignal(signal);
   const Routine leader = Ask(group, leading, fn, stop.get_token());
   const Routine follower = Ask(group, following);
@@ -319,7 +317,7 @@ TEST_CASE(
     "Promise 10: a coroutine that was stopped before it asks runs nothing and joins nothing") {
   IntGroup group;
   Outcome<int> outcome;
-  std::stop_source stop;
+  StopSource stop;
   stop.request_stop();
   const Routine routine = Ask(group, outcome, MustNotRun, stop.get_token());
   CHECK(outcome.error == std::errc::operation_canceled);
@@ -329,7 +327,7 @@ TEST_CASE(
 TEST_CASE("Promise 10: a coroutine leaves even if the stop comes before it has suspended") {
   IntGroup group;
   Outcome<int> outcome;
-  std::stop_source stop;
+  StopSource stop;
   Signal signal;
   const auto fn = [&]() -> Task<int> {
     stop.request_stop();
@@ -346,9 +344,9 @@ TEST_CASE("Promise 10: a coroutine leaves even if the stop comes before it has s
 TEST_CASE("Promise 10: a caller can be stopped while it runs the function itself") {
   IntGroup group;
   Outcome<int> outcome;
-  std::stop_source stop;
+  StopSource stop;
   bool asked = false;
-  const auto plain = [&](std::stop_token token) {
+  const auto plain = [&](StopToken token) {
     stop.request_stop();
     asked = token.stop_requested();
     return 7;
@@ -357,10 +355,10 @@ TEST_CASE("Promise 10: a caller can be stopped while it runs the function itself
   CHECK(asked);
   CHECK(outcome.error == std::errc::operation_canceled);
 
-  stop = std::stop_source();
+  stop = StopSource();
   asked = false;
   Outcome<int> awaiting;
-  const auto task = [&](std::stop_token token) -> Task<int> { co_return plain(std::move(token)); };
+  const auto task = [&](StopToken token) -> Task<int> { co_return plain(std::move(token)); };
   const Routine second = Ask(group, awaiting, task, stop.get_token());
   CHECK(asked);
   CHECK(awaiting.error == std::errc::operation_canceled);
@@ -371,11 +369,11 @@ TEST_CASE("Promise 11: work that is asked to stop may own the coroutine that was
   IntGroup group;
   auto session = std::make_shared<Routine>();
   const std::weak_ptr<Routine> ended = session;
-  std::stop_source stop;
+  StopSource stop;
   int handles = 0;
-  const auto ask = [](IntGroup& its_group, std::shared_ptr<Routine> its_session,
-                      std::stop_token its_stop, int& its_handles) -> Routine {
-    auto fn = [kept = std::move(its_session)](std::stop_token token) -> Task<int> {
+  const auto ask = [](IntGroup& its_group, std::shared_ptr<Routine> its_session, StopToken its_stop,
+                      int& its_handles) -> Routine {
+    auto fn = [kept = std::move(its_session)](StopToken token) -> Task<int> {
       co_await UntilStopped(std::move(token));
       co_return 7;
     };
@@ -450,9 +448,9 @@ TEST_CASE("Promise 11: when the last coroutine leaves, the call is asked to stop
   Outcome<int> first;
   Outcome<int> second;
   Outcome<int> newcomer;
-  std::stop_source stop;
-  std::stop_token asked;
-  const auto fn = [&](std::stop_token token) -> Task<int> {
+  StopSource stop;
+  StopToken asked;
+  const auto fn = [&](StopToken token) -> Task<int> {
     asked = std::move(token);
     co_await signal;
     co_return 7;
@@ -479,14 +477,14 @@ TEST_CASE(
     Signal signal;
     Outcome<int> leaving;
     Outcome<int> newcomer;
-    std::stop_source stop;
-    const auto fn = [&](std::stop_token asked) -> Task<int> {
+    StopSource stop;
+    const auto fn = [&](StopToken asked) -> Task<int> {
       co_await signal;
       co_return asked.stop_requested() ? -1 : 1;
     };
     const Routine leader = Ask(group, leaving, fn, stop.get_token());
     std::latch together(2);
-    std::jthread stopping([&] {
+    JoiningThread stopping([&] {
       together.arrive_and_wait();
       stop.request_stop();
     });
@@ -515,12 +513,12 @@ TEST_CASE("Promise 10: when a result and a stop race, a coroutine gets exactly o
     Signal signal;
     Outcome<int> leading;
     Outcome<int> following;
-    std::stop_source stop;
+    StopSource stop;
     const auto fn = AwaitSignal(signal);
     const Routine leader = Ask(group, leading, fn);
     const Routine follower = Ask(group, following, MustNotRun, stop.get_token());
     std::latch together(2);
-    std::jthread stopping([&] {
+    JoiningThread stopping([&] {
       together.arrive_and_wait();
       stop.request_stop();
     });
@@ -543,9 +541,9 @@ TEST_CASE("Promise 10: a coroutine leaves even if the stop races with its own su
   for (std::uint64_t round = 0; round < kRounds; ++round) {
     Signal signal;
     Outcome<int> outcome;
-    std::stop_source stop;
+    StopSource stop;
     std::latch together(2);
-    std::jthread stopping([&] {
+    JoiningThread stopping([&] {
       together.arrive_and_wait();
       stop.request_stop();
     });
@@ -567,16 +565,16 @@ TEST_CASE("Promise 10: a coroutine gets its result even if the call lands while 
   for (std::uint64_t round = 0; round < kRounds; ++round) {
     // The task is resumed, and lands the call, on another thread.
     struct Elsewhere : std::suspend_always {
-      explicit Elsewhere(std::jthread& its_thread) : thread(its_thread) {}
+      explicit Elsewhere(JoiningThread& its_thread) : thread(its_thread) {}
       // This is not inlined, because Clang 14 would then keep the locals in the frame. The frame
       // may be destroyed as soon as it is resumed.
       [[gnu::noinline]] void await_suspend(std::coroutine_handle<> handle) const {
-        std::jthread& kept = thread;
-        kept = std::jthread(handle);
+        JoiningThread& kept = thread;
+        kept = JoiningThread(handle);
       }
-      std::jthread& thread;
+      JoiningThread& thread;
     };
-    std::jthread thread;
+    JoiningThread thread;
     std::latch resumed(1);
     int value = 0;
     const auto fn = [&thread]() -> Task<int> {
@@ -602,7 +600,7 @@ TEST_CASE("Promise 10: a caller whose call lands before it has suspended does no
   Outcome<int> leader;
   const Routine leads = Ask(group, leader, AwaitSignal(signal));
   const std::string key = "key";
-  const std::stop_token stop;
+  const StopToken stop;
   auto follower = CoDo(group, key, MustNotRun, stop);
   auto awaiter = std::move(follower).operator co_await();
   CHECK_FALSE(awaiter.await_ready());
@@ -634,7 +632,7 @@ TEST_CASE("CoDo: resume_on gets a suspended caller's handle, once, on the landin
   const auto fn = AwaitSignal(signal);
   const Routine second = ask(fn);
   std::thread::id landing;
-  std::jthread([&] {
+  JoiningThread([&] {
     landing = std::this_thread::get_id();
     signal.Fire();
   }).join();
@@ -649,7 +647,7 @@ TEST_CASE("Promise 10: a stop that comes between landing and resumption is too l
   IntGroup group;
   Signal signal;
   std::vector<std::coroutine_handle<>> loop;
-  std::stop_source stop;
+  StopSource stop;
   int value = 0;
   const auto resume_on = [&](std::coroutine_handle<> handle) { loop.push_back(handle); };
   const auto ask = [&]() -> Routine {
@@ -670,7 +668,7 @@ TEST_CASE("CoDo: resume_on is called for a stop as well, and what it captures is
   Signal signal;
   const auto loop = std::make_shared<std::vector<std::coroutine_handle<>>>();
   bool canceled = false;
-  std::stop_source stop;
+  StopSource stop;
   const auto ask = [&]() -> Routine {
     const auto fn = AwaitSignal(signal);
     const auto resume_on = [loop](std::coroutine_handle<> handle) { loop->push_back(handle); };
@@ -696,7 +694,7 @@ TEST_CASE("CoDo: resume_on is called on the thread that requests the stop, with 
   IntGroup group;
   Signal signal;
   Outcome<int> leading;
-  std::stop_source stop;
+  StopSource stop;
   std::coroutine_handle<> given;
   std::thread::id given_on;
   bool in_catch_block = true;
@@ -715,7 +713,7 @@ TEST_CASE("CoDo: resume_on is called on the thread that requests the stop, with 
   const Routine leader = Ask(group, leading, AwaitSignal(signal));
   const Routine follower = ask();
   std::thread::id stopping;
-  std::jthread([&] {
+  JoiningThread([&] {
     stopping = std::this_thread::get_id();
     stop.request_stop();
   }).join();
@@ -776,7 +774,7 @@ TEST_CASE(
     };
     Routine follower = ask(group, handles);
     std::latch together(2);
-    std::jthread landing([&] {
+    JoiningThread landing([&] {
       together.arrive_and_wait();
       signal.Fire();
     });
@@ -821,11 +819,11 @@ TEST_CASE("Promise 14: the destructor asks the work of coroutines to stop and wa
   Outcome<int> outcome;
   Routine routine;
   Signal signal;
-  std::jthread upstream;
+  JoiningThread upstream;
   {
     IntGroup group;
-    const auto fn = [&](std::stop_token asked) -> Task<int> {
-      upstream = std::jthread([&signal, asked] {
+    const auto fn = [&](StopToken asked) -> Task<int> {
+      upstream = JoiningThread([&signal, asked] {
         Await([&] { return asked.stop_requested() && signal.Awaited(); });
         signal.Fire();
       });

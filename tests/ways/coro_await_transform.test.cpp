@@ -6,7 +6,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -244,9 +243,9 @@ TEMPLATE_TEST_CASE("CoDo: a stop and a destroyed frame leave whatever await_tran
                    NestsByReference) {
   CheckedGroup group;
   Signal signal;
-  std::stop_source stop;
+  StopSource stop;
   std::optional<std::errc> error;
-  const auto ask = [&](std::stop_token token) -> CoroutineOf<TestType> {
+  const auto ask = [&](StopToken token) -> CoroutineOf<TestType> {
     try {
       static_cast<void>(co_await CoDo(group, Checked(1), Answer(signal, 7), std::move(token)));
     } catch (const std::system_error& caught) {
@@ -274,8 +273,8 @@ TEST_CASE("CoDo: what it returns may be kept and awaited later, and holds its te
   int resumed = 0;
   std::optional<int> value;
   const auto make = [&] {
-    return CoDo(group, Checked(1), Answer(signal, 7), Executor(tasks),
-                std::stop_source().get_token(), ResumeOn(resumed));
+    return CoDo(group, Checked(1), Answer(signal, 7), Executor(tasks), StopSource().get_token(),
+                ResumeOn(resumed));
   };
   auto call = make();
   CHECK(group.GetStats() == Stats());  // nothing happens before it is awaited

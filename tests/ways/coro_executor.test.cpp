@@ -8,7 +8,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -47,7 +46,7 @@ struct Queue {
 // Asks for "key" and stores the outcome.
 template <class Fn, class Executor>
 Routine Ask(IntGroup& group, Outcome<int>& outcome, Fn fn, Executor& executor,
-            std::stop_token stop = {}) {
+            StopToken stop = {}) {
   return StoreOutcome(outcome, [&group, fn = std::move(fn), &executor, stop]() mutable {
     return CoDo(group, "key", std::move(fn), executor, stop);
   });
@@ -77,7 +76,7 @@ struct SpyGroup {
   struct Lead : IntGroup::Lead {
     Lead(IntGroup::Lead lead, int& its_taken)
         : IntGroup::Lead(std::move(lead)), taken(&its_taken) {}
-    std::stop_token GetStopToken() const {
+    StopToken GetStopToken() const {
       ++*taken;
       return IntGroup::Lead::GetStopToken();
     }
@@ -113,7 +112,7 @@ TEST_CASE("CoDo with an executor: a plain function runs where the task is called
   CHECK(group.Callers("key") == 1);
 
   std::thread::id worker;
-  std::jthread([&] {
+  JoiningThread([&] {
     worker = std::this_thread::get_id();
     queue.RunOne();
   }).join();
@@ -142,7 +141,7 @@ TEST_CASE("CoDo with an executor: an awaitable function starts where the task is
   REQUIRE(queue.tasks.size() == 1);
 
   std::thread::id worker;
-  std::jthread([&] {
+  JoiningThread([&] {
     worker = std::this_thread::get_id();
     queue.RunOne();
   }).join();
@@ -150,7 +149,7 @@ TEST_CASE("CoDo with an executor: an awaitable function starts where the task is
   CHECK(signal.Awaited());
   CHECK_FALSE(routine.Done());
   signal.Fire();
-  CHECK(outcome.value == 7); // it went on within Fire
+  CHECK(outcome.value == 7);  // it went on within Fire
 }
 
 TEMPLATE_TEST_CASE("CoDo with an executor: a task that runs at once suspends nobody", "", Plain,
@@ -211,7 +210,7 @@ TEMPLATE_TEST_CASE("CoDo with an executor: a task may be called on two threads a
     std::atomic<int> runs = 0;
     const Routine routine = Ask(group, outcome, TestType::Of([&] { return ++runs; }), queue);
     const std::function<void()> copy = queue.tasks.front();
-    std::jthread other(copy);
+    JoiningThread other(copy);
     queue.RunOne();
     other.join();
     REQUIRE(runs == 1);
@@ -389,7 +388,7 @@ TEST_CASE("CoDo with an executor: resume_on gets the coroutine from the thread t
   };
   const Routine routine = ask();
   std::thread::id worker;
-  std::jthread([&] {
+  JoiningThread([&] {
     worker = std::this_thread::get_id();
     queue.RunOne();
   }).join();
@@ -445,7 +444,7 @@ TEMPLATE_TEST_CASE("CoDo with an executor: the value may be void, and fn may tak
   bool done = false;
   const auto ask = [&]() -> Routine {
     const auto fn = TestType::Of([&] { return ++runs; });
-    const auto with_token = [&](const std::stop_token&) { return fn(); };
+    const auto with_token = [&](const StopToken&) { return fn(); };
     co_await CoDo(group, 1, fn, queue);
     co_await CoDo(group, 1, with_token, queue);
     done = true;
@@ -484,11 +483,11 @@ TEMPLATE_TEST_CASE("CoDo with an executor: a ReadThrough gives only what it must
   CHECK(queue.tasks.empty());
 }
 
-TEST_CASE("CoDo: what converts to a std::stop_token as the fourth argument is one") {
+TEST_CASE("CoDo: what converts to a StopToken as the fourth argument is one") {
   struct Session {
     // NOLINTNEXTLINE(google-explicit-constructor)
-    operator std::stop_token() const { return stop.get_token(); }
-    std::stop_source stop;
+    operator StopToken() const { return stop.get_token(); }
+    StopSource stop;
   };
   IntGroup group;
   Session session;
@@ -570,7 +569,7 @@ TEST_CASE("Promise 10: a coroutine whose task is still queued leaves as soon as 
   Queue queue;
   Outcome<int> leading;
   Outcome<int> following;
-  std::stop_source stop;
+  StopSource stop;
   const auto fn = [] { return 7; };
   const Routine leader = Ask(group, leading, fn, queue, stop.get_token());
   const Routine follower = Ask(group, following, fn, queue);
@@ -587,7 +586,7 @@ TEST_CASE("Promise 11: a queued function that takes a token can be asked to stop
   bool asked = false;
   const auto leave_before_it_runs = [&](auto fn) {
     Outcome<int> outcome;
-    std::stop_source stop;
+    StopSource stop;
     const Routine routine = Ask(group, outcome, fn, queue, stop.get_token());
     stop.request_stop();
     CHECK(outcome.error == std::errc::operation_canceled);
@@ -596,12 +595,12 @@ TEST_CASE("Promise 11: a queued function that takes a token can be asked to stop
     queue.RunOne();
     CHECK(asked);
   };
-  const auto plain = [&](const std::stop_token& token) {
+  const auto plain = [&](const StopToken& token) {
     asked = token.stop_requested();
     return 7;
   };
   leave_before_it_runs(plain);
-  leave_before_it_runs([&](std::stop_token token) -> Task<int> { co_return plain(token); });
+  leave_before_it_runs([&](StopToken token) -> Task<int> { co_return plain(token); });
   CHECK(group.GetStats() == Stats{.executions = 2, .left = 2});
 }
 
@@ -620,9 +619,9 @@ TEST_CASE(
     return taken;
   };
   const auto plain = [] { return 7; };
-  const auto plain_with_token = [](const std::stop_token&) { return 7; };
+  const auto plain_with_token = [](const StopToken&) { return 7; };
   const auto awaitable = []() -> Task<int> { co_return 7; };
-  const auto awaitable_with_token = [](std::stop_token) -> Task<int> { co_return 7; };
+  const auto awaitable_with_token = [](StopToken) -> Task<int> { co_return 7; };
   CHECK(taken_by(plain, queue) == 0);
   CHECK(taken_by(awaitable, queue) == 0);
   CHECK(taken_by(plain_with_token, queue) == 1);

@@ -8,7 +8,6 @@
 #include <latch>
 #include <map>
 #include <optional>
-#include <stop_token>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -44,7 +43,7 @@ Routine LeadAndFail(IntGroup& group, Outcome<int>& outcome, Signal& signal) {
 
 // Asks for "key" with OnFailure::kRetry.
 template <class Fn>
-Routine Ask(IntGroup& group, Outcome<int>& outcome, Fn fn, std::stop_token stop = {}) {
+Routine Ask(IntGroup& group, Outcome<int>& outcome, Fn fn, StopToken stop = {}) {
   return StoreOutcome(outcome, [&] {
     return CoDo(group, "key", std::move(fn), stop, ResumeInline(), OnFailure::kRetry);
   });
@@ -77,7 +76,7 @@ TEST_CASE("Promise 17: a coroutine whose leader failed asks again, and its own f
     return CoDo(group, "key", MustNotRun, {}, ResumeInline(), OnFailure::kShare);
   });
   std::thread::id landing;
-  std::jthread([&] {
+  JoiningThread([&] {
     landing = std::this_thread::get_id();
     signal.Fire();
   }).join();
@@ -239,7 +238,7 @@ TEST_CASE("Promise 10: a coroutine leaves its second try when it is stopped") {
   Signal second;
   Outcome<int> leading;
   Outcome<int> outcomes[2];
-  std::stop_source stop;
+  StopSource stop;
   const Routine leader = LeadAndFail(group, leading, first);
   const Routine leads = Ask(group, outcomes[0], AwaitSignal(second, 7), stop.get_token());
   const Routine follows = Ask(group, outcomes[1], MustNotRun);
@@ -257,7 +256,7 @@ TEST_CASE("Promise 10: a coroutine is stopped while its plain function is the se
   Signal signal;
   Outcome<int> leading;
   Outcome<int> retrying;
-  std::stop_source stop;
+  StopSource stop;
   bool left_at_once = false;
   const Routine leader = LeadAndFail(group, leading, signal);
   const Routine routine = Ask(
@@ -280,7 +279,7 @@ TEST_CASE("Promise 10: a coroutine that was stopped before its second try does n
   Outcome<int> leading;
   Outcome<int> retrying;
   Outcome<int> other;
-  std::stop_source stop;
+  StopSource stop;
   const Routine leader = LeadAndFail(group, leading, signal);
   const Routine retries = Ask(group, retrying, MustNotRun, stop.get_token());
   const auto follow = [&]() -> Routine {
@@ -321,13 +320,13 @@ TEST_CASE("Promise 11: a frame that is destroyed before it asks again is no call
   Signal second;
   Outcome<int> leading;
   Outcome<int> outcomes[2];
-  std::stop_source stop;
-  std::stop_token asked;
+  StopSource stop;
+  StopToken asked;
   Routine destroyed;
   const Routine leader = LeadAndFail(group, leading, first);
   const Routine leads = Ask(
       group, outcomes[0],
-      [&](std::stop_token token) -> Task<int> {
+      [&](StopToken token) -> Task<int> {
         asked = std::move(token);
         destroyed.Destroy();  // its turn to ask again has not come
         co_await second;
@@ -364,7 +363,7 @@ TEST_CASE(
   Signal second;
   Outcome<int> leading;
   const std::string key = "key";
-  std::stop_source stop;
+  StopSource stop;
   int runs = 0;
   const auto awaiter_for = [&](auto fn) {
     return CoDo(group, key, fn, stop.get_token(), ResumeInline(), OnFailure::kRetry)
@@ -506,12 +505,12 @@ TEST_CASE("Promise 10: when a stop races with a failure, a coroutine gets exactl
     Signal signal;
     Outcome<int> leading;
     Outcome<int> retrying;
-    std::stop_source stop;
+    StopSource stop;
     const Routine leader = LeadAndFail(group, leading, signal);
     const Routine routine = Ask(
         group, retrying, [] { return 7; }, stop.get_token());
     std::latch together(2);
-    std::jthread stopping([&] {
+    JoiningThread stopping([&] {
       together.arrive_and_wait();
       stop.request_stop();
     });
@@ -542,7 +541,7 @@ TEST_CASE("Promise 10: a frame can be destroyed while its coroutine is asking ag
     };
     Routine retries = ask();
     std::latch together(2);
-    std::jthread landing([&] {
+    JoiningThread landing([&] {
       together.arrive_and_wait();
       signal.Fire();
     });

@@ -51,7 +51,7 @@ future_status WhenLandedLater(const Attempt& wait) {
   std::latch waits(1);
   std::atomic<bool> timed_out = false;
   future_status status = future_status::deferred;
-  std::jthread waiting([&] {
+  JoiningThread waiting([&] {
     waits.count_down();
     status = wait(future);
     timed_out = status == future_status::timeout;
@@ -255,7 +255,7 @@ TEST_CASE("Future: a deadline on a clock of one's own is over once that clock sa
   std::latch waits(1);
   std::atomic<bool> over = false;
   future_status status = future_status::deferred;
-  std::jthread waiting([&] {
+  JoiningThread waiting([&] {
     waits.count_down();
     status = future.WaitUntil(Clock::time_point(2ms));
     over = true;

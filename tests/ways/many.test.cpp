@@ -75,7 +75,7 @@ TEST_CASE("DoMany: keys in flight are joined, and the function gets the rest") {
   IntGroup group;
   HeldCall in_flight(group, 2);  // its fn returns 1
   std::atomic<bool> ran = false;
-  std::jthread release([&] {
+  JoiningThread release([&] {
     Await([&] { return group.Callers(2) == 2 && ran; });
     in_flight.Finish();
   });
@@ -99,7 +99,7 @@ TEST_CASE("DoMany: if all keys are in flight, or there are no keys, the function
   IntGroup group;
   {
     HeldCall in_flight(group, 1);
-    std::jthread release([&] {
+    JoiningThread release([&] {
       AwaitCallers(group, 1, 2);
       in_flight.Finish();
     });
@@ -114,7 +114,7 @@ TEST_CASE("DoMany: if all keys are in flight, or there are no keys, the function
 TEST_CASE(
     "Promise 1: callers that ask for a batch's keys while its function runs become followers") {
   IntGroup group;
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   Outcome<int> one;
   Outcome<int> two;
   const auto results = DoMany(group, {1, 2}, [&](std::span<const int> keys) {
@@ -135,14 +135,15 @@ TEST_CASE("DoMany: a function that throws fails its own keys and no others") {
   IntGroup group;
   HeldCall in_flight(group, 2);
   Outcome<int> follower;
-  std::jthread thread;
-  std::jthread release([&] {
+  JoiningThread thread;
+  JoiningThread release([&] {
     AwaitCallers(group, 2, 2);
     Await([&] { return group.GetStats().failures == 2; });
     in_flight.Finish();
   });
   const auto results = DoMany(group, {1, 2, 3}, [&](std::span<const int>) -> Keys {
-    thread = std::jthread([&] { follower = Keep([&] { return group.Do(1, [] { return -1; }); }); });
+    thread =
+        JoiningThread([&] { follower = Keep([&] { return group.Do(1, [] { return -1; }); }); });
     AwaitCallers(group, 1, 2);
     throw std::runtime_error("down");
   });
@@ -160,7 +161,7 @@ TEST_CASE(
     "DoMany: a wrong number of values is an error for exactly the keys that the function got") {
   IntGroup group;
   HeldCall in_flight(group, 2);
-  std::jthread release([&] {
+  JoiningThread release([&] {
     AwaitCallers(group, 2, 2);
     in_flight.Finish();
   });
@@ -258,7 +259,7 @@ TEST_CASE("DoMany: keys may be anything that Do takes, and values may be void or
 TEST_CASE("DoMany: it lands its own keys before it waits for those of other callers") {
   IntGroup group;
   HeldCall in_flight(group, 2);
-  std::jthread release([&] {
+  JoiningThread release([&] {
     AwaitCallers(group, 2, 2);
     Await([&] { return group.GetStats().in_flight == 1; });  // key 1 has landed
     in_flight.Finish();
@@ -273,7 +274,7 @@ TEST_CASE("Promise 9: batches that overlap in any order never wait for each othe
   IntGroup group;
   std::atomic<int> right = 0;
   {
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (int t = 0; t < 4; ++t) {
       threads.emplace_back([&, t] {
         for (int round = 0; round < kRounds; ++round) {
@@ -370,14 +371,14 @@ TEST_CASE(
   // The batch is the last caller to leave 1, and runs inside 2. When asked to stop, the leader of 1
   // asks for 2.
   IntGroup group;
-  std::stop_source stop_leader;
-  std::stop_source stop_batch;
+  StopSource stop_leader;
+  StopSource stop_batch;
   Caller leader([&] {
     return group.Do(1,
-                    [&](std::stop_token token) {
+                    [&](StopToken token) {
                       // This runs on the leaving thread, and blocks it until the leader has asked.
                       std::atomic<bool> refused = false;
-                      const std::stop_callback on_stop(
+                      const StopCallback on_stop(
                           token, [&] { Await([&] { return refused || group.Callers(2) == 2; }); });
                       AwaitCallers(group, 1, 2);
                       stop_leader.request_stop();
@@ -417,8 +418,8 @@ TEST_CASE(
     "Promise 10: a batch that is stopped leaves the calls of others, and keeps its own results") {
   IntGroup group;
   HeldCall in_flight(group, 2);
-  std::stop_source stop;
-  std::jthread stopping([&] {
+  StopSource stop;
+  JoiningThread stopping([&] {
     AwaitCallers(group, 2, 2);
     Await([&] { return group.GetStats().in_flight == 1; });
     stop.request_stop();
@@ -437,7 +438,7 @@ TEST_CASE(
     "Promise 10: a batch that is stopped while its function runs leaves others' calls at once") {
   IntGroup group;
   HeldCall in_flight(group, 2);
-  std::stop_source stop;
+  StopSource stop;
   std::size_t before = 0;
   std::size_t after = 0;
   const auto fn = [&](std::span<const int> keys) {
@@ -460,12 +461,12 @@ TEST_CASE("Promise 11: work that only a stopped batch wanted need not wait for t
   } waiter;
   IntGroup group;
   std::optional<IntGroup::Lead> lead;
-  std::stop_token unwanted;
+  StopToken unwanted;
   group.Join(2, waiter, [&](IntGroup::Lead its_lead) {
     unwanted = its_lead.GetStopToken();
     lead = std::move(its_lead);
   });
-  std::stop_source stop;
+  StopSource stop;
   bool asked_early = true;
   bool asked = false;
   const auto fn = [&](std::span<const int> keys) {
@@ -487,16 +488,16 @@ TEST_CASE("Promise 11: work that only a stopped batch wanted need not wait for t
 TEST_CASE("Promise 10: a batch can be stopped while the range that its function returned is read") {
   IntGroup group;
   HeldCall in_flight(group, 9);
-  std::stop_source stop;
+  StopSource stop;
   struct Stopping {
     operator int() const {
       if (key == 2) stop->request_stop();
       return 10 * key;
     }
     int key;
-    std::stop_source* stop;
+    StopSource* stop;
   };
-  const auto fn = [&](std::span<const int> keys, std::stop_token unwanted) {
+  const auto fn = [&](std::span<const int> keys, StopToken unwanted) {
     std::vector<Stopping> values;
     for (const int key : keys) values.push_back({key, &stop});
     CHECK_FALSE(unwanted.stop_requested());
@@ -517,13 +518,13 @@ TEST_CASE(
   std::uint64_t canceled = 0;
   for (int round = 0; round < kRounds; ++round) {
     HeldCall in_flight(group, 1);
-    std::stop_source stop;
+    StopSource stop;
     std::latch together(3);
-    std::jthread stopping([&] {
+    JoiningThread stopping([&] {
       together.arrive_and_wait();
       stop.request_stop();
     });
-    std::jthread finishing([&] {
+    JoiningThread finishing([&] {
       together.arrive_and_wait();
       in_flight.Finish();
     });
@@ -544,14 +545,14 @@ TEST_CASE(
 
 TEST_CASE("Promise 11: a batch that is stopped while its function runs leaves its keys to others") {
   IntGroup group;
-  std::stop_source stop;
+  StopSource stop;
   Outcome<int> follower;
-  std::jthread thread;
+  JoiningThread thread;
   bool asked_too_early = false;
   bool asked = false;
-  const auto fn = [&](std::span<const int> keys, std::stop_token token) {
-    std::stop_source follower_stop;
-    thread = std::jthread([&, its_stop = follower_stop.get_token()] {
+  const auto fn = [&](std::span<const int> keys, StopToken token) {
+    StopSource follower_stop;
+    thread = JoiningThread([&, its_stop = follower_stop.get_token()] {
       follower = Keep([&] { return group.Do(1, [] { return -1; }, {.stop = its_stop}); });
     });
     AwaitCallers(group, 1, 2);
@@ -575,11 +576,12 @@ TEST_CASE("Promise 11: a batch that is stopped while its function runs leaves it
 
 TEST_CASE("Promise 11: a caller that still wants a key of a stopped batch gets its value") {
   IntGroup group;
-  std::stop_source stop;
+  StopSource stop;
   Outcome<int> follower;
-  std::jthread thread;
+  JoiningThread thread;
   const auto fn = [&](std::span<const int> keys) {
-    thread = std::jthread([&] { follower = Keep([&] { return group.Do(1, [] { return -1; }); }); });
+    thread =
+        JoiningThread([&] { follower = Keep([&] { return group.Do(1, [] { return -1; }); }); });
     AwaitCallers(group, 1, 2);
     stop.request_stop();
     return TenTimes(keys);
@@ -597,14 +599,14 @@ TEST_CASE("Promise 10: when results and a stop race, each key gets exactly one o
   std::uint64_t canceled = 0;
   for (int round = 0; round < kRounds; ++round) {
     HeldCall in_flight(group, 1);
-    std::stop_source stop;
+    StopSource stop;
     std::latch together(2);
-    std::jthread finishing([&] {
+    JoiningThread finishing([&] {
       AwaitCallers(group, 1, 2);
       together.arrive_and_wait();
       in_flight.Finish();
     });
-    std::jthread stopping([&] {
+    JoiningThread stopping([&] {
       together.arrive_and_wait();
       stop.request_stop();
     });
@@ -622,7 +624,7 @@ TEST_CASE("Promise 10: when results and a stop race, each key gets exactly one o
 
 TEST_CASE("DoMany: with kRetry it asks again for keys whose leader failed, and for no others") {
   IntGroup group;
-  std::jthread failing([&] {
+  JoiningThread failing([&] {
     static_cast<void>(ErrorOf([&] {
       return group.Do(1, [&]() -> int {
         AwaitCallers(group, 1, 2);
@@ -658,7 +660,7 @@ TEST_CASE("DoMany: a key that is refused when it is asked for again has that err
   waiter.group = &group;
   std::optional<IntGroup::Lead> lead;
   group.Join(1, waiter, [&](auto its_lead) { lead = std::move(its_lead); });
-  std::jthread failing([&] {
+  JoiningThread failing([&] {
     AwaitCallers(group, 1, 2);
     lead->Fail(std::make_exception_ptr(std::runtime_error("down")));
   });
@@ -681,7 +683,7 @@ TEST_CASE(
   for (int i = 0; i < 2; ++i) {
     group.Join(i, waiters[i], [&](auto lead) { leads[i] = std::move(lead); });
   }
-  std::jthread failing([&] {
+  JoiningThread failing([&] {
     AwaitCallers(group, 1, 2);
     for (int i = 0; i < 2; ++i) {
       group.Leave(waiters[i]);
@@ -755,7 +757,7 @@ TEST_CASE("Promise 7: whichever allocation fails, the batch finishes, and the ke
 
 TEST_CASE("Promise 7: a batch can be stopped when there is no memory") {
   IntGroup group;
-  std::stop_source stop;
+  StopSource stop;
   const auto results = DoMany(group, {1, 2},
                               [&](std::span<const int> keys) {
                                 {
@@ -805,9 +807,9 @@ TEST_CASE("Promise 13: what the leaders did happens before a batch and its follo
       });
     });
     AwaitCallers(group, 1, 1);
-    std::jthread follower;
+    JoiningThread follower;
     const auto results = DoMany(group, {1, 2}, [&](std::span<const int>) {
-      follower = std::jthread([&] {
+      follower = JoiningThread([&] {
         group.Do(2, [] { return -1; }).value();
         read_by_follower = by_batch;
       });
@@ -846,9 +848,9 @@ TEST_CASE(
     IntGroup group;
     IntGroup others;
     std::latch inside(1);
-    auto unread = singleflight::DoAsync(group, 1, [&](std::stop_token stop) {
+    auto unread = singleflight::DoAsync(group, 1, [&](StopToken stop) {
       const auto results = DoMany(others, {1},
-                                  [&](std::span<const int> keys, std::stop_token unwanted) {
+                                  [&](std::span<const int> keys, StopToken unwanted) {
                                     inside.count_down();
                                     Await([&] { return unwanted.stop_requested(); });
                                     return TenTimes(keys);

@@ -214,9 +214,9 @@ TEST_CASE("DoManyAsync: keys that cannot be read leave nothing behind") {
 TEST_CASE("Promise 11: Futures leave one by one, and the last one asks the work to stop") {
   IntGroup group;
   Later later;
-  std::stop_token unwanted;
+  StopToken unwanted;
   bool ran = false;
-  const auto fn = [&](std::span<const int> keys, std::stop_token stop) {
+  const auto fn = [&](std::span<const int> keys, StopToken stop) {
     ran = true;
     CHECK(stop.stop_requested());
     return TenTimes(keys);
@@ -240,7 +240,7 @@ TEST_CASE("Promise 11: as long as one key has a caller, the work is not asked to
   bool early = true;
   bool late = false;
   auto futures =
-      DoManyAsync(group, {1, 2}, [&](std::span<const int> keys, const std::stop_token& unwanted) {
+      DoManyAsync(group, {1, 2}, [&](std::span<const int> keys, const StopToken& unwanted) {
         inside.count_down();
         leave.wait();
         early = unwanted.stop_requested();
@@ -290,7 +290,7 @@ TEST_CASE("Promise 9: a function that waits for one of its own Futures is refuse
 TEST_CASE("Promise 7: whichever allocation fails, a batch of Futures leaves the keys free") {
   Group<std::string, int> group;
   const std::vector<std::string> keys{"a", "b", "a"};
-  const auto fn = [](std::span<const std::string> missing, std::stop_token) {
+  const auto fn = [](std::span<const std::string> missing, StopToken) {
     return Keys(missing.size(), 7);
   };
   int failures = 0;
@@ -366,7 +366,7 @@ TEST_CASE("Promise 14: the destructor waits for the task, and the Futures outliv
   {
     IntGroup group;
     std::latch inside(1);
-    futures = DoManyAsync(group, {1, 2}, [&](std::span<const int> keys, std::stop_token stop) {
+    futures = DoManyAsync(group, {1, 2}, [&](std::span<const int> keys, StopToken stop) {
       inside.count_down();
       Await([&] { return stop.stop_requested(); });
       asked = true;

@@ -270,7 +270,7 @@ TEST_CASE("CoDoMany: after the function, an executor, a stop token and a resumpt
     task();
   };
   const auto resume_on = [](std::coroutine_handle<> handle) { handle.resume(); };
-  std::stop_source stop;
+  StopSource stop;
   int sum = 0;
   const auto ask = [&]() -> Routine {
     const Keys keys{1};

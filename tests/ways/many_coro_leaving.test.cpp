@@ -27,7 +27,7 @@ class Held {
   }
   void Land() { lead_->Succeed(7); }
   void Leave() { waiter_.Leave(); }
-  std::stop_token GetStopToken() const { return lead_->GetStopToken(); }
+  StopToken GetStopToken() const { return lead_->GetStopToken(); }
 
  private:
   Silent waiter_;
@@ -36,8 +36,8 @@ class Held {
 
 // Makes an `fn` that takes a stop token, stores it, and returns ten times each key once `signal`
 // fires.
-auto AwaitSignal(Signal& signal, std::stop_token& stop) {
-  return [&](std::span<const int> keys, std::stop_token its_stop) -> Task<Keys> {
+auto AwaitSignal(Signal& signal, StopToken& stop) {
+  return [&](std::span<const int> keys, StopToken its_stop) -> Task<Keys> {
     stop = std::move(its_stop);
     co_await signal;
     co_return TenTimes(keys);
@@ -50,7 +50,7 @@ TEST_CASE("Promise 10: a coroutine that is stopped leaves all of its calls, and 
   IntGroup group;
   Held in_flight(group, 2);
   Signal signal;
-  std::stop_source stop;
+  StopSource stop;
   Results stopped, others;
   const Routine leader = Ask(group, {1, 2, 3, 3}, AwaitSignal(signal), stopped, stop.get_token());
   const Routine follower = Ask(group, {3}, MustNotRun, others);
@@ -70,7 +70,7 @@ TEST_CASE("Promise 10: a coroutine that is stopped leaves all of its calls, and 
 TEST_CASE("Promise 10: a coroutine that is stopped keeps the results that it has") {
   IntGroup group;
   Held in_flight(group, 2);
-  std::stop_source stop;
+  StopSource stop;
   Results results;
   const Routine routine = Ask(group, {1, 2}, TenTimes, results, stop.get_token());
   CHECK_FALSE(routine.Done());
@@ -83,7 +83,7 @@ TEST_CASE("Promise 10: a coroutine that is stopped keeps the results that it has
 
 TEST_CASE("Promise 10: a batch that was stopped before it asks runs nothing and joins nothing") {
   IntGroup group;
-  std::stop_source stop;
+  StopSource stop;
   stop.request_stop();
   Results results;
   const Routine routine = Ask(group, {1, 2}, MustNotRun, results, stop.get_token());
@@ -97,11 +97,11 @@ TEST_CASE(
     "starts") {
   IntGroup group;
   Held in_flight(group, 2);
-  std::stop_source stop;
+  StopSource stop;
   Results results;
   std::size_t followed = 9;
   bool asked = false;
-  const auto plain = [&](std::span<const int> keys, std::stop_token unwanted) {
+  const auto plain = [&](std::span<const int> keys, StopToken unwanted) {
     stop.request_stop();
     followed = group.Callers(2);
     asked = unwanted.stop_requested();
@@ -112,10 +112,10 @@ TEST_CASE(
   CHECK(asked);
   for (const auto& result : results) CHECK(ErrorOfKey(result) == kCanceled);
 
-  stop = std::stop_source();
+  stop = StopSource();
   asked = false;
   Signal signal;
-  const auto task = [&](std::span<const int> keys, std::stop_token unwanted) -> Task<Keys> {
+  const auto task = [&](std::span<const int> keys, StopToken unwanted) -> Task<Keys> {
     stop.request_stop();
     asked = unwanted.stop_requested();
     co_await signal;
@@ -135,8 +135,8 @@ TEST_CASE(
   IntGroup group;
   Held in_flight(group, 4);
   Signal signal;
-  std::stop_source stop;
-  std::stop_token unwanted;
+  StopSource stop;
+  StopToken unwanted;
   Results results;
   const Routine batch =
       Ask(group, {1, 2, 4}, AwaitSignal(signal, unwanted), results, stop.get_token());
@@ -156,9 +156,9 @@ TEST_CASE(
     "Promise 11: a stopped coroutine also asks the calls of others to stop, if it was the last") {
   IntGroup group;
   Held in_flight(group, 2);
-  std::stop_source stop;
+  StopSource stop;
   Results results;
-  const std::stop_token unwanted = in_flight.GetStopToken();
+  const StopToken unwanted = in_flight.GetStopToken();
   const Routine routine = Ask(group, {1, 2}, TenTimes, results, stop.get_token());
   in_flight.Leave();
   CHECK_FALSE(unwanted.stop_requested());
@@ -173,12 +173,12 @@ TEST_CASE(
   IntGroup group;
   auto session = std::make_shared<Routine>();
   const std::weak_ptr<Routine> ended = session;
-  std::stop_source stop;
+  StopSource stop;
   int handles = 0;
-  const auto ask = [](IntGroup& its_group, std::shared_ptr<Routine> its_session,
-                      std::stop_token its_stop, int& its_handles) -> Routine {
+  const auto ask = [](IntGroup& its_group, std::shared_ptr<Routine> its_session, StopToken its_stop,
+                      int& its_handles) -> Routine {
     auto fn = [kept = std::move(its_session)](std::span<const int> keys,
-                                              std::stop_token token) -> Task<Keys> {
+                                              StopToken token) -> Task<Keys> {
       const Keys values = TenTimes(keys);
       co_await UntilStopped(std::move(token));
       co_return values;
@@ -200,7 +200,7 @@ TEST_CASE("Promise 10: a coroutine leaves all of its calls if its frame is destr
   IntGroup group;
   Held in_flight(group, 2);
   Signal signal;
-  std::stop_token unwanted;
+  StopToken unwanted;
   Results leading, following;
   Routine leader = Ask(group, {1, 2, 3}, AwaitSignal(signal, unwanted), leading);
   const Routine follower = Ask(group, {3}, MustNotRun, following);
@@ -238,7 +238,7 @@ TEST_CASE("Promise 10: a coroutine that is resumed may destroy those that wait f
 TEST_CASE("Promise 10: the stop of a batch whose coroutine has left and is gone changes nothing") {
   IntGroup group;
   Held in_flight(group, 1);
-  std::stop_source stop;
+  StopSource stop;
   Results results;
   {
     Routine routine = Ask(group, {1}, MustNotRun, results, stop.get_token());
@@ -262,7 +262,7 @@ TEST_CASE(
     resumed_by = std::this_thread::get_id();
     loop.push_back(handle);
   };
-  std::stop_source stop;
+  StopSource stop;
   const auto ask = [&]() -> Routine {
     const Keys keys{1, 2};
     results = co_await CoDoMany(group, keys, MustNotRun, stop.get_token(), resume_on);
@@ -271,7 +271,7 @@ TEST_CASE(
   one.Land();
   CHECK(loop.empty());
   std::thread::id landing;
-  std::jthread([&] {
+  JoiningThread([&] {
     landing = std::this_thread::get_id();
     two.Land();
   }).join();
@@ -288,7 +288,7 @@ TEST_CASE("CoDoMany: resume_on is called for a stop as well, and what it capture
   IntGroup group;
   Held in_flight(group, 1);
   const auto loop = std::make_shared<std::vector<std::coroutine_handle<>>>();
-  std::stop_source stop;
+  StopSource stop;
   Results results;
   const auto ask = [&]() -> Routine {
     const auto resume_on = [loop](std::coroutine_handle<> handle) { loop->push_back(handle); };
@@ -314,7 +314,7 @@ TEST_CASE(
   IntGroup group;
   int failures = 0;
   const Keys keys{1, 2};
-  const auto complete = [](std::span<const int> asked, std::stop_token) -> Task<Keys> {
+  const auto complete = [](std::span<const int> asked, StopToken) -> Task<Keys> {
     co_return TenTimes(asked);
   };
   for (std::size_t allocation = 0;; ++allocation) {
@@ -434,7 +434,7 @@ TEST_CASE("Promise 10: when landing and a stop race, a coroutine gets one outcom
     Held one(group, 1);
     Held two(group, 2);
     Results results;
-    std::stop_source stop;
+    StopSource stop;
     std::atomic<int> resumed = 0;
     const auto ask = [&]() -> FireAndForget {
       const Keys keys{1, 2};
@@ -444,11 +444,11 @@ TEST_CASE("Promise 10: when landing and a stop race, a coroutine gets one outcom
     ask();
     std::latch together(3);
     {
-      std::jthread stopping([&] {
+      JoiningThread stopping([&] {
         together.arrive_and_wait();
         stop.request_stop();
       });
-      std::jthread landing([&] {
+      JoiningThread landing([&] {
         together.arrive_and_wait();
         one.Land();
       });
@@ -474,7 +474,7 @@ TEST_CASE("Promise 10: a coroutine is resumed once, also if all happens while it
     Held one(group, 1);
     Held two(group, 2);
     Results results;
-    std::stop_source stop;
+    StopSource stop;
     std::latch resumed(1);
     std::latch together(4);
     const auto ask = [&]() -> FireAndForget {
@@ -482,21 +482,21 @@ TEST_CASE("Promise 10: a coroutine is resumed once, also if all happens while it
       results = co_await CoDoMany(group, keys, MustNotRun, stop.get_token());
       resumed.count_down();
     };
-    std::jthread stopping([&] {
+    JoiningThread stopping([&] {
       together.arrive_and_wait();
       if (round % 2 == 0) stop.request_stop();
     });
-    std::jthread first([&] {
+    JoiningThread first([&] {
       AwaitCallers(group, 1, 2);
       together.arrive_and_wait();
       one.Land();
     });
-    std::jthread second([&] {
+    JoiningThread second([&] {
       AwaitCallers(group, 2, 2);
       together.arrive_and_wait();
       two.Land();
     });
-    std::jthread asking([&] { ask(); });
+    JoiningThread asking([&] { ask(); });
     together.arrive_and_wait();
     resumed.wait();
     for (const auto& result : results) {
@@ -518,7 +518,7 @@ TEST_CASE(
   for (std::uint64_t round = 0; round < kRounds; ++round) {
     Held one(group, 1);
     Held two(group, 2);
-    std::stop_source stop;
+    StopSource stop;
     std::atomic<std::uint64_t> handles = 0;
     const auto ask = [&]() -> Routine {
       const auto resume_on = [&handles](std::coroutine_handle<>) { ++handles; };
@@ -529,15 +529,15 @@ TEST_CASE(
     Routine routine = ask();
     std::latch together(round % 2 == 0 ? 4 : 3);
     {
-      std::jthread first([&] {
+      JoiningThread first([&] {
         together.arrive_and_wait();
         one.Land();
       });
-      std::jthread second([&] {
+      JoiningThread second([&] {
         together.arrive_and_wait();
         two.Land();
       });
-      std::optional<std::jthread> stopping;
+      std::optional<JoiningThread> stopping;
       if (round % 2 == 0) {
         stopping.emplace([&] {
           together.arrive_and_wait();
@@ -579,7 +579,7 @@ TEST_CASE("Promise 13: what the work did happens before the coroutine of a batch
       done.count_down();
     };
     ask();
-    std::jthread([&] {
+    JoiningThread([&] {
       written[0] = round;
       one.Land();
     }).join();
@@ -592,12 +592,12 @@ TEST_CASE("Promise 13: what the work did happens before the coroutine of a batch
 TEST_CASE("Promise 14: the destructor asks the work of batches to stop and waits for it") {
   Results results;
   Routine routine;
-  std::jthread upstream;
+  JoiningThread upstream;
   {
     IntGroup group;
     Signal signal;
-    const auto fn = [&](std::span<const int> keys, std::stop_token asked) -> Task<Keys> {
-      upstream = std::jthread([&signal, asked] {
+    const auto fn = [&](std::span<const int> keys, StopToken asked) -> Task<Keys> {
+      upstream = JoiningThread([&signal, asked] {
         Await([&] { return asked.stop_requested() && signal.Awaited(); });
         signal.Fire();
       });

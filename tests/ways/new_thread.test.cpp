@@ -74,7 +74,7 @@ TEST_CASE("Promise 14: when a group is destroyed, the threads that NewThread sta
   {  // also if an executor passes its task on, here or on another thread
     IntGroup group;
     const auto here = [](auto task) { NewThread()(std::move(task)); };
-    const auto elsewhere = [](auto task) { std::jthread([task] { NewThread()(task); }).join(); };
+    const auto elsewhere = [](auto task) { JoiningThread([task] { NewThread()(task); }).join(); };
     const auto one = DoAsync(group, "key", counting, here);
     const auto two = DoAsync(group, "other", counting, elsewhere);
   }
@@ -97,7 +97,7 @@ TEST_CASE("Promise 14: a group waits for the threads of calls that its own calls
   {
     IntGroup group;
     std::latch inside(1);
-    const auto dropped = DoAsync(group, "first", [&](const std::stop_token& stop) {
+    const auto dropped = DoAsync(group, "first", [&](const StopToken& stop) {
       inside.count_down();
       Await([&] { return stop.stop_requested(); });
       // By a callback of the call "second", after that has landed:

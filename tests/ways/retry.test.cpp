@@ -232,7 +232,7 @@ TEST_CASE("Promise 17: threads, futures and callbacks that fail together try aga
     std::vector<singleflight::Caller> callers(kEach);
     std::vector<Future<int>> futures;
     {
-      std::vector<std::jthread> threads;
+      std::vector<JoiningThread> threads;
       for (std::size_t i = 0; i < kEach; ++i) {
         threads.emplace_back([&] {
           served += Keep([&] {
@@ -354,7 +354,7 @@ TEST_CASE("A callback that gets the error of its second try is called outside an
         in_catch_block = std::current_exception() != nullptr;
       },
       OnFailure::kRetry);
-  const std::jthread closing([&] { group.Close(); });
+  const JoiningThread closing([&] { group.Close(); });
   Await([&] {  // until it refuses newcomers
     return ErrorOf([&] { return group.Join("key", [](IntGroup::Lead) {}); }).has_value();
   });
@@ -401,7 +401,7 @@ TEST_CASE("A Caller that is destroyed while it asks again on another thread is g
       Await([&] { return destroying.load(); });
       for (int i = 0; i < 100; ++i) std::this_thread::yield();
     };
-    std::jthread landing([&] { queue.RunNext(); });
+    JoiningThread landing([&] { queue.RunNext(); });
     asks_again.wait();
     CHECK(caller->Leave());  // does not wait
     destroying = true;
@@ -434,11 +434,11 @@ TEST_CASE("Promise 17: callers that leave while they ask again disturb no other 
     bool left = false;
     std::latch together(3);
     {
-      const std::jthread landing([&] {
+      const JoiningThread landing([&] {
         together.arrive_and_wait();
         queue.RunNext();
       });
-      const std::jthread leaving([&] {
+      const JoiningThread leaving([&] {
         together.arrive_and_wait();
         left = leaves.Leave();
       });

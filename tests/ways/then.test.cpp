@@ -71,7 +71,7 @@ TEST_CASE("DoThen: the callback gets the result, on the thread that lands the ca
   CHECK(group.Callers("key") == 2);
   CHECK(first.times == 0);
   std::thread::id landed_on;
-  std::jthread([&] {
+  JoiningThread([&] {
     landed_on = std::this_thread::get_id();
     task();
   }).join();
@@ -358,9 +358,9 @@ TEST_CASE("Promise 10: a Caller that is detached is called back all the same") {
 
 TEST_CASE("Promise 11: the last Caller to leave asks the call to stop, even while it is queued") {
   IntGroup group;
-  std::stop_token stop;
+  StopToken stop;
   std::function<void()> task;
-  const auto fn = [&](std::stop_token token) {
+  const auto fn = [&](StopToken token) {
     stop = std::move(token);
     return 1;
   };
@@ -496,14 +496,14 @@ TEST_CASE("Caller: what a stop request runs may destroy the Caller that is leavi
   std::latch left(1);
   DoThen(
       *caller, group, "key",
-      [&](const std::stop_token& stop) {
-        const std::stop_callback on_stop(stop, [&] { caller.reset(); });
+      [&](const StopToken& stop) {
+        const StopCallback on_stop(stop, [&] { caller.reset(); });
         inside.count_down();
         left.wait();
         return 7;
       },
       KeepIn(task), [object = captured.object](const KeyResult<int>&) { std::abort(); });
-  const std::jthread running(std::exchange(task, nullptr));
+  const JoiningThread running(std::exchange(task, nullptr));
   inside.wait();
   CHECK(caller->Leave());
   CHECK(caller == nullptr);
@@ -584,7 +584,7 @@ TEST_CASE("Caller: one that leaves while DoThen joins has left, and the call con
   HookedHash::during_join = leave;
   DoThen(
       leader, group, 1,
-      [&](const std::stop_token& stop) {
+      [&](const StopToken& stop) {
         was_stopped = stop.stop_requested();
         return 7;
       },
@@ -674,7 +674,7 @@ TEST_CASE("Caller: destroying it waits for a callback that is running on another
           for (int i = 0; i < 100; ++i) std::this_thread::yield();
           destroyed_too_soon = destroyed;
         });
-    std::jthread landing(std::exchange(task, nullptr));
+    JoiningThread landing(std::exchange(task, nullptr));
     called.wait();
     CHECK_FALSE(caller->Leave());  // does not wait
     destroying = true;
@@ -702,7 +702,7 @@ TEST_CASE("Caller: when threads make it leave while its call lands, exactly one 
         group, "key", [] { return 7; }, KeepIn(task), stays.Callback());
     std::latch together(4);
     {
-      std::vector<std::jthread> threads;
+      std::vector<JoiningThread> threads;
       threads.emplace_back([&, run = std::exchange(task, nullptr)] {
         together.arrive_and_wait();
         run();
@@ -743,7 +743,7 @@ TEST_CASE("Caller: when it is destroyed while its call lands, nothing of the cal
         group, "key", [] { return 7; }, KeepIn(task),
         [&called, captured](const KeyResult<int>& result) { called += *result; }));
     std::latch together(2);
-    std::jthread landing([&, run = std::exchange(task, nullptr)] {
+    JoiningThread landing([&, run = std::exchange(task, nullptr)] {
       together.arrive_and_wait();
       run();
     });

@@ -6,9 +6,9 @@
 
 #include <asio.hpp>
 #include <atomic>
-#include <thread>
 
 #include "support/asio_http.hpp"
+#include "support/threads.hpp"
 
 #define TEST_SERVER "AsioServer"
 
@@ -44,7 +44,7 @@ class LimitedServer {
   asio::io_context io_{1};
   AsioServer server_;
   const int port_;
-  std::jthread thread_{[this] { io_.run(); }};
+  test::JoiningThread thread_{[this] { io_.run(); }};
 };
 
 }  // namespace

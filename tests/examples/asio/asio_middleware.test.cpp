@@ -15,7 +15,6 @@
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -89,7 +88,7 @@ class Site {
   const Answer answer_;
   AsioServer server_;
   const int port_;
-  std::jthread thread_{[this] { io_.run(); }};
+  test::JoiningThread thread_{[this] { io_.run(); }};
 };
 
 // Makes an answer that only this user may see.

@@ -13,7 +13,6 @@
 #include <set>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -57,7 +56,7 @@ class RunningServer {
   AsioService service_;
   AsioServer server_{io_, [this](const HttpRequest& request) { return service_.Handle(request); }};
   const std::uint16_t port_ = server_.Listen(0);
-  std::jthread thread_{[this] { io_.run(); }};
+  test::JoiningThread thread_{[this] { io_.run(); }};
 };
 
 // A client with one connection. Its functions block.

@@ -4,9 +4,7 @@
 
 #include <asio.hpp>
 #include <map>
-#include <stop_token>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "adapters/asio_middleware.hpp"
@@ -34,7 +32,7 @@ class TestServer {
   }
   void ServeStoppable(const std::string& path, const Work& work, const SharingOptions& options) {
     const StoppableHttpHandler handler = [this, work](const HttpRequest& request,
-                                                      std::stop_token stop) {
+                                                      test::StopToken stop) {
       return Handle(work, request, std::move(stop));
     };
     routes_["GET " + path] = Coalesce(group_, handler, options);
@@ -48,7 +46,7 @@ class TestServer {
 
   int Start() {
     const int port = server_.Listen(0);
-    thread_ = std::jthread([this] { io_.run(); });
+    thread_ = test::JoiningThread([this] { io_.run(); });
     return port;
   }
 
@@ -61,7 +59,7 @@ class TestServer {
   }
 
   asio::awaitable<HttpResponse> Handle(Work work, const HttpRequest& request,
-                                       std::stop_token stop) {
+                                       test::StopToken stop) {
     const Seen seen{request.method, request.target, request.headers, request.peer};
     for (bool begins = true; !work.ready(seen, begins, stop); begins = false) {
       co_await asio::post(io_, asio::use_awaitable);
@@ -74,7 +72,7 @@ class TestServer {
   asio::io_context io_{1};
   std::map<std::string, HttpHandler> routes_;
   AsioServer server_{io_, [this](const HttpRequest& request) { return Route(request); }};
-  std::jthread thread_;
+  test::JoiningThread thread_;
 };
 
 }  // namespace

@@ -10,9 +10,7 @@
 #include <boost/beast/http.hpp>
 #include <exception>
 #include <map>
-#include <stop_token>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "adapters/beast_middleware.hpp"
@@ -39,7 +37,7 @@ class TestServer {
   }
   void ServeStoppable(const std::string& path, const Work& work, const SharingOptions& options) {
     const StoppableBeastHandler handler = [this, work](const BeastRequest& request,
-                                                       std::stop_token stop) {
+                                                       test::StopToken stop) {
       return Handle(work, request, std::move(stop));
     };
     routes_["GET " + path] = Coalesce(group_, handler, options);
@@ -51,7 +49,7 @@ class TestServer {
   int Start() {
     acceptor_.listen();
     net::co_spawn(io_, Accept(), net::detached);
-    thread_ = std::jthread([this] { io_.run(); });
+    thread_ = test::JoiningThread([this] { io_.run(); });
     return acceptor_.local_endpoint().port();
   }
 
@@ -65,7 +63,7 @@ class TestServer {
   }
 
   net::awaitable<BeastResponse> Handle(Work work, const BeastRequest& request,
-                                       std::stop_token stop) {
+                                       test::StopToken stop) {
     Seen seen{request.method_string(), request.target(), {}, request.peer};
     for (const auto& field : request) seen.headers.emplace_back(field.name_string(), field.value());
     for (bool begins = true; !work.ready(seen, begins, stop); begins = false) {
@@ -96,7 +94,7 @@ class TestServer {
       co_await http::async_read(socket, buffer, message,
                                 net::redirect_error(net::use_awaitable, error));
       if (error) break;
-      std::stop_source gone;
+      test::StopSource gone;
       request.client_has_gone = gone.get_token();
       request.peer = socket.remote_endpoint().address().to_string();
       BeastResponse response;
@@ -127,7 +125,7 @@ class TestServer {
   }
 
   // Notices that the client has gone, until its request is answered.
-  static net::awaitable<void> Watch(Socket& socket, std::stop_source gone, const bool& answered) {
+  static net::awaitable<void> Watch(Socket& socket, test::StopSource gone, const bool& answered) {
     if (answered) co_return;
     boost::system::error_code cancelled;
     co_await socket.async_wait(Socket::wait_read,
@@ -142,7 +140,7 @@ class TestServer {
   net::io_context io_{1};
   std::map<std::string, BeastHandler> routes_;
   net::ip::tcp::acceptor acceptor_{io_, {net::ip::address_v4::loopback(), 0}};
-  std::jthread thread_;
+  test::JoiningThread thread_;
 };
 
 }  // namespace

@@ -8,7 +8,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <thread>
 
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -30,7 +29,7 @@ class LimitedServer {
     server_.Post("/page", answer);
     port_ = server_.Bind(0);
     REQUIRE(port_ > 0);
-    thread_ = std::jthread([this] { server_.listen_after_bind(); });
+    thread_ = test::JoiningThread([this] { server_.listen_after_bind(); });
     test::Await([this] { return server_.is_running(); });
   }
   ~LimitedServer() { server_.stop(); }
@@ -47,7 +46,7 @@ class LimitedServer {
   std::atomic<int> runs_ = 0;
   HerdServer server_;
   int port_ = -1;
-  std::jthread thread_;
+  test::JoiningThread thread_;
 };
 
 }  // namespace
@@ -105,7 +104,7 @@ TEST_CASE("A connection that waits for its next request leaves its thread to one
     response.set_content("page", "text/plain");
   });
   const int port = server.Bind(0);
-  const std::jthread thread([&] { server.listen_after_bind(); });
+  const test::JoiningThread thread([&] { server.listen_after_bind(); });
   test::Await([&] { return server.is_running(); });
   test::RawClient idle(port), next(port);
   idle.Get("/page");
@@ -126,7 +125,7 @@ TEST_CASE("HerdServer serves pre-routing handlers, and they cannot switch its ch
     return httplib::Server::HandlerResponse::Handled;
   });
   const int port = server.Bind(0);
-  const std::jthread thread([&] { server.listen_after_bind(); });
+  const test::JoiningThread thread([&] { server.listen_after_bind(); });
   test::Await([&] { return server.is_running(); });
   test::RawClient good(port), bad(port);
   bad.Send("GET / HTTP/1.1\r\n\r\n");

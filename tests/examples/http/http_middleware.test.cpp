@@ -13,10 +13,8 @@
 #include <mutex>
 #include <set>
 #include <stdexcept>
-#include <stop_token>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -68,7 +66,7 @@ class Site {
   void Start() {
     port_ = server_.Bind(0);
     REQUIRE(port_ > 0);
-    thread_ = std::jthread([this] { server_.listen_after_bind(); });
+    thread_ = test::JoiningThread([this] { server_.listen_after_bind(); });
     test::Await([this] { return server_.is_running(); });
   }
 
@@ -91,7 +89,7 @@ class Site {
   std::atomic<std::size_t> together_ = 1;
   HerdServer server_{32};
   int port_ = -1;
-  std::jthread thread_;
+  test::JoiningThread thread_;
 };
 
 // Makes an answer that only this user may see.
@@ -547,7 +545,7 @@ TEST_CASE("The clients of one HTTP answer are sent one body, however many they a
   request.method = "GET";
   request.target = request.path = "/";
   std::vector<Response> responses(kClients);
-  std::vector<std::jthread> threads;
+  std::vector<test::JoiningThread> threads;
   for (Response& response : responses) threads.emplace_back([&] { handler(request, response); });
   threads.clear();
 
@@ -719,7 +717,7 @@ TEST_CASE("A client that hangs up does not spoil what one coalesced HTTP handler
   const auto part = Coalesce(site.pages(), [](const Request&, Response& response) {
     response.set_content("part", "text/plain");
   });
-  std::stop_token first_has_gone;
+  test::StopToken first_has_gone;
   std::atomic<bool> leads = false;
   site.server().set_pre_routing_handler([&](const Request& request, Response&) {
     if (request.has_header("X-First")) first_has_gone = ClientConnection::HasGone();

@@ -9,7 +9,6 @@
 #include <latch>
 #include <ostream>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -32,7 +31,7 @@ class RunningServer {
         }) {
     service_.Install(server_);
     REQUIRE(port_ > 0);
-    thread_ = std::jthread([this] { server_.listen_after_bind(); });
+    thread_ = test::JoiningThread([this] { server_.listen_after_bind(); });
     test::Await([this] { return server_.is_running(); });
   }
   ~RunningServer() { server_.stop(); }
@@ -46,7 +45,7 @@ class RunningServer {
   HttpService service_;
   HerdServer server_{256};
   const int port_ = server_.Bind(0);
-  std::jthread thread_;
+  test::JoiningThread thread_;
 };
 
 struct Answer {
@@ -71,7 +70,7 @@ Answer Get(const RunningServer& server, const std::string& path) {
 // Sends one request for each path, all at once, and returns the answers in the same order.
 std::vector<Answer> GetAtOnce(const RunningServer& server, const std::vector<std::string>& paths) {
   std::vector<Answer> answers(paths.size());
-  std::vector<std::jthread> threads;
+  std::vector<test::JoiningThread> threads;
   for (std::size_t i = 0; i < paths.size(); ++i) {
     threads.emplace_back([&, i] { answers[i] = Get(server, paths[i]); });
   }

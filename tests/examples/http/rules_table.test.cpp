@@ -4,9 +4,7 @@
 
 #include <httplib.h>
 
-#include <stop_token>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "adapters/herd_server.hpp"
@@ -33,7 +31,7 @@ class TestServer {
   }
   void ServeStoppable(const std::string& path, const Work& work, const SharingOptions& options) {
     const StoppableHandler handler = [work](const auto& request, auto& response,
-                                            std::stop_token stop) {
+                                            test::StopToken stop) {
       Handle(work, request, response, stop);
     };
     server_.Get(path, Coalesce(group_, handler, options));
@@ -45,7 +43,7 @@ class TestServer {
   int Start() {
     const int port = server_.Bind(0);
     REQUIRE(port > 0);
-    thread_ = std::jthread([this] { server_.listen_after_bind(); });
+    thread_ = test::JoiningThread([this] { server_.listen_after_bind(); });
     test::Await([this] { return server_.is_running(); });
     return port;
   }
@@ -60,7 +58,7 @@ class TestServer {
   }
 
   static void Handle(const Work& work, const httplib::Request& request, httplib::Response& response,
-                     const std::stop_token& stop) {
+                     const test::StopToken& stop) {
     const Seen seen{request.method,
                     request.target,
                     {request.headers.begin(), request.headers.end()},
@@ -75,7 +73,7 @@ class TestServer {
 
   ResponseGroup<httplib::Response> group_;
   HerdServer server_{32};
-  std::jthread thread_;
+  test::JoiningThread thread_;
 };
 
 }  // namespace
