@@ -4,7 +4,11 @@
 
 #include <cctype>
 #include <latch>
+#include <string>
+#include <version>
+#if defined(__cpp_lib_memory_resource)
 #include <memory_resource>
+#endif
 
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -60,8 +64,10 @@ TEST_CASE(
 TEST_CASE("Other string types can be keys as well") {
   Group<std::wstring, int> wide;
   CHECK(FindsSameCall(wide, L"key", std::wstring(L"key")));
+#if defined(__cpp_lib_memory_resource)  // libc++ has it since version 16
   Group<std::pmr::string, int> pooled;
   CHECK(FindsSameCall(pooled, "key", std::pmr::string("key")));
+#endif
 }
 
 TEST_CASE("A hash and an equality that take only strings are given strings") {

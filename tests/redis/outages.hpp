@@ -64,25 +64,34 @@ inline std::string LeaseOf(std::string_view key) {
 class Watchdog {
  public:
   explicit Watchdog(std::function<void()> end_it)
-      : thread_([this, end_it = std::move(end_it)](StopToken stop) {
+      : thread_([this, end_it = std::move(end_it)] {
           std::unique_lock lock(mutex_);
-          stopped_.wait_for(lock, stop, 30s, [] { return false; });
-          if (stop.stop_requested()) return;
+          if (changed_.wait_for(lock, 30s, [this] { return stopped_; })) return;
           hung_ = true;
           end_it();
         }) {}
+  ~Watchdog() { Stop(); }
 
   // Stops watching, and returns whether `end_it` was called.
   bool Hung() {
-    thread_.request_stop();
-    if (thread_.joinable()) thread_.join();
+    Stop();
     return hung_;
   }
 
  private:
+  void Stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopped_ = true;
+      changed_.notify_all();
+    }
+    if (thread_.joinable()) thread_.join();
+  }
+
   std::mutex mutex_;
-  std::condition_variable_any stopped_;
-  bool hung_ = false;  // read only after the thread has been joined
+  std::condition_variable changed_;
+  bool stopped_ = false;  // guarded by mutex_
+  bool hung_ = false;     // read only after the thread has been joined
   JoiningThread thread_;
 };
 

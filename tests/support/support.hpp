@@ -8,6 +8,7 @@
 #include <functional>
 #include <latch>
 #include <optional>
+#include <ostream>
 #include <singleflight/singleflight.hpp>
 #include <string>
 #include <system_error>

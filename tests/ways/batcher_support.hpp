@@ -94,8 +94,13 @@ class Pool {
  public:
   explicit Pool(std::size_t threads) {
     for (std::size_t i = 0; i < threads; ++i) {
-      threads_.emplace_back([this](const StopToken& stop) { Work(stop); });
+      threads_.emplace_back([this] { Work(); });
     }
+  }
+  ~Pool() {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+    posted_.notify_all();
   }
   auto Post() {
     return [this](auto task) {
@@ -106,9 +111,11 @@ class Pool {
   }
 
  private:
-  void Work(const StopToken& stop) {
+  void Work() {
     std::unique_lock lock(mutex_);
-    while (posted_.wait(lock, stop, [this] { return !tasks_.empty(); })) {
+    for (;;) {
+      posted_.wait(lock, [this] { return ending_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
       std::function<void()> task = std::move(tasks_.front());
       tasks_.erase(tasks_.begin());
       lock.unlock();
@@ -119,9 +126,10 @@ class Pool {
   }
 
   std::mutex mutex_;
-  std::condition_variable_any posted_;
+  std::condition_variable posted_;
+  bool ending_ = false;
   std::vector<std::function<void()>> tasks_;
-  std::vector<JoiningThread> threads_;
+  std::vector<JoiningThread> threads_;  // last, so that they are joined first
 };
 
 // An executor that runs a task at once.
