@@ -12,11 +12,14 @@
 #include <stdexcept>
 
 #include "process.hpp"
+#include "support/cancellable_thread.hpp"
 
 using namespace test;
 using singleflight::DoAsync;
 using singleflight::Group;
 using singleflight::Stats;
+
+#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
 
 namespace {
 
@@ -144,3 +147,5 @@ const process::Add in_handler(
     {.signal = SIGABRT});
 
 }  // namespace
+
+#endif  // TEST_CANCELLED_THREADS_ARE_UNWOUND

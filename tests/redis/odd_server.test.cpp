@@ -40,10 +40,10 @@ class OddServer {
         ::listen(listener_, 100) != 0) {
       throw std::system_error(errno, std::generic_category(), "cannot start the odd server");
     }
-    thread_ = JoiningThread([this](const StopToken& stop) { Serve(stop); });
+    thread_ = JoiningThread([this] { Serve(); });
   }
   ~OddServer() {
-    thread_.request_stop();
+    stopping_ = true;
     thread_.join();
     ::close(listener_);
   }
@@ -52,9 +52,9 @@ class OddServer {
   int Connections() const { return connections_; }
 
  private:
-  void Serve(const StopToken& stop) {
+  void Serve() {
     std::vector<pollfd> fds = {{listener_, POLLIN, 0}};
-    while (!stop.stop_requested()) {
+    while (!stopping_) {
       ::poll(fds.data(), fds.size(), 1);
       if (fds[0].revents != 0) {
         fds.push_back({::accept(listener_, nullptr, nullptr), POLLIN, 0});
@@ -74,6 +74,7 @@ class OddServer {
   TemporaryDirectory directory_;
   const int listener_ = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   std::atomic<int> connections_ = 0;
+  std::atomic<bool> stopping_ = false;
   JoiningThread thread_;
 };
 
