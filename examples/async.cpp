@@ -18,7 +18,6 @@
 #include <iostream>
 #include <latch>
 #include <singleflight/singleflight.hpp>
-#include <stop_token>
 #include <string>
 #include <thread>
 #include <utility>
@@ -79,7 +78,7 @@ int main(int argc, char** argv) {
   }
   // A future that is dropped leaves its call. When the last one leaves, the query is asked to stop.
   std::latch stopped(1);
-  const auto write = [&stopped](const std::stop_token& stop) {
+  const auto write = [&stopped](const singleflight::StopToken& stop) {
     while (!stop.stop_requested()) std::this_thread::sleep_for(1ms);  // writes a page
     stopped.count_down();
     return "a report that nobody wants";

@@ -30,6 +30,7 @@
 #include <vector>
 
 #include "support/flags.hpp"
+#include "support/joining_thread.hpp"
 
 namespace {
 
@@ -108,7 +109,7 @@ int main(int argc, char** argv) {
     pages[static_cast<std::size_t>(page)] = Render(users, page, select);
   };
   {
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (int page = 0; page < 4; ++page) threads.emplace_back(render, page);
     in_queries.wait();
     threads.emplace_back(render, 4);  // no query: other pages are loading all of its users

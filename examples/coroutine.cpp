@@ -17,7 +17,6 @@
 #include <coroutine>
 #include <iostream>
 #include <singleflight/singleflight.hpp>
-#include <stop_token>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -25,6 +24,7 @@
 
 #include "support/event_loop.hpp"
 #include "support/flags.hpp"
+#include "support/joining_thread.hpp"
 
 namespace {
 
@@ -46,7 +46,7 @@ Task<std::string> Ask(Users& users, Loop& loop) {
 
 // Leaves the call after `timeout`.
 Task<std::string> AskInTime(Users& users, Loop& loop, Loop::Clock::duration timeout) {
-  std::stop_source stop;
+  singleflight::StopSource stop;
   loop.After(timeout, [stop]() mutable { stop.request_stop(); });
   try {
     const auto load = [&loop] { return Load(loop); };
@@ -59,13 +59,13 @@ Task<std::string> AskInTime(Users& users, Loop& loop, Loop::Clock::duration time
 
 // Lets an executor run a function that blocks, and resumes on the loop's thread. If many coroutines
 // wait, this also gives each of them its own turn on the loop.
-Task<std::string> AskWorker(Users& users, Loop& loop, std::jthread& worker) {
+Task<std::string> AskWorker(Users& users, Loop& loop, JoiningThread& worker) {
   const auto load = [&users] {  // blocks until another caller has joined
     while (users.Callers("user:42") < 2) std::this_thread::yield();
     return "Ada";
   };
   const std::thread::id thread = std::this_thread::get_id();
-  const auto on_worker = [&worker](auto task) { worker = std::jthread(task); };
+  const auto on_worker = [&worker](auto task) { worker = JoiningThread(task); };
   const auto on_loop = [&loop](std::coroutine_handle<> handle) { loop.Post(handle); };
   const auto user = co_await CoDo(users, "user:42", load, on_worker, {}, on_loop);
   const bool is_back = std::this_thread::get_id() == thread;
@@ -98,7 +98,7 @@ int main(int argc, char** argv) {
             << " after 10 ms. The follower still " << asked[1].Result() << ".\n";
 
   asked.clear();
-  std::jthread worker;
+  JoiningThread worker;
   asked.push_back(AskWorker(users, loop, worker));  // the loop's thread is free meanwhile
   const auto user = users.Do("user:42", [] { return "another query"; });
   run();

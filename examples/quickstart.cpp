@@ -49,7 +49,7 @@ void AskTenTimes(const char* how, auto ask) {
   loads = 0;
   std::atomic<int> got_ada = 0, saw_shared = 0;
   const auto start = std::chrono::steady_clock::now();
-  std::vector<std::jthread> callers;
+  std::vector<std::thread> callers;
   while (callers.size() < 10) {
     callers.emplace_back([&] {
       const auto [user, shared] = ask();
@@ -57,7 +57,7 @@ void AskTenTimes(const char* how, auto ask) {
       if (shared) ++saw_shared;
     });
   }
-  callers.clear();  // joins the threads
+  for (std::thread& caller : callers) caller.join();
   const auto time = std::chrono::steady_clock::now() - start;
 
   std::cout << how << ": " << loads << (loads == 1 ? " load" : " loads") << ", all answered after "

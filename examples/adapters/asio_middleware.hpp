@@ -21,7 +21,7 @@
 #include <memory>
 #include <optional>
 #include <singleflight/asio.hpp>
-#include <stop_token>
+#include <singleflight/stop_token.hpp>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -40,7 +40,7 @@
 // A handler that is asked to stop when no client waits for it any more, also by a cancellation of
 // its coroutine. It then runs again for the requests that come later.
 using StoppableHttpHandler =
-    std::function<asio::awaitable<HttpResponse>(const HttpRequest&, std::stop_token)>;
+    std::function<asio::awaitable<HttpResponse>(const HttpRequest&, singleflight::StopToken)>;
 
 // What coroutine_route.hpp needs to know of this library.
 struct AsioLibrary {
@@ -68,7 +68,7 @@ struct AsioLibrary {
                   [&](const auto& header) { return http_text::SameName(header.first, name); });
     request.headers.emplace_back(name, value);
   }
-  static std::stop_token ClientHasGone(const HttpRequest& request) {
+  static singleflight::StopToken ClientHasGone(const HttpRequest& request) {
     return request.client_has_gone;
   }
   static HttpResponse Refusal() { return {"503 Service Unavailable", {{"Retry-After", "1"}}, ""}; }
@@ -112,8 +112,8 @@ struct AsioLibrary {
 //
 // Thread: if several threads run the io_context, await the handler in a strand, and request
 //   HttpRequest::client_has_gone there.
-// Leaving: a request whose client has gone leaves. A `handler` that takes a std::stop_token is
-//   asked to stop when no client is left.
+// Leaving: a request whose client has gone leaves. A `handler` that takes a stop token is asked to
+//   stop when no client is left.
 // Errors: an exception of `handler` reaches all requests that wait for it. Coalesce throws
 //   std::invalid_argument for options that cannot be right: see HttpRoute.
 // Lifetime: the group must outlive the handler's coroutines.

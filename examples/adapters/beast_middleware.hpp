@@ -21,7 +21,7 @@
 #include <memory>
 #include <optional>
 #include <singleflight/boost_asio.hpp>
-#include <stop_token>
+#include <singleflight/stop_token.hpp>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -56,14 +56,14 @@ struct BeastBody {
 };
 
 struct BeastRequest : boost::beast::http::request<boost::beast::http::string_body> {
-  std::string peer = {};                 // the client's address
-  std::stop_token client_has_gone = {};  // its stop is requested on the request's strand
+  std::string peer = {};                         // the client's address
+  singleflight::StopToken client_has_gone = {};  // its stop is requested on the request's strand
 };
 using BeastResponse = boost::beast::http::response<BeastBody>;
 template <class... Args>
 using BeastFunction = std::function<boost::asio::awaitable<BeastResponse>(Args...)>;
 using BeastHandler = BeastFunction<const BeastRequest&>;
-using StoppableBeastHandler = BeastFunction<const BeastRequest&, std::stop_token>;
+using StoppableBeastHandler = BeastFunction<const BeastRequest&, singleflight::StopToken>;
 
 // What coroutine_route.hpp needs to know of this library.
 struct BeastLibrary {
@@ -94,7 +94,9 @@ struct BeastLibrary {
   static void SetHeader(Request& request, const std::string& name, const std::string& value) {
     request.set(name, value);
   }
-  static std::stop_token ClientHasGone(const Request& request) { return request.client_has_gone; }
+  static singleflight::StopToken ClientHasGone(const Request& request) {
+    return request.client_has_gone;
+  }
   static Response Refusal() {
     Response response(boost::beast::http::status::service_unavailable, 11);
     response.set(boost::beast::http::field::retry_after, "1");

@@ -6,7 +6,7 @@
 //   ClientWatch watch;                                  // one for each server
 //
 //   ClientConnection client(watch, socket);             // in the thread that serves the socket
-//   ... ClientConnection::HasGone() ...                 // deeper in its calls: a std::stop_token
+//   ... ClientConnection::HasGone() ...                 // deeper in its calls: a stop token
 //
 // A client that has shut down its sending side counts as gone, as it does for nginx. It needs
 // Linux.
@@ -20,7 +20,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
-#include <stop_token>
+#include <singleflight/stop_token.hpp>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -52,7 +52,7 @@ class ClientWatch {
 
   // Requests the stop once the client has gone. Returns a number for Remove. If the system cannot
   // watch the socket, the stop is never requested.
-  std::uint64_t Add(int socket, std::stop_source gone) {
+  std::uint64_t Add(int socket, singleflight::StopSource gone) {
     const std::lock_guard lock(mutex_);
     const std::uint64_t id = ++last_id_;
     epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT, .data = {.u64 = id}};
@@ -74,7 +74,7 @@ class ClientWatch {
       epoll_event event = {};
       if (::epoll_wait(epoll_, &event, 1, -1) != 1) continue;
       if (event.data.u64 == kWake) return;
-      std::optional<std::stop_source> gone;
+      std::optional<singleflight::StopSource> gone;
       {
         const std::lock_guard lock(mutex_);
         const auto found = clients_.find(event.data.u64);  // none if it was removed meanwhile
@@ -92,8 +92,8 @@ class ClientWatch {
   const int epoll_ = ::epoll_create1(EPOLL_CLOEXEC);
   const int wake_ = ::eventfd(0, EFD_CLOEXEC);
   std::mutex mutex_;
-  std::uint64_t last_id_ = kWake;                      // guarded by mutex_
-  std::map<std::uint64_t, std::stop_source> clients_;  // guarded by mutex_
+  std::uint64_t last_id_ = kWake;                              // guarded by mutex_
+  std::map<std::uint64_t, singleflight::StopSource> clients_;  // guarded by mutex_
   std::thread thread_;
 };
 
@@ -115,7 +115,7 @@ class ClientConnection {
   ClientConnection& operator=(const ClientConnection&) = delete;
 
   // Returns a token of this thread's client. Without a client, no stop is ever requested of it.
-  static std::stop_token HasGone() {
+  static singleflight::StopToken HasGone() {
     if (current_ == nullptr) return {};
     if (!current_->id_) {
       current_->id_ = current_->watch_.Add(current_->socket_, current_->gone_.emplace());
@@ -142,6 +142,6 @@ class ClientConnection {
   ClientWatch& watch_;
   const int socket_;
   ClientConnection* const outer_;
-  std::optional<std::stop_source> gone_;
+  std::optional<singleflight::StopSource> gone_;
   std::optional<std::uint64_t> id_;
 };

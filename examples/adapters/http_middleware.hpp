@@ -23,7 +23,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <stop_token>
+#include <singleflight/stop_token.hpp>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -36,7 +36,7 @@
 // A handler that is asked to stop when no client waits for it any more. It then runs again for the
 // requests that come later.
 using StoppableHandler =
-    std::function<void(const httplib::Request&, httplib::Response&, std::stop_token)>;
+    std::function<void(const httplib::Request&, httplib::Response&, singleflight::StopToken)>;
 
 namespace httplib_adapter {
 
@@ -138,7 +138,7 @@ class Route {
         rules_(std::make_shared<const HttpRoute>(group.sharing(), std::move(options))) {}
 
   void operator()(const httplib::Request& request, httplib::Response& response) const {
-    const std::stop_token gone = ClientConnection::HasGone();
+    const singleflight::StopToken gone = ClientConnection::HasGone();
     HttpAsk ask(*rules_,
                 {request.method, request.target, FieldsOf(request.headers), request.remote_addr});
     if (!ask.SeesAll()) ask.FitsAsFollower(rules_->Judge(ask.Visible(), ViewOf(response)));
@@ -161,11 +161,12 @@ class Route {
   }
 
  private:
-  static constexpr bool kStoppable = std::is_invocable_v<const Handler&, const httplib::Request&,
-                                                         httplib::Response&, std::stop_token>;
+  static constexpr bool kStoppable =
+      std::is_invocable_v<const Handler&, const httplib::Request&, httplib::Response&,
+                          singleflight::StopToken>;
 
   void Handle(const httplib::Request& request, httplib::Response& response,
-              std::stop_token stop) const {
+              singleflight::StopToken stop) const {
     if constexpr (kStoppable) {
       handler_(request, response, std::move(stop));
     } else {
@@ -175,10 +176,10 @@ class Route {
 
   // Joins a run, or leads one. Returns whether `response` is what the client gets.
   bool Share(HttpAsk& ask, const httplib::Request& request, httplib::Response& response,
-             const std::stop_token& gone) const {
+             const singleflight::StopToken& gone) const {
     httplib::Response own;  // this request's, if it leads and its answer is not shared
     std::exception_ptr failure;
-    const auto run = [&](std::stop_token stop) -> SharedAnswer<httplib::Response> {
+    const auto run = [&](singleflight::StopToken stop) -> SharedAnswer<httplib::Response> {
       const HttpVisible visible = ask.Visible();
       const ClientConnection::Hidden hidden;  // the handler may ask another coalesced handler
       try {
@@ -257,7 +258,7 @@ class Route {
 // Thread: `handler` runs on the leader's thread. Followers block their threads. Several threads may
 //   run `handler` at the same time.
 // Leaving: a follower whose client has gone leaves. A leader finishes its run. A `handler` that
-//   takes a std::stop_token is asked to stop when no client is left.
+//   takes a stop token is asked to stop when no client is left.
 // Errors: an exception of `handler` reaches the leader and its followers. If the response already
 //   says that it is for one client, or has a Vary that the handler does not see, the exception
 //   reaches the leader alone, and each follower runs the handler itself. Coalesce throws

@@ -21,7 +21,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <stop_token>
+#include <singleflight/stop_token.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -37,8 +37,8 @@ struct HttpRequest {
   HttpHeaders headers = {};
   bool keep_alive = false;
   std::string body = {};
-  std::string peer = {};                 // the client's address
-  std::stop_token client_has_gone = {};  // the stop is requested on the server's thread
+  std::string peer = {};                         // the client's address
+  singleflight::StopToken client_has_gone = {};  // the stop is requested on the server's thread
 
   // Returns a request without its body.
   static HttpRequest From(const HttpHead& head) {
@@ -148,7 +148,7 @@ class AsioServer {
     bool timed_out = false;
     std::string input = {};  // received, but not used
     bool handling = false;
-    std::stop_source gone = {};
+    singleflight::StopSource gone = {};
   };
   using Shared = std::shared_ptr<Connection>;
 

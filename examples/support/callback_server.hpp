@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include "joining_thread.hpp"
+
 enum class Status { kUnfinished, kOk, kCancelled, kInternal };
 
 // What a client receives.
@@ -109,7 +111,7 @@ class Clients {
     };
     for (std::size_t i = 0; i < kUsers; ++i) handle(i);
 
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (std::size_t first = kUsers; first < kUsers + kThreads; ++first) {
       threads.emplace_back([&all_handled, handle, first] {
         for (std::size_t i = first; i < kRequests; i += kThreads) handle(i);

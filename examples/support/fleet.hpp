@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "flags.hpp"
+#include "joining_thread.hpp"
 #include "processes.hpp"
 #include "redis_own_server.hpp"
 
@@ -38,8 +39,8 @@ class Fleet {
 
   // Runs `work` on the threads of this process.
   template <class Work>
-  [[nodiscard]] static std::vector<std::jthread> OnThreads(const Work& work) {
-    std::vector<std::jthread> threads;
+  [[nodiscard]] static std::vector<JoiningThread> OnThreads(const Work& work) {
+    std::vector<JoiningThread> threads;
     while (threads.size() < kThreads) threads.emplace_back([work] { OrExit(work); });
     return threads;
   }
@@ -52,7 +53,7 @@ class Fleet {
   // Asks for all keys in turn on the threads of this process. `ask(key)` returns the answer. All
   // threads of all processes ask for a key at the same time.
   template <class Ask>
-  [[nodiscard]] std::vector<std::jthread> AskForAll(std::size_t process, const Ask& ask) {
+  [[nodiscard]] std::vector<JoiningThread> AskForAll(std::size_t process, const Ask& ask) {
     return OnThreads([this, process, ask] {
       for (std::size_t key = 0; key < kKeys; ++key) {
         start_.ArriveAndWait();

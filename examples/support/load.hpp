@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "joining_thread.hpp"
+
 using Milliseconds = std::chrono::duration<double, std::milli>;
 
 struct Load {
@@ -94,7 +96,7 @@ Run Measure(const char* name, const Load& load, Ask ask) {
   Backend backend(load, start);
   std::atomic<std::size_t> next = 0;
   std::vector<Milliseconds> latencies(load.keys.size(), Run::kInfinite);
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (int i = 0; i < load.threads; ++i) {
     threads.emplace_back([&] {
       for (std::size_t mine = next++; mine < load.keys.size(); mine = next++) {

@@ -8,16 +8,21 @@
 #include <deque>
 #include <functional>
 #include <mutex>
-#include <stop_token>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "joining_thread.hpp"
+
 class ThreadPool {
  public:
-  // The destructor runs the tasks that were posted before, and then joins the threads.
-  explicit ThreadPool(int size) {
-    while (size-- > 0) threads_.emplace_back([this](const std::stop_token& stop) { Work(stop); });
+  explicit ThreadPool(int size) : ThreadPool() {  // so ~ThreadPool runs if no thread can be started
+    while (size-- > 0) threads_.emplace_back([this] { Work(); });
+  }
+  // Runs the tasks that were posted before, and then joins the threads.
+  ~ThreadPool() {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+    posted_.notify_all();
   }
 
   // Thread: any. Tasks start in the order in which they were posted. A task must not throw.
@@ -28,9 +33,12 @@ class ThreadPool {
   }
 
  private:
-  void Work(const std::stop_token& stop) {
-    for (std::unique_lock lock(mutex_);
-         posted_.wait(lock, stop, [this] { return !tasks_.empty(); }); lock.lock()) {
+  ThreadPool() = default;
+
+  void Work() {
+    for (std::unique_lock lock(mutex_);; lock.lock()) {
+      posted_.wait(lock, [this] { return closing_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
       const std::function<void()> task = std::move(tasks_.front());
       tasks_.pop_front();
       lock.unlock();
@@ -39,7 +47,8 @@ class ThreadPool {
   }
 
   std::mutex mutex_;
-  std::condition_variable_any posted_;
+  std::condition_variable posted_;
+  bool closing_ = false;                     // guarded by mutex_
   std::deque<std::function<void()>> tasks_;  // guarded by mutex_
-  std::vector<std::jthread> threads_;        // last, so that they are joined first
+  std::vector<JoiningThread> threads_;       // last, so that they are joined first
 };

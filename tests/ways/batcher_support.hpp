@@ -92,7 +92,7 @@ class Tasks {
 // An executor that runs its tasks on threads of its own, in order.
 class Pool {
  public:
-  explicit Pool(std::size_t threads) {
+  explicit Pool(std::size_t threads) : Pool() {  // so ~Pool runs if no thread can be started
     for (std::size_t i = 0; i < threads; ++i) {
       threads_.emplace_back([this] { Work(); });
     }
@@ -111,6 +111,8 @@ class Pool {
   }
 
  private:
+  Pool() = default;
+
   void Work() {
     std::unique_lock lock(mutex_);
     for (;;) {

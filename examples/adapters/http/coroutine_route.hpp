@@ -12,7 +12,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <stop_token>
+#include <singleflight/stop_token.hpp>
 #include <string>
 #include <system_error>
 #include <type_traits>
@@ -26,7 +26,7 @@
 //
 //   Request, Response, Awaitable<T>, Timer
 //   HttpRequestView ViewOf(const Request&)           HttpAnswerView ViewOf(const Response&)
-//   Request CopyOf(const HttpVisible&)               std::stop_token ClientHasGone(const Request&)
+//   Request CopyOf(const HttpVisible&)               StopToken ClientHasGone(const Request&)
 //   void SetHeader(Request&, name, value)            in place of all headers of this name
 //   Response Refusal()                               void BecomeNotModified(Response&)
 //   Awaitable<Timer> MakeTimer()                     on the executor of this coroutine
@@ -50,7 +50,7 @@ class HttpCoroutineRoute {
 
   static Awaitable<Response> Serve(Shared self, Request request) {
     HttpAsk ask(self->rules_, Library::ViewOf(request));
-    const std::stop_token gone = Library::ClientHasGone(request);
+    const singleflight::StopToken gone = Library::ClientHasGone(request);
     for (;;) {
       if (ask.SeesAll()) {
         if (ask.Derived().empty()) co_return co_await self->Handle(request, gone);
@@ -76,7 +76,7 @@ class HttpCoroutineRoute {
 
  private:
   static constexpr bool kStoppable =
-      std::is_invocable_v<const Handler&, const Request&, std::stop_token>;
+      std::is_invocable_v<const Handler&, const Request&, singleflight::StopToken>;
 
   // What a run leaves for the request that started it.
   struct Own {
@@ -84,7 +84,7 @@ class HttpCoroutineRoute {
     Response response = {};
   };
 
-  Awaitable<Response> Handle(const Request& request, std::stop_token stop) const {
+  Awaitable<Response> Handle(const Request& request, singleflight::StopToken stop) const {
     if constexpr (kStoppable) {
       return handler_(request, std::move(stop));
     } else {
@@ -94,7 +94,7 @@ class HttpCoroutineRoute {
 
   // The `fn` of a call.
   static Awaitable<Answer> Run(Shared self, HttpVisible visible, std::shared_ptr<Own> own,
-                               std::stop_token stop) {
+                               singleflight::StopToken stop) {
     own->begun = true;
     const Request copy = Library::CopyOf(visible);
     try {
@@ -108,13 +108,15 @@ class HttpCoroutineRoute {
   }
 
   // Joins a run, or leads one. Returns nothing if the request must ask again.
-  static Awaitable<std::optional<Response>> Share(Shared self, HttpAsk& ask, std::stop_token gone) {
+  static Awaitable<std::optional<Response>> Share(Shared self, HttpAsk& ask,
+                                                  singleflight::StopToken gone) {
     if (gone.stop_requested()) co_return Library::Refusal();
     const SharingOptions& options = self->rules_.options();
     const auto own = std::make_shared<Own>();
     const auto run = [self, visible = ask.Visible(), own] {
       if constexpr (kStoppable) {
-        return [=](std::stop_token stop) { return Run(self, visible, own, std::move(stop)); };
+        return
+            [=](singleflight::StopToken stop) { return Run(self, visible, own, std::move(stop)); };
       } else {
         return [=] { return Run(self, visible, own, {}); };
       }
@@ -149,11 +151,11 @@ class HttpCoroutineRoute {
 
   // Returns when the request is to wait no longer: its client has gone, or its timeout has passed.
   // A leader that could run alone after its timeout does so already.
-  Awaitable<void> Leave(typename Library::Timer& timer, std::stop_token gone,
+  Awaitable<void> Leave(typename Library::Timer& timer, singleflight::StopToken gone,
                         const Own& own) const {
     timer.expires_at(Library::Timer::time_point::max());
     if (rules_.options().timeout) timer.expires_after(*rules_.options().timeout);
-    const std::stop_callback wake(gone, [&timer] { timer.cancel(); });
+    const singleflight::StopCallback wake(gone, [&timer] { timer.cancel(); });
     while (!gone.stop_requested()) {
       bool cancelled = false;
       co_await Library::Wait(timer, cancelled);
