@@ -17,22 +17,28 @@ using singleflight::StopCallback;
 using singleflight::StopSource;
 using singleflight::StopToken;
 
-// A thread that is joined when it is destroyed or replaced.
+// A thread that runs `fn()` or `fn(StopToken)`. It is joined when it is destroyed or replaced.
+// Before that, the stop is requested.
 class JoiningThread {
  public:
   JoiningThread() = default;
   template <class Fn>
-  requires(!std::same_as<std::remove_cvref_t<Fn>, JoiningThread>) explicit JoiningThread(Fn&& fn)
-      : thread_(std::forward<Fn>(fn)) {}
+  requires(!std::same_as<std::remove_cvref_t<Fn>, JoiningThread>) explicit JoiningThread(Fn&& fn) {
+    if constexpr (std::invocable<std::decay_t<Fn>, StopToken>) {
+      stop_ = StopSource();
+      thread_ = std::thread(std::forward<Fn>(fn), stop_.get_token());
+    } else {
+      thread_ = std::thread(std::forward<Fn>(fn));
+    }
+  }
   JoiningThread(JoiningThread&&) noexcept = default;
   JoiningThread& operator=(JoiningThread&& other) noexcept {
-    if (joinable()) join();
+    StopAndJoin();
+    stop_ = std::move(other.stop_);
     thread_ = std::move(other.thread_);
     return *this;
   }
-  ~JoiningThread() {
-    if (joinable()) join();
-  }
+  ~JoiningThread() { StopAndJoin(); }
 
   bool joinable() const noexcept { return thread_.joinable(); }
   void join() { thread_.join(); }
@@ -40,6 +46,13 @@ class JoiningThread {
   auto native_handle() { return thread_.native_handle(); }
 
  private:
+  void StopAndJoin() noexcept {
+    if (!joinable()) return;
+    stop_.request_stop();
+    join();
+  }
+
+  StopSource stop_{kNoStopState};
   std::thread thread_;
 };
 

@@ -80,7 +80,7 @@ class BatchWork {
     try {
       const Working working(calls_);
       Prepare();
-      detail::RunBatchFn<G>(*fn_, calls_.Keys(), StopToken(), Store());
+      detail::RunBatchFn<G>(*fn_, calls_.Keys(), GetStop(), Store());
     } catch (...) {
       error = Caught();
     }
@@ -127,7 +127,7 @@ class BatchWork {
   decltype(auto) Start() {
     const Working working(calls_);
     Prepare();
-    return BatchFn<G, Fn>::Call(*fn_, calls_.Keys(), StopToken());
+    return BatchFn<G, Fn>::Call(*fn_, calls_.Keys(), GetStop());
   }
 
   template <class T>
