@@ -181,6 +181,7 @@ TEST_CASE("Promise 14: a call that begins while the group is destroyed is asked 
       });
     });
   }
+  worker.join();  // the waiter is notified after the call has landed, which is all ~Group waits for
   CHECK(asked == true);
   CHECK(waiter.landed == 1);
 }
