@@ -201,7 +201,9 @@ class RedisProxy {
 
   void Wake() const {
     const std::uint64_t one = 1;
-    static_cast<void>(::write(*wake_, &one, sizeof(one)));
+    if (::write(*wake_, &one, sizeof(one)) != ssize_t{sizeof(one)}) {
+      throw std::system_error(errno, std::generic_category(), "cannot wake the proxy");
+    }
   }
 
   void Run() {
@@ -210,7 +212,9 @@ class RedisProxy {
       files = Files();
       ::poll(files.data(), files.size(), -1);
       std::uint64_t wakes;
-      static_cast<void>(::read(*wake_, &wakes, sizeof(wakes)));
+      if (::read(*wake_, &wakes, sizeof(wakes)) < 0 && errno != EAGAIN) {  // EAGAIN: only sockets
+        throw std::system_error(errno, std::generic_category(), "the proxy's eventfd");
+      }
       std::unique_lock lock(mutex_);
       Accept();
       for (auto connection = connections_.begin(); connection != connections_.end();) {
