@@ -291,7 +291,9 @@ void RunBatchFn(Fn& fn, std::span<const typename G::KeyType> keys, StopToken sto
     BatchFn<G, Fn>::Call(fn, keys, std::move(stop));
     detail::LandSuccesses(keys.size(), land);
   } else {
-    Returned&& returned = BatchFn<G, Fn>::Call(fn, keys, std::move(stop));
+    // Has no arguments, because GCC 13 and 14 warn that a reference may refer to one of them.
+    const auto call = [&]() -> Returned { return BatchFn<G, Fn>::Call(fn, keys, std::move(stop)); };
+    Returned&& returned = call();
     LandKeys<G, Returned>::From(returned, keys, land);
   }
 }
