@@ -2,7 +2,8 @@
 #pragma once
 
 // A RedisServer is a real redis-server, run as a child process. It listens on a Unix socket in a
-// directory of its own, and on a loopback TCP port if the test asks for one.
+// directory of its own, and on a loopback TCP port if the test asks for one. The environment
+// variable REDIS_SERVER names another program, such as valkey-server.
 
 #include <arpa/inet.h>
 #include <hiredis/hiredis.h>
@@ -16,7 +17,9 @@
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
+#include <cstdlib>
 #include <fstream>
+#include <iomanip>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -30,6 +33,10 @@
 
 #include "support/support.hpp"
 #include "support/temporary_directory.hpp"
+
+#if !defined(TEST_REDIS_SERVER)
+#define TEST_REDIS_SERVER "redis-server"
+#endif
 
 namespace test {
 
@@ -77,7 +84,7 @@ struct RedisServerOptions {
   std::string user = {};      // the only user with any rights; empty: the default user
   std::string password = {};  // that user's password
   bool cluster_enabled = false;
-  std::vector<std::string> arguments = {};  // further arguments of redis-server
+  std::vector<std::string> arguments = {};  // further arguments of the program
 };
 
 // The server runs as long as this object lives, except after Kill. It is killed when the thread
@@ -90,6 +97,7 @@ class RedisServer {
     ::signal(SIGPIPE, SIG_IGN);
     if (options_.tcp) port_.emplace();
     if (options_.cluster_enabled) cluster_port_.emplace();
+    WriteConfiguration();
     Start();
   }
   ~RedisServer() {
@@ -114,7 +122,7 @@ class RedisServer {
     Await([&] {
       if (::waitpid(pid_, nullptr, WNOHANG) != 0) {
         pid_ = 0;
-        throw std::runtime_error("redis-server did not start: " + Log());
+        throw std::runtime_error(Program() + " did not start: " + Log());
       }
       return Answers();
     });
@@ -195,24 +203,47 @@ class RedisServer {
   };
   using Connection = std::unique_ptr<redisContext, Free>;
 
+  // The program that the environment names, else the one that CMake found.
+  static std::string Program() {
+    const char* const chosen = std::getenv("REDIS_SERVER");
+    return chosen != nullptr && *chosen != '\0' ? chosen : TEST_REDIS_SERVER;
+  }
+
+  std::string Configuration() const { return directory_.Path() + "/configuration"; }
+
+  // Passwords stand in a file, because Valkey 8 refuses some on its command line.
+  void WriteConfiguration() const {
+    std::ofstream file(Configuration());
+    if (!options_.user.empty()) {
+      file << "user default off\n"
+           << "user " << Quoted(options_.user) << " on " << Quoted(">" + options_.password)
+           << " ~* &* +@all\n";
+    } else if (!options_.password.empty()) {
+      file << "requirepass " << Quoted(options_.password) << '\n';
+    }
+    if (!file.flush()) throw std::runtime_error("no configuration was written");
+  }
+
+  static std::string Quoted(std::string_view word) {
+    std::ostringstream quoted;
+    quoted << '"' << std::hex << std::setfill('0');
+    for (const char byte : word) {
+      quoted << "\\x" << std::setw(2) << static_cast<unsigned>(static_cast<unsigned char>(byte));
+    }
+    quoted << '"';
+    return quoted.str();
+  }
+
   std::vector<std::string> CommandLine() const {
     const auto port = [](const auto& of) { return std::to_string(of ? of->Number() : 0); };
     const std::string& directory = directory_.Path();
     std::vector<std::string> words = {
-        "redis-server", "--port",    port(port_),        "--bind", "127.0.0.1",
-        "--unixsocket", Socket(),    "--save",           "",       "--appendonly",
-        "no",           "--logfile", directory + "/log", "--dir",  directory};
-    const auto add = [&](std::initializer_list<std::string> more) {
-      words.insert(words.end(), more);
-    };
-    if (!options_.user.empty()) {
-      add({"--user", "default", "off"});
-      add({"--user", options_.user, "on", ">" + options_.password, "~*", "&*", "+@all"});
-    } else if (!options_.password.empty()) {
-      add({"--requirepass", options_.password});
-    }
+        Program(),      Configuration(),    "--port", port(port_), "--bind",       "127.0.0.1",
+        "--unixsocket", Socket(),           "--save", "",          "--appendonly", "no",
+        "--logfile",    directory + "/log", "--dir",  directory};
     if (options_.cluster_enabled) {
-      add({"--cluster-enabled", "yes", "--cluster-port", port(cluster_port_)});
+      words.insert(words.end(),
+                   {"--cluster-enabled", "yes", "--cluster-port", port(cluster_port_)});
     }
     words.insert(words.end(), options_.arguments.begin(), options_.arguments.end());
     return words;
