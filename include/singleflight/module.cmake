@@ -40,9 +40,11 @@ if(singleflight_module_needs)
 elseif(NOT TARGET singleflight_module)
   add_library(singleflight_module STATIC EXCLUDE_FROM_ALL)
   add_library(singleflight::module ALIAS singleflight_module)
-  target_sources(
-    singleflight_module PUBLIC FILE_SET CXX_MODULES BASE_DIRS ${CMAKE_CURRENT_LIST_DIR} FILES
-                               ${CMAKE_CURRENT_LIST_DIR}/singleflight.cppm # also if installed
-  )
+  if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.28) # it is: this says so to who reads it line by line
+    target_sources(
+      singleflight_module PUBLIC FILE_SET CXX_MODULES BASE_DIRS ${CMAKE_CURRENT_LIST_DIR} FILES
+                                 ${CMAKE_CURRENT_LIST_DIR}/singleflight.cppm # also if installed
+    )
+  endif()
   target_link_libraries(singleflight_module PUBLIC singleflight::singleflight)
 endif()

@@ -76,4 +76,13 @@ using singleflight::ReadThrough;
 using singleflight::ReadThroughOptions;
 using singleflight::ReadThroughStats;
 
+// stop_token.hpp, version.hpp
+using singleflight::kNoStopState;
+using singleflight::kVersion;
+using singleflight::kVersionString;
+using singleflight::NoStopState;
+using singleflight::StopCallback;
+using singleflight::StopSource;
+using singleflight::StopToken;
+
 }  // namespace singleflight
