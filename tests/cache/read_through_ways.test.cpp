@@ -16,6 +16,7 @@
 #include "support/cancellable_thread.hpp"
 #include "support/catch.hpp"
 #include "support/coroutines.hpp"
+#include "support/platform.hpp"
 #include "support/support.hpp"
 
 using namespace test;
@@ -64,7 +65,7 @@ auto AwaitSignal(Signal& signal, int value) {
   };
 }
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 // Makes a load that runs until its thread is cancelled.
 auto BeCancelled(std::latch& begun) {
   return [&begun]() -> int {
@@ -387,7 +388,7 @@ TEST_CASE("ReadThrough: only the first copy of a Lead to land the call puts its 
   CHECK(*future.Get() == 1);
 }
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE(
     "ReadThrough: a thread that is cancelled in its load puts nothing, and the key is free again") {
   IntCache cache;
@@ -405,7 +406,7 @@ TEST_CASE(
 }
 #endif
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE("ReadThrough: a thread that is cancelled in the cache's Put makes nobody hang") {
   IntCache cache;
   Users users(cache);
@@ -424,7 +425,7 @@ TEST_CASE("ReadThrough: a thread that is cancelled in the cache's Put makes nobo
 }
 #endif
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE("ReadThrough: a thread that is cancelled in Put for a batch makes nobody hang") {
   IntCache cache;
   Users users(cache);
@@ -447,7 +448,7 @@ TEST_CASE("ReadThrough: a thread that is cancelled in Put for a batch makes nobo
 }
 #endif
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE(
     "ReadThrough: a thread that is cancelled in a background Refresh leaves no call in flight") {
   IntCache cache;

@@ -11,11 +11,13 @@
 
 #include "support/cancellable_thread.hpp"
 #include "support/catch.hpp"
+#include "support/platform.hpp"
 #include "support/real_time.hpp"
 #include "support/support.hpp"
 
 using namespace test;
 
+#if TEST_HAS_REAL_TIME_THREADS
 TEST_CASE("Spinning: a thread with a real-time priority gets a mutex that a lower one holds") {
   if (!MayHaveRealTimeThreads()) {
     WARN("skipped, because this process may not have real-time priorities");
@@ -41,8 +43,9 @@ TEST_CASE("Spinning: a thread with a real-time priority gets a mutex that a lowe
   }
   CHECK(got == 2);
 }
+#endif
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE("Promise 6: a thread that is cancelled while it spins is unwound later") {
   std::atomic<bool> cancelled = false;
   std::atomic<int> pauses = 0;

@@ -2,6 +2,9 @@
 
 // Promise 6 (thread cancellation): a forced unwind lands the call and continues unwinding.
 
+#include "support/platform.hpp"
+#if TEST_UNWINDS_CANCELLED_THREADS
+
 #include <pthread.h>
 #include <unistd.h>
 
@@ -16,7 +19,6 @@
 using namespace test;
 using singleflight::Group;
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
 
 namespace {
 
@@ -125,4 +127,4 @@ TEST_CASE(
   }
 }
 
-#endif  // TEST_CANCELLED_THREADS_ARE_UNWOUND
+#endif

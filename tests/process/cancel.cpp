@@ -13,13 +13,14 @@
 
 #include "process.hpp"
 #include "support/cancellable_thread.hpp"
+#include "support/platform.hpp"
 
 using namespace test;
 using singleflight::DoAsync;
 using singleflight::Group;
 using singleflight::Stats;
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 
 namespace {
 
@@ -148,4 +149,4 @@ const process::Add in_handler(
 
 }  // namespace
 
-#endif  // TEST_CANCELLED_THREADS_ARE_UNWOUND
+#endif  // TEST_UNWINDS_CANCELLED_THREADS

@@ -12,6 +12,7 @@
 #include "process.hpp"
 #include "support/cancellable_thread.hpp"
 #include "support/coroutines.hpp"
+#include "support/platform.hpp"
 
 using namespace test;
 using singleflight::CoDo;
@@ -49,7 +50,7 @@ const process::Add escaping("an exception that escapes a resumed coroutine termi
                             },
                             {.signal = SIGABRT});
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 const process::Add cancelled(
     "cancelling a thread inside an awaitable function terminates the program",
     [] {

@@ -21,6 +21,7 @@
 #include "server.hpp"
 #include "support/cancellable_thread.hpp"
 #include "support/catch.hpp"
+#include "support/platform.hpp"
 #include "support/support.hpp"
 
 using namespace test;
@@ -198,7 +199,7 @@ TEST_CASE("redis: a leader that leaves does not stop a call that its process sti
   CHECK(follower.Join().value == "v");
 }
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE("redis: others take over at once from a leader whose thread is cancelled") {
   const RedisServer server;
   redis::Options options = OptionsFor(server);
@@ -221,7 +222,7 @@ TEST_CASE("redis: others take over at once from a leader whose thread is cancell
 }
 #endif
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE("redis: a thread that is cancelled while it waits for another process is unwound") {
   const RedisServer server;
   RedisPages here(OptionsFor(server)), there(OptionsFor(server));
@@ -316,7 +317,7 @@ TEST_CASE("redis: leases that cannot be renewed do not prevent the renewal of ot
   CHECK(pages.GetStats().unpublished == 0);
 }
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE("redis: a thread that is cancelled while a connection breaks is unwound") {
   const redis::detail::DisableCancellation off;  // protects this thread, not the other one
   CancellableThread thread([] {

@@ -6,14 +6,10 @@
 #include <functional>
 #include <utility>
 
-// Defined where a cancelled thread is unwound, so that promise 6 holds: with glibc and libstdc++.
-#if defined(__GLIBC__) && defined(__GLIBCXX__)
-#define TEST_CANCELLED_THREADS_ARE_UNWOUND 1
-#endif
-
 namespace test {
 
-// A POSIX thread that runs `body` and can be cancelled.
+// A POSIX thread that runs `body` and can be cancelled. Not every platform unwinds it then: see
+// TEST_UNWINDS_CANCELLED_THREADS.
 class CancellableThread {
  public:
   explicit CancellableThread(std::function<void()> body) : body_(std::move(body)) {

@@ -4,6 +4,10 @@
 // Threads with real-time priorities, all on one processor: while one of them runs, none of a lower
 // priority does. So a thread that only yields to a lower one waits for ever.
 
+#include "platform.hpp"
+
+#if TEST_HAS_REAL_TIME_THREADS
+
 #include <pthread.h>
 #include <sched.h>
 
@@ -62,3 +66,5 @@ inline bool MayHaveRealTimeThreads() {
 }
 
 }  // namespace test
+
+#endif

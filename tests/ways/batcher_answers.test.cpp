@@ -18,6 +18,7 @@
 #include "batcher_support.hpp"
 #include "support/allocations.hpp"
 #include "support/cancellable_thread.hpp"
+#include "support/platform.hpp"
 
 using namespace test;
 using singleflight::Batcher;
@@ -519,7 +520,7 @@ TEST_CASE("Promise 7: a key that cannot be hashed or compared in a batch fails a
   CHECK(Get(three).value == 30);
 }
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE("Promise 6: a thread that is cancelled in the function lands its keys with owner_dead") {
   Group<int, int> group;
   std::latch runs(1);

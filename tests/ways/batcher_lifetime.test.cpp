@@ -14,6 +14,7 @@
 #include "support/allocations.hpp"
 #include "support/cancellable_thread.hpp"
 #include "support/coroutines.hpp"
+#include "support/platform.hpp"
 
 using namespace test;
 using singleflight::Batcher;
@@ -203,11 +204,9 @@ TEST_CASE("Batcher: a waiter that a batch notifies may destroy it, however the b
     std::unique_ptr<IntBatcher>* batcher = nullptr;
   };
   enum class How { kReturns, kThrows, kExecutorThrows, kTaskIsDropped, kThreadIsCancelled };
-  for (const How how : {How::kReturns, How::kThrows, How::kExecutorThrows, How::kTaskIsDropped,
-                        How::kThreadIsCancelled}) {
-#if !defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
-    if (how == How::kThreadIsCancelled) continue;
-#endif
+  std::vector<How> ways = {How::kReturns, How::kThrows, How::kExecutorThrows, How::kTaskIsDropped};
+  if (TEST_UNWINDS_CANCELLED_THREADS) ways.push_back(How::kThreadIsCancelled);
+  for (const How how : ways) {
     CAPTURE(static_cast<int>(how));
     IntGroup group;
     Destroys waiter;

@@ -18,6 +18,7 @@
 #include "cache/fake_cache.hpp"
 #include "support/allocations.hpp"
 #include "support/cancellable_thread.hpp"
+#include "support/platform.hpp"
 
 using namespace test;
 using singleflight::Batcher;
@@ -299,7 +300,7 @@ TEST_CASE("DoMany: a Batcher's function may ask for keys that its caller has yet
   CHECK(calls.Get() == std::vector<Ints>{{1, 2}, {3}, {3, 4}});
 }
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE("Promise 6: a thread that is cancelled in a Batcher's function leaves its other keys") {
   IntGroup group;
   std::latch runs(1);

@@ -3,6 +3,9 @@
 // Promise 10: a coroutine's frame can be destroyed at real-time priority, while a thread of a lower
 // priority is about to resume it.
 
+#include "support/platform.hpp"
+#if TEST_HAS_REAL_TIME_THREADS
+
 #include <atomic>
 #include <coroutine>
 #include <functional>
@@ -71,3 +74,5 @@ TEST_CASE("Promise 10: a frame can be destroyed by a thread whose priority is ab
   CHECK(handles == 1);
   CHECK(group.GetStats() == Stats{.executions = 1});
 }
+
+#endif

@@ -16,6 +16,7 @@
 #include "support/batches.hpp"
 #include "support/cancellable_thread.hpp"
 #include "support/catch.hpp"
+#include "support/platform.hpp"
 #include "support/support.hpp"
 
 using namespace test;
@@ -706,7 +707,7 @@ TEST_CASE("Promise 12: a key that a limit refuses has its own error") {
   CHECK(group.GetStats() == Stats{.executions = 2, .refused = 1});
 }
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE(
     "Promise 6: if a thread is cancelled inside the function, its keys land with owner_dead") {
   IntGroup group;

@@ -17,6 +17,7 @@
 #include "support/batches.hpp"
 #include "support/cancellable_thread.hpp"
 #include "support/catch.hpp"
+#include "support/platform.hpp"
 #include "support/support.hpp"
 
 using namespace test;
@@ -320,7 +321,7 @@ TEST_CASE("Promise 7: whichever allocation fails, a batch of Futures leaves the 
   CHECK(failures > 10);
 }
 
-#if defined(TEST_CANCELLED_THREADS_ARE_UNWOUND)
+#if TEST_UNWINDS_CANCELLED_THREADS
 TEST_CASE(
     "Promise 6: if a thread is cancelled inside the function, its calls land with owner_dead") {
   IntGroup group;
