@@ -88,7 +88,7 @@ struct To {
   operator T() const { return value; }
   T value;
 };
-struct ToIntAndLong {
+struct ToIntAndInt64 {
   operator int() const { return 1; }
   operator std::int64_t() const { return 1 + kTwoTo32; }
 };
@@ -279,8 +279,8 @@ TEST_CASE("An object that converts to a number is the same number as a key, or i
 }
 
 TEST_CASE("An object that converts to the Key itself becomes just that key") {
-  CHECK(Becomes<int>(ToIntAndLong(), 1));
-  CHECK(Becomes<std::int64_t>(ToIntAndLong(), 1 + kTwoTo32));
+  CHECK(Becomes<int>(ToIntAndInt64(), 1));
+  CHECK(Becomes<std::int64_t>(ToIntAndInt64(), 1 + kTwoTo32));
   CHECK(Becomes<unsigned>(ToAnything(), 7U));
   CHECK(Becomes<int>(ToShortUnlessCast(), 3));
   CHECK(Becomes<UserId>(To<UserId>{5U}, UserId(5)));
