@@ -71,13 +71,15 @@ To ToTicks(const std::chrono::duration<Rep, Period>& from) {
                   "a duration of the Key's own type");
     // The conversion rounds, but it never decreases. So if both neighbours become other keys,
     // nothing else becomes this one.
+    const auto becomes = [](auto ticks) {
+      return detail::InOwnPrecision(To(From(static_cast<Rep>(ticks))).count());
+    };
     const Rep count = from.count();
-    const To to = from;
-    const auto becomes = [](auto neighbour) { return To(From(static_cast<Rep>(neighbour))); };
+    const auto to = becomes(count);
     const bool below = count == (std::numeric_limits<Rep>::min)() || becomes(count - 1) < to;
     const bool above = count == (std::numeric_limits<Rep>::max)() || to < becomes(count + 1);
     if (!below || !above) detail::ThrowNotRepresentable();
-    return to;
+    return To(to);
   }
 }
 

@@ -70,6 +70,14 @@ constexpr bool Equal(T a, T b) noexcept {
   return a <= b && a >= b;  // not `==`, which -Wfloat-equal refuses in the user's build
 }
 
+// Returns the result of a calculation, rounded to its type. Some processors calculate with more
+// precision (x87), and a result that was not stored could still have it.
+template <Floating T>
+T InOwnPrecision(T result) noexcept {
+  const volatile T stored = result;
+  return stored;
+}
+
 // Whether a To can be the same number as `value`.
 template <Integer To, Integer From>
 constexpr bool Represents(From value) noexcept {
