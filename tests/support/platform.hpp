@@ -20,3 +20,10 @@
 #else
 #define TEST_HAS_REAL_TIME_THREADS 0
 #endif
+
+// Whether an object's type is known when the program runs. Not with -fno-rtti.
+#if defined(__cpp_rtti)
+#define TEST_HAS_RTTI 1
+#else
+#define TEST_HAS_RTTI 0
+#endif
