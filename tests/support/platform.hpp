@@ -27,3 +27,11 @@
 #else
 #define TEST_HAS_RTTI 0
 #endif
+
+// Whether a thread_local object is intact when its destructor runs. MinGW's g++ frees the memory of
+// such objects first.
+#if defined(__MINGW32__) && !defined(__clang__)
+#define TEST_DESTROYS_THREAD_LOCALS 0
+#else
+#define TEST_DESTROYS_THREAD_LOCALS 1
+#endif

@@ -10,6 +10,7 @@
 
 #include "support/allocations.hpp"
 #include "support/catch.hpp"
+#include "support/platform.hpp"
 #include "support/support.hpp"
 
 using namespace test;
@@ -23,6 +24,8 @@ using singleflight::NewThread;
 namespace {
 
 using IntGroup = Group<std::string, int>;
+
+#if TEST_DESTROYS_THREAD_LOCALS
 
 // Runs a function as one of the last things that a thread does.
 class AtThreadExit {
@@ -53,7 +56,11 @@ auto Counting(std::atomic<int>& exits) {
   };
 }
 
+#endif
+
 }  // namespace
+
+#if TEST_DESTROYS_THREAD_LOCALS
 
 TEST_CASE("Promise 14: when a group is destroyed, the threads that NewThread started have exited") {
   std::atomic<int> exits = 0;
@@ -161,6 +168,8 @@ TEST_CASE("Promise 14: a group may be destroyed by the last destructor on a thre
     Await([&] { return destroyed.load(); });
   }
 }
+
+#endif
 
 TEST_CASE("NewThread: a group keeps nothing of its finished threads but the last") {
   IntGroup group;
