@@ -19,7 +19,6 @@
 using namespace test;
 using singleflight::Group;
 
-
 namespace {
 
 // Never returns, because the thread is cancelled in here. ThreadSanitizer's own pause() does not

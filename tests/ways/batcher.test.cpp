@@ -295,7 +295,7 @@ TEST_CASE("Batcher: after many batches at once, it keeps two threads, and they s
                     return TenTimes(keys);
                   },
                   {.max_keys = 1, .max_delay = 0ms});
-  std::thread([] {}).join(); // a sanitizer starts a thread of its own beside the first one
+  std::thread([] {}).join();  // a sanitizer starts a thread of its own beside the first one
   const std::size_t threads_before = CountThreads();
   Futures futures = AskFor(batcher, {0, 1, 2, 3, 4, 5, 6, 7});
   CHECK(ValuesOf(futures) == Ints{0, 10, 20, 30, 40, 50, 60, 70});
