@@ -118,9 +118,10 @@ class ThreadReaper {
     crew->none_runs.wait(lock, [&crew] { return crew->running.Empty(); });
     lock.unlock();
     if (crew->finished == nullptr) return;
-    if (!running_here && this_thread_crew == crew.get()) {
+    if (!running_here && (this_thread_crew == crew.get() ||
+                          crew->finished->handle.get_id() == std::this_thread::get_id())) {
       // A thread_local's destructor runs this, after Finish. The last thread may be this one, or be
-      // about to join it.
+      // about to join it. (MinGW may have freed this_thread_crew by now.)
       crew->finished->handle.detach();
     } else {
       crew->finished->handle.join();
