@@ -142,8 +142,8 @@ TEST_CASE("Promise 14: the destructor waits for calls that its calls begin meanw
   std::atomic<int> landed = 0;
   std::function<int(int)> work;
   {
-    IntGroup group;
     std::latch go(1);
+    IntGroup group;  // destroyed first: its calls use `go`
     work = [&](int key) {
       go.wait();
       if (key < kCalls) {
