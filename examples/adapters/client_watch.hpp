@@ -73,11 +73,12 @@ class ClientWatch {
     for (;;) {
       epoll_event event = {};
       if (::epoll_wait(epoll_, &event, 1, -1) != 1) continue;
-      if (event.data.u64 == kWake) return;
+      const std::uint64_t id = event.data.u64;  // a copy: the event may be packed, so not aligned
+      if (id == kWake) return;
       std::optional<singleflight::StopSource> gone;
       {
         const std::lock_guard lock(mutex_);
-        const auto found = clients_.find(event.data.u64);  // none if it was removed meanwhile
+        const auto found = clients_.find(id);  // none if it was removed meanwhile
         if (found != clients_.end()) gone = found->second;
       }
       if (gone) gone->request_stop();  // without the lock, because it runs callbacks
