@@ -5,7 +5,7 @@
 // std::stop_token, which libc++ lacks before version 20.
 
 #include <concepts>
-#include <singleflight/stop_token.hpp>
+#include <singleflight/singleflight.hpp>
 #include <thread>
 #include <type_traits>
 #include <utility>

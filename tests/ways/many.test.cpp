@@ -669,6 +669,7 @@ TEST_CASE("DoMany: a key that is refused when it is asked for again has that err
   const auto results = DoMany(group, {1}, MustNotRun, {.on_failure = OnFailure::kRetry});
   CHECK(ErrorOfKey(results[0]) == std::errc::resource_unavailable_try_again);
   waiter.finish.count_down();
+  CHECK(waiter.place->Join().value == 1);
 }
 
 TEST_CASE(

@@ -592,10 +592,10 @@ TEST_CASE("Promise 13: what the work did happens before the coroutine of a batch
 TEST_CASE("Promise 14: the destructor asks the work of batches to stop and waits for it") {
   Results results;
   Routine routine;
+  Signal signal;
   JoiningThread upstream;
   {
     IntGroup group;
-    Signal signal;
     const auto fn = [&](std::span<const int> keys, StopToken asked) -> Task<Keys> {
       upstream = JoiningThread([&signal, asked] {
         Await([&] { return asked.stop_requested() && signal.Awaited(); });
