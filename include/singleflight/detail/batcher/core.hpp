@@ -136,12 +136,12 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
     {
       const InUse in_use{*this};
       for (BatcherKey<G>& key : keys) key.running.emplace(key.lead.Target());
-      fn_->Load(keys, [&](StopSource stop) {
+      fn_->Load(keys, [&](const StopSource& stop) {
         Lock lock(mutex_);
         batch.stop = stop;
         if (!closed_) return;
         lock.unlock();
-        stop.request_stop();
+        StopSource(stop).request_stop();
       });
     }
     Land(batch, std::move(keys));
