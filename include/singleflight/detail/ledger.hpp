@@ -390,9 +390,8 @@ class Ledger {
   // From here on no caller finds, joins or leaves the call. True: several callers get its outcome.
   [[gnu::always_inline]] bool Close(const Shard& shard, Call& call, bool failed) noexcept {
     shard->Remove(call);
-    if (failed) [[unlikely]] {
+    if (failed) [[unlikely]]
       ++shard->failures;
-    }
     if (special_.load(kRelaxed) != 0) [[unlikely]] {
       Release(in_flight_, 1, options_.max_calls_in_flight);
       // Followers that will ask again keep their places.
