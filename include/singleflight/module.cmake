@@ -40,7 +40,7 @@ if(singleflight_module_needs)
 elseif(NOT TARGET singleflight_module)
   add_library(singleflight_module STATIC EXCLUDE_FROM_ALL)
   add_library(singleflight::module ALIAS singleflight_module)
-  if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.28) # it is: this says so to who reads it line by line
+  if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.28) # true here, and said for tests/consumers/older_cmake.test.sh
     target_sources(
       singleflight_module PUBLIC FILE_SET CXX_MODULES BASE_DIRS ${CMAKE_CURRENT_LIST_DIR} FILES
                                  ${CMAKE_CURRENT_LIST_DIR}/singleflight.cppm # also if installed
