@@ -16,11 +16,16 @@
 //
 // **Warning:** with libc++ 18 or 19, compile either all files of a program with
 // -fexperimental-library or none. Otherwise the same name means different types in two files.
+//
+// **Warning:** with MinGW's libstdc++ before GCC 16, the destructor of a std::stop_callback can hang
+// if a stop is requested at that moment: the standard library loses a wake-up where it has no futex.
+// So can a caller that leaves by its stop token. Define SINGLEFLIGHT_OWN_STOP_TOKEN there, in all
+// files of a program. Then the three types are the library's own, which do not hang.
 
 #include <version>
 
 #include "detail/requirements.hpp"
-#if defined(__cpp_lib_jthread)
+#if defined(__cpp_lib_jthread) && !defined(SINGLEFLIGHT_OWN_STOP_TOKEN)
 #include <stop_token>
 #else
 #include "detail/stop_token.hpp"
@@ -28,7 +33,7 @@
 
 namespace singleflight {
 
-#if defined(__cpp_lib_jthread)
+#if defined(__cpp_lib_jthread) && !defined(SINGLEFLIGHT_OWN_STOP_TOKEN)
 
 using StopToken = std::stop_token;
 using StopSource = std::stop_source;

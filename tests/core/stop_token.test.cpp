@@ -24,7 +24,9 @@
 
 using namespace test;
 
-#if defined(__cpp_lib_jthread)
+#if defined(SINGLEFLIGHT_OWN_STOP_TOKEN)
+static_assert(std::same_as<singleflight::StopToken, singleflight::detail::portable::StopToken>);
+#elif defined(__cpp_lib_jthread)
 static_assert(std::same_as<singleflight::StopToken, std::stop_token>);
 static_assert(std::same_as<singleflight::StopSource, std::stop_source>);
 static_assert(std::same_as<singleflight::NoStopState, std::nostopstate_t>);
