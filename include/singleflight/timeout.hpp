@@ -8,12 +8,13 @@
 //   users.Do(id, load, {.timeout = request.deadline});  // a time_point of any clock
 //   Group<int, User> users({.max_age = std::chrono::minutes(5)});
 //
-// Any std::chrono type converts, and none wraps: what is too long to be represented never passes,
-// and what is too far in the past has passed.
+// Any std::chrono type converts, and none wraps: what lies more than about 146 years after the
+// steady clock's epoch never passes, and what is too far in the past has passed.
 //
 // Errors: nothing here throws, unless a clock or a Rep of your own does. What it throws reaches
 // you.
 
+#include <algorithm>
 #include <chrono>
 #include <compare>
 #include <concepts>
@@ -87,12 +88,15 @@ class Timeout {
   // Whether there is a limit at all.
   constexpr explicit operator bool() const noexcept { return kind_ != Kind::kNone; }
 
-  // Returns when a wait that begins now is over. Empty: never.
+  // Returns when a wait that begins now is over. Empty: never. Standard libraries that cannot wait
+  // for the steady clock convert this moment to another clock's, without a check. So it does not
+  // lie so far away that this would overflow.
   std::optional<Clock::time_point> Deadline() const noexcept {
     using Nanoseconds = std::chrono::nanoseconds;
     if (kind_ == Kind::kNone) return std::nullopt;
-    const auto end = kind_ == Kind::kMoment ? nanoseconds_ : Sum(Now(), nanoseconds_);
-    if (end == (Nanoseconds::max)().count()) return std::nullopt;
+    Rep end = kind_ == Kind::kMoment ? nanoseconds_ : Sum(Now(), nanoseconds_);
+    if (end > (Nanoseconds::max)().count() / 2) return std::nullopt;
+    if (end < 0) end = (std::max)(end, Now());  // it has passed, unless the epoch is yet to come
     return Clock::time_point(std::chrono::duration_cast<Clock::duration>(Nanoseconds(end)));
   }
 

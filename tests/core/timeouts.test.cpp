@@ -148,6 +148,27 @@ TEST_CASE("Timeout: a deadline is as good as a duration, on any clock") {
   CHECK_FALSE(Waits(time_point<system_clock, hours>::min()));
 }
 
+// Where a condition variable waits for the system clock only, the standard library adds the time
+// that is left to the system clock's. It does not check whether that overflows.
+TEST_CASE("Timeout: the system clock can hold every deadline that ever passes") {
+  const auto count = [](const Timeout& timeout) {
+    return timeout.Deadline().value().time_since_epoch().count();
+  };
+  for (const Timeout& passed :
+       {Timeout(hours::min()), Timeout(nanoseconds::min()), Timeout(nanoseconds::min() + 1ns),
+        Timeout(-hours(24 * 365 * 200)), Timeout(steady_clock::time_point::min()),
+        Timeout(steady_clock::time_point(-1ns)), Timeout(system_clock::time_point::min())}) {
+    const auto end = count(passed);
+    CHECK(end >= 0);
+    CHECK(end <= steady_clock::now().time_since_epoch().count());
+  }
+  CHECK(count(hours(24 * 365 * 100)) <= kMax / 2);
+  CHECK(count(steady_clock::time_point(nanoseconds(kMax / 2))) == kMax / 2);
+  CHECK_FALSE(Timeout(steady_clock::time_point(nanoseconds(kMax / 2 + 1))).Deadline());
+  CHECK_FALSE(Timeout(nanoseconds::max() - 1ns).Deadline());
+  CHECK_FALSE(Timeout(hours(24 * 365 * 200)).Deadline());
+}
+
 TEST_CASE("Timeout: a fraction of a second, and an optional duration, are durations") {
   CHECK(Waits(3600.5s));
   CHECK_FALSE(Waits(-0.5s));
