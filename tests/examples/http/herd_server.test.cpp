@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <string>
 
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -23,7 +24,7 @@ class LimitedServer {
   explicit LimitedServer(Limits limits) : server_(8, limits) {
     const auto answer = [this](const httplib::Request&, httplib::Response& response) {
       ++runs_;
-      response.set_content("page", "text/plain");
+      response.set_content("a page of text", "text/plain");
     };
     server_.Get("/page", answer);
     server_.Post("/page", answer);
@@ -80,9 +81,9 @@ TEST_CASE("Attack: HerdServer decompresses nothing, so a small body does not bec
 TEST_CASE("Attack: HerdServer does not send one page many times for the ranges of one request") {
   LimitedServer server({});
   const std::string get = "GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\nRange: bytes=0-0";
-  std::string ranges;
-  for (int i = 1; i < 8; ++i) ranges += ",0-0";
-  CHECK(StatusOf(AnswerTo(server, get + ranges + ",0-0\r\n\r\n")) == "416");
+  std::string ranges;  // newer versions of httplib want them in order
+  for (int i = 1; i < 8; ++i) ranges += "," + std::to_string(i) + "-" + std::to_string(i);
+  CHECK(StatusOf(AnswerTo(server, get + ranges + ",8-8\r\n\r\n")) == "416");
   CHECK(server.runs() == 0);
   CHECK(StatusOf(AnswerTo(server, get + ranges + "\r\n\r\n")) == "206");
   CHECK(server.runs() == 1);
