@@ -27,8 +27,10 @@ build() {
   "$directory/app"
 }
 
-# Neither the place where it was installed nor that of the sources may be needed.
-! grep -rF -e "$prefix" -e "$(realpath ../..)" "$directory/moved" || exit 1
+# Neither the place where it was installed nor that of the sources may be needed. The sources may be
+# in /singleflight, which is no part of a longer path here.
+places=$(printf '%s\n' "$prefix" "$(realpath ../..)" | sed 's/[][\.*^$+?(){}|]/\\&/g' | paste -sd '|')
+! grep -rE "(^|-[IL]|[^[:alnum:]_.}/-])($places)([^[:alnum:]_.-]|$)" "$directory/moved" || exit 1
 [[ $(realpath "$(pkg-config --variable=prefix singleflight)") == $(realpath "$directory/moved") ]]
 [[ -f $(pkg-config --variable=includedir singleflight)/singleflight/singleflight.hpp ]]
 build singleflight app/main.cpp app/users.cpp
