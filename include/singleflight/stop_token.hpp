@@ -17,10 +17,10 @@
 // **Warning:** with libc++ 18 or 19, compile either all files of a program with
 // -fexperimental-library or none. Otherwise the same name means different types in two files.
 //
-// **Warning:** with MinGW's libstdc++ before GCC 16, the destructor of a std::stop_callback can hang
-// if a stop is requested at that moment: the standard library loses a wake-up where it has no futex.
-// So can a caller that leaves by its stop token. Define SINGLEFLIGHT_OWN_STOP_TOKEN there, in all
-// files of a program. Then the three types are the library's own, which do not hang.
+// **Warning:** with MinGW's libstdc++ before GCC 16, the destructor of a std::stop_callback can
+// hang if a stop is requested at that moment: the standard library loses a wake-up where it has no
+// futex. So can a caller that leaves by its stop token. Define SINGLEFLIGHT_OWN_STOP_TOKEN there,
+// in all files of a program. Then the three types are the library's own, which do not hang.
 
 #include <version>
 

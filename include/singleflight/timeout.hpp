@@ -14,7 +14,6 @@
 // Errors: nothing here throws, unless a clock or a Rep of your own does. What it throws reaches
 // you.
 
-#include <algorithm>
 #include <chrono>
 #include <compare>
 #include <concepts>
@@ -96,7 +95,10 @@ class Timeout {
     if (kind_ == Kind::kNone) return std::nullopt;
     Rep end = kind_ == Kind::kMoment ? nanoseconds_ : Sum(Now(), nanoseconds_);
     if (end > (Nanoseconds::max)().count() / 2) return std::nullopt;
-    if (end < 0) end = (std::max)(end, Now());  // it has passed, unless the epoch is yet to come
+    if (end < 0) {  // it has passed, unless the clock's epoch is yet to come
+      const Rep now = Now();
+      if (end < now) end = now;
+    }
     return Clock::time_point(std::chrono::duration_cast<Clock::duration>(Nanoseconds(end)));
   }
 
