@@ -205,7 +205,7 @@ TEST_CASE("Promise 10: a stop that comes once the call has landed is too late fo
         HookedMutex::after_unlock = [&] {
           if (group.Callers("key") != 0) return;
           stop.request_stop();
-          for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+          LetOthersRun(1000);
         };
         return 1;
       }));

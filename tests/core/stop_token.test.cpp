@@ -424,7 +424,7 @@ TEMPLATE_TEST_CASE("StopCallback: its destructor waits for a callback on another
     callback.emplace(source.get_token(), [&] {
       started = true;
       Await([&] { return destroying.load(); });
-      for (int i = 0; i < 20; ++i) std::this_thread::yield();
+      LetOthersRun(20);
       ++finished;
     });
     JoiningThread requester([&] { source.request_stop(); });

@@ -42,6 +42,15 @@ void Await(Condition&& condition) {
   while (!condition()) std::this_thread::yield();
 }
 
+// Gives other threads the time to go on: yields so often, but not for long on a busy machine, where
+// each time takes longer.
+inline void LetOthersRun(int times) {
+  const auto enough = std::chrono::steady_clock::now() + 10ms;
+  for (int i = 0; i < times && std::chrono::steady_clock::now() < enough; ++i) {
+    std::this_thread::yield();
+  }
+}
+
 template <class Group, class Key>
 void AwaitCallers(const Group& group, const Key& key, std::size_t count) {
   Await([&] { return group.Callers(key) == count; });

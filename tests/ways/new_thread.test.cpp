@@ -32,8 +32,7 @@ class AtThreadExit {
  public:
   explicit AtThreadExit(std::function<void()> run) : run_(std::move(run)) {}
   ~AtThreadExit() {
-    // Other threads get the time to go on without this one, if they do not wait for it.
-    for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+    LetOthersRun(1000);  // without this one, if they do not wait for it
     run_();
   }
   AtThreadExit(const AtThreadExit&) = delete;

@@ -399,7 +399,7 @@ TEST_CASE("A Caller that is destroyed while it asks again on another thread is g
     HookedKey::during_copy = [&] {
       asks_again.count_down();
       Await([&] { return destroying.load(); });
-      for (int i = 0; i < 100; ++i) std::this_thread::yield();
+      LetOthersRun(100);
     };
     JoiningThread landing([&] { queue.RunNext(); });
     asks_again.wait();

@@ -671,7 +671,7 @@ TEST_CASE("Caller: destroying it waits for a callback that is running on another
         [&, captured](const KeyResult<int>&) {
           called.count_down();
           Await([&] { return destroying.load(); });
-          for (int i = 0; i < 100; ++i) std::this_thread::yield();
+          LetOthersRun(100);
           destroyed_too_soon = destroyed;
         });
     JoiningThread landing(std::exchange(task, nullptr));
