@@ -832,7 +832,7 @@ void AwaitProgress(const Window& window, const char* what, Condition&& condition
   std::uint64_t progress = 0;
   auto since = std::chrono::steady_clock::now();
   while (!condition()) {
-    std::this_thread::sleep_for(100us);  // leaves the processors to the threads
+    std::this_thread::yield();
     const auto now = std::chrono::steady_clock::now();
     if (std::exchange(progress, window.progress) != window.progress) since = now;
     if (now - since < 20s) continue;
