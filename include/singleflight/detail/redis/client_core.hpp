@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// ClientCore: what a redis::Client is to the rest of the library: an event loop, and the servers
+// that are asked from it.
+
+#include <functional>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "../../redis_client_options.hpp"
+#include "../errors.hpp"
+#include "check_client_options.hpp"
+#include "command.hpp"
+#include "event_loop.hpp"
+#include "resolver.hpp"
+#include "router.hpp"
+#include "subscriber.hpp"
+
+namespace singleflight::redis::detail {
+
+class ClientCore {
+ public:
+  // Errors: std::invalid_argument, and std::system_error if there are no file descriptors left.
+  explicit ClientCore(const ClientOptions& options, LookUp look_up = SystemLookUp())
+      : settings_((CheckClientOptions(options), SettingsOf(options))),
+        router_(loop_, settings_, std::move(look_up), PlacesOf(options), [this] { OnChange(); }),
+        start_([this] { router_.Start(); }),
+        close_([this] { router_.Close("the client is destroyed"); }) {
+    loop_.Post(start_);  // the first that the loop does, once it runs
+  }
+
+  // Commands in flight fail: each callback has been called when this returns. A callback must not
+  // send again for ever.
+  ~ClientCore() {
+    loop_.Post(close_);
+    loop_.Stop();
+  }
+
+  ClientCore(const ClientCore&) = delete;
+  ClientCore& operator=(const ClientCore&) = delete;
+
+  // Starts the loop, if it does not run yet. Call it before a Post from any other thread.
+  //
+  // Errors: std::system_error: `operation_not_permitted` in a forked child, or what the system says
+  //   if there is no thread to be had.
+  void Start() {
+    if (loop_.IsForked()) {
+      singleflight::detail::Throw(
+          std::errc::operation_not_permitted,
+          "singleflight::redis: this Client was made before a fork: make one in each process");
+    }
+    loop_.Start();
+  }
+
+  // Its Post and IsLoopThread are for any thread, and the rest for the loop's own.
+  EventLoop& Loop() noexcept { return loop_; }
+
+  // Only the loop's thread may use these.
+  Router& Commands() noexcept { return router_; }
+  Subscriber& Subscriptions() noexcept { return router_.Servers().Subscriptions(); }
+
+  // Thread: any.
+  std::vector<NodeInfo> Nodes() const {
+    const std::lock_guard lock(mutex_);
+    return nodes_;
+  }
+
+ private:
+  void OnChange() {
+    std::vector<NodeInfo> nodes;
+    router_.Servers().ForEachNode([&](const Node& node, bool is_sentinel) {
+      nodes.push_back({node.Name(), node.State(), node.Since(), node.Why(), is_sentinel});
+    });
+    const std::lock_guard lock(mutex_);
+    nodes_.swap(nodes);
+  }
+
+  EventLoop loop_;
+  const Settings settings_;
+  mutable std::mutex mutex_;
+  std::vector<NodeInfo> nodes_;  // guarded by mutex_
+  Router router_;
+  LoopFunction start_;
+  LoopFunction close_;
+};
+
+}  // namespace singleflight::redis::detail

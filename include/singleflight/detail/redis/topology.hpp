@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Topology: which server is asked about which key. It is one server, the first one of several that
+// is no replica, the master that the Sentinels name, or the nodes of a Redis Cluster.
+//
+// Thread: the loop's.
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "address.hpp"
+#include "command.hpp"
+#include "event_loop.hpp"
+#include "node.hpp"
+#include "reply.hpp"
+#include "resolver.hpp"
+#include "sentinel_watch.hpp"
+#include "slots.hpp"
+#include "subscriber.hpp"
+
+namespace singleflight::redis::detail {
+
+// Where to look for servers.
+struct Places {
+  std::vector<Address> seeds = {};  // not used if there are sentinels
+  std::vector<Address> sentinels = {};
+  std::string master = {};
+};
+
+class Topology {
+ public:
+  // `on_change` runs after any change that may matter to a command that waits.
+  Topology(EventLoop& loop, const Settings& settings, LookUp look_up, Places places,
+           std::function<void()> on_change)
+      : loop_(loop),
+        settings_(settings),
+        look_up_(std::move(look_up)),
+        places_(std::move(places)),
+        on_change_(std::move(on_change)),
+        subscriber_(loop, settings),
+        refresh_(loop.Timers(), [this] { Refresh(); }),
+        ask_again_(loop.Timers(), [this] { Search(); }) {
+    if (places_.sentinels.empty()) return;
+    sentinels_ = std::make_unique<SentinelWatch>(
+        loop, settings, look_up_, places_.sentinels, places_.master,
+        SentinelWatch::Callbacks{[this](const Address& master) { OnMaster(master); },
+                                 [this] { OnSentinelChange(); }});
+  }
+  Topology(const Topology&) = delete;
+  Topology& operator=(const Topology&) = delete;
+
+  void Start() {
+    if (sentinels_ != nullptr) sentinels_->Start();
+    Search();
+  }
+
+  // Closes all connections. Commands in flight fail with `why`.
+  void Close(const std::string& why) {
+    refresh_.Cancel();
+    ask_again_.Cancel();
+    subscriber_.Close();
+    if (sentinels_ != nullptr) sentinels_->Close(why);
+    for (const auto& [address, node] : nodes_) node->Pause(why);
+  }
+
+  struct Target {
+    Node* node = nullptr;   // up. Null: there is none now
+    bool may_come = false;  // then: `on_change` says when there may be one
+  };
+  // Returns where to send a command about a slot, or one about no key.
+  Target Find(std::optional<unsigned> slot) {
+    if (!is_cluster_) {
+      if (master_ == nullptr) return {nullptr, IsSearching()};
+      return TargetOf(*master_);
+    }
+    if (!slots_known_ && is_refreshing_) return {nullptr, true};
+    Node* const node = slot && slots_[*slot] != nullptr ? slots_[*slot] : AnyUp();
+    if (node == nullptr) return {nullptr, IsSearching()};
+    return TargetOf(*node);
+  }
+  // Returns where to send a command that a node has redirected.
+  Target FindAt(const Address& address) { return TargetOf(NodeAt(address)); }
+
+  // Returns in one line why there is no target.
+  std::string Why(std::optional<unsigned> slot) const {
+    if (is_cluster_ && slot && slots_[*slot] != nullptr) return slots_[*slot]->Why();
+    std::string why;
+    for (const auto& [address, node] : nodes_) {
+      if (node->State() == NodeState::kIdle || node->Why().empty()) continue;
+      why += (why.empty() ? "" : "; ") + node->Why();
+    }
+    if (sentinels_ != nullptr && why.empty()) why = WhyNoMaster();
+    return why.empty() ? "no server is connected yet" : why;
+  }
+
+  // A node has answered that a slot is elsewhere.
+  void OnMoved(const Redirect& moved) {
+    if (!std::exchange(is_cluster_, true)) slots_.assign(kSlots, nullptr);
+    slots_[moved.slot] = &NodeAt(moved.to);
+    slots_[moved.slot]->Resume();
+    RefreshSoon();
+  }
+
+  // A node has answered that it takes no writes.
+  void OnReadOnly(Node& node) {
+    if (!node.IsUp()) return;  // many commands in flight say so
+    node.Drain("is a replica, which takes no writes");
+    OnNodeChange(node);
+  }
+
+  Subscriber& Subscriptions() noexcept { return subscriber_; }
+
+  // Calls `visit(node, is_sentinel)` for each server.
+  template <class Visit>
+  void ForEachNode(Visit&& visit) const {
+    for (const auto& [address, node] : nodes_) visit(*node, false);
+    if (sentinels_ == nullptr) return;
+    for (const auto& sentinel : sentinels_->Sentinels()) visit(*sentinel, true);
+  }
+
+ private:
+  static constexpr auto kRefreshPause = std::chrono::milliseconds(100);
+  static constexpr auto kAskPause = std::chrono::milliseconds(200);
+  static constexpr auto kForgetAfter = std::chrono::seconds(10);
+
+  Node& NodeAt(const Address& address) {
+    std::unique_ptr<Node>& node = nodes_[address];
+    if (node == nullptr) {
+      node = std::make_unique<Node>(loop_, settings_, look_up_, address,
+                                    [this](Node& changed) { OnNodeChange(changed); });
+    }
+    return *node;
+  }
+
+  Target TargetOf(Node& node) {
+    node.Resume();
+    if (node.IsUp()) return {&node, false};
+    return {nullptr, node.State() == NodeState::kConnecting};
+  }
+
+  Node* AnyUp() const noexcept {
+    const auto up =
+        std::ranges::find_if(nodes_, [](const auto& one) { return one.second->IsUp(); });
+    return up == nodes_.end() ? nullptr : up->second.get();
+  }
+
+  bool IsSearching() const noexcept {
+    return (sentinels_ != nullptr && sentinels_->IsBusy()) ||
+           std::ranges::any_of(nodes_, [](const auto& one) {
+             return one.second->State() == NodeState::kConnecting;
+           });
+  }
+
+  // Looks for a master, or for any node of the cluster.
+  void Search() {
+    if (sentinels_ == nullptr) {
+      for (const Address& seed : places_.seeds) NodeAt(seed).Resume();
+    } else if (master_ == nullptr) {
+      sentinels_->Ask();
+      ask_again_.Set(loop_.Now() + kAskPause);
+    }
+  }
+
+  void OnNodeChange(Node& node) {
+    if (node.IsUp()) {
+      OnUp(node);
+    } else if (node.State() == NodeState::kAway) {
+      if (master_ == &node) master_ = nullptr;
+      if (is_cluster_) RefreshSoon();
+      if (is_cluster_ ? AnyUp() == nullptr : master_ == nullptr) Search();
+    }
+    AttachSubscriber();
+    on_change_();
+  }
+
+  void OnUp(Node& node) {
+    if (node.Info().is_cluster && !std::exchange(is_cluster_, true)) {
+      slots_.assign(kSlots, nullptr);
+    }
+    if (is_cluster_) {
+      if (!slots_known_ && !is_refreshing_) Refresh();
+      return;
+    }
+    if (master_ != nullptr || (sentinels_ != nullptr && candidate_ != &node)) return;
+    master_ = &node;
+    ask_again_.Cancel();
+    for (const auto& [address, other] : nodes_) {
+      if (other.get() != &node && other->State() != NodeState::kIdle) {
+        other->Pause("another server is used");
+      }
+    }
+  }
+
+  void AttachSubscriber() {
+    // In a cluster, every node has all messages.
+    if (is_cluster_ && (subscribed_ == nullptr || !subscribed_->IsUp())) subscribed_ = AnyUp();
+    subscriber_.Attach(is_cluster_ ? subscribed_ : master_);
+  }
+
+  // The Sentinels have named a master.
+  void OnMaster(const Address& address) {
+    candidate_ = &NodeAt(address);
+    if (master_ != candidate_) master_ = nullptr;
+    for (const auto& [other, node] : nodes_) {
+      if (node.get() != candidate_) node->Retire("the Sentinels have named another master");
+    }
+    if (candidate_->IsUp()) OnUp(*candidate_);
+    candidate_->Resume();
+    if (master_ == nullptr) ask_again_.Set(loop_.Now() + kAskPause);
+    AttachSubscriber();
+    on_change_();
+  }
+
+  void OnSentinelChange() {
+    if (master_ == nullptr && !ask_again_.IsSet()) ask_again_.Set(loop_.Now() + kAskPause);
+    on_change_();
+  }
+
+  std::string WhyNoMaster() const {
+    if (!sentinels_->Why().empty()) return sentinels_->Why();
+    for (const auto& sentinel : sentinels_->Sentinels()) {
+      if (!sentinel->Why().empty()) return sentinel->Why();
+    }
+    return "the Sentinels have named no master yet";
+  }
+
+  // Asks a node which one has which slots.
+  class SlotsQuestion final : public Command {
+   public:
+    SlotsQuestion(Topology& topology, const Node& node) : topology_(topology), node_(node) {}
+    void OnReply(std::unique_ptr<Command>, Reply reply) noexcept override {
+      topology_.OnSlots(ParseSlots(reply, node_.Where()));
+    }
+    void OnLoss(std::unique_ptr<Command>, Sent, const std::string&) noexcept override {
+      topology_.is_refreshing_ = false;
+      topology_.RefreshSoon();
+    }
+    const std::string& Bytes() const noexcept override {
+      static const std::string kBytes = "*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n";
+      return kBytes;
+    }
+
+   private:
+    Topology& topology_;
+    const Node& node_;
+  };
+
+  void RefreshSoon() {
+    if (!refresh_.IsSet() && !is_refreshing_) refresh_.Set(loop_.Now() + kRefreshPause);
+  }
+
+  void Refresh() {
+    Node* const node = AnyUp();
+    if (node == nullptr || is_refreshing_) return;
+    is_refreshing_ = node->Send(std::make_unique<SlotsQuestion>(*this, *node)) == nullptr;
+  }
+
+  // Without ranges, a user may not ask: the answers that redirect teach the slots one by one.
+  void OnSlots(const std::vector<SlotRange>& ranges) {
+    is_refreshing_ = false;
+    slots_known_ = true;
+    if (!ranges.empty()) {
+      slots_.assign(kSlots, nullptr);
+      for (const SlotRange& range : ranges) {
+        Node& node = NodeAt(range.master);
+        std::fill(slots_.begin() + range.first, slots_.begin() + range.last + 1, &node);
+        node.Resume();
+      }
+      RetireUnused(ranges);
+      const auto is_away = [](const Node* node) {
+        return node == nullptr || node->State() == NodeState::kAway;
+      };
+      if (std::ranges::any_of(slots_, is_away)) RefreshSoon();  // a replica may replace it
+    }
+    AttachSubscriber();
+    on_change_();
+  }
+
+  void RetireUnused(const std::vector<SlotRange>& ranges) {
+    for (auto entry = nodes_.begin(); entry != nodes_.end();) {
+      Node& node = *entry->second;
+      const bool is_used =
+          std::ranges::find(ranges, node.Where(), &SlotRange::master) != ranges.end();
+      if (!is_used) node.Retire("the cluster does not use it");
+      // Nothing of this turn of the loop refers to a node that has been idle for so long.
+      const bool is_forgotten = !is_used && node.State() == NodeState::kIdle &&
+                                std::chrono::system_clock::now() - node.Since() > kForgetAfter;
+      if (is_forgotten && subscribed_ == &node) subscribed_ = nullptr;
+      entry = is_forgotten ? nodes_.erase(entry) : std::next(entry);
+    }
+  }
+
+  EventLoop& loop_;
+  const Settings& settings_;
+  const LookUp look_up_;
+  const Places places_;
+  const std::function<void()> on_change_;
+  std::map<Address, std::unique_ptr<Node>> nodes_;
+  std::unique_ptr<SentinelWatch> sentinels_;  // null: none
+  Subscriber subscriber_;
+
+  // Of one server, whoever names it.
+  Node* master_ = nullptr;     // the one in use. Null: there is none now
+  Node* candidate_ = nullptr;  // the one that the Sentinels named last
+
+  // Of a cluster.
+  bool is_cluster_ = false;
+  bool slots_known_ = false;
+  bool is_refreshing_ = false;
+  std::vector<Node*> slots_;    // by slot. Null: not known
+  Node* subscribed_ = nullptr;  // the one that delivers messages
+  Timer refresh_;
+  Timer ask_again_;
+};
+
+}  // namespace singleflight::redis::detail

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Client: a process's connections to a Redis or Valkey server, for any number of groups.
+//
+//   singleflight::redis::Client redis({.host = "redis"});
+//
+// It has one thread of its own, and at most two connections to a server, for everything. It
+// connects when it is first used. While a server is away, the client alone tries it again, and
+// nobody waits for that.
+//
+// A Client is not a general Redis client: only the groups of this library send commands through it.
+
+#include <chrono>
+#include <ctime>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "detail/redis/client_core.hpp"
+#include "redis_client_options.hpp"
+
+namespace singleflight::redis {
+
+namespace detail {
+struct ClientAccess;
+}  // namespace detail
+
+// Returns what is known of a server in one line, for a log or a page.
+inline std::string Describe(const NodeInfo& node) {
+  constexpr const char* kStates[] = {"not used", "connecting", "up", "away"};
+  const std::time_t since = std::chrono::system_clock::to_time_t(node.since);
+  std::tm utc = {};
+  ::gmtime_r(&since, &utc);
+  char time[32] = "";
+  std::strftime(time, sizeof(time), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  std::string text = (node.is_sentinel ? "Sentinel " : "") + node.address + ": " +
+                     kStates[static_cast<unsigned char>(node.state)] + " since " + time;
+  return node.why.empty() ? text : text + ": " + node.why;
+}
+
+class Client {
+ public:
+  // Connects to nothing yet.
+  //
+  // Errors: std::invalid_argument for an option out of its range, and std::system_error if the
+  //   process has no more file descriptors.
+  explicit Client(const ClientOptions& options = {})
+      : core_(std::make_unique<detail::ClientCore>(options)) {}
+
+  // Closes the connections, and waits for the thread, which waits for nobody.
+  //
+  // Lifetime: groups that use the client are destroyed before it. In a forked child, where the
+  //   client has no thread, it is leaked.
+  ~Client() {
+    if (core_->Loop().IsForked()) static_cast<void>(core_.release());
+  }
+
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  // Returns what is known of each server: the state it is in, since when and why. Before the first
+  // use there are none.
+  //
+  // Thread: any.
+  std::vector<NodeInfo> Nodes() const { return core_->Nodes(); }
+
+  // Returns the same as text, a line for each server.
+  std::string Describe() const {
+    std::string text;
+    for (const NodeInfo& node : Nodes()) text += redis::Describe(node) + '\n';
+    return text;
+  }
+
+ private:
+  friend struct detail::ClientAccess;
+  std::unique_ptr<detail::ClientCore> core_;
+};
+
+namespace detail {
+
+// Lets the groups of this library use a Client.
+struct ClientAccess {
+  static ClientCore& Core(Client& client) noexcept { return *client.core_; }
+};
+
+}  // namespace detail
+
+}  // namespace singleflight::redis

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// ClientOptions says where a redis::Client finds its server, or its servers. NodeInfo is what the
+// client says about one of them.
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "redis_options.hpp"
+
+namespace singleflight::redis {
+
+// Where a server listens.
+struct Endpoint {
+  std::string host = "127.0.0.1";  // a name or an IP address
+  int port = 6379;
+
+  bool operator==(const Endpoint&) const = default;
+};
+
+// Client's constructor throws std::invalid_argument for an option out of its range. Durations are
+// in milliseconds, and at most a year.
+//
+// A Redis Cluster needs no option: a server says that it belongs to one, and which others do. Its
+// `seeds` are some of its nodes.
+struct ClientOptions {
+  std::string host = "127.0.0.1";  // a name or an IP address
+  int port = 6379;
+  std::string unix_socket = {};  // a path, with which `host` and `port` are not used
+
+  // Several servers, with which `host` and `port` are not used. All are tried at the same time. The
+  // first one that answers and is no replica is used, until it is lost.
+  std::vector<Endpoint> seeds = {};
+
+  // The Sentinels that know which server is the master, and that master's name. With these, no other
+  // place is used.
+  std::vector<Endpoint> sentinels = {};
+  std::string master = {};
+
+  std::string user = {};         // needs a password. Empty: the server's default user
+  std::string password = {};     // empty: no authentication
+  int database = 0;              // selected on every connection
+  std::string client_name = {};  // shown by CLIENT LIST. Empty: none. No spaces
+  std::optional<Tls> tls = {};   // not set: no encryption
+
+  // Limits connecting: a name's look-up, then the connection, TLS and the first answer, for all of
+  // the addresses that the name has. At least 1 ms.
+  std::chrono::milliseconds connect_timeout = std::chrono::milliseconds(500);
+
+  // A server that sends nothing for this long, while a command waits for its answer, is away. A
+  // connection that only waits for messages is asked for a sign of life within that time. At least
+  // 1 ms.
+  std::chrono::milliseconds command_timeout = std::chrono::seconds(1);
+
+  // Limits the memory of the commands that wait for their answers, for each server. A command
+  // beyond it fails at once.
+  std::size_t max_queued_bytes = std::size_t{64} << 20;
+
+  // An answer longer than this is not kept, and its command fails. Other commands do not notice.
+  std::size_t max_reply_bytes = std::size_t{16} << 20;
+};
+
+enum class NodeState : std::uint8_t {
+  kIdle,        // it is not needed at present
+  kConnecting,  // commands wait for it, for at most connect_timeout
+  kUp,
+  kAway,  // commands fail at once, and the client connects again by itself
+};
+
+// What a Client knows about a server.
+struct NodeInfo {
+  std::string address;  // "host:port", "[::1]:port" or a path
+  NodeState state = NodeState::kIdle;
+  std::chrono::system_clock::time_point since = {};  // when that state began
+  std::string why = {};                              // in one line. Empty if it is up
+  bool is_sentinel = false;
+};
+
+}  // namespace singleflight::redis
