@@ -62,6 +62,7 @@ class Topology {
   void Start() {
     if (sentinels_ != nullptr) sentinels_->Start();
     Search();
+    on_change_();
   }
 
   // Closes all connections. Commands in flight fail with `why`.

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+
+// Tests how a redis::Client looks names up. The test's own look-up stands for the system's.
+
+#include <atomic>
+#include <chrono>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "client_support.hpp"
+#include "server.hpp"
+#include "support/catch.hpp"
+#include "support/support.hpp"
+
+using namespace test;
+using namespace std::string_literals;
+
+namespace {
+
+// Answers a look-up with what the test says. It may outlive the test's client.
+class FakeNames {
+ public:
+  detail::LookUp LookUp() {
+    return [state = state_](const std::string&, int) {
+      std::unique_lock lock(state->mutex);
+      ++state->asked;
+      state->changed.wait(lock, [&] { return state->answers; });
+      return state->result;
+    };
+  }
+
+  void AnswerWith(const std::vector<const RedisServer*>& servers) {
+    detail::LookUpResult result;
+    for (const RedisServer* server : servers) {
+      const auto address = detail::LookUpNow("127.0.0.1", server->Port());
+      result.addresses.push_back(address.addresses.at(0));
+    }
+    Set(std::move(result), true);
+  }
+  void FailWith(const std::string& error) { Set({{}, error}, true); }
+  void Hang() { Set({}, false); }
+  int Asked() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->asked;
+  }
+
+ private:
+  struct State {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool answers = false;
+    int asked = 0;
+    detail::LookUpResult result;
+  };
+  void Set(detail::LookUpResult result, bool answers) {
+    const std::lock_guard lock(state_->mutex);
+    state_->result = std::move(result);
+    state_->answers = answers;
+    state_->changed.notify_all();
+  }
+
+  std::shared_ptr<State> state_ = std::make_shared<State>();
+};
+
+ClientOptions NamedOptions(std::chrono::milliseconds connect_timeout = 1min) {
+  ClientOptions options;
+  options.host = "redis.example";
+  options.port = 6379;
+  options.connect_timeout = connect_timeout;
+  options.command_timeout = 1min;
+  return options;
+}
+constexpr auto kName = "redis.example:6379";
+
+}  // namespace
+
+TEST_CASE("Redis client: a look-up that hangs delays neither a command nor the destructor") {
+  FakeNames names;
+  const std::size_t threads = CountThreads();
+  TestClient client(NamedOptions(50ms), names.LookUp());
+  const Answer answer = client.Ask({"PING"});
+  CHECK(answer.kind == Answer::Kind::kNotSent);
+  CHECK(answer.why == kName + ": cannot be looked up within connect_timeout"s);
+  CHECK(client.Ask({"PING"}).kind == Answer::Kind::kNotSent);
+  CHECK(names.Asked() == 1);
+  client.Destroy();
+  CHECK(CountThreads() == threads + 1);  // the one that hangs
+  names.FailWith("too late");
+  Await([&] { return CountThreads() == threads; });
+}
+
+TEST_CASE("Redis client: a look-up that hangs has one thread, however often it is needed") {
+  FakeNames names;
+  const std::size_t threads = CountThreads();
+  TestClient client(NamedOptions(1ms), names.LookUp());
+  std::string why;
+  Await([&] {  // until it has given up a few times
+    const auto node = client.Node(kName);
+    return node && node->state == NodeState::kAway;
+  });
+  for (int i = 0; i < 20; ++i) CHECK(client.Ask({"PING"}).kind == Answer::Kind::kNotSent);
+  CHECK(CountThreads() == threads + 2);
+  const RedisServer server({.tcp = true});
+  names.AnswerWith({&server});
+  client.AwaitState(kName, NodeState::kUp);  // the answer is used as soon as it comes
+  CHECK(names.Asked() == 1);
+}
+
+TEST_CASE("Redis client: a name that does not resolve is an outage that says so, until it does") {
+  FakeNames names;
+  names.FailWith("Name or service not known");
+  TestClient client(NamedOptions(), names.LookUp());
+  CHECK(client.Ask({"PING"}).why == kName + ": cannot be looked up: Name or service not known"s);
+  const RedisServer server({.tcp = true});
+  names.AnswerWith({&server});
+  client.AwaitState(kName, NodeState::kUp);
+  CHECK(client.Ask({"PING"}).IsReply());
+}
+
+TEST_CASE("Redis client: all addresses of a name are tried") {
+  RedisServer dead({.tcp = true});
+  const RedisServer replica({.tcp = true});
+  const RedisServer server({.tcp = true});
+  dead.Kill();
+  replica.Ask("REPLICAOF", "127.0.0.1", std::to_string(server.Port()));
+  FakeNames names;
+  names.AnswerWith({&dead, &replica, &server});
+  TestClient client(NamedOptions(), names.LookUp());
+  CHECK(client.Ask({"SET", "k", "v"}).IsReply());
+  CHECK(server.Get("k") == "v");
+}
+
+TEST_CASE("Redis client: an address that hangs leaves time for the next one") {
+  RedisServer hung({.tcp = true});
+  const RedisServer server({.tcp = true});
+  FakeNames names;
+  names.AnswerWith({&hung, &server});
+  hung.Stop();
+  TestClient client(NamedOptions(400ms), names.LookUp());
+  CHECK(client.Ask({"PING"}).IsReply());
+  hung.Continue();
+}
+
+TEST_CASE("Redis client: reconnecting needs no look-up to answer, but follows what it says") {
+  RedisServer before({.tcp = true});
+  const RedisServer after({.tcp = true});
+  FakeNames names;
+  names.AnswerWith({&before});
+  TestClient client(NamedOptions(), names.LookUp());
+  REQUIRE(client.Ask({"PING"}).IsReply());
+  names.Hang();
+  before.Restart();
+  client.AwaitState(kName, NodeState::kUp);
+  Await([&] { return client.Ask({"PING"}).IsReply(); });
+  CHECK(names.Asked() == 2);
+  before.Kill();
+  names.AnswerWith({&after});
+  Await([&] { return client.Ask({"SET", "k", "v"}).IsReply(); });
+  CHECK(after.Get("k") == "v");
+}
+
+TEST_CASE("Redis client: a look-up that throws is one that fails") {
+  TestClient client(NamedOptions(), [](const std::string&, int) -> detail::LookUpResult {
+    throw std::runtime_error("no names today");
+  });
+  CHECK(client.Ask({"PING"}).why == kName + ": cannot be looked up: no names today"s);
+}
