@@ -84,6 +84,7 @@ struct RedisServerOptions {
   std::string user = {};      // the only user with any rights; empty: the default user
   std::string password = {};  // that user's password
   bool cluster_enabled = false;
+  std::string file = {};                    // its configuration file, which it may write to
   std::vector<std::string> arguments = {};  // further arguments of the program
 };
 
@@ -237,8 +238,9 @@ class RedisServer {
   std::vector<std::string> CommandLine() const {
     const auto port = [](const auto& of) { return std::to_string(of ? of->Number() : 0); };
     const std::string& directory = directory_.Path();
+    const std::string file = options_.file.empty() ? Configuration() : options_.file;
     std::vector<std::string> words = {
-        Program(),      Configuration(),    "--port", port(port_), "--bind",       "127.0.0.1",
+        Program(),      file,               "--port", port(port_), "--bind",       "127.0.0.1",
         "--unixsocket", Socket(),           "--save", "",          "--appendonly", "no",
         "--logfile",    directory + "/log", "--dir",  directory};
     if (options_.cluster_enabled) {
