@@ -37,8 +37,8 @@ struct ClientOptions {
   // first one that answers and is no replica is used, until it is lost.
   std::vector<Endpoint> seeds = {};
 
-  // The Sentinels that know which server is the master, and that master's name. With these, no other
-  // place is used.
+  // The Sentinels that know which server is the master, and that master's name. With these, no
+  // other place is used.
   std::vector<Endpoint> sentinels = {};
   std::string master = {};
 
@@ -77,7 +77,7 @@ struct NodeInfo {
   std::string address;  // "host:port", "[::1]:port" or a path
   NodeState state = NodeState::kIdle;
   std::chrono::system_clock::time_point since = {};  // when that state began
-  std::string why = {};                              // in one line. Empty if it is up
+  std::string why = {};                              // in one line. Empty if all is well
   bool is_sentinel = false;
 };
 

@@ -64,7 +64,7 @@ struct LookUpResult {
 
 // Looks a name up in the system's databases, or reads a numeric address if `flags` is
 // AI_NUMERICHOST, which never waits.
-inline LookUpResult LookUpNow(const std::string& host, int port, int flags = AI_ADDRCONFIG) {
+inline LookUpResult LookUpNow(const std::string& host, int port, int flags = 0) {
   addrinfo wanted = {};
   wanted.ai_family = AF_UNSPEC;
   wanted.ai_socktype = SOCK_STREAM;

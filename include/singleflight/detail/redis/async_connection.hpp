@@ -9,10 +9,10 @@
 // Thread: the loop's, for every member. None of the callbacks may destroy the connection, but they
 //   may close it and open it again.
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <new>
@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "command.hpp"
+#include "commands_in_flight.hpp"
 #include "event_loop.hpp"
 #include "handshake.hpp"
 #include "output_buffer.hpp"
@@ -67,10 +68,10 @@ class AsyncConnection {
   const ServerInfo& Info() const noexcept { return info_; }
   Clock::time_point UpSince() const noexcept { return up_since_; }
   Clock::time_point LastHeard() const noexcept { return last_heard_; }
-  std::size_t InFlight() const noexcept { return in_flight_.size(); }
+  std::size_t InFlight() const noexcept { return in_flight_.Size(); }
 
-  // Connects to the first address that accepts, and says hello, until `give_up`. Each address has its
-  // share of that time. The outcome is on_up or on_down, never before this returns.
+  // Connects to the first address that accepts, and says hello, until `give_up`. Each address has
+  // its share of that time. The outcome is on_up or on_down, never before this returns.
   void Open(std::string name, const std::string& host, std::vector<SocketAddress> addresses,
             Clock::time_point give_up) {
     name_ = std::move(name);
@@ -102,33 +103,27 @@ class AsyncConnection {
 
   // Sends a command, if the connection is up and its queue has room. Returns it otherwise.
   std::unique_ptr<Command> Send(std::unique_ptr<Command> command) {
-    const std::size_t cost = command->Bytes().size() + kCommandCost;
-    if (!IsUp() || queued_ + cost > settings_.max_queued_bytes) return command;
-    queued_ += cost;
+    const std::size_t bytes = in_flight_.Bytes() + CommandsInFlight::CostOf(*command);
+    if (!IsUp() || bytes > settings_.max_queued_bytes) return command;
     if (out_.Empty() && !std::exchange(flush_is_deferred_, true)) loop_.Defer(flush_);
     out_.Append(command->Bytes());
-    const int replies = command->Replies();
-    in_flight_.push_back({std::move(command), cost, out_.Appended(), loop_.Now(), replies});
-    if (!deadline_.IsSet()) deadline_.Set(loop_.Now() + PatienceOf(in_flight_.front()));
+    in_flight_.Add(std::move(command), out_.Appended(), loop_.Now());
+    if (!deadline_.IsSet()) {
+      deadline_.Set(loop_.Now() + in_flight_.Patience(settings_.command_timeout));
+    }
     return nullptr;
   }
 
  private:
   enum class State : unsigned char { kClosed, kConnecting, kHandshake, kUp };
 
-  struct Entry {
-    std::unique_ptr<Command> command;
-    std::size_t cost;   // in queued_
-    std::uint64_t end;  // how many bytes are written once all of its own are
-    Clock::time_point since;
-    int replies;  // that have not come yet
-  };
   struct Lost {
-    std::deque<Entry> commands;
+    CommandsInFlight commands;
     std::uint64_t written;
   };
 
-  static constexpr std::size_t kCommandCost = 256;  // of memory, besides a command's bytes
+  static constexpr int kReads =
+      16;  // of one turn, so that the loop's other work is not kept waiting
   static constexpr auto kBusyPause = std::chrono::milliseconds(5);
 
   // Connects to the next address. If it fails at once, to the one after that.
@@ -202,23 +197,18 @@ class AsyncConnection {
       case State::kUp:
         break;
     }
-    if (in_flight_.empty()) return;
-    const Entry& oldest = in_flight_.front();
-    const auto patience = PatienceOf(oldest);
-    const Clock::time_point due = std::max(oldest.since, last_heard_) + patience;
+    if (in_flight_.Empty()) return;
+    const Clock::duration patience = in_flight_.Patience(settings_.command_timeout);
+    const Clock::time_point due = std::max(in_flight_.Since(), last_heard_) + patience;
     if (now < due) return deadline_.Set(due);
     const auto silent = std::chrono::duration_cast<std::chrono::milliseconds>(patience).count();
     Fail("has sent nothing for " + std::to_string(silent) + " ms while a command waits", true);
   }
 
-  Clock::duration PatienceOf(const Entry& waiting) const noexcept {
-    return std::min<Clock::duration>(waiting.command->Patience(), settings_.command_timeout);
-  }
-
   // Reads what has arrived, and hands it out.
   void ReadAll() {
     const std::uint64_t opened = opened_;
-    for (;;) {
+    for (int reads = 0;; ++reads) {
       std::array<char, 64 * 1024> buffer;  // NOLINT(cppcoreguidelines-pro-type-member-init)
       std::size_t size = 0;
       std::string error;
@@ -233,7 +223,7 @@ class AsyncConnection {
       });
       if (opened_ != opened) return;
       if (!is_valid) return Fail("sent what is not the Redis protocol");
-      if (size < buffer.size() && stream_.ShortReadIsLast()) return;
+      if (stream_.PollSeesTheRest() && (size < buffer.size() || reads == kReads)) return;
     }
   }
 
@@ -243,14 +233,11 @@ class AsyncConnection {
       if (IsMessage(reply)) return callbacks_.on_message(std::move(reply));
       if (reply.type == Reply::Type::kTooLarge) return;  // a message that is not ours
     }
-    if (in_flight_.empty()) {
+    if (in_flight_.Empty()) {
       return Fail(reply.IsError() ? "said: " + reply.text : "answered what nobody asked");
     }
-    Entry& oldest = in_flight_.front();
-    if (--oldest.replies > 0) return;
-    queued_ -= oldest.cost;
-    std::unique_ptr<Command> command = std::move(oldest.command);
-    in_flight_.pop_front();
+    std::unique_ptr<Command> command = in_flight_.TakeForReply();
+    if (command == nullptr) return;
     Command& answered = *command;
     answered.OnReply(std::move(command), std::move(reply));
   }
@@ -309,18 +296,12 @@ class AsyncConnection {
     handshake_.reset();
     parser_.Reset();
     Lost lost{std::exchange(in_flight_, {}), out_.Written()};
-    queued_ = 0;
     out_.Reset();
     return lost;
   }
 
-  // A command of which the server has not got the last byte was not run, and will not be.
   static void FailAll(Lost lost, const std::string& why) {
-    for (Entry& entry : lost.commands) {
-      Command& command = *entry.command;
-      const Sent sent = entry.end <= lost.written ? Sent::kMaybe : Sent::kNo;
-      command.OnLoss(std::move(entry.command), sent, why);
-    }
+    CommandsInFlight::Fail(std::move(lost.commands), lost.written, why);
   }
 
   EventLoop& loop_;
@@ -341,8 +322,7 @@ class AsyncConnection {
   Clock::time_point up_since_ = {};
   Clock::time_point last_heard_ = {};
   ReplyParser parser_;
-  std::deque<Entry> in_flight_;  // the oldest first
-  std::size_t queued_ = 0;       // bytes of these
+  CommandsInFlight in_flight_;
   OutputBuffer out_;
   const EventLoop::Handler on_file_;
   LoopFunction flush_;

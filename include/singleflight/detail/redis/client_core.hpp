@@ -65,6 +65,7 @@ class ClientCore {
 
   // Thread: any.
   std::vector<NodeInfo> Nodes() const {
+    if (loop_.IsForked()) return {};  // the loop may have had the mutex
     const std::lock_guard lock(mutex_);
     return nodes_;
   }
@@ -74,6 +75,10 @@ class ClientCore {
     std::vector<NodeInfo> nodes;
     router_.Servers().ForEachNode([&](const Node& node, bool is_sentinel) {
       nodes.push_back({node.Name(), node.State(), node.Since(), node.Why(), is_sentinel});
+      const Subscriber& subscriber = Subscriptions();
+      if (node.IsUp() && subscriber.Attached() == &node && !subscriber.Why().empty()) {
+        nodes.back().why = "no messages: " + subscriber.Why();
+      }
     });
     const std::lock_guard lock(mutex_);
     nodes_.swap(nodes);

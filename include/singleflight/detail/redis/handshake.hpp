@@ -74,7 +74,8 @@ class Handshake {
   static bool IsOptional(Step step, std::string_view error) noexcept {
     if (step == Step::kName) return true;
     if (step != Step::kHello && step != Step::kPing) return false;
-    return error.starts_with("NOPERM") || error.starts_with("ERR unknown command");
+    const auto says = [&](std::string_view what) { return error.find(what) != error.npos; };
+    return error.starts_with("NOPERM") || says("unknown command") || says("unsupported command");
   }
 
   // The reply is [name, value, ...].

@@ -6,12 +6,10 @@
 //
 // Thread: the loop's.
 
-#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,29 +20,9 @@
 #include "command.hpp"
 #include "event_loop.hpp"
 #include "resolver.hpp"
+#include "retry_pause.hpp"
 
 namespace singleflight::redis::detail {
-
-// The pauses between attempts to connect: twice as long each time, and spread, so that the clients
-// of a server that comes back do not all come at one time.
-class RetryPause {
- public:
-  void Reset() noexcept { failures_ = 0; }
-  std::chrono::microseconds Next() {
-    const auto longest = std::min(kLast, kFirst * (1U << std::min(failures_++, 10U)));
-    std::uniform_int_distribution<std::chrono::microseconds::rep> spread(longest.count() / 2,
-                                                                         longest.count());
-    return std::chrono::microseconds(spread(random_));
-  }
-
- private:
-  static constexpr std::chrono::microseconds kFirst = std::chrono::milliseconds(50);
-  static constexpr std::chrono::microseconds kLast = std::chrono::seconds(5);
-
-  unsigned failures_ = 0;
-  std::minstd_rand random_{static_cast<unsigned>(Clock::now().time_since_epoch().count() ^
-                                                 static_cast<Clock::rep>(::getpid()))};
-};
 
 // A command without a caller, which only keeps the connection from being silent.
 class Ping final : public Command {

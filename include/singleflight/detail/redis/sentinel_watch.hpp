@@ -39,7 +39,7 @@ class SentinelWatch {
       : settings_(ForSentinels(settings)),
         master_(std::move(master)),
         callbacks_(std::move(callbacks)),
-        subscriber_(loop, settings_) {
+        subscriber_(loop, settings_, [] {}) {
     for (const Address& address : sentinels) {
       sentinels_.push_back(std::make_unique<Node>(loop, settings_, look_up, address,
                                                   [this](Node& node) { OnChange(node); }));

@@ -101,8 +101,8 @@ class Stream {
     return Judge(::send(file_, from, size, MSG_NOSIGNAL), moved, error);
   }
 
-  // Whether a Read that did not fill its buffer has read all there was.
-  bool ShortReadIsLast() const noexcept { return !tls_; }
+  // Whether poll() says that there is more to read. TLS may have read that from the socket already.
+  bool PollSeesTheRest() const noexcept { return !tls_; }
 
   // Returns the events of poll() for which to wait.
   short Events(bool has_output) const noexcept {

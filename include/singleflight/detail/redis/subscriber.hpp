@@ -33,9 +33,11 @@ struct ChannelCallbacks {
 
 class Subscriber {
  public:
-  Subscriber(EventLoop& loop, const Settings& settings)
+  // `on_change` runs when the connection is up, and when it was lost.
+  Subscriber(EventLoop& loop, const Settings& settings, std::function<void()> on_change)
       : loop_(loop),
         settings_(settings),
+        on_change_(std::move(on_change)),
         connection_(
             loop, settings,
             {[this] { OnUp(); }, [this](const AsyncConnection::Down& down) { OnDown(down); },
@@ -79,8 +81,10 @@ class Subscriber {
     if (channels_.erase(channel) > 0 && connection_.IsUp()) Send(channel, nullptr);
   }
 
+  // Returns why there are no messages at present, if there should be some.
+  const std::string& Why() const noexcept { return why_; }
+  const Node* Attached() const noexcept { return node_; }
   bool IsUp() const noexcept { return connection_.IsUp(); }
-  const std::string& Why() const noexcept { return why_; }  // what happened to the last connection
 
  private:
   using Shared = std::shared_ptr<const ChannelCallbacks>;
@@ -123,15 +127,18 @@ class Subscriber {
   void Update() {
     if (!connection_.IsClosed() || retry_.IsSet() || channels_.empty()) return;
     if (node_ == nullptr || !node_->IsUp()) return;
-    connection_.Open(node_->Name(), node_->Where().host, node_->Addresses(), loop_.Now() + settings_.connect_timeout);
+    connection_.Open(node_->Name(), node_->Where().host, node_->Addresses(),
+                     loop_.Now() + settings_.connect_timeout);
   }
 
   void OnUp() {
     heartbeat_.Set(loop_.Now() + Beat());
+    why_.clear();
     const auto channels = channels_;  // each Send may fail
     for (const auto& [channel, callbacks] : channels) {
       if (connection_.IsUp()) Send(channel, callbacks);
     }
+    on_change_();
   }
 
   void OnDown(const AsyncConnection::Down& down) {
@@ -142,6 +149,7 @@ class Subscriber {
     }
     retry_.Set(loop_.Now() + pause_.Next());
     if (node_ != nullptr && down.timed_out) node_->Suspect();
+    on_change_();
   }
 
   void OnSubscribed(const std::string& channel, const Shared& callbacks) {
@@ -169,6 +177,7 @@ class Subscriber {
 
   EventLoop& loop_;
   const Settings& settings_;
+  const std::function<void()> on_change_;
   Node* node_ = nullptr;
   std::map<std::string, Shared, std::less<>> channels_;
   AsyncConnection connection_;

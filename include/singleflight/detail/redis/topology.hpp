@@ -24,7 +24,9 @@
 #include "node.hpp"
 #include "reply.hpp"
 #include "resolver.hpp"
+#include "retry_pause.hpp"
 #include "sentinel_watch.hpp"
+#include "slot_table.hpp"
 #include "slots.hpp"
 #include "subscriber.hpp"
 
@@ -47,8 +49,10 @@ class Topology {
         look_up_(std::move(look_up)),
         places_(std::move(places)),
         on_change_(std::move(on_change)),
-        subscriber_(loop, settings),
-        refresh_(loop.Timers(), [this] { Refresh(); }),
+        subscriber_(loop, settings, [this] { on_change_(); }),
+        slots_(loop, {[this] { return AnyUp(); },
+                      [this](const Address& address) -> Node& { return NodeAt(address); },
+                      [this](const std::vector<SlotRange>& ranges) { OnSlots(ranges); }}),
         ask_again_(loop.Timers(), [this] { Search(); }) {
     if (places_.sentinels.empty()) return;
     sentinels_ = std::make_unique<SentinelWatch>(
@@ -67,7 +71,7 @@ class Topology {
 
   // Closes all connections. Commands in flight fail with `why`.
   void Close(const std::string& why) {
-    refresh_.Cancel();
+    slots_.Close();
     ask_again_.Cancel();
     subscriber_.Close();
     if (sentinels_ != nullptr) sentinels_->Close(why);
@@ -80,21 +84,23 @@ class Topology {
   };
   // Returns where to send a command about a slot, or one about no key.
   Target Find(std::optional<unsigned> slot) {
-    if (!is_cluster_) {
+    if (!slots_.IsInUse()) {
       if (master_ == nullptr) return {nullptr, IsSearching()};
       return TargetOf(*master_);
     }
-    if (!slots_known_ && is_refreshing_) return {nullptr, true};
-    Node* const node = slot && slots_[*slot] != nullptr ? slots_[*slot] : AnyUp();
-    if (node == nullptr) return {nullptr, IsSearching()};
-    return TargetOf(*node);
+    if (!slots_.IsKnown() && slots_.IsRefreshing()) return {nullptr, true};
+    Node* const node = slot && slots_.At(*slot) != nullptr ? slots_.At(*slot) : AnyUp();
+    Target target{nullptr, IsSearching()};
+    if (node != nullptr) target = TargetOf(*node);
+    target.may_come = target.may_come || slots_.IsRefreshing();
+    return target;
   }
   // Returns where to send a command that a node has redirected.
   Target FindAt(const Address& address) { return TargetOf(NodeAt(address)); }
 
   // Returns in one line why there is no target.
   std::string Why(std::optional<unsigned> slot) const {
-    if (is_cluster_ && slot && slots_[*slot] != nullptr) return slots_[*slot]->Why();
+    if (slots_.IsInUse() && slot && slots_.At(*slot) != nullptr) return slots_.At(*slot)->Why();
     std::string why;
     for (const auto& [address, node] : nodes_) {
       if (node->State() == NodeState::kIdle || node->Why().empty()) continue;
@@ -106,10 +112,11 @@ class Topology {
 
   // A node has answered that a slot is elsewhere.
   void OnMoved(const Redirect& moved) {
-    if (!std::exchange(is_cluster_, true)) slots_.assign(kSlots, nullptr);
-    slots_[moved.slot] = &NodeAt(moved.to);
-    slots_[moved.slot]->Resume();
-    RefreshSoon();
+    slots_.Use();
+    Node& node = NodeAt(moved.to);
+    slots_.Set(moved.slot, node);
+    node.Resume();
+    slots_.RefreshSoon();
   }
 
   // A node has answered that it takes no writes.
@@ -130,8 +137,6 @@ class Topology {
   }
 
  private:
-  static constexpr auto kRefreshPause = std::chrono::milliseconds(100);
-  static constexpr auto kAskPause = std::chrono::milliseconds(200);
   static constexpr auto kForgetAfter = std::chrono::seconds(10);
 
   Node& NodeAt(const Address& address) {
@@ -168,7 +173,7 @@ class Topology {
       for (const Address& seed : places_.seeds) NodeAt(seed).Resume();
     } else if (master_ == nullptr) {
       sentinels_->Ask();
-      ask_again_.Set(loop_.Now() + kAskPause);
+      ask_again_.Set(loop_.Now() + ask_pause_.Next());
     }
   }
 
@@ -177,24 +182,23 @@ class Topology {
       OnUp(node);
     } else if (node.State() == NodeState::kAway) {
       if (master_ == &node) master_ = nullptr;
-      if (is_cluster_) RefreshSoon();
-      if (is_cluster_ ? AnyUp() == nullptr : master_ == nullptr) Search();
+      if (slots_.IsInUse()) slots_.Refresh();
+      if (slots_.IsInUse() ? AnyUp() == nullptr : master_ == nullptr) Search();
     }
     AttachSubscriber();
     on_change_();
   }
 
   void OnUp(Node& node) {
-    if (node.Info().is_cluster && !std::exchange(is_cluster_, true)) {
-      slots_.assign(kSlots, nullptr);
-    }
-    if (is_cluster_) {
-      if (!slots_known_ && !is_refreshing_) Refresh();
+    if (node.Info().is_cluster) slots_.Use();
+    if (slots_.IsInUse()) {
+      if (!slots_.IsKnown()) slots_.Refresh();
       return;
     }
     if (master_ != nullptr || (sentinels_ != nullptr && candidate_ != &node)) return;
     master_ = &node;
     ask_again_.Cancel();
+    ask_pause_.Reset();
     for (const auto& [address, other] : nodes_) {
       if (other.get() != &node && other->State() != NodeState::kIdle) {
         other->Pause("another server is used");
@@ -204,8 +208,9 @@ class Topology {
 
   void AttachSubscriber() {
     // In a cluster, every node has all messages.
-    if (is_cluster_ && (subscribed_ == nullptr || !subscribed_->IsUp())) subscribed_ = AnyUp();
-    subscriber_.Attach(is_cluster_ ? subscribed_ : master_);
+    const bool is_cluster = slots_.IsInUse();
+    if (is_cluster && (subscribed_ == nullptr || !subscribed_->IsUp())) subscribed_ = AnyUp();
+    subscriber_.Attach(is_cluster ? subscribed_ : master_);
   }
 
   // The Sentinels have named a master.
@@ -217,13 +222,15 @@ class Topology {
     }
     if (candidate_->IsUp()) OnUp(*candidate_);
     candidate_->Resume();
-    if (master_ == nullptr) ask_again_.Set(loop_.Now() + kAskPause);
+    if (master_ == nullptr) ask_again_.Set(loop_.Now() + ask_pause_.Next());
     AttachSubscriber();
     on_change_();
   }
 
   void OnSentinelChange() {
-    if (master_ == nullptr && !ask_again_.IsSet()) ask_again_.Set(loop_.Now() + kAskPause);
+    if (master_ == nullptr && !ask_again_.IsSet()) {
+      ask_again_.Set(loop_.Now() + ask_pause_.Next());
+    }
     on_change_();
   }
 
@@ -235,54 +242,9 @@ class Topology {
     return "the Sentinels have named no master yet";
   }
 
-  // Asks a node which one has which slots.
-  class SlotsQuestion final : public Command {
-   public:
-    SlotsQuestion(Topology& topology, const Node& node) : topology_(topology), node_(node) {}
-    void OnReply(std::unique_ptr<Command>, Reply reply) noexcept override {
-      topology_.OnSlots(ParseSlots(reply, node_.Where()));
-    }
-    void OnLoss(std::unique_ptr<Command>, Sent, const std::string&) noexcept override {
-      topology_.is_refreshing_ = false;
-      topology_.RefreshSoon();
-    }
-    const std::string& Bytes() const noexcept override {
-      static const std::string kBytes = "*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n";
-      return kBytes;
-    }
-
-   private:
-    Topology& topology_;
-    const Node& node_;
-  };
-
-  void RefreshSoon() {
-    if (!refresh_.IsSet() && !is_refreshing_) refresh_.Set(loop_.Now() + kRefreshPause);
-  }
-
-  void Refresh() {
-    Node* const node = AnyUp();
-    if (node == nullptr || is_refreshing_) return;
-    is_refreshing_ = node->Send(std::make_unique<SlotsQuestion>(*this, *node)) == nullptr;
-  }
-
-  // Without ranges, a user may not ask: the answers that redirect teach the slots one by one.
   void OnSlots(const std::vector<SlotRange>& ranges) {
-    is_refreshing_ = false;
-    slots_known_ = true;
-    if (!ranges.empty()) {
-      slots_.assign(kSlots, nullptr);
-      for (const SlotRange& range : ranges) {
-        Node& node = NodeAt(range.master);
-        std::fill(slots_.begin() + range.first, slots_.begin() + range.last + 1, &node);
-        node.Resume();
-      }
-      RetireUnused(ranges);
-      const auto is_away = [](const Node* node) {
-        return node == nullptr || node->State() == NodeState::kAway;
-      };
-      if (std::ranges::any_of(slots_, is_away)) RefreshSoon();  // a replica may replace it
-    }
+    for (const SlotRange& range : ranges) NodeAt(range.master).Resume();
+    if (!ranges.empty()) RetireUnused(ranges);
     AttachSubscriber();
     on_change_();
   }
@@ -315,12 +277,10 @@ class Topology {
   Node* candidate_ = nullptr;  // the one that the Sentinels named last
 
   // Of a cluster.
-  bool is_cluster_ = false;
-  bool slots_known_ = false;
-  bool is_refreshing_ = false;
-  std::vector<Node*> slots_;    // by slot. Null: not known
+  SlotTable slots_;
   Node* subscribed_ = nullptr;  // the one that delivers messages
-  Timer refresh_;
+
+  RetryPause ask_pause_;
   Timer ask_again_;
 };
 
