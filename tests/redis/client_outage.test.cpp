@@ -9,6 +9,7 @@
 #include <future>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "client_support.hpp"
@@ -98,6 +99,37 @@ TEST_CASE("Redis client: a slow server that goes on answering is not away") {
   std::vector<std::future<Answer>> answers;
   for (int i = 0; i < 8; ++i) answers.push_back(client.Send({"BLPOP", "none", "0.1"}));
   for (auto& answer : answers) CHECK(answer.get().IsReply());  // the last one after 800 ms
+}
+
+TEST_CASE("Redis client: a long command that a slow server goes on reading is not given up") {
+  const TemporaryDirectory directory;
+  const UniqueFd listener = ListenAt(directory.Path() + "/socket");
+  std::promise<void> answered;
+  std::jthread server([&] {
+    std::optional<UniqueFd> connection;
+    Await([&] {
+      connection.emplace(::accept(*listener, nullptr, nullptr));
+      return **connection >= 0;
+    });
+    const std::string hello = "-ERR unknown command\r\n+PONG\r\n";
+    ::send(**connection, hello.data(), hello.size(), MSG_NOSIGNAL);
+    std::string bytes(100'000, ' ');
+    std::size_t total = 0;
+    while (total < 2'000'000) {  // in about 20 pieces, each 20 ms after the one before
+      const auto next = Clock::now() + 20ms;
+      Await([&] { return Clock::now() >= next; });
+      const ssize_t size = ::recv(**connection, bytes.data(), bytes.size(), 0);
+      if (size <= 0) break;
+      total += static_cast<std::size_t>(size);
+    }
+    ::send(**connection, "+OK\r\n", 5, MSG_NOSIGNAL);
+    answered.get_future().wait();
+  });
+  TestClient client(OptionsAt(directory.Path() + "/socket", 100ms));
+  const Answer answer = client.Ask({"SET", "k", std::string(2'000'000, 'x')});
+  answered.set_value();
+  CHECK(answer.why == "");
+  CHECK(answer.IsReply());
 }
 
 TEST_CASE("Redis client: a server that has restarted is used again, and knows the scripts again") {

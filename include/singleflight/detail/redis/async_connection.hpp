@@ -122,8 +122,8 @@ class AsyncConnection {
     std::uint64_t written;
   };
 
-  static constexpr int kReads =
-      16;  // of one turn, so that the loop's other work is not kept waiting
+  // How often one turn reads, so that the loop's other work is not kept waiting.
+  static constexpr int kReads = 16;
   static constexpr auto kBusyPause = std::chrono::milliseconds(5);
 
   // Connects to the next address. If it fails at once, to the one after that.
@@ -198,11 +198,22 @@ class AsyncConnection {
         break;
     }
     if (in_flight_.Empty()) return;
+    if (IsDelivering()) last_heard_ = now;
     const Clock::duration patience = in_flight_.Patience(settings_.command_timeout);
     const Clock::time_point due = std::max(in_flight_.Since(), last_heard_) + patience;
     if (now < due) return deadline_.Set(due);
     const auto silent = std::chrono::duration_cast<std::chrono::milliseconds>(patience).count();
     Fail("has sent nothing for " + std::to_string(silent) + " ms while a command waits", true);
+  }
+
+  // A long command on a slow link is no silence: whether the server's side has taken more of it
+  // since this was last called.
+  bool IsDelivering() noexcept {
+    const std::uint64_t left = std::min<std::uint64_t>(stream_.Undelivered(), out_.Written());
+    if (left == 0 && out_.Empty()) return false;  // the server has it all
+    const std::uint64_t before = std::max(delivered_, in_flight_.Answered());
+    delivered_ = out_.Written() - left;
+    return delivered_ > before;
   }
 
   // Reads what has arrived, and hands it out.
@@ -295,6 +306,7 @@ class AsyncConnection {
     connect_again_.Cancel();
     handshake_.reset();
     parser_.Reset();
+    delivered_ = 0;
     Lost lost{std::exchange(in_flight_, {}), out_.Written()};
     out_.Reset();
     return lost;
@@ -324,6 +336,7 @@ class AsyncConnection {
   ReplyParser parser_;
   CommandsInFlight in_flight_;
   OutputBuffer out_;
+  std::uint64_t delivered_ = 0;  // bytes, when IsDelivering was last called
   const EventLoop::Handler on_file_;
   LoopFunction flush_;
   bool flush_is_deferred_ = false;

@@ -39,6 +39,7 @@ class CommandsInFlight {
   std::unique_ptr<Command> TakeForReply() {
     Entry& oldest = entries_.front();
     if (--oldest.replies > 0) return nullptr;
+    answered_ = oldest.end;
     std::unique_ptr<Command> command = std::move(oldest.command);
     bytes_ -= oldest.cost;
     entries_.pop_front();
@@ -51,6 +52,9 @@ class CommandsInFlight {
   }
   // Returns since when the oldest command waits.
   Clock::time_point Since() const noexcept { return entries_.front().since; }
+
+  // Returns the `end` of the last command that was answered.
+  std::uint64_t Answered() const noexcept { return answered_; }
 
   // Removes all, and tells each one. A command of which the server has not got the last byte was
   // not run, and will not be.
@@ -75,6 +79,7 @@ class CommandsInFlight {
 
   std::deque<Entry> entries_;  // the oldest first
   std::size_t bytes_ = 0;
+  std::uint64_t answered_ = 0;
 };
 
 }  // namespace singleflight::redis::detail

@@ -74,6 +74,10 @@ class Node {
   const ServerInfo& Info() const noexcept { return connection_.Info(); }
   const std::string& Why() const noexcept { return why_; }
   std::chrono::system_clock::time_point Since() const noexcept { return since_; }
+  // True if it has been idle for that long.
+  bool IsIdleFor(Clock::duration time) const noexcept {
+    return state_ == NodeState::kIdle && loop_.Now() - changed_ >= time;
+  }
   const std::vector<SocketAddress>& Addresses() const noexcept { return addresses_; }
   std::size_t InFlight() const noexcept { return connection_.InFlight(); }
 
@@ -132,7 +136,10 @@ class Node {
   static constexpr auto kDrainCheck = std::chrono::milliseconds(5);
 
   void Become(NodeState state, std::string why) {
-    if (state != state_) since_ = std::chrono::system_clock::now();
+    if (state != state_) {
+      since_ = std::chrono::system_clock::now();
+      changed_ = loop_.Now();
+    }
     state_ = state;
     why_ = std::move(why);
   }
@@ -211,6 +218,7 @@ class Node {
   NodeState state_ = NodeState::kIdle;
   std::string why_;
   std::chrono::system_clock::time_point since_ = std::chrono::system_clock::now();
+  Clock::time_point changed_ = {};
   AsyncConnection connection_;
   Resolver resolver_;
   bool is_known_ = false;                 // the address needs no looking up

@@ -9,7 +9,9 @@
 
 #include <algorithm>
 #include <concepts>
+#include <cstddef>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -20,6 +22,7 @@
 
 #include "answer.hpp"
 #include "command.hpp"
+#include "commands_in_flight.hpp"
 #include "event_loop.hpp"
 #include "routed_command.hpp"
 #include "script.hpp"
@@ -37,7 +40,11 @@ class Router final : private CommandRouter {
         on_change_(std::move(on_change)),
         topology_(loop, settings, std::move(look_up), std::move(places), [this] { OnChange(); }),
         patience_(loop.Timers(), [this] { OnPatience(); }),
-        again_(loop.Timers(), [this] { SendAll(std::exchange(retried_, {})); }),
+        again_(loop.Timers(),
+               [this] {
+                 retried_bytes_ = 0;
+                 SendAll(std::exchange(retried_, {}));
+               }),
         deliver_([this] {
           deliver_is_deferred_ = false;
           DeliverFailures();
@@ -121,10 +128,11 @@ class Router final : private CommandRouter {
       const std::string why = topology_.Why(command->Slot());
       return FailSoon(std::move(command), why);
     }
-    if (waiting_bytes_ + command->Bytes().size() > settings_.max_queued_bytes) {
+    const std::size_t bytes = CommandsInFlight::CostOf(*command);
+    if (waiting_bytes_ + bytes > settings_.max_queued_bytes) {
       return FailSoon(std::move(command), "max_queued_bytes of commands wait for a connection");
     }
-    waiting_bytes_ += command->Bytes().size();
+    waiting_bytes_ += bytes;
     waiting_.push_back(std::move(command));
     if (!patience_.IsSet()) patience_.Set(waiting_.front()->give_up);
   }
@@ -196,7 +204,12 @@ class Router final : private CommandRouter {
     } else if (!error.starts_with("TRYAGAIN") && !error.starts_with("CLUSTERDOWN")) {
       return false;
     }
-    if (loop_.Now() + kRetryPause > command->give_up) return false;
+    const std::size_t bytes = CommandsInFlight::CostOf(*command);
+    if (loop_.Now() + kRetryPause > command->give_up ||
+        retried_bytes_ + bytes > settings_.max_queued_bytes) {
+      return false;
+    }
+    retried_bytes_ += bytes;
     command->SetAskAt(std::nullopt);
     retried_.push_back(std::move(command));
     if (!again_.IsSet()) again_.Set(loop_.Now() + kRetryPause);
@@ -249,9 +262,10 @@ class Router final : private CommandRouter {
   Topology topology_;
   List waiting_;  // for a connection, in the order in which they give up
   std::size_t waiting_bytes_ = 0;
-  bool is_sending_ = false;                    // what was waiting
-  bool has_changed_ = false;                   // since that began
-  List retried_;                               // soon
+  bool is_sending_ = false;   // what was waiting
+  bool has_changed_ = false;  // since that began
+  List retried_;              // soon
+  std::size_t retried_bytes_ = 0;
   std::vector<const RoutedCommand*> loading_;  // in flight with the whole of a script
   std::deque<Failed> failed_;
   std::string closed_;  // why. Empty: it is not

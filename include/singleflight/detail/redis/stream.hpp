@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -103,6 +104,12 @@ class Stream {
 
   // Whether poll() says that there is more to read. TLS may have read that from the socket already.
   bool PollSeesTheRest() const noexcept { return !tls_; }
+
+  // Returns how many bytes were written that the other side has not taken yet, with TLS roughly.
+  std::size_t Undelivered() const noexcept {
+    int bytes = 0;
+    return ::ioctl(file_, TIOCOUTQ, &bytes) == 0 && bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
+  }
 
   // Returns the events of poll() for which to wait.
   short Events(bool has_output) const noexcept {

@@ -90,9 +90,8 @@ class Topology {
     }
     if (!slots_.IsKnown() && slots_.IsRefreshing()) return {nullptr, true};
     Node* const node = slot && slots_.At(*slot) != nullptr ? slots_.At(*slot) : AnyUp();
-    Target target{nullptr, IsSearching()};
-    if (node != nullptr) target = TargetOf(*node);
-    target.may_come = target.may_come || slots_.IsRefreshing();
+    Target target = node != nullptr ? TargetOf(*node) : Target{nullptr, IsSearching()};
+    if (target.node == nullptr) target.may_come = target.may_come || slots_.IsRefreshing();
     return target;
   }
   // Returns where to send a command that a node has redirected.
@@ -113,6 +112,7 @@ class Topology {
   // A node has answered that a slot is elsewhere.
   void OnMoved(const Redirect& moved) {
     slots_.Use();
+    master_ = nullptr;
     Node& node = NodeAt(moved.to);
     slots_.Set(moved.slot, node);
     node.Resume();
@@ -217,9 +217,8 @@ class Topology {
   void OnMaster(const Address& address) {
     candidate_ = &NodeAt(address);
     if (master_ != candidate_) master_ = nullptr;
-    for (const auto& [other, node] : nodes_) {
-      if (node.get() != candidate_) node->Retire("the Sentinels have named another master");
-    }
+    RetireUnused("the Sentinels have named another master",
+                 [this](const Node& node) { return &node == candidate_; });
     if (candidate_->IsUp()) OnUp(*candidate_);
     candidate_->Resume();
     if (master_ == nullptr) ask_again_.Set(loop_.Now() + ask_pause_.Next());
@@ -244,21 +243,25 @@ class Topology {
 
   void OnSlots(const std::vector<SlotRange>& ranges) {
     for (const SlotRange& range : ranges) NodeAt(range.master).Resume();
-    if (!ranges.empty()) RetireUnused(ranges);
+    if (!ranges.empty()) {
+      RetireUnused("the cluster does not use it", [&](const Node& node) {
+        return std::ranges::find(ranges, node.Where(), &SlotRange::master) != ranges.end();
+      });
+    }
     AttachSubscriber();
     on_change_();
   }
 
-  void RetireUnused(const std::vector<SlotRange>& ranges) {
+  // Closes the connections of the other nodes, and forgets those that have been idle for long:
+  // nothing of this turn of the loop refers to them any more.
+  template <class IsUsed>
+  void RetireUnused(const std::string& why, IsUsed&& is_used) {
     for (auto entry = nodes_.begin(); entry != nodes_.end();) {
       Node& node = *entry->second;
-      const bool is_used =
-          std::ranges::find(ranges, node.Where(), &SlotRange::master) != ranges.end();
-      if (!is_used) node.Retire("the cluster does not use it");
-      // Nothing of this turn of the loop refers to a node that has been idle for so long.
-      const bool is_forgotten = !is_used && node.State() == NodeState::kIdle &&
-                                std::chrono::system_clock::now() - node.Since() > kForgetAfter;
+      const bool is_forgotten = !is_used(node) && node.IsIdleFor(kForgetAfter);
+      if (!is_used(node)) node.Retire(why);
       if (is_forgotten && subscribed_ == &node) subscribed_ = nullptr;
+      if (is_forgotten && subscriber_.Attached() == &node) subscriber_.Attach(nullptr);
       entry = is_forgotten ? nodes_.erase(entry) : std::next(entry);
     }
   }
