@@ -41,6 +41,8 @@ struct ClientOptions {
   // other place is used.
   std::vector<Endpoint> sentinels = {};
   std::string master = {};
+  std::string sentinel_user = {};      // needs a password
+  std::string sentinel_password = {};  // of the Sentinels themselves. Empty: no authentication
 
   std::string user = {};         // needs a password. Empty: the server's default user
   std::string password = {};     // empty: no authentication

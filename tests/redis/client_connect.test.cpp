@@ -166,6 +166,19 @@ TEST_CASE("Redis client: a full backlog of a Unix socket is waited for") {
   CHECK(answer.get().IsReply());
 }
 
+TEST_CASE("Redis client: Describe says in a line what is known of each server") {
+  const RedisServer server;
+  singleflight::redis::Client client({.unix_socket = server.Socket()});
+  CHECK(client.Describe().empty());
+  detail::ClientCore& core = detail::ClientAccess::Core(client);
+  core.Start();
+  Await([&] { return client.Nodes().size() == 1 && client.Nodes()[0].state == NodeState::kUp; });
+  const std::string text = client.Describe();
+  CHECK(text.starts_with(server.Socket() + ": up since 2"));
+  CHECK(text.ends_with("Z\n"));
+  CHECK(text.size() == server.Socket().size() + 32);
+}
+
 TEST_CASE("Redis client: an option that makes no sense is refused in a sentence") {
   const auto message = [](auto change) -> std::string {
     ClientOptions options;
@@ -193,6 +206,8 @@ TEST_CASE("Redis client: an option that makes no sense is refused in a sentence"
   CHECK(message([](auto& o) { o.unix_socket = std::string(200, 'x'); }) ==
         start + "unix_socket is too long");
   CHECK(message([](auto& o) { o.user = "u"; }) == start + "user needs a password");
+  CHECK(message([](auto& o) { o.sentinel_user = "u"; }) ==
+        start + "sentinel_user needs a password");
   CHECK(message([](auto& o) { o.client_name = "a b"; }) ==
         start + "client_name must have no spaces, and only ASCII characters");
   CHECK(message([](auto& o) { o.command_timeout = 0ms; }) ==

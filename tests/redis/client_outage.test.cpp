@@ -92,6 +92,33 @@ TEST_CASE("Redis client: a server that hangs is away after command_timeout, and 
   CHECK(client.Ask({"PING"}).IsReply());
 }
 
+TEST_CASE(
+    "Redis client: commands that a hanging server has no room for were not sent, and say so") {
+  RedisServer server;
+  TestClient client(OptionsAt(server.Socket(), 100ms));
+  REQUIRE(client.Ask({"PING"}).IsReply());
+  server.Stop();
+  std::vector<std::future<Answer>> answers;
+  for (int i = 0; i < 50; ++i) {
+    answers.push_back(client.Send({"RPUSH", "list", std::string(100'000, 'x')}));
+  }
+  int unknown = 0;
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    const Answer::Kind kind = answers[i].get().kind;
+    if (kind == Answer::Kind::kUnknown) {
+      CHECK(unknown == static_cast<int>(i));  // the first ones
+      ++unknown;
+    } else {
+      CHECK(kind == Answer::Kind::kNotSent);
+    }
+  }
+  CHECK(unknown >= 1);
+  CHECK(unknown <= 40);
+  server.Continue();
+  client.AwaitState(server.Socket(), NodeState::kUp);
+  CHECK(server.Ask("LLEN", "list").number <= unknown);
+}
+
 TEST_CASE("Redis client: a slow server that goes on answering is not away") {
   const RedisServer server;
   TestClient client(OptionsAt(server.Socket(), 300ms));

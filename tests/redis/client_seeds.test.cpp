@@ -40,9 +40,9 @@ ClientOptions SeedOptions(const std::vector<const RedisServer*>& servers) {
 // A Redis Sentinel that watches `master` under the name "shop". One of `quorum` can fail it over.
 class Sentinel {
  public:
-  Sentinel(const RedisServer& master, int quorum)
+  Sentinel(const RedisServer& master, int quorum, const std::string& password = {})
       : file_(WriteFile(directory_.Path() + "/sentinel.conf")),
-        server_({.tcp = true, .file = file_, .arguments = {"--sentinel"}}) {
+        server_({.tcp = true, .password = password, .file = file_, .arguments = {"--sentinel"}}) {
     server_.Ask("SENTINEL", "MONITOR", "shop", "127.0.0.1", Port(master), std::to_string(quorum));
     server_.Ask("SENTINEL SET shop down-after-milliseconds 500");
     server_.Ask("SENTINEL SET shop failover-timeout 3000");
@@ -190,6 +190,23 @@ TEST_CASE("Redis client: a failover that the Sentinels are asked for loses no co
   });
   client.AwaitState(At(second), NodeState::kUp);
   CHECK(client.Run(CountScript(), "k").IsReply());
+}
+
+TEST_CASE("Redis client: Sentinels may have a password of their own") {
+  const RedisServer server({.tcp = true, .password = "data"});
+  const Sentinel sentinel(server, 1, "watch");
+  ClientOptions options;
+  options.sentinels = {{"127.0.0.1", sentinel.Server().Port()}};
+  options.master = "shop";
+  options.connect_timeout = options.command_timeout = 1min;
+  options.password = "data";
+  {
+    TestClient client(options);
+    CHECK(client.Ask({"PING"}).why.find("answered HELLO with: NOAUTH") != std::string::npos);
+  }
+  options.sentinel_password = "watch";
+  TestClient client(options);
+  CHECK(client.Ask({"PING"}).IsReply());
 }
 
 TEST_CASE("Redis client: Sentinels that know no such master are the reason of each failure") {

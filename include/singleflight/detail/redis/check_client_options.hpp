@@ -50,6 +50,8 @@ inline void CheckClientOptions(const ClientOptions& options) {
   demand(options.unix_socket.size() < sizeof(sockaddr_un::sun_path), "unix_socket is too long");
   demand(options.database >= 0, "database must not be negative");
   demand(options.user.empty() || !options.password.empty(), "user needs a password");
+  demand(options.sentinel_user.empty() || !options.sentinel_password.empty(),
+         "sentinel_user needs a password");
   demand(std::ranges::all_of(options.client_name, [](char c) { return c > ' ' && c <= '~'; }),
          "client_name must have no spaces, and only ASCII characters");
   demand(in_range(options.connect_timeout) && in_range(options.command_timeout),
@@ -81,6 +83,8 @@ inline Places PlacesOf(const ClientOptions& options) {
     places.sentinels.push_back({sentinel.host, sentinel.port});
   }
   places.master = options.master;
+  places.sentinel_user = options.sentinel_user;
+  places.sentinel_password = options.sentinel_password;
   if (!places.seeds.empty() || !places.sentinels.empty()) return places;
   if (options.unix_socket.empty()) {
     places.seeds.push_back({options.host, options.port});

@@ -90,6 +90,12 @@ class Node {
     Attempt();
   }
 
+  // Does not wait for the end of a pause between two attempts.
+  void ResumeNow() {
+    Resume();
+    if (state_ == NodeState::kAway && retry_.IsSet()) Attempt();
+  }
+
   // Closes the connection until Resume. Commands in flight fail with `why`.
   void Pause(const std::string& why) {
     Become(NodeState::kIdle, name_ + ": " + why);
@@ -151,6 +157,7 @@ class Node {
   }
 
   void Attempt() {
+    retry_.Cancel();
     give_up_ = loop_.Now() + settings_.connect_timeout;
     if (!is_known_) resolver_.Start(address_);  // also beside the last good answer, for a new one
     if (!addresses_.empty()) return Open();

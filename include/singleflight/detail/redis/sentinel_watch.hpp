@@ -34,9 +34,9 @@ class SentinelWatch {
     std::function<void()> on_change;                // of a Sentinel's state
   };
 
-  SentinelWatch(EventLoop& loop, const Settings& settings, const LookUp& look_up,
+  SentinelWatch(EventLoop& loop, Settings settings, const LookUp& look_up,
                 const std::vector<Address>& sentinels, std::string master, Callbacks callbacks)
-      : settings_(ForSentinels(settings)),
+      : settings_(std::move(settings)),
         master_(std::move(master)),
         callbacks_(std::move(callbacks)),
         subscriber_(loop, settings_, [] {}) {
@@ -99,14 +99,6 @@ class SentinelWatch {
     const std::uint64_t round_;
     std::string bytes_;
   };
-
-  // Sentinels have users of their own, and no databases.
-  static Settings ForSentinels(Settings settings) {
-    settings.user = settings.password = {};
-    settings.database = 0;
-    settings.master_only = false;
-    return settings;
-  }
 
   void AskOne(Node& sentinel) {
     if (!sentinel.IsUp()) return;

@@ -48,8 +48,8 @@ class Stream {
     ::fcntl(file_, F_SETFD, FD_CLOEXEC);
     ::fcntl(file_, F_SETFL, O_NONBLOCK);
     if (to.Family() != AF_UNIX) {
-      Enable(IPPROTO_TCP, TCP_NODELAY);
-      Enable(SOL_SOCKET, SO_KEEPALIVE);
+      Set(IPPROTO_TCP, TCP_NODELAY, 1);
+      KeepAlive();
     }
     if (::connect(file_, to.Get(), to.size) == 0 || errno == EINPROGRESS || errno == EINTR) {
       return Connecting::kStarted;
@@ -118,9 +118,19 @@ class Stream {
   }
 
  private:
-  void Enable(int level, int option) const noexcept {
-    const int yes = 1;
-    ::setsockopt(file_, level, option, &yes, sizeof(yes));
+  void Set(int level, int option, int value) const noexcept {
+    ::setsockopt(file_, level, option, &value, sizeof(value));
+  }
+
+  // A connection that was cut off while it was idle is noticed within half a minute, and a firewall
+  // does not forget one that works.
+  void KeepAlive() const noexcept {
+    Set(SOL_SOCKET, SO_KEEPALIVE, 1);
+#ifdef TCP_KEEPIDLE
+    Set(IPPROTO_TCP, TCP_KEEPIDLE, 15);
+    Set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
+    Set(IPPROTO_TCP, TCP_KEEPCNT, 3);
+#endif
   }
 
   Connecting Fail(int number, std::string& error) {

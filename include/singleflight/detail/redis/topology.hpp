@@ -37,6 +37,8 @@ struct Places {
   std::vector<Address> seeds = {};  // not used if there are sentinels
   std::vector<Address> sentinels = {};
   std::string master = {};
+  std::string sentinel_user = {};
+  std::string sentinel_password = {};
 };
 
 class Topology {
@@ -56,7 +58,7 @@ class Topology {
         ask_again_(loop.Timers(), [this] { Search(); }) {
     if (places_.sentinels.empty()) return;
     sentinels_ = std::make_unique<SentinelWatch>(
-        loop, settings, look_up_, places_.sentinels, places_.master,
+        loop, SettingsForSentinels(), look_up_, places_.sentinels, places_.master,
         SentinelWatch::Callbacks{[this](const Address& master) { OnMaster(master); },
                                  [this] { OnSentinelChange(); }});
   }
@@ -137,6 +139,16 @@ class Topology {
   }
 
  private:
+  // Sentinels have users of their own, and neither databases nor replicas.
+  Settings SettingsForSentinels() const {
+    Settings settings = settings_;
+    settings.user = places_.sentinel_user;
+    settings.password = places_.sentinel_password;
+    settings.database = 0;
+    settings.master_only = false;
+    return settings;
+  }
+
   static constexpr auto kForgetAfter = std::chrono::seconds(10);
 
   Node& NodeAt(const Address& address) {
@@ -220,7 +232,7 @@ class Topology {
     RetireUnused("the Sentinels have named another master",
                  [this](const Node& node) { return &node == candidate_; });
     if (candidate_->IsUp()) OnUp(*candidate_);
-    candidate_->Resume();
+    candidate_->ResumeNow();
     if (master_ == nullptr) ask_again_.Set(loop_.Now() + ask_pause_.Next());
     AttachSubscriber();
     on_change_();
