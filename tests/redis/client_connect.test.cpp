@@ -98,7 +98,7 @@ TEST_CASE("Redis client: a server that lets nobody in is away, and its state say
     const std::optional<NodeInfo> node = client.Node(server.Socket());
     REQUIRE(node.has_value());
     CHECK(node->state == NodeState::kAway);
-    CHECK(node->why == answer.why);
+    CHECK(server.Socket() + ": " + node->why == answer.why);
     CHECK(Describe(*node).find(": away since 2") != std::string::npos);
     CHECK(Describe(*node).ends_with(node->why));
   }

@@ -7,6 +7,7 @@
 #include <functional>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -73,11 +74,16 @@ class ClientCore {
  private:
   void OnChange() {
     std::vector<NodeInfo> nodes;
+    const Subscriber& subscriber = Subscriptions();
     router_.Servers().ForEachNode([&](const Node& node, bool is_sentinel) {
-      nodes.push_back({node.Name(), node.State(), node.Since(), node.Why(), is_sentinel});
-      const Subscriber& subscriber = Subscriptions();
+      const auto without_name = [&](std::string_view why) {
+        const std::string start = node.Name() + ": ";
+        return std::string(why.substr(why.starts_with(start) ? start.size() : 0));
+      };
+      nodes.push_back(
+          {node.Name(), node.State(), node.Since(), without_name(node.Why()), is_sentinel});
       if (node.IsUp() && subscriber.Attached() == &node && !subscriber.Why().empty()) {
-        nodes.back().why = "no messages: " + subscriber.Why();
+        nodes.back().why = "no messages: " + without_name(subscriber.Why());
       }
     });
     const std::lock_guard lock(mutex_);
