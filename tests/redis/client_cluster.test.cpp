@@ -100,6 +100,35 @@ TEST_CASE("Redis client in a cluster: a slot that has moved is found, and then k
   CHECK(moved() == before);
 }
 
+TEST_CASE(
+    "Redis client in a cluster: the first slot found elsewhere makes it learn of the others") {
+  RedisCluster cluster;
+  std::vector<std::string> keys;
+  for (int key = 0; keys.size() < 10; ++key) {
+    if (cluster.NodeOf(std::to_string(key)) == 1) keys.push_back(std::to_string(key));
+  }
+  TestClient client(OptionsAt(cluster.Node(0)));
+  REQUIRE(client.Run(CountScript(), KeyOn(cluster, 0)).IsReply());
+  const std::string owner = IdOf(cluster.Node(2));
+  for (const std::string& key : keys) {
+    for (const std::size_t node : {2UL, 1UL, 0UL}) SetSlot(cluster.Node(node), key, "NODE", owner);
+  }
+  const auto questions = [&] {
+    long long count = 0;
+    for (std::size_t node = 0; node < RedisCluster::kNodes; ++node) {
+      count += Calls(cluster.Node(node), "cluster|slots");
+    }
+    return count;
+  };
+  const long long before = questions();
+  CHECK(client.Run(CountScript(), keys[0]).reply.integer == 1);
+  Await([&] { return questions() == before + 1; });
+  REQUIRE(client.Ask({"PING"}).IsReply());  // of the same node, behind that answer
+  for (const std::string& key : keys) CHECK(client.Run(CountScript(), key).IsReply());
+  const std::string errors = cluster.Node(1).Ask("INFO", "errorstats").text;
+  CHECK(errors.find("errorstat_MOVED:count=1\r\n") != std::string::npos);
+}
+
 TEST_CASE("Redis client in a cluster: a key is found on either side while its slot is moving") {
   RedisCluster cluster;
   const std::string key = KeyOn(cluster, 1);

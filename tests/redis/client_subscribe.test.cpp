@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -103,6 +104,27 @@ TEST_CASE("Redis client: a channel that was left delivers nothing more, and can 
   Await([&] { return again.Messages().size() == 1; });
   CHECK(channel.Messages().size() == before);
   CHECK(channel.Subscribed() == 1);
+}
+
+TEST_CASE("Redis client: a subscription that was replaced is not said to have begun") {
+  const RedisServer server;
+  TestClient client(ClientOptionsFor(server));
+  const Channel first(client, "first");
+  Await([&] { return first.Subscribed() == 1; });
+  std::string order;
+  std::promise<void> done;
+  client.OnLoop([&] {
+    detail::Subscriber& subscriptions = client.Core().Subscriptions();
+    subscriptions.Subscribe("c", {{}, [&] { order += 'a'; }});
+    subscriptions.Unsubscribe("c");
+    subscriptions.Subscribe("c", {{}, [&] {
+                                    order += 'b';
+                                    done.set_value();
+                                  }});
+  });
+  done.get_future().wait();
+  client.OnLoop([] {});  // what has come with it has been handled
+  CHECK(order == "b");
 }
 
 TEST_CASE("Redis client: each channel is subscribed again after its connection was lost") {
