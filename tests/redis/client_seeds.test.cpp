@@ -127,12 +127,13 @@ TEST_CASE("Redis client: a master that becomes a replica is left for the new one
   Follow(second, first);
   TestClient client(SeedOptions({&first, &second}));
   REQUIRE(client.Run(CountScript(), "k").reply.integer == 1);
+  Await([&] { return second.Get("k") == "1"; });
   second.Ask("REPLICAOF NO ONE");
   first.Ask("REPLICAOF", "127.0.0.1", Port(second));
   std::vector<std::future<Answer>> answers;
   for (int i = 0; i < 100; ++i) answers.push_back(client.SendScript(CountScript(), "k"));
   for (auto& answer : answers) CHECK(answer.get().IsReply());
-  CHECK(second.Get("k") == "101");
+  CHECK(second.Get("k").value() == "101");
 }
 
 TEST_CASE(
