@@ -48,7 +48,11 @@ struct ClientOptions {
   std::string password = {};     // empty: no authentication
   int database = 0;              // selected on every connection
   std::string client_name = {};  // shown by CLIENT LIST. Empty: none. No spaces
-  std::optional<Tls> tls = {};   // not set: no encryption
+
+  // Not set: no encryption. A server is accepted if its certificate is for the host by which it is
+  // connected to, or for `server_name` if that is set. Without `ca_file` and `ca_directory`, the
+  // CAs of the system are trusted.
+  std::optional<Tls> tls = {};
 
   // Limits connecting: a name's look-up, then the connection, TLS and the first answer, for all of
   // the addresses that the name has. At least 1 ms.

@@ -62,6 +62,13 @@ ClientOptions OptionsAt(const std::string& socket,
   return options;
 }
 
+// Has the proxy forward no more replies to a subscription after some more of its signs of life. The
+// place is in the future, since the next one may come at any moment.
+void HoldSubscription(RedisProxy& proxy) {
+  constexpr std::string_view kPong = "*2\r\n$4\r\npong\r\n$0\r\n\r\n";
+  proxy.HoldAt({RedisProxy::kReplies, proxy.Bytes(1, RedisProxy::kReplies) + 5 * kPong.size(), 1});
+}
+
 }  // namespace
 
 TEST_CASE("Redis client: after on_subscribed, each message arrives once and in order") {
@@ -150,7 +157,7 @@ TEST_CASE(
   const Channel channel(client, "c");
   Await([&] { return channel.Subscribed() == 1; });
   const auto begin = std::chrono::steady_clock::now();
-  proxy.HoldAt({RedisProxy::kReplies, proxy.Bytes(1, RedisProxy::kReplies), 1});
+  HoldSubscription(proxy);
   std::string why;
   Await([&] {
     client.OnLoop([&] { why = client.Core().Subscriptions().Why(); });
@@ -160,6 +167,20 @@ TEST_CASE(
   Await([&] { return channel.Subscribed() == 2; });
   CHECK(proxy.Connections() == 3);
   CHECK(why == proxy.Socket() + ": has sent nothing for 100 ms while a command waits");
+}
+
+TEST_CASE(
+    "Redis client: if its subscription is dead, an idle connection for commands is tried, too") {
+  const RedisServer server;
+  RedisProxy proxy(server.Socket());
+  TestClient client(OptionsAt(proxy.Socket(), 150ms));
+  const Channel channel(client, "c");
+  Await([&] { return channel.Subscribed() == 1; });
+  const auto up_since = client.Node(proxy.Socket())->since;
+  proxy.HoldAt({RedisProxy::kReplies, proxy.Bytes(0, RedisProxy::kReplies), 0});
+  HoldSubscription(proxy);
+  Await([&] { return client.Node(proxy.Socket())->since != up_since; });  // nothing was sent
+  Await([&] { return client.Ask({"PING"}).IsReply() && channel.Subscribed() >= 2; });
 }
 
 TEST_CASE("Redis client: an idle subscription that works is kept") {

@@ -27,7 +27,7 @@ struct Address {
   int port = 0;
   std::string unix_socket = {};  // a path, with which `host` and `port` are not used
 
-  auto operator<=>(const Address&) const = default;
+  auto operator<=>(const Address&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
 // Returns "host:port", "[::1]:port" or a path, for messages.

@@ -124,6 +124,7 @@ class AsyncConnection {
 
   // How often one turn reads, so that the loop's other work is not kept waiting.
   static constexpr int kReads = 16;
+  static constexpr std::size_t kReadSize = 65'536;
   static constexpr auto kBusyPause = std::chrono::milliseconds(5);
 
   // Connects to the next address. If it fails at once, to the one after that.
@@ -220,7 +221,7 @@ class AsyncConnection {
   void ReadAll() {
     const std::uint64_t opened = opened_;
     for (int reads = 0;; ++reads) {
-      std::array<char, 64 * 1024> buffer;  // NOLINT(cppcoreguidelines-pro-type-member-init)
+      std::array<char, kReadSize> buffer;  // NOLINT(cppcoreguidelines-pro-type-member-init)
       std::size_t size = 0;
       std::string error;
       if (!stream_.Read(buffer.data(), buffer.size(), size, error)) {

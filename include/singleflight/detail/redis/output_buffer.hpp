@@ -41,7 +41,7 @@ class OutputBuffer {
   std::uint64_t Written() const noexcept { return written_; }
 
  private:
-  static constexpr std::size_t kKeptCapacity = 1024 * 1024;
+  static constexpr std::size_t kKeptCapacity = 1'048'576;
 
   std::string bytes_;
   std::size_t begin_ = 0;  // those before it were written

@@ -97,9 +97,9 @@ class ReplyParser {
   };
 
   static constexpr std::size_t kMaxDepth = 16;
-  static constexpr std::size_t kMaxLine = 64 * 1024;          // of a status, an error or a number
+  static constexpr std::size_t kMaxLine = 65'536;             // of a status, an error or a number
   static constexpr long long kMaxLength = 1LL << 40;          // of what a server can mean
-  static constexpr std::size_t kKeptBuffer = 1024 * 1024;     // capacity that is not given back
+  static constexpr std::size_t kKeptBuffer = 1'048'576;       // capacity that is not given back
   static constexpr std::size_t kElementCost = sizeof(Reply);  // so that empty elements count, too
 
   // Reads elements from the front of `bytes` until a whole reply is in done_.
