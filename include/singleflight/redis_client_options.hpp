@@ -35,6 +35,9 @@ struct ClientOptions {
 
   // Several servers, with which `host` and `port` are not used. All are tried at the same time. The
   // first one that answers and is no replica is used, until it is lost.
+  //
+  // **Warning:** name one master and its replicas, or nodes of one cluster. With two masters, the
+  // processes of a fleet could use different ones, and would not know of each other.
   std::vector<Endpoint> seeds = {};
 
   // The Sentinels that know which server is the master, and that master's name. With these, no

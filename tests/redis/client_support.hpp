@@ -39,14 +39,14 @@ inline std::ostream& operator<<(std::ostream& out, Answer::Kind kind) {
 
 // Returns its key and its argument. Fails for the argument "fail".
 inline const detail::Script& EchoScript() {
-  static const detail::Script script(
+  static const auto& script = *new detail::Script(
       "if ARGV[1] == 'fail' then return redis.error_reply('ERR as you wish') end "
       "return {KEYS[1], ARGV[1]}");
   return script;
 }
 // Adds 1 to its key, and returns the new value.
 inline const detail::Script& CountScript() {
-  static const detail::Script script("return redis.call('INCR', KEYS[1])");
+  static const auto& script = *new detail::Script("return redis.call('INCR', KEYS[1])");
   return script;
 }
 

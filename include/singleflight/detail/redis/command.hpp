@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "reply.hpp"
 #include "timer_queue.hpp"
@@ -34,8 +35,9 @@ class Command {
   virtual void OnLoss(std::unique_ptr<Command> self, Sent sent,
                       const std::string& why) noexcept = 0;
 
-  // Returns what is sent: one or several whole commands.
-  virtual const std::string& Bytes() const noexcept = 0;
+  // Returns what is sent: one or several whole commands. No static object with a destructor may be
+  // behind it: the loop goes on while a process exits that has leaked its client.
+  virtual std::string_view Bytes() const noexcept = 0;
   // Returns how many replies these have. OnReply gets the last one.
   virtual int Replies() const noexcept { return 1; }
   // Returns how long the server may be silent while this is the oldest command in flight, if that

@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -30,10 +31,7 @@ class Ping final : public Command {
   explicit Ping(Clock::duration patience) : patience_(patience) {}
   void OnReply(std::unique_ptr<Command>, Reply) noexcept override {}
   void OnLoss(std::unique_ptr<Command>, Sent, const std::string&) noexcept override {}
-  const std::string& Bytes() const noexcept override {
-    static const std::string kBytes = "*1\r\n$4\r\nPING\r\n";
-    return kBytes;
-  }
+  std::string_view Bytes() const noexcept override { return "*1\r\n$4\r\nPING\r\n"; }
   Clock::duration Patience() const noexcept override { return patience_; }
 
  private:

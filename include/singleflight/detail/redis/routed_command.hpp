@@ -88,7 +88,7 @@ class RoutedCommand : public Command {
   }
   const std::optional<Address>& AskAt() const noexcept { return ask_at_; }
 
-  const std::string& Bytes() const noexcept override { return bytes_; }
+  std::string_view Bytes() const noexcept override { return bytes_; }
   int Replies() const noexcept override { return ask_at_ ? 2 : 1; }
   void OnReply(std::unique_ptr<Command> self, Reply reply) noexcept override {
     router_.OnReply(Downcast(std::move(self)), std::move(reply));

@@ -60,7 +60,9 @@ inline std::string Sha1(std::string_view text) {
   return digits;
 }
 
-// Lifetime: must outlive the commands that run it. Usually it is a constant.
+// Lifetime: must outlive the commands that run it, also those of a client that a process has leaked
+// when it exits. So a static one is never destroyed: `static const auto& script = *new
+// Script(...)`.
 class Script {
  public:
   explicit Script(std::string_view text) : text_(text), sha1_(Sha1(text)) {}

@@ -91,7 +91,7 @@ class SentinelWatch {
     void OnLoss(std::unique_ptr<Command>, Sent, const std::string& why) noexcept override {
       watch_.OnNoAnswer(round_, why);
     }
-    const std::string& Bytes() const noexcept override { return bytes_; }
+    std::string_view Bytes() const noexcept override { return bytes_; }
 
    private:
     SentinelWatch& watch_;

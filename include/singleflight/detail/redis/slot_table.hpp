@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -81,9 +82,8 @@ class SlotTable {
       table_.Refresh();  // from another node
       if (!table_.is_refreshing_) table_.callbacks_.on_slots({});
     }
-    const std::string& Bytes() const noexcept override {
-      static const std::string kBytes = "*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n";
-      return kBytes;
+    std::string_view Bytes() const noexcept override {
+      return "*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n";
     }
 
    private:

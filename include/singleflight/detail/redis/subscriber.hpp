@@ -107,7 +107,7 @@ class Subscriber {
       }
     }
     void OnLoss(std::unique_ptr<Command>, Sent, const std::string&) noexcept override {}
-    const std::string& Bytes() const noexcept override { return bytes_; }
+    std::string_view Bytes() const noexcept override { return bytes_; }
 
    private:
     Subscriber& subscriber_;

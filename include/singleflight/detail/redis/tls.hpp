@@ -23,6 +23,8 @@
 #include <climits>
 #include <cstddef>
 #include <system_error>
+
+#include "posix.hpp"
 #endif
 
 namespace singleflight::redis::detail {
@@ -50,6 +52,7 @@ class TlsContext {
   // Errors: std::invalid_argument if a file cannot be used.
   explicit TlsContext(const Tls& tls)
       : server_name_(tls.server_name), context_(::SSL_CTX_new(::TLS_client_method())) {
+    const DisableCancellation guard;  // OpenSSL reads files, and would leak what it holds
     Demand(context_ != nullptr, "tls");
     SSL_CTX* const context = context_.get();
     Demand(::SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) == 1, "tls");
