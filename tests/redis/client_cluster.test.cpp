@@ -264,6 +264,25 @@ TEST_CASE("Redis client in a cluster: a replica that is promoted is found") {
   client.AwaitState(At(cluster.Node(1)), NodeState::kIdle);
 }
 
+TEST_CASE(
+    "Redis client in a cluster: a user who may not ask for the slots learns them one by one") {
+  const RedisCluster cluster;
+  for (std::size_t node = 0; node < RedisCluster::kNodes; ++node) {
+    cluster.Node(node).Ask("ACL SETUSER few on >secret ~* &* -@all +eval +evalsha +incr +ping");
+  }
+  ClientOptions options = OptionsAt(cluster.Node(0));
+  options.user = "few";
+  options.password = "secret";
+  TestClient client(options);
+  for (int round = 1; round <= 3; ++round) {
+    for (std::size_t node = 0; node < RedisCluster::kNodes; ++node) {
+      CHECK(client.Run(CountScript(), KeyOn(cluster, node)).reply.integer == round);
+    }
+  }
+  const std::string errors = cluster.Node(0).Ask("INFO", "errorstats").text;
+  CHECK(errors.find("errorstat_MOVED:count=2\r\n") != std::string::npos);
+}
+
 TEST_CASE("Redis client in a cluster: what a redirection may look like, and what not") {
   const detail::Address asked{"10.0.0.1", 7000};
   const auto read = [&](const char* error) { return detail::ParseRedirect(error, asked); };

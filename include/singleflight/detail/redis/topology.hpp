@@ -212,9 +212,7 @@ class Topology {
     ask_again_.Cancel();
     ask_pause_.Reset();
     for (const auto& [address, other] : nodes_) {
-      if (other.get() != &node && other->State() != NodeState::kIdle) {
-        other->Pause("another server is used");
-      }
+      if (other.get() != &node) other->Retire("another server is used");
     }
   }
 
