@@ -74,6 +74,7 @@ TEST_CASE("Redis client: an error of the server is an answer that names the serv
 TEST_CASE("Redis client: answers come in the order of the commands, from many threads") {
   const RedisServer server;
   TestClient client(ClientOptionsFor(server));
+  REQUIRE(client.Run(CountScript(), "other").IsReply());  // the server knows the script from now on
   constexpr int kThreads = 4;
   constexpr int kEach = 25'000;
   std::array<std::atomic<int>, kThreads> wrong = {};
@@ -84,10 +85,12 @@ TEST_CASE("Redis client: answers come in the order of the commands, from many th
       for (int i = 0; i < kEach; ++i) {
         client.Core().Loop().Post([&, thread, i] {
           const std::string key = "k" + std::to_string(thread);
-          client.Core().Commands().RunScript(
-              CountScript(), std::array<std::string_view, 1>{key}, {}, [&, thread, i](Answer its) {
-                if (its.reply.integer != i + 1 || next[thread]++ != i) ++wrong[thread];
-              });
+          client.Core().Commands().RunScript(CountScript(), std::array<std::string_view, 1>{key},
+                                             {}, [&, thread, i](Answer its) {
+                                               if (its.reply.integer != i + 1 || next[thread] != i)
+                                                 ++wrong[thread];
+                                               ++next[thread];
+                                             });
         });
       }
     });

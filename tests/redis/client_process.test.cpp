@@ -106,7 +106,7 @@ TEST_CASE("Redis client: a process may exit with commands in flight, also if its
         const std::array<std::string_view, 1> words = {"PING"};
         for (int i = 0; i < 100; ++i) core.Commands().Run({}, words, [](const Answer&) {});
       });
-      [[maybe_unused]] static Client* kept = nullptr;
+      static std::atomic<Client*> kept = nullptr;
       if (!is_destroyed) kept = client.release();  // it works on until the end
       std::exit(0);
       return 1;

@@ -3,7 +3,8 @@
 
 // Router: sends each command to the server that has its key, follows redirections, and has commands
 // wait while a connection is being made. It never sends again what a server may have run: whether
-// that may be repeated is known to the caller alone.
+// that may be repeated is known to the caller alone. Commands reach a server in their order, except
+// those that were redirected, tried again, or had to load their script.
 //
 // Thread: the loop's.
 
