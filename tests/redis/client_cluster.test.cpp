@@ -250,6 +250,7 @@ TEST_CASE("Redis client in a cluster: a replica that is promoted is found") {
   const std::string key = KeyOn(cluster, 1);
   TestClient client(OptionsAt(cluster.Node(0)));
   REQUIRE(client.Run(CountScript(), key).reply.integer == 1);
+  Await([&] { return replica.Ask("DBSIZE").number == 1; });  // it has the key
   cluster.Node(1).Kill();
   client.AwaitState(At(cluster.Node(1)), NodeState::kAway);
   Await([&] {
