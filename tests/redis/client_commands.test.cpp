@@ -79,7 +79,7 @@ TEST_CASE("Redis client: answers come in the order of the commands, from many th
   constexpr int kEach = 25'000;
   std::array<std::atomic<int>, kThreads> wrong = {};
   std::array<std::atomic<int>, kThreads> next = {};
-  std::vector<std::jthread> threads;
+  std::vector<JoiningThread> threads;
   for (std::size_t thread = 0; thread < kThreads; ++thread) {
     threads.emplace_back([&, thread] {
       for (int i = 0; i < kEach; ++i) {

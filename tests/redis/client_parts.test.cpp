@@ -239,7 +239,7 @@ TEST_CASE("Redis loop: no task of many threads is lost") {
   loop.Start();
   int runs = 0;  // of the loop's thread
   {
-    std::vector<std::jthread> threads;
+    std::vector<JoiningThread> threads;
     for (int thread = 0; thread < 4; ++thread) {
       threads.emplace_back([&] {
         for (int i = 0; i < 20'000; ++i) loop.Post([&] { ++runs; });
