@@ -54,6 +54,10 @@ namespace singleflight {
 
 template <class Key, class Value, class Cache, class Hash, class KeyEqual, class Traits>
 class ReadThrough;
+namespace redis {
+template <class Value, class ValueCodec>
+class Group;
+}
 
 // Neither copyable nor movable: keep it where it is, in a std::unique_ptr or in a std::deque.
 //
@@ -225,20 +229,7 @@ class Group {
   //   waiter of a failed call may ask again, no OnLanded of that call may destroy the group.
   template <class K = detail::BracedKey<Key>, class Launch>
   Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
-    struct GiveUpUnlessAsks {
-      ~GiveUpUnlessAsks() {
-        if (!asks) ledger.GiveUp(failed);
-      }
-      Ledger& ledger;
-      State& failed;
-      bool asks = false;
-    };
-    const std::shared_ptr<State> failed = State::TakeFailed(waiter);
-    GiveUpUnlessAsks asking{ledger_, *failed};
-    auto&& adapted = KeyRef::Adapt(key);
-    asking.asks = true;
-    return Launched(JoinOrLead(KeyRef(adapted), failed->hash, &waiter, false, failed.get()), waiter,
-                    std::forward<Launch>(launch));
+    return Launched(JoinSecondTry(key, waiter), waiter, std::forward<Launch>(launch));
   }
 
   // Tells the other followers of a failed call not to expect this waiter, which could join again,
@@ -273,6 +264,8 @@ class Group {
  private:
   template <class, class, class, class, class, class>
   friend class ReadThrough;
+  template <class, class>
+  friend class redis::Group;
 
   // Whether a caller for `key` would be a follower now.
   bool WouldFollow(const auto& key) const {
@@ -296,15 +289,17 @@ class Group {
   };
 
   // Joins the call in flight, or a new one if there is none. `waiter` is null if the caller blocks.
-  // `failed` is the state of the call whose failure made this caller ask again, or null.
+  // `failed` is the state of the call whose failure made this caller ask again, or null. `kept` gets
+  // the state of the call also if a waiter was linked, which may be gone when this returns.
   Joined JoinOrLead(KeyRef key, std::uint64_t hash, Waiter* waiter, bool retries,
-                    State* failed = nullptr) {
+                    State* failed = nullptr, std::shared_ptr<State>* kept = nullptr) {
     detail::CheckKeyCopy<Key, decltype(key.get())>();
     const auto prepared = [waiter](std::shared_ptr<State> state) {
       if (waiter == nullptr) state->PrepareToBlock();
       return state;
     };
-    const auto linked = [waiter](std::shared_ptr<State> state, Role role, bool retrying) {
+    const auto linked = [waiter, kept](std::shared_ptr<State> state, Role role, bool retrying) {
+      if (kept != nullptr) *kept = state;
       if (waiter != nullptr) State::Link(std::exchange(state, nullptr), *waiter, role, retrying);
       return state;
     };
@@ -335,6 +330,23 @@ class Group {
     if (failed != nullptr) ledger_.BringOthers(shard, async->call, *failed);
     async->Enter(shard);
     return {linked(std::move(state), Role::kLeader, false), std::move(async)};
+  }
+
+  template <class K>
+  Joined JoinSecondTry(const K& key, Waiter& waiter, std::shared_ptr<State>* kept = nullptr) {
+    struct GiveUpUnlessAsks {
+      ~GiveUpUnlessAsks() {
+        if (!asks) ledger.GiveUp(failed);
+      }
+      Ledger& ledger;
+      State& failed;
+      bool asks = false;
+    };
+    const std::shared_ptr<State> failed = State::TakeFailed(waiter);
+    GiveUpUnlessAsks asking{ledger_, *failed};
+    auto&& adapted = KeyRef::Adapt(key);
+    asking.asks = true;
+    return JoinOrLead(KeyRef(adapted), failed->hash, &waiter, false, failed.get(), kept);
   }
 
   template <class Launch>

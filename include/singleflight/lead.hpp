@@ -123,6 +123,12 @@ class Lead {
     return detail::CallWithStop(std::forward<Fn>(fn), WatchStop());
   }
 
+  // Internal: the caller whose thread does the work is stopped.
+  void LeaderLeaves() const noexcept { async_->LeaderLeaves(); }
+
+  // Internal: the hook.
+  const BeforeLanding& GetHook() const noexcept { return before_; }
+
   // Internal: the group's threads.
   detail::ThreadReaper& Reaper() const noexcept { return async_->ledger.Reaper(); }
 

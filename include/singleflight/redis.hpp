@@ -3,146 +3,92 @@
 
 // redis::Group: one leader for a fleet of processes, which share a Redis or Valkey server.
 //
-//   singleflight::redis::Group<std::string> pages({.host = "redis", .prefix = "shop:pages"});
+//   singleflight::redis::Client redis({.host = "redis"});  // one for a server and a process
+//   singleflight::redis::Group<std::string> pages(redis, "shop:pages");
 //
-//   // Ten containers with a hundred threads each ask at once: one of the threads renders.
+//   // Ten containers with a hundred callers each ask at once: one of them renders.
 //   auto [page, shared] = pages.Do("/prices", [] { return Render("/prices"); });
+//   auto page = co_await CoDo(pages, "/prices", render, stop);  // and DoAsync, AsyncDo, DoMany
 //
-// The callers of one process share one call of a local Group. Its leader asks the server for the
-// lease, which is the right of one process to lead. It gets the lease and leads the fleet's call,
-// or follows the process that has it. Callers in other processes get a copy of the value, made by a
-// Codec, or the exception's message as a RemoteError.
+// The callers of one process share one call of a group of its own. For each call, the client asks
+// the server for the lease, which is the right of one process to lead. If it has the lease, one of
+// the callers runs `fn`. If another process has it, the client waits for a message from that one.
+// Callers in other processes get a copy of the value, made by a Codec, or an exception: see
+// redis_codec.hpp.
 //
 // Warning: this saves work, but it is not a lock. `fn` runs twice at the same time if a leader's
 // process stalls for longer than its lease, if the server loses its memory, or if it cannot be
 // reached. If a second execution would do harm, make the store that `fn` writes to refuse the older
-// of two writes. For that, `fn` may take a Lease, whose fence() grows with every lease of its key:
+// of two writes. For that, the `fn` of Do may take a Lease, whose fence() grows with every lease of
+// its key:
 //
 //   pages.Do("/prices", [](const singleflight::redis::Lease& lease) {
 //     return Store(Render("/prices"), lease.fence());
 //   });
 //
-// Do blocks its thread. Each key that a process follows takes one of its threads and a connection.
-// CoDo, AsyncDo, DoAsync and DoMany do not accept a redis::Group. In a coroutine, wait for a call
-// of a local Group, whose `fn` calls Do on a thread pool. With a cache that the processes share,
-// look in it and put into it inside the `fn` of Do, under the lease. Otherwise a process that looks
-// just before the value is put runs `fn` again. The pool's threads then share the cache.
-//
-//   auto load = asio::bind_executor(pool, [this, path](singleflight::StopToken stop) {
-//     const auto render = [&] {
-//       if (std::optional<std::string> hit = cache.Get(path)) return *hit;
-//       std::string page = Render(path);
-//       cache.Put(path, page);
-//       return page;
-//     };
-//     return pages.Do(path, render, {.stop = stop}).value();
-//   });
-//   const auto page = co_await AsyncDo(local_pages, path, load, asio::use_awaitable);
-//
-// Within one process, a redis::Group behaves as a Group does. Between processes it differs:
+// Within one process, a redis::Group behaves as a Group does. What differs:
+//   - A process knows only after a round trip whether it leads. So a caller's timeout counts from
+//     when it asks until it leads, too, and ends the wait for a server that does not answer. What
+//     CoDo, AsyncDo and the others are given is kept until then: copied, or moved.
+//   - A plain `fn` of CoDo or CoDoMany without an executor does not run on the thread that awaits,
+//     but on Options::executor.
 //   - A caller that asks after a call has landed never gets its result. But it may join a caller of
 //     its own process that asked earlier and is about to be notified.
-//   - If all callers in the leader's process leave, another process takes over and runs `fn`.
+//   - shared() is true if other callers of this process have followed, or if another process led.
+//     A leader does not know whether other processes follow.
+//   - If all callers in the leader's process leave a call that can be stopped, another process takes
+//     over and runs `fn`.
 //   - Warning: processes that wait for each other's keys in a circle wait for ever, since deadlocks
 //     are detected only within a process. Give callers timeouts.
 //
-// When something fails (the times are those of Options):
-//   the leader's process dies        another caller leads, after at most `lease`
-//   it stalls for longer than that   the same, and its late outcome reaches its own process only
-//   the server cannot be used        the outage is noticed, then `on_outage` decides
-//   the server loses its memory      at most one more execution for each call in flight
-//   the server restarts              it cannot be used meanwhile, and has lost its memory
-//   an outcome does not decode       another caller leads, at once
+// When something fails:
+//   the leader's process dies       another caller leads, after at most `lease`
+//   it stalls for longer than that  the same, and its late outcome reaches its own process only
+//   the server cannot be used       new callers: `on_outage` decides, at once. Followers wait for
+//                                   the rest of the lease, and then likewise
+//   a publish meets an outage       it is tried again, as long as the lease would have lasted
+//   a message is lost               followers ask again, twice in every `linger`
+//   the server loses its memory     the leader makes the lease again, unless a follower is first
+//   an outcome does not decode      another caller leads, at once
+//   an outcome cannot be told       the processes that follow run `fn` themselves, at once
 //
-// An outage is noticed within linger + 2 * (connect_timeout + command_timeout), plus the look-up of
-// the server's name. A caller's timeout or stop may take effect only after as long a time.
-//
-// Needs Redis 5, or any Valkey, and hiredis: link the CMake target singleflight::redis, or
-// -lhiredis. TLS also needs hiredis_ssl and SINGLEFLIGHT_REDIS_TLS defined, which the target does
-// if it finds that library. Runs on Linux and other systems with getentropy and poll.
-//
-// In a Redis Cluster, everything that belongs to a key is in one slot, by the hash tag `{key}`.
-// MOVED redirections are followed. While a slot is being moved, its keys have an outage.
+// Needs Redis 5, or any Valkey. TLS needs OpenSSL: link the CMake target singleflight::redis, or
+// define SINGLEFLIGHT_REDIS_TLS and link -lssl -lcrypto. Runs on Linux and other systems with
+// getentropy and poll.
 
+#include <algorithm>
+#include <chrono>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <optional>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
 
-#include "detail/event.hpp"
+#include "detail/errors.hpp"
 #include "detail/invoke.hpp"
-#include "detail/outcome.hpp"
-#include "detail/redis/client.hpp"
-#include "detail/redis/connection.hpp"
-#include "detail/redis/key_view.hpp"
-#include "detail/redis/lease.hpp"
-#include "detail/redis/lease_renewer.hpp"
-#include "detail/redis/outage.hpp"
-#include "detail/redis/payload.hpp"
+#include "detail/key_ref.hpp"
+#include "detail/redis/blocking_caller.hpp"
+#include "detail/redis/check_options.hpp"
+#include "detail/redis/fleet.hpp"
+#include "detail/redis/fleet_call.hpp"
 #include "group.hpp"
+#include "redis_client.hpp"
 #include "redis_codec.hpp"
 #include "redis_options.hpp"
-#include "stop_token.hpp"
 
 namespace singleflight::redis {
-
-// Reaches callers when `fn` threw in another process. what() is the message that the exception had
-// there. Callers in the process that ran `fn` get the exception itself.
-class RemoteError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-// Tells `fn` about the lease under which it runs.
-//
-// Thread: every member may be called from any thread.
-// Lifetime: a Lease is valid until `fn` returns.
-class Lease {
- public:
-  // Returns 128 random bits as 32 hexadecimal digits, with which the value at `prefix:{key}:lease`
-  // begins. Empty if `fn` runs without the server, see OnOutage. Valid as long as the Lease.
-  std::string_view token() const noexcept {
-    return held_ != nullptr ? std::string_view(held_->token) : std::string_view();
-  }
-  // Returns a number that is greater than that of any earlier lease of this key, or 0 if `fn` runs
-  // without the server. It is the server's time in microseconds.
-  //
-  // Warning: it does not grow if the server's clock is set back, or if a server whose clock is
-  // behind takes its place. Keep the servers' clocks synchronized, and never set them back.
-  std::uint64_t fence() const noexcept { return held_ != nullptr ? held_->fence : 0; }
-  // True while no other process can have this call's lease, as far as this process can tell. After
-  // a Forget it stays true, although another process may lead a new call. False if `fn` runs
-  // without the server.
-  bool Held() const noexcept { return held_ != nullptr && held_->IsHeld(); }
-  // Returns the token that an fn(StopToken) is given: it is requested when no caller of this
-  // process is left. Valid as long as the Lease.
-  const StopToken& stop() const noexcept { return stop_; }
-
-  Lease(const Lease&) = delete;
-  Lease& operator=(const Lease&) = delete;
-
- private:
-  template <class, class>
-  friend class Group;
-
-  Lease(const detail::HeldLease* held, StopToken stop) noexcept
-      : held_(held), stop_(std::move(stop)) {}
-
-  const detail::HeldLease* held_;  // null: `fn` runs without the server
-  StopToken stop_;
-};
 
 // All Groups with the same server and prefix share one call for each key, in whatever process.
 //
 // Thread: every member but the destructor may be called from any thread at any time.
-// Lifetime: only the process that made a Group may use it. In a forked child, Do and Forget throw
+// Lifetime: the Client must outlive the Group. In a forked child, members that ask throw
 //   `operation_not_permitted`, and the destructor leaves the server and the parent alone.
 template <class Value, class ValueCodec = Codec<Value>>
 class Group {
@@ -151,267 +97,225 @@ class Group {
                 "std::string_view, and Decode(std::string_view), which returns "
                 "std::optional<Value>");
 
-  using Stored = singleflight::detail::Stored<Value>;
-  using Caller = detail::Caller;
-  using Part = detail::Caller::Part;
-
-  template <class Fn>
-  static constexpr bool kTakesLease =
-      std::is_invocable_v<Fn, const Lease&> && !singleflight::detail::kTakesStopToken<Fn>;
+  using Local = detail::LocalGroup<Value>;
+  using KeyRef = singleflight::detail::KeyRefOf<Local>;
+  using Call = detail::FleetCall<Value, ValueCodec>;
+  using State = singleflight::detail::SharedState<Value>;
+  using Ledger = typename Local::Lead::LedgerType;
 
  public:
   using KeyType = std::string;
   using ValueType = Value;
   using CodecType = ValueCodec;
+  using HashType = typename Local::HashType;
+  using KeyEqualType = typename Local::KeyEqualType;
+  using Waiter = typename Local::Waiter;
+  using Lead = typename Call::Lead;
 
-  // Makes a group that connects when a caller first asks.
+  // The `launch` of Join is kept, and called later, on another thread: see group_like.hpp.
+  static constexpr bool kLaunchesLater = true;
+
+  // All names of the group on the server begin with `prefix`, which must not be empty, nor contain
+  // braces: those mark the key. Give each type of value, and each format of it, a prefix of its own.
+  // Asks the server for nothing yet.
   //
-  // Errors: std::invalid_argument for options out of range.
-  explicit Group(const Options& options = {})
-      : client_(std::make_unique<detail::Client>(options)), local_(client_->options.group) {}
+  // Errors: std::invalid_argument for a prefix or an option that cannot be used.
+  Group(Client& client, std::string_view prefix, const Options& options = {})
+      : core_(detail::ClientAccess::Core(client)),
+        context_((detail::CheckGroupOptions(prefix, options),
+                  std::make_shared<detail::GroupContext>(
+                      detail::ClientAccess::FleetOf(client), std::string(prefix), options,
+                      std::string(detail::TagOf<Value, ValueCodec>())))),
+        local_(std::make_unique<Local>(options.group)) {}
 
-  // Stops the thread that renews leases, and waits for its command in progress.
+  // Asks the calls that are led asynchronously to stop, and waits until they have landed, as ~Group
+  // does. Calls that wait for another process land with `operation_canceled`.
   //
   // Lifetime: no thread may be inside another member, or enter one, meanwhile.
   ~Group() {
-    // The connections and the thread are the parent's. They cannot be destroyed here: leak them.
-    if (client_->IsForked()) static_cast<void>(client_.release());
+    if (core_.Loop().IsForked()) {
+      static_cast<void>(local_.release());  // its calls are the parent's
+    } else {
+      context_->fleet.Deliveries().LeaveToAnother();  // if this is its thread
+    }
   }
 
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
 
   // Returns the result of the call in flight for `key` in any process. If there is none, leads one:
-  // runs `fn()`, `fn(StopToken)` or `fn(const Lease&)`, whichever it accepts. The key may be
-  // any bytes. shared() is true if others have followed, in whatever process.
+  // runs `fn()`, `fn(StopToken)` or `fn(const Lease&)`, whichever it accepts. The key is as in
+  // singleflight::Group, and may be any bytes.
   //
   // Thread: blocks until the call lands. A leader runs `fn` on this thread, once. A follower does
   //   not run it.
-  // Errors: what `fn` threw in this process, RemoteError if it threw in another, and what Group::Do
-  //   throws. With OnOutage::kFail, also `not_connected` and `protocol_error`.
-  template <class Fn>
-  Result<Value> Do(detail::KeyView key, Fn&& fn) {
+  // Errors: what `fn` threw, and what Group::Do throws. If it threw in another process, see
+  //   redis_codec.hpp. With OnOutage::kFail, also `not_connected` and `protocol_error`.
+  template <class K = singleflight::detail::BracedKey<std::string>, class Fn>
+  Result<Value> Do(const K& key, Fn&& fn) {
     return Do(key, std::forward<Fn>(fn), CallOptions());
   }
 
-  // Does the same for a caller with options, as in Group. Waiting for another process is following,
-  // too.
+  // Does the same for a caller with options, as in singleflight::Group. Waiting for the server and
+  // for another process is following, too.
   //
-  // Leaving: `timeout` and `stop` end the wait for another process. A command to the server is
-  //   finished first, which may take as long as an outage takes to be noticed. If the leader of
-  //   this process leaves while it waits, callers that joined it ask again.
+  // Leaving: `timeout` and `stop` take effect at once, until this caller leads. If it was the one
+  //   who would have led, another of its process's callers does.
   // Errors: also `timed_out` and `operation_canceled`.
-  template <class Fn>
-  Result<Value> Do(detail::KeyView key, Fn&& fn, CallOptions options) {
-    CheckFn<Fn>();
-    client_->RefuseAfterFork();
-    Caller caller;
-    caller.deadline = options.timeout.Deadline();
-    if (options.stop.stop_possible()) {
-      caller.stop = singleflight::detail::NewStopSource();
-      caller.stop_passed = singleflight::detail::NewStopSource();
+  template <class K = singleflight::detail::BracedKey<std::string>, class Fn>
+  Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
+    detail::CheckFleetFn<Value, Fn>();
+    if (options.stop.stop_requested()) {
+      std::rethrow_exception(singleflight::detail::MakeCanceled());
     }
-    const StopCallback on_stop(std::exchange(options.stop, caller.stop.get_token()),
-                               Caller::PassStop{caller});
-    const auto lead = [&](StopToken unwanted) -> Value {
-      return static_cast<Value>(
-          LeadOrFollow(key, std::forward<Fn>(fn), std::move(unwanted), caller));
-    };
-    for (;;) {
-      try {
-        return AcrossProcesses(local_.Do(key, lead, options), caller);
-      } catch (const detail::HandedOver&) {
-        if (caller.part != Part::kNone) ++client_->count.handed_over;
-      } catch (const RemoteError&) {
-        const auto on_failure = std::exchange(options.on_failure, OnFailure::kShare);
-        if (caller.part != Part::kFollowed || on_failure != OnFailure::kRetry) throw;
-      }
-      if (caller.part == Part::kCanceled) {
-        std::rethrow_exception(singleflight::detail::MakeCanceled());
-      }
-      if (caller.part == Part::kTimedOut) {
-        ++client_->count.timed_out;
-        std::rethrow_exception(singleflight::detail::MakeTimedOut());
-      }
-      caller.part = Part::kNone;
-      if (caller.deadline) options.timeout = *caller.deadline;
-    }
+    detail::BlockingCaller<Call, Value, Fn> caller(fn, options);
+    return caller.Ask([&](bool again) {
+      return JoinAndStart(key, caller, again, options.on_failure);
+    });
   }
 
-  // Makes the next caller for `key` start a new call, in every process. True if a call was in
-  // flight. Callers already on the call still get its result. So do callers that join them in other
-  // processes, which Forget cannot reach.
+  template <class K = singleflight::detail::BracedKey<std::string>, class Fn,
+            singleflight::detail::NotCallOptions CallOptionsArg>
+  void Do(const K&, Fn&&, CallOptionsArg&&) = delete;  // write {.timeout = 50ms, .stop = token}
+
+  // Makes the next caller for `key` start a new call, in every process. True if a call was in flight
+  // in this one. Callers already on the call still get its result. So do callers that join them in
+  // other processes, until these have heard of it. Does not wait for the server.
   //
-  // Errors: while the server cannot be used, only this process forgets. With OnOutage::kFail,
-  //   Forget then throws `not_connected` or `protocol_error`.
-  bool Forget(detail::KeyView key) {
-    client_->RefuseAfterFork();
-    bool forgotten = false;
-    std::exception_ptr error;
-    try {
-      // The server comes first: a caller that asks in between joins a call that is forgotten next.
-      forgotten = client_->leases().Forget(detail::RedisKeys(client_->options.prefix, key));
-    } catch (const detail::Outage& outage) {
-      NoteOutage(outage);
-      if (client_->options.on_outage == OnOutage::kFail) error = std::current_exception();
-    } catch (const std::exception&) {  // no memory
-      error = std::current_exception();
-    }
-    forgotten = local_.Forget(key) || forgotten;
-    if (error != nullptr) std::rethrow_exception(error);
-    return forgotten;
+  // Errors: throws `operation_not_permitted` in a forked child, and std::bad_alloc.
+  template <class K = singleflight::detail::BracedKey<std::string>>
+  bool Forget(const K& key) {
+    core_.Start();
+    auto&& adapted = KeyRef::Adapt(key);
+    context_->Loop().Post(
+        [context = context_, base = detail::BaseOf(context_->prefix, adapted)] {
+          context->SendForget(base);
+        });
+    return local_->Forget(adapted);
   }
 
   // Returns how many callers of this process are now on its call for `key`, or 0 if there is none.
-  std::size_t Callers(detail::KeyView key) const { return local_.Callers(key); }
+  template <class K = singleflight::detail::BracedKey<std::string>>
+  std::size_t Callers(const K& key) const {
+    return local_->Callers(key);
+  }
 
   // Returns the counts of this process.
   Stats GetStats() const {
-    const detail::Counters& count = client_->count;
-    const std::uint64_t handed_over = count.handed_over, timed_out = count.timed_out;
+    const detail::Counters& count = context_->count;
+    const std::uint64_t abandoned = count.abandoned;
     Stats stats{.executions = count.executions,
                 .remote = count.remote,
                 .takeovers = count.takeovers,
                 .unpublished = count.unpublished,
+                .untold = count.untold,
+                .told_to_run = count.told_to_run,
+                .failed_renewals = count.failed_renewals,
+                .lost_leases = count.lost_leases,
                 .undecodable = count.undecodable,
                 .outages = count.outages,
-                .calls = local_.GetStats()};
-    stats.calls.failures -= handed_over;  // these landed as failures, but are not
-    stats.calls.left += timed_out;
+                .calls = local_->GetStats()};
+    stats.calls.failures -= std::min(abandoned, stats.calls.failures);  // these only look like ones
     return stats;
   }
 
   // Returns what the last outage was, for a log, or an empty string if there was none.
-  std::string LastOutage() const { return client_->server().LastOutage(); }
+  std::string LastOutage() const {
+    const std::lock_guard lock(context_->mutex);
+    return context_->last_outage;
+  }
+
+  // Refuses newcomers from now on, and waits until no call is in flight in this process: see
+  // Group::Close.
+  void Close() { local_->Close(); }
+
+  // Like those of Group, for callers that do not block: see waiter.hpp. But `launch` is called
+  // later, if this process leads, and its caller may have left by then. So it must own what it
+  // needs. It is kept only if no other caller's is.
+  //
+  // Thread: `launch` runs on a thread of the client's, and must not block it.
+  template <class K = singleflight::detail::BracedKey<std::string>, class Launch>
+  Role Join(const K& key, Waiter& waiter, Launch&& launch,
+            OnFailure on_failure = OnFailure::kShare) {
+    return Offer(JoinAndStart(key, waiter, /*again=*/false, on_failure),
+                 std::forward<Launch>(launch));
+  }
+  template <class K = singleflight::detail::BracedKey<std::string>, class Launch>
+  Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
+    return Offer(JoinAndStart(key, waiter, /*again=*/true, OnFailure::kShare),
+                 std::forward<Launch>(launch));
+  }
+  void GiveUp(Waiter& waiter) noexcept { local_->GiveUp(waiter); }
+  template <class K = singleflight::detail::BracedKey<std::string>, class Launch>
+  Future<Value> Join(const K& key, Launch&& launch) {
+    core_.Start();
+    auto&& adapted = KeyRef::Adapt(key);
+    const KeyRef ref(adapted);
+    auto joined = local_->JoinOrLead(ref, local_->ledger_.HashOf(ref), nullptr, false);
+    Joined ours{joined.state, joined.led == nullptr ? Role::kFollower : Role::kLeader};
+    Future<Value> future(std::move(joined.state), ours.role);
+    if (joined.led != nullptr) Start(std::move(joined.led));
+    Offer(std::move(ours), std::forward<Launch>(launch));
+    return future;
+  }
+  bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
+
+  // Internal: runs a plain `fn` that was given no executor.
+  template <class Task>
+  void Execute(Task task) {
+    if (context_->options.executor) return context_->options.executor(std::move(task));
+    local_->ledger_.Reaper().Start(std::move(task));
+  }
 
  private:
-  template <class Fn>
-  static constexpr void CheckFn() {
-    constexpr bool kCallable = std::is_invocable_v<Fn> ||
-                               singleflight::detail::kTakesStopToken<Fn> ||
-                               std::is_invocable_v<Fn, const Lease&>;
-    static_assert(kCallable,
-                  "fn must be callable as fn(), fn(singleflight::StopToken) or "
-                  "fn(const redis::Lease&)");
-    static_assert(!kCallable || std::is_invocable_r_v<Value, Fn> ||
-                      std::is_invocable_r_v<Value, Fn, StopToken> ||
-                      std::is_invocable_r_v<Value, Fn, const Lease&>,
-                  "fn must return the group's Value or something that converts to it");
-  }
+  using Joined = detail::JoinedCall<Value>;
 
-  // Runs on the thread of the process's leader: takes the lease and runs `fn`, or gets the outcome
-  // of another process.
-  template <class Fn>
-  Stored LeadOrFollow(std::string_view key, Fn&& fn, StopToken unwanted, Caller& caller) {
-    const detail::RedisKeys keys(client_->options.prefix, key);
-    std::optional<Stored> received;
-    detail::LeaseList lease;
-    try {
-      lease = client_->TakeOrFollow(keys, caller, [&](const detail::Payload& payload) {
-        return Accept(payload, received, caller);
-      });
-    } catch (const detail::Outage& outage) {
-      NoteOutage(outage);
-      if (client_->options.on_outage == OnOutage::kFail) throw;
-      detail::Client::LeaveIfStopped(caller);  // noticing the outage may have taken long
-    }
-    if (received) return std::move(*received);
-    caller.part = Part::kRan;
-    ++client_->count.executions;
-    if (!lease.empty()) {
-      return RunAndPublish(std::forward<Fn>(fn), std::move(lease), std::move(unwanted), caller);
-    }
-    return Run(std::forward<Fn>(fn), Lease(nullptr, std::move(unwanted)));
-  }
-
-  // Takes another process's outcome. False if it does not decode. Throws if it is an exception.
-  bool Accept(const detail::Payload& payload, std::optional<Stored>& received, Caller& caller) {
-    if (payload.kind == detail::PayloadKind::kValue) {
-      std::optional<Stored> value = Decode(payload.body);
-      if (!value) return false;
-      received.emplace(std::move(*value));
-    } else if (payload.kind != detail::PayloadKind::kException) {
-      return false;
-    }
-    caller.part = Part::kFollowed;
-    ++client_->count.remote;
-    if (!received) throw RemoteError(std::string(payload.body));
-    return true;
-  }
-
-  static std::optional<Stored> Decode(std::string_view bytes) {
-    if constexpr (std::is_void_v<Value>) {
-      return Stored();
+  template <class K>
+  Joined JoinAndStart(const K& key, Waiter& waiter, bool again, OnFailure on_failure) {
+    core_.Start();
+    auto&& adapted = KeyRef::Adapt(key);
+    const KeyRef ref(adapted);
+    Joined ours;
+    typename Local::Joined joined;
+    if (again) {
+      joined = local_->JoinSecondTry(adapted, waiter, &ours.state);
     } else {
-      try {
-        return ValueCodec::Decode(bytes);
-      } catch (...) {
-        static_cast<void>(singleflight::detail::Caught());
-        return std::nullopt;
-      }
+      joined = local_->JoinOrLead(ref, local_->ledger_.HashOf(ref), &waiter,
+                                  on_failure == OnFailure::kRetry, nullptr, &ours.state);
     }
+    if (joined.has_landed) waiter.OnLanded();
+    if (joined.led == nullptr) return ours;
+    ours.role = Role::kLeader;
+    Start(std::move(joined.led));
+    return ours;
   }
 
-  template <class Fn>
-  Stored RunAndPublish(Fn&& fn, detail::LeaseList held, StopToken unwanted, Caller& caller) {
-    const Lease lease(held.front().get(), unwanted);
-    detail::Client::Leadership leadership(*client_, std::move(held));
-    const StopCallback on_unwanted(std::move(unwanted), [&leadership] { leadership.GiveUp(); });
-    std::optional<Stored> value;
+  void Start(std::shared_ptr<typename Ledger::AsyncCall> led) {
     std::exception_ptr error;
     try {
-      value.emplace(Run(std::forward<Fn>(fn), lease));
-      if constexpr (std::is_void_v<Value>) {
-        caller.others_follow = leadership.End(detail::PayloadKind::kValue, {});
-      } else {
-        caller.others_follow =
-            leadership.End(detail::PayloadKind::kValue, ValueCodec::Encode(*value));
-      }
-      return std::move(*value);
+      return Call::Start(context_, led);
     } catch (...) {
       error = singleflight::detail::Caught();
     }
-    leadership.End(detail::PayloadKind::kException, MessageOf(error));  // outside the catch block
-    std::rethrow_exception(std::move(error));
+    typename Local::Lead(std::move(led)).Fail(std::move(error));  // outside the catch block
   }
 
-  template <class Fn>
-  static Stored Run(Fn&& fn, const Lease& lease) {
-    if constexpr (kTakesLease<Fn>) {
-      return singleflight::detail::Invoke<Value>(std::forward<Fn>(fn), lease);
-    } else if constexpr (singleflight::detail::kTakesStopToken<Fn>) {
-      return singleflight::detail::Invoke<Value>(std::forward<Fn>(fn), lease.stop());
-    } else {
-      return singleflight::detail::Invoke<Value>(std::forward<Fn>(fn));
+  // Keeps `launch`, unless another caller's is kept for this call.
+  template <class Launch>
+  static Role Offer(Joined&& joined, Launch&& launch) {
+    using Runner = detail::LaunchRunner<Lead, std::decay_t<Launch>>;
+    static_assert(std::is_invocable_v<std::decay_t<Launch>, Lead>,
+                  "launch must be callable as launch(redis::Group::Lead)");
+    if (joined.state != nullptr && Call::NeedsRunner(*joined.state)) {
+      Call::Offer(*joined.state,
+                  std::make_unique<Runner>(std::in_place, std::forward<Launch>(launch)));
     }
+    return joined.role;
   }
 
-  static std::string MessageOf(const std::exception_ptr& error) {
-    try {
-      std::rethrow_exception(error);
-    } catch (const std::exception& exception) {
-      const char* const what = exception.what();
-      return what != nullptr ? what : "";
-    } catch (...) {
-      return "an exception that is not derived from std::exception";
-    }
-  }
-
-  // Turns the result of the process's call into that of the fleet's call.
-  static Result<Value> AcrossProcesses(Result<Value> result, const Caller& caller) {
-    if (caller.part == Part::kNone) return result;  // it joined its process's leader
-    const Role role = caller.part == Part::kRan ? Role::kLeader : Role::kFollower;
-    const bool shared = caller.part == Part::kFollowed || caller.others_follow;
-    return singleflight::detail::ResultFactory::As<Value>(std::move(result), shared, role);
-  }
-
-  void NoteOutage(const detail::Outage& outage) {
-    ++client_->count.outages;
-    client_->server().NoteOutage(outage);
-  }
-
-  std::unique_ptr<detail::Client> client_;  // declared before local_, so destroyed after it
-  singleflight::Group<std::string, Value> local_;
+  detail::ClientCore& core_;
+  const std::shared_ptr<detail::GroupContext> context_;
+  std::unique_ptr<Local> local_;  // declared last, so destroyed first: its calls use the rest
 };
 
 }  // namespace singleflight::redis

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "detail/redis/client_core.hpp"
+#include "detail/redis/fleet.hpp"
 #include "redis_client_options.hpp"
 
 namespace singleflight::redis {
@@ -47,14 +48,24 @@ class Client {
   // Errors: std::invalid_argument for an option out of its range, and std::system_error if the
   //   process has no more file descriptors.
   explicit Client(const ClientOptions& options = {})
-      : core_(std::make_unique<detail::ClientCore>(options)) {}
+      : patience_(options.command_timeout),
+        core_(std::make_unique<detail::ClientCore>(options)),
+        fleet_(std::make_unique<detail::Fleet>(*core_)) {}
 
-  // Closes the connections, and waits for the thread, which waits for nobody.
+  // Waits until outcomes that are being published are on the server, at most for command_timeout.
+  // Then closes the connections and ends the threads.
   //
   // Lifetime: groups that use the client are destroyed before it. In a forked child, where the
   //   client has no thread, it is leaked.
   ~Client() {
-    if (core_->Loop().IsForked()) static_cast<void>(core_.release());
+    if (core_->Loop().IsForked()) {
+      static_cast<void>(core_.release());
+      static_cast<void>(fleet_.release());
+      return;
+    }
+    fleet_->AwaitPublishing(patience_);
+    core_->Close([this] { fleet_->Close(); });
+    fleet_ = nullptr;
   }
 
   Client(const Client&) = delete;
@@ -75,7 +86,9 @@ class Client {
 
  private:
   friend struct detail::ClientAccess;
+  const std::chrono::milliseconds patience_;
   std::unique_ptr<detail::ClientCore> core_;
+  std::unique_ptr<detail::Fleet> fleet_;
 };
 
 namespace detail {
@@ -83,6 +96,7 @@ namespace detail {
 // Lets the groups of this library use a Client.
 struct ClientAccess {
   static ClientCore& Core(Client& client) noexcept { return *client.core_; }
+  static detail::Fleet& FleetOf(Client& client) noexcept { return *client.fleet_; }
 };
 
 }  // namespace detail

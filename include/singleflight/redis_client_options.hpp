@@ -11,9 +11,19 @@
 #include <string>
 #include <vector>
 
-#include "redis_options.hpp"
+#include "detail/requirements.hpp"
 
 namespace singleflight::redis {
+
+// Configures TLS. All files are in PEM format. The server's certificate must be signed by a CA that
+// you trust, and for the host that was asked for.
+struct Tls {
+  std::string ca_file = {};           // the CAs that you trust, unless ca_directory is set
+  std::string ca_directory = {};      // a directory of such files, unless ca_file is set
+  std::string certificate_file = {};  // this client's certificate, if the server asks for one
+  std::string key_file = {};          // the private key of certificate_file
+  std::string server_name = {};       // the server to ask for, if one address has several
+};
 
 // Where a server listens.
 struct Endpoint {

@@ -23,6 +23,18 @@
 // Decode returns std::nullopt for bytes that it cannot read, say those of a newer version of the
 // program. This process then carries on as if the other had died, and does the same if Decode
 // throws. What Encode throws reaches the callers as if `fn` had thrown it.
+//
+// What one type's codec has written is never given to another's: leases and outcomes carry a tag.
+// It is the name of the Value's type, as the compiler writes it. Declare one if programs that
+// different compilers have built work together, and change it with the format:
+//
+//     static constexpr std::string_view kTag = "User, version 2";
+//
+// Exceptions travel as their messages, and a std::system_error with its code. For others of your
+// own, a codec may have these two. Both return what is empty for those that they do not know:
+//
+//     static std::optional<std::string> EncodeError(const std::exception_ptr& error);
+//     static std::exception_ptr DecodeError(std::string_view bytes);
 
 #include <array>
 #include <bit>
@@ -188,6 +200,7 @@ struct Codec
 
 template <>
 struct Codec<std::string> {
+  static constexpr std::string_view kTag = "string";
   static const std::string& Encode(const std::string& value) { return value; }
   static std::optional<std::string> Decode(std::string_view bytes) { return std::string(bytes); }
 };
@@ -195,6 +208,28 @@ struct Codec<std::string> {
 // A Group<void> has no value to encode: its followers learn only that the call has landed.
 template <>
 struct Codec<void> {};
+
+namespace detail {
+
+// Returns the name of T, as this compiler writes it.
+template <class T>
+constexpr std::string_view NameOf() noexcept {
+  constexpr std::string_view kText = __PRETTY_FUNCTION__;  // "... [with T = int; ...]" or "[T = int]"
+  constexpr std::size_t kBegin = kText.find("T = ") + 4;
+  return kText.substr(kBegin, kText.find_first_of(";]", kBegin) - kBegin);
+}
+
+// Returns what tells values of this codec from others.
+template <class Value, class ValueCodec>
+constexpr std::string_view TagOf() noexcept {
+  if constexpr (requires { std::string_view(ValueCodec::kTag); }) {
+    return ValueCodec::kTag;
+  } else {
+    return detail::NameOf<Value>();
+  }
+}
+
+}  // namespace detail
 
 // Says what a Group requires of its codec. A Group<void> requires nothing.
 template <class ValueCodec, class Value>

@@ -70,6 +70,41 @@ class AsyncCall {
     return call.stop.get_token();
   }
 
+  // The work is about to begin, and takes no token unless it does so from now on. False if the call
+  // was asked to stop, or has landed.
+  bool TakeNoStop() noexcept {
+    const std::lock_guard lock(mutex_);
+    return phase_ != Phase::kLanded && ledger.TakeNoStop(call);
+  }
+  // Asks the call to stop, and forgets it, if its work takes the token and it has not landed.
+  void Disown() noexcept {
+    StopSource unwanted(kNoStopState);
+    {
+      const std::lock_guard lock(mutex_);
+      if (phase_ != Phase::kLanded) unwanted = ledger.Disown(call);
+    }
+    unwanted.request_stop();
+  }
+  // Whether the call can be asked to stop because nobody wants it.
+  bool TakesStop() noexcept {
+    const std::lock_guard lock(mutex_);
+    return phase_ != Phase::kLanded && ledger.TakesStop(call);
+  }
+  // Forgets the call, if it has not landed.
+  void Forget() noexcept {
+    const std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kLanded) ledger.Forget(call);
+  }
+  // A blocking caller that does the work is stopped: it no longer counts, but gets the outcome.
+  void LeaderLeaves() noexcept {
+    StopSource unwanted(kNoStopState);
+    {
+      const std::lock_guard lock(mutex_);
+      if (phase_ != Phase::kLanded) unwanted = ledger.DropLeader(call);
+    }
+    unwanted.request_stop();
+  }
+
   const typename Ledger::Key key;
   typename Ledger::Call call;
   AsyncEntry entry{call};

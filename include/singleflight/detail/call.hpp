@@ -107,6 +107,7 @@ class SharedState : public WaitTarget {
     waiter.retries_ = false;
     waiter.state_ = std::move(self);
   }
+  static void MakeLeader(Waiter<Value>& waiter) noexcept { waiter.role_ = Role::kLeader; }
   static Role RoleOf(const Waiter<Value>& waiter) noexcept { return waiter.role_; }
   // False: it had stopped before.
   static bool StopsAsking(Waiter<Value>& waiter) noexcept {
@@ -132,9 +133,12 @@ class SharedState : public WaitTarget {
   // Under the shard's mutex: from here on no caller joins or leaves.
   void Close(bool is_shared) noexcept {
     call = nullptr;
-    shared_ = is_shared;
+    shared_ = is_shared || led_elsewhere_;
     MarkLanded();
   }
+  // Before Close: the outcome comes from another process, whose callers share it. Here are only
+  // followers.
+  void SetLedElsewhere() noexcept { led_elsewhere_ = true; }
   // Stores what the callers will read. If the move of a value throws, all of them get that
   // exception.
   void SetOutcome(Outcome<Value>&& outcome) noexcept {
@@ -201,6 +205,7 @@ class SharedState : public WaitTarget {
   // called repeatedly.
   static Result<Value> ReceiveShared(std::shared_ptr<SharedState> self, Role role) {
     if (std::exception_ptr error = self->Error()) std::rethrow_exception(std::move(error));
+    if (self->led_elsewhere_) role = Role::kFollower;
     const Stored<Value>* const value = self->outcome_.value();
     return ResultFactory::Shared<Value>({std::move(self), value}, role);
   }
@@ -259,6 +264,7 @@ class SharedState : public WaitTarget {
   // Written by the landing thread, and read by callers once it has published.
   bool shared_ = false;
   bool failed_ = false;
+  bool led_elsewhere_ = false;
   Outcome<Value> outcome_;
 };
 

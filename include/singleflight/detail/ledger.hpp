@@ -28,6 +28,18 @@
 
 namespace singleflight::detail {
 
+// What each call that is led asynchronously carries besides, for the class that a group is part of.
+struct NoCallExtra {};
+template <class Traits>
+struct CallExtraOf {
+  using Type = NoCallExtra;
+};
+template <class Traits>
+requires requires { typename Traits::CallExtra; }
+struct CallExtraOf<Traits> {
+  using Type = typename Traits::CallExtra;
+};
+
 template <class KeyArg, class ValueArg, class KeyRefArg, class Traits>
 class Ledger {
   using Table = CallTable<typename Traits::Mutex, Traits::kShards>;
@@ -41,6 +53,7 @@ class Ledger {
   using Call = detail::Call<KeyRef, Value>;
   using AsyncCall = detail::AsyncCall<Ledger>;
   using State = SharedState<Value>;
+  using CallExtra = typename CallExtraOf<Traits>::Type;
   using Shard = typename Table::Locked;  // stays locked until Unlock or the end of its scope
 
   explicit Ledger(const GroupOptions& options)
@@ -85,6 +98,10 @@ class Ledger {
       sum.in_flight += shard->InFlight();
     });
     return sum;
+  }
+
+  static CallExtra& ExtraOf(State& state) noexcept {
+    return static_cast<LedgerState&>(state).extra;
   }
 
   // The threads that do the work of calls. They have exited when the ledger is destroyed.
@@ -189,14 +206,11 @@ class Ledger {
   // ---- Leaving, and being refused
 
   // A blocking leader was stopped. It no longer counts as a caller, but stays until `fn` returns.
-  void LeaderLeaves(Call& call) {
-    StopSource unwanted(kNoStopState);
-    {
-      const Shard shard = Lock(call.hash);
-      call.leader_left = true;
-      unwanted = DropCaller(shard, call);
-    }
-    unwanted.request_stop();
+  void LeaderLeaves(Call& call) { DropLeader(call).request_stop(); }
+  StopSource DropLeader(Call& call) noexcept {
+    const Shard shard = Lock(call.hash);
+    call.leader_left = true;
+    return DropCaller(shard, call);
   }
 
   // The work of a call takes the stop token: it can be asked to stop from now on. If all callers
@@ -205,6 +219,29 @@ class Ledger {
     const Shard shard = Lock(call.hash);
     call.takes_stop = true;
     return call.callers == 0 ? Abandon(shard, call) : StopSource(kNoStopState);
+  }
+  bool TakesStop(const CallBase& call) noexcept {
+    const Shard shard = Lock(call.hash);
+    return call.takes_stop;
+  }
+  // The opposite: the call's work is about to begin, and may not take the token. False if the call
+  // was asked to stop before.
+  bool TakeNoStop(CallBase& call) noexcept {
+    const Shard shard = Lock(call.hash);
+    if (call.callers == 0 || call.stop.stop_requested()) return false;
+    call.takes_stop = false;
+    return true;
+  }
+  // For a call that nobody should wait for any more, whoever is on it: returns its stop source, if
+  // its work takes the token.
+  StopSource Disown(CallBase& call) noexcept {
+    const Shard shard = Lock(call.hash);
+    return call.takes_stop ? Abandon(shard, call) : StopSource(kNoStopState);
+  }
+
+  void Forget(CallBase& call) noexcept {
+    const Shard shard = Lock(call.hash);
+    if (!call.Forgotten()) shard->Forget(call);
   }
 
   // Whether a new caller could still get this call's result.
@@ -252,7 +289,7 @@ class Ledger {
     bool is_retried = false;
     {
       const Shard shard = Lock(async.call.hash);
-      is_wanted = async.call.callers > 0;
+      is_wanted = async.call.callers > 0 || async.call.leader_left;
       if (is_wanted) {
         Close(shard, async.call, failed);
         is_retried = state.HasRetryingWaiters();
@@ -305,6 +342,8 @@ class Ledger {
     }
 
     void GiveUp() noexcept override { ledger_.GiveUp(*this); }
+
+    [[no_unique_address]] CallExtra extra;
 
    private:
     Ledger& ledger_;

@@ -30,14 +30,24 @@ class ClientCore {
       : settings_((CheckClientOptions(options), SettingsOf(options))),
         router_(loop_, settings_, std::move(look_up), PlacesOf(options), [this] { OnChange(); }),
         start_([this] { router_.Start(); }),
-        close_([this] { router_.Close("the client is destroyed"); }) {
+        close_([this] {
+          router_.Close("the client is destroyed");
+          last_();
+        }) {
     loop_.Post(start_);  // the first that the loop does, once it runs
   }
 
   // Commands in flight fail: each callback has been called when this returns. A callback must not
   // send again for ever.
-  ~ClientCore() {
-    loop_.Post(close_);
+  ~ClientCore() { Close([] {}); }
+
+  // What the destructor does. `last()` runs on the loop's thread, if it has one, after the last
+  // callback.
+  void Close(std::function<void()> last) {
+    if (!std::exchange(is_closed_, true)) {
+      last_ = std::move(last);
+      loop_.Post(close_);
+    }
     loop_.Stop();
   }
 
@@ -97,6 +107,8 @@ class ClientCore {
   Router router_;
   LoopFunction start_;
   LoopFunction close_;
+  std::function<void()> last_;
+  bool is_closed_ = false;
 };
 
 }  // namespace singleflight::redis::detail

@@ -126,6 +126,11 @@ class Node {
     }
   }
 
+  // Connects anew, because what is in flight takes too long.
+  void Interrupt(const std::string& why) {
+    if (IsUp()) connection_.Fail(why);
+  }
+
   // Finds out soon whether the server still answers, if nothing else is about to.
   void Suspect() {
     if (IsUp() && InFlight() == 0) {

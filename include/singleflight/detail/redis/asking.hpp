@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Asking: what a process does for one of its calls until it leads or has an outcome: it asks the
+// server for the lease, and follows the process that has it.
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "answer.hpp"
+#include "event_loop.hpp"
+#include "fleet.hpp"
+#include "outage.hpp"
+#include "payload.hpp"
+#include "protocol.hpp"
+#include "tenure.hpp"
+#include "timer_queue.hpp"
+
+namespace singleflight::redis::detail {
+
+// It ends with exactly one of OnLead, OnOutcome, OnMustRun and OnFailure, unless Abandon comes
+// first. OnOutcome may be followed by Undecodable, which begins anew.
+//
+// Thread: the loop's.
+class Asking : public std::enable_shared_from_this<Asking>, private Listener {
+ public:
+  Asking(const Asking&) = delete;
+  Asking& operator=(const Asking&) = delete;
+
+ protected:
+  // Thread: any.
+  Asking(std::shared_ptr<GroupContext> its_context, std::string_view key)
+      : context(std::move(its_context)),
+        base_(detail::BaseOf(context->prefix, key)),
+        own_token_(detail::NewToken()),
+        timer_(context->Loop().Timers(), [this] { Take(); }) {}
+  ~Asking() = default;
+
+  // This process leads.
+  virtual void OnLead(std::shared_ptr<Tenure> tenure) noexcept = 0;
+  // Another one has led. `token` is that of its lease.
+  virtual void OnOutcome(std::string payload, std::string token) noexcept = 0;
+  // This process must run `fn` without a lease. If there is a tenure, the server may have given us
+  // the lease without our hearing of it.
+  virtual void OnMustRun(std::shared_ptr<Tenure> tenure) noexcept = 0;
+  virtual void OnFailure(std::exception_ptr error) noexcept = 0;
+  // Another process leads for now.
+  virtual void OnFollows() noexcept = 0;
+  virtual void OnForgottenElsewhere() noexcept = 0;
+
+  void Begin() {
+    began_ = context->Now();
+    is_asking_ = true;
+    Take();
+  }
+  // Nobody wants the outcome any more. True if it was asking: then none of the above comes.
+  bool Abandon() {
+    if (!is_asking_) return false;
+    End();
+    return true;
+  }
+  // The outcome did not decode: asks again, as if its leader had died.
+  void Undecodable() {
+    ++context->count.undecodable;
+    is_asking_ = true;
+    Take();
+  }
+
+  const std::shared_ptr<GroupContext> context;
+
+ private:
+  static constexpr auto kPause = std::chrono::milliseconds(25);
+
+  void Take() {
+    if (!is_asking_ || std::exchange(is_in_flight_, true)) return;
+    timer_.Cancel();
+    const std::string lease = detail::LeaseName(base_);
+    const std::string forgotten = detail::ForgottenName(base_, own_token_);
+    const std::string awaited = detail::OutcomeName(base_, awaited_);
+    const std::string awaited_forgotten = detail::ForgottenName(base_, awaited_);
+    const std::string milliseconds = std::to_string(context->options.lease.count());
+    const std::array<std::string_view, 4> keys = {lease, forgotten, awaited, awaited_forgotten};
+    const std::array<std::string_view, 5> words = {own_token_, milliseconds,
+                                                   context->inbox.Channel(), context->who,
+                                                   context->tag};
+    context->fleet.Core().Commands().RunScript(
+        detail::TakeScript(), std::span(keys).first(awaited_.empty() ? 2 : 4), words,
+        [self = shared_from_this(), asked = context->Now()](Answer answer) {
+          self->OnAnswer(std::move(answer), asked);
+        });
+  }
+
+  void OnAnswer(Answer answer, Clock::time_point asked) {
+    is_in_flight_ = false;
+    if (answer.IsReply()) {
+      std::optional<Taken> taken = detail::ReadTaken(answer.reply);
+      if (!taken) return OnOutage(std::errc::protocol_error, "the server's answer makes no sense");
+      return OnTaken(std::move(*taken), asked);
+    }
+    if (!is_asking_) return;
+    if (answer.kind == Answer::Kind::kUnknown) may_be_ours_ = true;
+    if (MayComeTrue(answer) && context->Now() < began_ + std::chrono::seconds(1)) {
+      if (answer.kind == Answer::Kind::kUnknown) return Take();
+      timer_.Set(context->Now() + kPause);
+      return;
+    }
+    OnOutage(answer.kind == Answer::Kind::kRefused ? std::errc::protocol_error
+                                                   : std::errc::not_connected,
+             answer.why);
+  }
+
+  void OnTaken(Taken taken, Clock::time_point asked) {
+    const auto now = context->Now();
+    if (taken.kind == Taken::Kind::kLead) {
+      auto tenure = MakeTenure(taken.fence, asked, /*is_sure=*/true);
+      if (!is_asking_) {  // too late
+        tenure->Begin(nullptr);
+        return tenure->GiveBack();
+      }
+      if (has_followed_) ++context->count.takeovers;
+      End();
+      return OnLead(std::move(tenure));
+    }
+    if (!is_asking_) return;
+    began_ = now;  // the server answers
+    switch (taken.kind) {
+      case Taken::Kind::kFollow: {
+        if (awaited_ != taken.token) Await(taken.token);
+        lease_until_ = now + taken.left;
+        if (std::exchange(asks_again_, false)) return Take();
+        const Clock::duration until_expiry = taken.left + std::chrono::milliseconds(1);
+        timer_.Set(now + std::min<Clock::duration>(until_expiry, context->options.linger / 2));
+        if (!std::exchange(has_followed_, true)) OnFollows();
+        return;
+      }
+      case Taken::Kind::kOutcome:
+        return OnPayload(std::move(taken.text));
+      case Taken::Kind::kTag:
+        return OnOutage(std::errc::protocol_error, base_ + " is led for values of type '" +
+                                                       taken.text + "', not '" + context->tag +
+                                                       "': give each type a prefix of its own");
+      default:
+        return OnOutage(std::errc::protocol_error,
+                        detail::LeaseName(base_) + " holds something that is no lease");
+    }
+  }
+
+  // Follows the lease with this token.
+  void Await(std::string token) {
+    if (!awaited_.empty()) context->inbox.Remove(awaited_, *this);
+    awaited_ = std::move(token);
+    if (!awaited_.empty()) context->inbox.Add(awaited_, *this);
+  }
+
+  void OnMessage(const Message& message) noexcept override {
+    if (message.kind == MessageKind::kForgotten) return OnForgottenElsewhere();
+    if (message.kind == MessageKind::kPayload) return OnPayload(std::string(message.payload));
+    AskAgain();
+  }
+  // What was in flight before may have missed a message.
+  void OnSubscribed() noexcept override { AskAgain(); }
+  void OnClose() noexcept override {}
+
+  void AskAgain() {
+    if (is_in_flight_) {
+      asks_again_ = true;
+    } else {
+      Take();
+    }
+  }
+
+  void OnPayload(std::string bytes) {
+    const std::optional<Payload> payload = detail::Unpack(bytes, context->tag_hash, awaited_);
+    if (payload && payload->kind == PayloadKind::kRunIt) {
+      ++context->count.told_to_run;
+      End();
+      return OnMustRun(nullptr);
+    }
+    if (payload && payload->kind != PayloadKind::kAbandoned) {
+      std::string token = awaited_;
+      End();
+      return OnOutcome(std::move(bytes), std::move(token));
+    }
+    if (!payload) ++context->count.undecodable;
+    Await({});
+    AskAgain();
+  }
+
+  void OnOutage(std::errc code, const std::string& why) {
+    const auto now = context->Now();
+    if (!is_asking_) return;
+    const bool awaits = !awaited_.empty() && code == std::errc::not_connected;
+    if (awaits && now < lease_until_) {  // the leader may live, and the server come back
+      timer_.Set(std::min(lease_until_, now + std::chrono::milliseconds(100)));
+      return;
+    }
+    context->NoteOutage(why);
+    End();
+    if (context->options.on_outage == OnOutage::kFail) {
+      return OnFailure(std::make_exception_ptr(Outage(code, why)));
+    }
+    OnMustRun(may_be_ours_ ? MakeTenure(0, now, /*is_sure=*/false) : nullptr);
+  }
+
+  std::shared_ptr<Tenure> MakeTenure(std::uint64_t fence, Clock::time_point asked, bool is_sure) {
+    return std::make_shared<Tenure>(context, base_, own_token_, fence, asked, is_sure);
+  }
+
+  void End() {
+    is_asking_ = false;
+    timer_.Cancel();
+    Await({});
+  }
+
+  const std::string base_;
+  const std::string own_token_;
+  Timer timer_;  // for the next time to ask
+  std::string awaited_;  // the token of the lease that it follows, or empty
+  Clock::time_point began_ = {};        // when it last heard of the server, or began
+  Clock::time_point lease_until_ = {};  // of the lease that it follows
+  bool is_asking_ = false;              // no outcome so far
+  bool is_in_flight_ = false;           // a command of its
+  bool asks_again_ = false;             // as soon as that is answered
+  bool has_followed_ = false;
+  bool may_be_ours_ = false;  // an answer was lost: the lease may have been taken for us
+};
+
+}  // namespace singleflight::redis::detail

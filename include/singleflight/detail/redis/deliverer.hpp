@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Deliverer: the thread on which a client runs what is the user's: codecs, executors, callbacks and
+// coroutines that resume where their call lands. So none of these holds up the event loop. There is
+// no such thread while there is nothing to run.
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "posix.hpp"
+
+namespace singleflight::redis::detail {
+
+class Deliverer {
+ public:
+  Deliverer() : state_(std::make_shared<State>()) {}
+
+  // Runs what was posted, and joins the thread. If this is that thread, it is detached: it ends when
+  // what it runs has returned.
+  ~Deliverer() {
+    const DisableCancellation guard;  // join is a cancellation point
+    std::unique_lock lock(state_->mutex);
+    state_->closed = true;
+    state_->changed.notify_all();
+    std::thread thread = std::move(state_->thread);
+    lock.unlock();
+    if (!thread.joinable()) return;
+    if (thread.get_id() == std::this_thread::get_id()) {
+      thread.detach();
+    } else {
+      thread.join();
+    }
+  }
+
+  Deliverer(const Deliverer&) = delete;
+  Deliverer& operator=(const Deliverer&) = delete;
+
+  // Runs `task()` on the thread, after what was posted before. It must not throw. If there is no
+  // thread to be had, it runs here.
+  //
+  // Thread: any.
+  void Post(std::function<void()> task) noexcept {
+    std::unique_lock lock(state_->mutex);
+    if (!state_->runs && !StartThread()) {
+      lock.unlock();
+      return task();
+    }
+    state_->tasks.push_back(std::move(task));
+    if (state_->sleeps) state_->changed.notify_one();
+  }
+
+  // Has another thread run what was posted, and what will be, if this is the one that would run it.
+  // Call it before this thread waits for that.
+  void LeaveToAnother() noexcept {
+    const std::lock_guard lock(state_->mutex);
+    if (!state_->runs || state_->thread.get_id() != std::this_thread::get_id()) return;
+    state_->thread.detach();
+    ++state_->generation;
+    state_->runs = false;
+    if (state_->tasks.empty() || StartThread()) return;
+    std::terminate();  // no thread, and this one is about to wait for it
+  }
+
+ private:
+  static constexpr auto kIdle = std::chrono::seconds(1);
+
+  // Shared with the threads, which may outlive the Deliverer if that is destroyed on one of them.
+  struct State {
+    std::mutex mutex;
+    // Guarded by mutex.
+    std::condition_variable changed;
+    std::deque<std::function<void()>> tasks;
+    std::thread thread;       // the latest
+    unsigned generation = 0;  // of that thread. An earlier one ends when its task returns
+    bool runs = false;        // the thread will look for tasks again
+    bool sleeps = false;      // it waits for `changed`
+    bool closed = false;      // it ends once there are no tasks
+  };
+
+  // Under the mutex. False: there is no thread to be had.
+  bool StartThread() noexcept {
+    try {
+      const BlockSignals guard;  // the thread inherits this: no handler of the user's runs on it
+      if (state_->thread.joinable()) state_->thread.join();  // it has nothing left to do
+      state_->thread =
+          std::thread([state = state_, its = state_->generation]() noexcept { Run(*state, its); });
+      state_->runs = true;
+    } catch (const std::exception&) {
+      return false;
+    }
+    return true;
+  }
+
+  static void Run(State& state, unsigned generation) noexcept {
+    std::unique_lock lock(state.mutex);
+    for (;;) {
+      while (!state.tasks.empty()) {
+        std::function<void()> task = std::move(state.tasks.front());
+        state.tasks.pop_front();
+        lock.unlock();
+        task();
+        task = nullptr;
+        lock.lock();
+        if (generation != state.generation) return;
+      }
+      if (state.closed) break;
+      state.sleeps = true;
+      const bool woken = state.changed.wait_for(
+          lock, kIdle, [&] { return !state.tasks.empty() || state.closed; });
+      state.sleeps = false;
+      if (!woken) break;
+    }
+    state.runs = false;
+  }
+
+  const std::shared_ptr<State> state_;
+};
+
+}  // namespace singleflight::redis::detail

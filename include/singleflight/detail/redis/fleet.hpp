@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Fleet: what the groups of a client have in common: its event loop, the thread that delivers, and
+// an inbox for each prefix. GroupContext: what the calls of one group have in common.
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "../../redis_options.hpp"
+#include "answer.hpp"
+#include "client_core.hpp"
+#include "deliverer.hpp"
+#include "payload.hpp"
+#include "protocol.hpp"
+
+namespace singleflight::redis::detail {
+
+// One that waits for messages about a token. It stays alive while it is listed.
+class Listener {
+ public:
+  // Thread: the loop's.
+  virtual void OnMessage(const Message& message) noexcept = 0;
+  // Messages may have been lost until now.
+  virtual void OnSubscribed() noexcept = 0;
+  // The client is being destroyed.
+  virtual void OnClose() noexcept = 0;
+
+ protected:
+  ~Listener() = default;
+};
+
+// A channel of this process, through which others tell it of outcomes. One serves all groups that
+// have the same client and prefix.
+//
+// Thread: the loop's, except Channel.
+class Inbox {
+ public:
+  Inbox(ClientCore& core, std::string_view prefix)
+      : core_(core), channel_((std::string(prefix) += ":inbox:") += detail::NewToken()) {}
+
+  const std::string& Channel() const noexcept { return channel_; }
+
+  void Add(const std::string& token, Listener& listener) {
+    if (!std::exchange(is_subscribed_, true)) {
+      core_.Subscriptions().Subscribe(
+          channel_, {[this](std::string_view bytes) { OnMessage(bytes); },
+                     [this] { ForEach([](Listener& each) { each.OnSubscribed(); }); }});
+    }
+    listeners_.emplace(token, &listener);
+  }
+  void Remove(const std::string& token, Listener& listener) noexcept {
+    const auto [first, last] = listeners_.equal_range(token);
+    for (auto each = first; each != last; ++each) {
+      if (each->second != &listener) continue;
+      listeners_.erase(each);
+      return;
+    }
+  }
+
+  void Close() {
+    ForEach([](Listener& each) { each.OnClose(); });
+  }
+
+ private:
+  void OnMessage(std::string_view bytes) {
+    const std::optional<Message> message = detail::ReadMessage(bytes);
+    if (!message) return;
+    const auto [first, last] = listeners_.equal_range(std::string(message->token));
+    std::vector<Listener*> told;  // they may remove themselves
+    for (auto each = first; each != last; ++each) told.push_back(each->second);
+    for (Listener* const each : told) each->OnMessage(*message);
+  }
+  template <class Fn>
+  void ForEach(Fn&& fn) {
+    std::vector<Listener*> all;
+    all.reserve(listeners_.size());
+    for (const auto& each : listeners_) all.push_back(each.second);
+    for (Listener* const each : all) fn(*each);
+  }
+
+  ClientCore& core_;
+  const std::string channel_;
+  bool is_subscribed_ = false;
+  std::unordered_multimap<std::string, Listener*> listeners_;  // by token
+};
+
+class Fleet {
+ public:
+  explicit Fleet(ClientCore& core) : core_(core) {}
+
+  ClientCore& Core() noexcept { return core_; }
+  EventLoop& Loop() noexcept { return core_.Loop(); }
+  Deliverer& Deliveries() noexcept { return deliveries_; }
+
+  // An outcome is on its way to the server. EndPublishing must follow, on the loop's thread.
+  void BeginPublishing() noexcept {
+    const std::lock_guard lock(mutex_);
+    ++publishing_;
+  }
+  void EndPublishing() noexcept {
+    const std::lock_guard lock(mutex_);
+    if (--publishing_ == 0) published_.notify_all();
+  }
+  // Waits for outcomes that are on their way.
+  void AwaitPublishing(std::chrono::milliseconds at_most) {
+    std::unique_lock lock(mutex_);
+    published_.wait_for(lock, at_most, [this] { return publishing_ == 0; });
+  }
+  // Ends what the loop does for this. Afterwards nothing more is posted.
+  //
+  // Thread: the loop's.
+  void Close() {
+    std::vector<Inbox*> all;
+    {
+      const std::lock_guard lock(mutex_);
+      for (auto& [prefix, inbox] : inboxes_) all.push_back(&inbox);
+    }
+    for (Inbox* const each : all) each->Close();
+  }
+
+  // Returns the inbox of a prefix, which lives as long as this.
+  //
+  // Thread: any.
+  Inbox& InboxOf(const std::string& prefix) {
+    const std::lock_guard lock(mutex_);
+    return inboxes_.try_emplace(prefix, core_, prefix).first->second;
+  }
+
+ private:
+  ClientCore& core_;
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  std::map<std::string, Inbox> inboxes_;
+  std::size_t publishing_ = 0;  // outcomes that are on their way
+  std::condition_variable published_;
+  Deliverer deliveries_;
+};
+
+struct Counters {
+  std::atomic<std::uint64_t> executions = 0, remote = 0, takeovers = 0, unpublished = 0, untold = 0,
+                             told_to_run = 0, failed_renewals = 0, lost_leases = 0, undecodable = 0,
+                             outages = 0;
+  std::atomic<std::uint64_t> abandoned = 0;  // calls that landed only because nobody wanted them
+};
+
+// Shared, because a lease may be given back after its group has been destroyed.
+struct GroupContext : std::enable_shared_from_this<GroupContext> {
+  GroupContext(Fleet& its_fleet, std::string its_prefix, const Options& its_options,
+               std::string its_tag)
+      : fleet(its_fleet),
+        prefix(std::move(its_prefix)),
+        options(its_options),
+        tag(std::move(its_tag)),
+        tag_hash(Fnv1a(tag)),
+        who(detail::Who()),
+        inbox(its_fleet.InboxOf(prefix)) {}
+
+  EventLoop& Loop() const noexcept { return fleet.Loop(); }
+  Clock::time_point Now() const noexcept { return fleet.Loop().Now(); }  // the loop's thread alone
+
+  // Has the server forget the call for which there is a lease at this place.
+  //
+  // Thread: the loop's. `attempts` counts those whose answer was lost.
+  void SendForget(const std::string& base, int attempts = 0) {
+    const std::string lease = detail::LeaseName(base);
+    const std::string forgotten = detail::ForgottenName(base, {});
+    const std::array<std::string_view, 1> keys = {lease};
+    const std::array<std::string_view, 1> words = {forgotten};
+    fleet.Core().Commands().RunScript(
+        detail::ForgetScript(), keys, words,
+        [self = shared_from_this(), base, attempts](const Answer& answer) {
+          if (answer.IsReply()) return;
+          if (answer.kind == Answer::Kind::kUnknown && attempts < 2) {
+            self->SendForget(base, attempts + 1);
+          } else {
+            self->NoteOutage(answer.why);
+          }
+        });
+  }
+
+  // Notes an outage, for a log.
+  void NoteOutage(const std::string& why) {
+    ++count.outages;
+    const std::lock_guard lock(mutex);
+    last_outage = why;
+  }
+
+  Fleet& fleet;
+  const std::string prefix;
+  const Options options;
+  const std::string tag;  // of the Value's type
+  const std::uint64_t tag_hash;
+  const std::string who;
+  Inbox& inbox;
+  Counters count;
+  std::mutex mutex;
+  std::string last_outage;  // guarded by mutex
+};
+
+// Whether a server's error says that the same command may succeed soon.
+inline bool IsTransient(std::string_view error) noexcept {
+  for (const std::string_view prefix :
+       {"BUSY ", "LOADING ", "MASTERDOWN ", "NOREPLICAS ", "CLUSTERDOWN ", "TRYAGAIN ", "READONLY ",
+        "UNBLOCKED "}) {
+    if (error.starts_with(prefix)) return true;
+  }
+  return false;
+}
+
+// Whether a command that gave this answer may be sent again with some hope.
+inline bool MayComeTrue(const Answer& answer) noexcept {
+  return answer.kind == Answer::Kind::kUnknown ||
+         (answer.kind == Answer::Kind::kRefused && detail::IsTransient(answer.reply.text));
+}
+
+}  // namespace singleflight::redis::detail

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// FleetCall: one call of a process's own group, whose work is to ask the fleet. If this process
+// leads, one of the call's callers does the work (see RunnerSlot), and its outcome is published
+// before the call lands.
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "../../group.hpp"
+#include "../../lead.hpp"
+#include "../../stop_token.hpp"
+#include "../errors.hpp"
+#include "../outcome.hpp"
+#include "asking.hpp"
+#include "fleet.hpp"
+#include "remote_error.hpp"
+#include "runner_slot.hpp"
+#include "tenure.hpp"
+
+namespace singleflight::redis {
+
+// Reaches callers when `fn` threw in another process, and the exception has no other form there.
+// what() is the message that it had. Callers in the process that ran `fn` get the exception itself.
+class RemoteError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+namespace detail {
+
+struct FleetTraits : GroupTraits {
+  using CallExtra = RunnerSlot;
+};
+
+template <class Value>
+using LocalGroup = singleflight::Group<std::string, Value, DefaultHash<std::string>,
+                                       DefaultEqual<std::string>, FleetTraits>;
+
+// Keeps a lease for as long as this process may do the work of its call.
+template <class Async>
+class LeaseGuard {
+ public:
+  // `async` may be asked to stop when nobody wants it any more. Then others may take over at once.
+  LeaseGuard(std::shared_ptr<Tenure> tenure, std::shared_ptr<Async> async)
+      : tenure_(std::move(tenure)),
+        async_(std::move(async)),
+        on_stop_(async_->call.stop.get_token(), OnStop{this}) {}
+  ~LeaseGuard() { tenure_->GiveBack(); }  // unless its outcome has been published
+  LeaseGuard(const LeaseGuard&) = delete;
+  LeaseGuard& operator=(const LeaseGuard&) = delete;
+
+  Tenure& operator*() const noexcept { return *tenure_; }
+
+ private:
+  struct OnStop {
+    LeaseGuard* self;
+    void operator()() const noexcept {
+      if (self->async_->TakesStop()) self->tenure_->GiveBack();
+    }
+  };
+
+  const std::shared_ptr<Tenure> tenure_;
+  const std::shared_ptr<Async> async_;
+  const StopCallback<OnStop> on_stop_;
+};
+
+// The hook before a call of the process lands: publishes its outcome to the fleet.
+template <class Value, class ValueCodec>
+struct PublishOutcome {
+  using Ledger = typename LocalGroup<Value>::Lead::LedgerType;
+  using Guard = LeaseGuard<typename Ledger::AsyncCall>;
+
+  void operator()(Ledger&, const singleflight::detail::CallBase&, const std::string&,
+                  singleflight::detail::Outcome<Value>& outcome) const {
+    if (guard == nullptr) return;
+    std::exception_ptr error;
+    try {
+      if (const auto* const value = outcome.value()) {
+        if constexpr (std::is_void_v<Value>) {
+          return (**guard).End(PayloadKind::kValue, {});
+        } else {
+          return (**guard).End(PayloadKind::kValue, ValueCodec::Encode(*value));
+        }
+      }
+    } catch (...) {
+      error = singleflight::detail::Caught();
+    }
+    if (error != nullptr) {  // the callers of this process get what Encode has thrown
+      outcome.SetError(error);
+    } else {
+      error = outcome.Error();
+    }
+    PublishError(error);
+  }
+
+  std::shared_ptr<Guard> guard;  // null: there is no lease
+
+ private:
+  void PublishError(const std::exception_ptr& error) const {
+    try {
+      if constexpr (requires { ValueCodec::EncodeError(error); }) {
+        if (const std::optional<std::string> own = ValueCodec::EncodeError(error)) {
+          return (**guard).End(PayloadKind::kOwnError, *own);
+        }
+      }
+      const PackedError packed = detail::PackError(error);
+      (**guard).End(packed.kind, packed.body);
+    } catch (...) {
+      static_cast<void>(singleflight::detail::Caught());
+      (**guard).End(PayloadKind::kRunIt, {});
+    }
+  }
+};
+
+// A caller, or its function, that can do a call's work.
+template <class Lead>
+class LeadRunner : public Runner {
+ public:
+  virtual void Take(Lead lead) noexcept = 0;
+};
+
+// A function that was given to one of the ways of waiting.
+template <class Lead, class Launch>
+class LaunchRunner final : public LeadRunner<Lead> {
+ public:
+  template <class L>
+  explicit LaunchRunner(std::in_place_t, L&& launch) : launch_(std::forward<L>(launch)) {}
+
+  bool IsThread() const noexcept override { return false; }
+  void Take(Lead lead) noexcept override {
+    std::exception_ptr error;
+    try {
+      std::invoke(std::move(launch_), Lead(lead));
+    } catch (...) {
+      error = std::current_exception();
+    }
+    if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
+  }
+  void OnFollows() noexcept override {
+    if constexpr (requires { launch_.OnFollows(); }) launch_.OnFollows();
+  }
+
+ private:
+  Launch launch_;
+};
+
+template <class Value, class ValueCodec>
+class FleetCall final : public Asking, private LeasedCall, private Grant {
+  using Ledger = typename LocalGroup<Value>::Lead::LedgerType;
+  using Async = typename Ledger::AsyncCall;
+  using State = typename Ledger::State;
+  using Hook = PublishOutcome<Value, ValueCodec>;
+  using Outcome = singleflight::detail::Outcome<Value>;
+  using Stored = singleflight::detail::Stored<Value>;
+
+ public:
+  using Lead = singleflight::Lead<Ledger, Hook>;
+  using Runner = LeadRunner<Lead>;
+
+  // Begins to ask for a call that has just been made.
+  //
+  // Thread: any. Errors: std::bad_alloc, and std::system_error if there are no random numbers.
+  static void Start(std::shared_ptr<GroupContext> context, std::shared_ptr<Async> async) {
+    const auto call = std::make_shared<FleetCall>(std::move(context), std::move(async));
+    call->self_ = call;
+    call->async_->TakeStop();  // nobody has begun any work: it can be left at any time
+    call->on_stop_.emplace(call->async_->call.stop.get_token(), OnStop{call.get()});
+    call->context->Loop().Post(call->begin_);
+  }
+
+  // Whether a runner that is not a thread would be kept.
+  static bool NeedsRunner(State& state) noexcept { return Ledger::ExtraOf(state).NeedsOwned(); }
+  // Offers to do the work of the call with this state. A grant that waited for that is used here.
+  static void Offer(State& state, Runner& runner) noexcept {
+    if (Grant* const grant = Ledger::ExtraOf(state).Offer(runner)) {
+      static_cast<FleetCall&>(*grant).GiveTo(runner);
+    }
+  }
+  static void Offer(State& state, std::unique_ptr<redis::detail::Runner> runner) noexcept {
+    if (Grant* const grant = Ledger::ExtraOf(state).Offer(runner)) {
+      static_cast<FleetCall&>(*grant).GiveTo(static_cast<Runner&>(*runner));
+    }
+  }
+  static bool Withdraw(State& state, Runner& runner) noexcept {
+    return Ledger::ExtraOf(state).Withdraw(runner);
+  }
+
+  // Used by Start.
+  FleetCall(std::shared_ptr<GroupContext> its_context, std::shared_ptr<Async> async)
+      : Asking(std::move(its_context), async->key), async_(std::move(async)), given_(async_) {}
+
+ private:
+  struct OnStop {
+    FleetCall* self;
+    void operator()() const noexcept {
+      self->kept_to_cancel_ = self->self_;
+      self->context->Loop().Post(self->cancel_);
+    }
+  };
+  template <void (FleetCall::*kDo)()>
+  class Task final : public LoopTask {
+   public:
+    explicit Task(FleetCall& call) noexcept : call_(call) {}
+    void Run() noexcept override { (call_.*kDo)(); }
+
+   private:
+    FleetCall& call_;
+  };
+
+  static RunnerSlot& SlotOf(const Async& async) noexcept {
+    return Ledger::ExtraOf(*async.call.state);
+  }
+
+  void BeginAsking() {
+    has_begun_ = true;
+    if (is_canceled_) return LandUnwanted();
+    Begin();
+  }
+
+  void Cancel() {
+    const std::shared_ptr<FleetCall> kept = std::move(kept_to_cancel_);
+    const std::shared_ptr<Async> async = given_.lock();
+    if (has_begun_ && (Abandon() || (async != nullptr && SlotOf(*async).StopWaiting()))) {
+      LandUnwanted();
+    } else {
+      is_canceled_ = true;
+    }
+  }
+
+  // ---- This process leads
+
+  void OnLead(std::shared_ptr<Tenure> tenure) noexcept override { Use(std::move(tenure)); }
+  void OnMustRun(std::shared_ptr<Tenure> tenure) noexcept override { Use(std::move(tenure)); }
+
+  void Use(std::shared_ptr<Tenure> tenure) {
+    if (tenure != nullptr) {
+      tenure->Begin(std::shared_ptr<LeasedCall>(self_, this));
+      guard_ = std::make_shared<typename Hook::Guard>(std::move(tenure), async_);
+    }
+    RunnerSlot::Taken first = SlotOf(*async_).TakeFirst(*this);
+    if (first.runner == nullptr) return;  // this waits for one, or to be canceled
+    auto& runner = static_cast<Runner&>(*first.runner);
+    if (runner.IsThread()) return GiveTo(runner);
+    Deliver([this, runner = std::shared_ptr<redis::detail::Runner>(std::move(first.owned))] {
+      GiveTo(static_cast<Runner&>(*runner));
+    });
+  }
+
+  // Thread: any. From here on nobody else uses this object, but for a lease that is lost.
+  void GiveTo(Runner& runner) noexcept {
+    on_stop_.reset();
+    if (!async_->TakeNoStop() && !runner.IsThread()) return LandUnwanted();
+    ++context->count.executions;
+    const std::shared_ptr<FleetCall> kept = std::move(self_);
+    runner.Take(Lead(singleflight::Lead<Ledger>(std::move(async_)), Hook{std::move(guard_)}));
+  }
+
+  void OnLost() noexcept override {
+    Deliver([given = given_] {
+      if (const std::shared_ptr<Async> async = given.lock()) async->Disown();
+    });
+  }
+  void OnForgotten() noexcept override {
+    if (const std::shared_ptr<Async> async = given_.lock()) async->Forget();
+  }
+
+  // ---- Another process leads
+
+  void OnFollows() noexcept override { SlotOf(*async_).NotifyFollows(); }
+  void OnForgottenElsewhere() noexcept override { async_->Forget(); }
+
+  void OnOutcome(std::string payload, std::string token) noexcept override {
+    Deliver([this, payload = std::move(payload), token = std::move(token)] {
+      LandRemote(payload, token);
+    });
+  }
+  void OnFailure(std::exception_ptr error) noexcept override {
+    Deliver([this, error = std::move(error)] { Land(Outcome(error)); });
+  }
+
+  // ---- On the thread that delivers
+
+  void LandRemote(const std::string& bytes, const std::string& token) {
+    const Payload payload = *detail::Unpack(bytes, context->tag_hash, token);
+    std::optional<Outcome> outcome = Decode(payload);
+    if (!outcome) {
+      context->Loop().Post([this] {
+        if (is_canceled_) return LandUnwanted();
+        Undecodable();
+      });
+      return;
+    }
+    ++context->count.remote;
+    async_->call.state->SetLedElsewhere();
+    Land(std::move(*outcome));
+  }
+
+  // Returns nothing if it does not decode.
+  static std::optional<Outcome> Decode(const Payload& payload) {
+    try {
+      switch (payload.kind) {
+        case PayloadKind::kValue:
+          if constexpr (std::is_void_v<Value>) {
+            return Outcome(std::in_place);
+          } else if (std::optional<Value> value = ValueCodec::Decode(payload.body)) {
+            return Outcome(std::in_place, std::move(*value));
+          }
+          return std::nullopt;
+        case PayloadKind::kOwnError:
+          if constexpr (requires { ValueCodec::DecodeError(payload.body); }) {
+            if (std::exception_ptr error = ValueCodec::DecodeError(payload.body)) {
+              return Outcome(std::move(error));
+            }
+          }
+          return std::nullopt;
+        case PayloadKind::kSystemError: {
+          std::string message;
+          if (std::exception_ptr error = detail::UnpackSystemError(payload.body, message)) {
+            return Outcome(std::move(error));
+          }
+          return Outcome(std::make_exception_ptr(RemoteError(message)));
+        }
+        case PayloadKind::kException:
+          return Outcome(std::make_exception_ptr(RemoteError(std::string(payload.body))));
+        default:
+          return std::nullopt;
+      }
+    } catch (...) {
+      return std::nullopt;
+    }
+  }
+
+  // All callers of this process have left.
+  void LandUnwanted() {
+    ++context->count.abandoned;
+    guard_ = nullptr;
+    Deliver([this] { Land(Outcome(singleflight::detail::MakeCanceled())); });
+  }
+
+  void Land(Outcome&& outcome) {
+    on_stop_.reset();
+    const std::shared_ptr<FleetCall> kept = std::move(self_);
+    SlotOf(*async_).Close();
+    singleflight::Lead<Ledger>(std::move(async_)).Land(std::move(outcome));
+  }
+
+  void Deliver(std::function<void()> task) {
+    context->fleet.Deliveries().Post(std::move(task));
+  }
+
+  std::shared_ptr<Async> async_;         // until it lands the call, or somebody else will
+  const std::weak_ptr<Async> given_;     // the same, for the time after that
+  std::optional<StopCallback<OnStop>> on_stop_;
+  std::shared_ptr<FleetCall> self_;      // as long as async_
+  std::shared_ptr<FleetCall> kept_to_cancel_;  // while cancel_ is posted
+  std::shared_ptr<typename Hook::Guard> guard_;  // null: there is no lease
+  bool has_begun_ = false;                       // used by the loop's thread alone
+  bool is_canceled_ = false;                     // likewise
+  Task<&FleetCall::BeginAsking> begin_{*this};
+  Task<&FleetCall::Cancel> cancel_{*this};
+};
+
+}  // namespace detail
+
+}  // namespace singleflight::redis

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// RunnerSlot: which of a call's callers does its work. Whether this process leads is known only
+// after the server has answered, and a caller that blocks may have left by then. So each caller that
+// can do the work offers itself, and the first that is still there gets the lead.
+
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "../intrusive_list.hpp"
+#include "../spin_mutex.hpp"
+
+namespace singleflight::redis::detail {
+
+// The right to do a call's work, on its way to a runner.
+class Grant {
+ protected:
+  ~Grant() = default;
+};
+
+// One that can do a call's work. A thread that waits in Do is one, and is on its own stack. A
+// function that was given to CoDo or DoAsync belongs to the slot.
+class Runner : private singleflight::detail::ListLink {
+ public:
+  Runner() = default;
+  Runner(const Runner&) = delete;
+  Runner& operator=(const Runner&) = delete;
+  virtual ~Runner() = default;
+
+  // True if Take only wakes a thread. Else it runs code of the user's.
+  virtual bool IsThread() const noexcept { return true; }
+  // Another process leads for now. Called at most once, and not if Take was.
+  virtual void OnFollows() noexcept {}
+
+ private:
+  friend class RunnerSlot;
+};
+
+// Thread: every member may be called on any thread.
+class RunnerSlot {
+ public:
+  RunnerSlot() = default;
+  ~RunnerSlot() { Close(); }
+  RunnerSlot(const RunnerSlot&) = delete;
+  RunnerSlot& operator=(const RunnerSlot&) = delete;
+
+  // Whether a runner that belongs to the slot would be kept.
+  bool NeedsOwned() noexcept {
+    const std::lock_guard lock(mutex_);
+    return owned_ == nullptr && !closed_;
+  }
+
+  // Offers a runner. If it returns a grant, the work is the runner's: give it that. The slot has
+  // released it then.
+  Grant* Offer(Runner& runner) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return nullptr;
+    if (Grant* const grant = std::exchange(waiting_, nullptr)) return grant;
+    runner.InsertBefore(runners_);
+    return nullptr;
+  }
+  // The same for one that belongs to the slot from then on, unless there is such a one already:
+  // then it remains in `runner`.
+  Grant* Offer(std::unique_ptr<Runner>& runner) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (closed_ || owned_ != nullptr) return nullptr;
+    if (Grant* const grant = std::exchange(waiting_, nullptr)) return grant;
+    owned_ = std::move(runner);
+    owned_->InsertBefore(runners_);
+    return nullptr;
+  }
+
+  // Takes back a runner. False: it has been taken, and is being given the lead.
+  bool Withdraw(Runner& runner) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (runner.Empty()) return closed_;
+    runner.Unlink();
+    return true;
+  }
+
+  // What TakeFirst has taken: `runner`, which belongs to the taker if it is in `owned`.
+  struct Taken {
+    Runner* runner = nullptr;
+    std::unique_ptr<Runner> owned = {};
+  };
+  // Takes the first runner. If there is none, the grant waits for the next one that is offered.
+  Taken TakeFirst(Grant& grant) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (runners_.Empty()) {
+      waiting_ = &grant;
+      return {};
+    }
+    auto& runner = static_cast<Runner&>(*runners_.next);
+    runner.Unlink();
+    Taken taken{&runner};
+    if (owned_.get() == &runner) taken.owned = std::move(owned_);
+    return taken;
+  }
+  // False: the grant was given to a runner.
+  bool StopWaiting() noexcept {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(waiting_, nullptr) != nullptr;
+  }
+
+  // Tells each runner that another process leads for now.
+  void NotifyFollows() noexcept {
+    const std::lock_guard lock(mutex_);
+    for (auto* link = runners_.next; link != &runners_; link = link->next) {
+      static_cast<Runner*>(link)->OnFollows();
+    }
+  }
+
+  // The call is about to land otherwise. Destroys the runner that belongs to the slot. Those that
+  // are threads are woken by the landing.
+  void Close() noexcept {
+    std::unique_ptr<Runner> owned;
+    {
+      const std::lock_guard lock(mutex_);
+      closed_ = true;
+      while (!runners_.Empty()) static_cast<Runner&>(*runners_.next).Unlink();
+      owned = std::move(owned_);
+    }
+  }
+
+ private:
+  singleflight::detail::SpinMutex mutex_;
+  singleflight::detail::ListLink runners_;  // in the order in which they came
+  std::unique_ptr<Runner> owned_;           // one of them
+  Grant* waiting_ = nullptr;
+  bool closed_ = false;
+};
+
+}  // namespace singleflight::redis::detail

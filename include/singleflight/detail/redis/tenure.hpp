@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Tenure: a lease that this process has, from when it was taken until its outcome is published. It
+// is renewed while `fn` runs. It belongs to the client, not to the group: a publish that meets an
+// outage is tried again until the lease would have ended.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "answer.hpp"
+#include "event_loop.hpp"
+#include "fleet.hpp"
+#include "payload.hpp"
+#include "protocol.hpp"
+#include "timer_queue.hpp"
+
+namespace singleflight::redis::detail {
+
+// The call of this process that a lease is for.
+class LeasedCall {
+ public:
+  // Another process has the lease: `fn` should stop.
+  virtual void OnLost() noexcept = 0;
+  // Somebody has forgotten the call.
+  virtual void OnForgotten() noexcept = 0;
+
+ protected:
+  ~LeasedCall() = default;
+};
+
+class Tenure final : public std::enable_shared_from_this<Tenure>, private Listener, private LoopTask {
+ public:
+  // `asked` is when the lease was asked for. If `is_sure` is false, the server may not have heard of
+  // it.
+  //
+  // Thread: the loop's. So for the members below, unless they say otherwise.
+  Tenure(std::shared_ptr<GroupContext> context, std::string base, std::string token,
+         std::uint64_t fence, Clock::time_point asked, bool is_sure)
+      : context_(std::move(context)),
+        base_(std::move(base)),
+        token_(std::move(token)),
+        fence_(fence),
+        taken_(asked),
+        timer_(context_->Loop().Timers(), [this] { OnTimer(); }) {
+    if (is_sure) HoldUntil(asked + context_->options.lease);
+  }
+
+  // Begins to renew the lease. From here on it keeps itself, until it has ended.
+  void Begin(std::shared_ptr<LeasedCall> call) {
+    self_ = shared_from_this();
+    call_ = std::move(call);
+    context_->inbox.Add(token_, *this);
+    timer_.Set(taken_ + context_->options.lease / 3);
+  }
+
+  const std::string& Token() const noexcept { return token_; }  // any thread
+  std::uint64_t Fence() const noexcept { return fence_; }       // any thread
+  // False: another process may have the lease, as far as this one knows.
+  //
+  // Thread: any.
+  bool IsHeld() const noexcept {
+    return Clock::now().time_since_epoch().count() < held_until_.load(std::memory_order_relaxed);
+  }
+
+  // Ends the lease with an outcome, or without: the first call of this wins. Does not wait.
+  //
+  // Thread: any.
+  void End(PayloadKind kind, std::string_view body) {
+    EndWith(kind, detail::Pack({kind, body}, context_->tag_hash, token_));
+  }
+  void GiveBack() noexcept { EndWith(PayloadKind::kAbandoned, {}); }
+
+ private:
+  // A payload up to this size goes with the message. A follower asks for a larger one.
+  static constexpr std::size_t kSmall = 16 * 1024;
+  // One larger than this may be what the server, or the network, does not take.
+  static constexpr std::size_t kLarge = 64 * 1024;
+  static constexpr auto kPause = std::chrono::milliseconds(50);
+
+  void EndWith(PayloadKind kind, std::string packed) noexcept {
+    if (ending_.exchange(true)) return;
+    kind_ = kind;
+    payload_ = std::move(packed);
+    context_->fleet.BeginPublishing();
+    context_->Loop().Post(static_cast<LoopTask&>(*this));
+  }
+
+  void HoldUntil(Clock::time_point time) noexcept {
+    held_until_.store(time.time_since_epoch().count(), std::memory_order_relaxed);
+  }
+
+  // ---- Renewing
+
+  void OnTimer() {
+    if (!has_ended_) return Renew();
+    if (!is_publishing_) return Publish();
+    CannotTell();  // it takes too long
+    context_->fleet.Core().Commands().Interrupt(detail::LeaseName(base_));
+  }
+
+  void Renew() {
+    if (is_renewing_) return;
+    const GroupOptions& limits = context_->options.group;
+    if (limits.max_age && context_->Now() - taken_ > *limits.max_age) return;  // let it expire
+    is_renewing_ = true;
+    const std::string lease = detail::LeaseName(base_);
+    const std::string forgotten = detail::ForgottenName(base_, token_);
+    const std::string milliseconds = std::to_string(context_->options.lease.count());
+    const std::string fence = std::to_string(fence_);
+    const std::array<std::string_view, 2> keys = {lease, forgotten};
+    const std::array<std::string_view, 7> words = {token_,
+                                                   milliseconds,
+                                                   context_->inbox.Channel(),
+                                                   context_->who,
+                                                   context_->tag,
+                                                   fence,
+                                                   is_forgotten_ ? "1" : "0"};
+    context_->fleet.Core().Commands().RunScript(
+        detail::RenewScript(), keys, words,
+        [self = shared_from_this(), asked = context_->Now()](const Answer& answer) {
+          self->OnRenewed(answer, asked);
+        });
+  }
+
+  void OnRenewed(const Answer& answer, Clock::time_point asked) {
+    is_renewing_ = false;
+    if (has_ended_) return;
+    const auto lease = context_->options.lease;
+    if (!answer.IsReply()) {
+      ++context_->count.failed_renewals;
+      timer_.Set(context_->Now() + std::clamp<Clock::duration>(lease / 12, std::chrono::milliseconds(5), kPause));
+      return;
+    }
+    if (answer.reply.integer == 0) {
+      ++context_->count.lost_leases;
+      HoldUntil({});
+      if (call_ != nullptr) call_->OnLost();
+      return;
+    }
+    if (answer.reply.integer == 2) is_forgotten_ = true;
+    HoldUntil(asked + lease);
+    timer_.Set(std::max(asked + lease / 3, context_->Now()));
+  }
+
+  void OnMessage(const Message& message) noexcept override {
+    if (message.kind != MessageKind::kForgotten) return;
+    is_forgotten_ = true;
+    if (call_ != nullptr) call_->OnForgotten();
+  }
+  void OnSubscribed() noexcept override {
+    if (has_ended_) {
+      if (!is_publishing_) Publish();
+    } else if (Clock::now() - taken_ > std::chrono::milliseconds(5)) {
+      Renew();  // the server may have lost its memory
+    }
+  }
+
+  // ---- Publishing
+
+  // The LoopTask that End posts.
+  void Run() noexcept override {
+    has_ended_ = true;
+    call_ = nullptr;
+    give_up_ = context_->Now() + context_->options.lease;
+    if (payload_.size() > context_->options.max_value + kPayloadHeader) CannotTell();
+    if (kind_ == PayloadKind::kAbandoned) payload_ = PackKind(PayloadKind::kAbandoned);
+    Publish();
+  }
+
+  std::string PackKind(PayloadKind kind) const {
+    return detail::Pack({kind, {}}, context_->tag_hash, token_);
+  }
+
+  // From now on the others are told to run `fn` themselves.
+  void CannotTell() {
+    if (std::exchange(is_untold_, true)) return;
+    ++context_->count.untold;
+    payload_ = PackKind(PayloadKind::kRunIt);
+  }
+
+  void Publish() {
+    timer_.Cancel();
+    is_publishing_ = true;
+    const std::string lease = detail::LeaseName(base_);
+    const std::string forgotten = detail::ForgottenName(base_, token_);
+    const std::string outcome = detail::OutcomeName(base_, token_);
+    const std::string linger = std::to_string(context_->options.linger.count());
+    const std::string run_it = PackKind(PayloadKind::kRunIt);
+    const std::array<std::string_view, 3> keys = {lease, forgotten, outcome};
+    const std::array<std::string_view, 5> words = {token_, payload_, linger, run_it,
+                                                   payload_.size() <= kSmall ? "1" : "0"};
+    if (payload_.size() > kLarge) timer_.Set(context_->Now() + context_->options.lease / 5);
+    context_->fleet.Core().Commands().RunScript(
+        detail::PublishScript(), keys, words,
+        [self = shared_from_this()](const Answer& answer) { self->OnPublished(answer); });
+  }
+
+  void OnPublished(const Answer& answer) {
+    if (self_ == nullptr) return;
+    timer_.Cancel();
+    is_publishing_ = false;
+    if (answer.IsReply()) {
+      if (answer.reply.integer == -1 && kind_ != PayloadKind::kAbandoned) {
+        ++context_->count.unpublished;
+      }
+      if (answer.reply.integer == -2) ++context_->count.untold;
+      return Finish();
+    }
+    const bool is_large = payload_.size() > kLarge;
+    if (answer.kind == Answer::Kind::kUnknown && is_large && ++cuts_ == 2) CannotTell();
+    if (answer.kind == Answer::Kind::kRefused && !MayComeTrue(answer) && !is_untold_) CannotTell();
+    if (context_->Now() + kPause > give_up_) {
+      if (kind_ != PayloadKind::kAbandoned) ++context_->count.unpublished;
+      return Finish();
+    }
+    timer_.Set(context_->Now() + kPause);
+  }
+
+  void OnClose() noexcept override {
+    if (has_ended_) Finish();
+  }
+
+  void Finish() {
+    if (self_ == nullptr) return;
+    timer_.Cancel();
+    context_->inbox.Remove(token_, *this);
+    context_->fleet.EndPublishing();
+    context_->Loop().Post([self = std::move(self_)] {});  // this may be the last reference
+  }
+
+  const std::shared_ptr<GroupContext> context_;
+  const std::string base_;
+  const std::string token_;
+  const std::uint64_t fence_;
+  const Clock::time_point taken_;
+  // Until then the server has the lease for us. Relaxed: no other data depends on it.
+  std::atomic<Clock::rep> held_until_ = 0;
+  std::atomic<bool> ending_ = false;
+  // Set by End before it posts.
+  PayloadKind kind_ = PayloadKind::kAbandoned;
+  std::string payload_;
+
+  // Used by the loop's thread alone.
+  std::shared_ptr<Tenure> self_;
+  std::shared_ptr<LeasedCall> call_;  // until it ends
+  Timer timer_;                       // for the next renewal, or the next attempt to publish
+  Clock::time_point give_up_ = {};
+  bool is_renewing_ = false;    // that command is in flight
+  bool is_publishing_ = false;  // likewise
+  bool is_forgotten_ = false;
+  bool has_ended_ = false;
+  bool is_untold_ = false;
+  int cuts_ = 0;  // of the connection, while a large payload was on its way
+};
+
+}  // namespace singleflight::redis::detail
