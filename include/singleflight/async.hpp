@@ -27,6 +27,7 @@
 #include "detail/async_caller.hpp"
 #include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
+#include "detail/later_launch.hpp"
 #include "detail/new_thread.hpp"
 #include "detail/retrying_caller.hpp"
 #include "detail/task.hpp"
@@ -56,9 +57,10 @@ constexpr void CheckAsync() {
 
 template <class Executor>
 constexpr void CheckKeptExecutor() {
-  static_assert(std::constructible_from<std::decay_t<Executor>, Executor>,
-                "a caller that may ask again keeps executor: pass one that can be copied, or "
-                "std::move it");
+  static_assert(
+      std::constructible_from<std::decay_t<Executor>, Executor>,
+      "a caller that may ask again, or asks a fleet, keeps executor: pass one that can be "
+      "copied, or std::move it");
 }
 
 template <class Value, class Callback>
@@ -126,9 +128,15 @@ Future<typename G::ValueType> DoAsync(G& group, const K& key, Fn&& fn,
                                       Executor&& executor = Executor()) {
   using Task = detail::Task<G, std::decay_t<Fn>>;
   static_assert((detail::CheckAsync<G, Fn, Executor>(), true));
-  return group.Join(key, [&](typename G::Lead lead) {
-    std::invoke(std::forward<Executor>(executor), Task(std::move(lead), std::forward<Fn>(fn)));
-  });
+  if constexpr (detail::LaunchesLater<G>) {
+    static_assert((detail::CheckKeptExecutor<Executor>(), true));
+    return group.Join(key, detail::LaunchOn<G, std::decay_t<Fn>, std::decay_t<Executor>>{
+                               std::forward<Fn>(fn), std::forward<Executor>(executor)});
+  } else {
+    return group.Join(key, [&](typename G::Lead lead) {
+      std::invoke(std::forward<Executor>(executor), Task(std::move(lead), std::forward<Fn>(fn)));
+    });
+  }
 }
 
 // The same for a caller that asks again, once, if the call that it follows fails: see OnFailure.
@@ -194,11 +202,18 @@ void DoThen(Caller& caller, G& group, const K& key, Fn&& fn, Executor&& executor
   if (then == nullptr) return;
   // `caller` may be gone from here on.
   then->JoinBy([&](const auto& joined) {
-    group.Join(key, *then, [&](typename G::Lead lead) {
-      Task task(std::move(lead), std::forward<Fn>(fn));
-      joined();
-      std::invoke(std::forward<Executor>(executor), std::move(task));
-    });
+    if constexpr (detail::LaunchesLater<G>) {
+      static_assert((detail::CheckKeptExecutor<Executor>(), true));
+      group.Join(key, *then,
+                 detail::LaunchOn<G, std::decay_t<Fn>, std::decay_t<Executor>>{
+                     std::forward<Fn>(fn), std::forward<Executor>(executor)});
+    } else {
+      group.Join(key, *then, [&](typename G::Lead lead) {
+        Task task(std::move(lead), std::forward<Fn>(fn));
+        joined();
+        std::invoke(std::forward<Executor>(executor), std::move(task));
+      });
+    }
   });
 }
 // The same for a caller that asks again, once, if the call that it follows fails: see OnFailure.

@@ -82,21 +82,36 @@ constexpr void CheckCoDo() {
       "resume_on is moved where nothing may throw: make its move noexcept");
 }
 
+template <class G, class K, class Fn, class Executor, class ResumeOn, class OnFailureArg>
+auto MakeOwningCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, StopToken&& stop,
+                        ResumeOn&& resume_on, OnFailureArg on_failure);
+
 template <class G, class K, class Fn, class Executor, class ResumeOn,
           class OnFailureArg = ShareFailure>
 auto MakeCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, StopToken&& stop,
                   ResumeOn&& resume_on, OnFailureArg on_failure = {}) {
   detail::CheckCoDo<G, K, Fn, Executor, ResumeOn>();
-  return CoDoCall<G, K, Fn, Executor, std::decay_t<ResumeOn>, OnFailureArg>(
-      group, std::forward<K>(key), std::forward<Fn>(fn), std::forward<Executor>(executor),
-      std::move(stop), std::forward<ResumeOn>(resume_on), on_failure);
+  if constexpr (LaunchesLater<G> && std::same_as<std::decay_t<Executor>, OnThisThread>) {
+    return detail::MakeCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
+                                GroupExecutor<G>(group), std::move(stop),
+                                std::forward<ResumeOn>(resume_on), on_failure);
+  } else if constexpr (LaunchesLater<G> && (!std::same_as<Fn, std::decay_t<Fn>> ||
+                                            !std::same_as<Executor, std::decay_t<Executor>>)) {
+    return detail::MakeOwningCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
+                                      std::forward<Executor>(executor), std::move(stop),
+                                      std::forward<ResumeOn>(resume_on), on_failure);
+  } else {
+    return CoDoCall<G, K, Fn, Executor, std::decay_t<ResumeOn>, OnFailureArg>(
+        group, std::forward<K>(key), std::forward<Fn>(fn), std::forward<Executor>(executor),
+        std::move(stop), std::forward<ResumeOn>(resume_on), on_failure);
+  }
 }
 
-// For a caller that may ask again. It has copies, because the frame with the caller's own objects
-// may be destroyed while a thread uses them.
-template <class G, class K, class Fn, class Executor, class ResumeOn>
-auto MakeRetryingCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, StopToken&& stop,
-                          ResumeOn&& resume_on, OnFailure on_failure) {
+// For a caller that may ask again, or asks a fleet. It has copies, because the frame with the
+// caller's own objects may be destroyed while a thread uses them.
+template <class G, class K, class Fn, class Executor, class ResumeOn, class OnFailureArg>
+auto MakeOwningCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, StopToken&& stop,
+                        ResumeOn&& resume_on, OnFailureArg on_failure) {
   using Kept = std::decay_t<Fn>;
   using KeptExecutor = std::decay_t<Executor>;
   detail::CheckCoDo<G, K, Fn, Executor, ResumeOn>();
@@ -105,7 +120,8 @@ auto MakeRetryingCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, StopT
     detail::CheckFn<typename G::ValueType, Kept>();
   }
   static_assert(std::constructible_from<KeptExecutor, Executor>,
-                "a caller that may ask again keeps the executor: pass std::ref(executor), or one "
+                "a caller that may ask again, or asks a fleet, keeps the executor: pass "
+                "std::ref(executor), or one "
                 "that can be copied");
   return detail::MakeCoDoCall(group, std::forward<K>(key), Kept(std::forward<Fn>(fn)),
                               KeptExecutor(std::forward<Executor>(executor)), std::move(stop),
@@ -186,17 +202,17 @@ auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, StopToken stop = Stop
 template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
           class ResumeOn = ResumeInline>
 auto CoDo(G& group, K&& key, Fn&& fn, StopToken stop, ResumeOn&& resume_on, OnFailure on_failure) {
-  return detail::MakeRetryingCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
-                                      detail::OnThisThread(), std::move(stop),
-                                      std::forward<ResumeOn>(resume_on), on_failure);
+  return detail::MakeOwningCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
+                                    detail::OnThisThread(), std::move(stop),
+                                    std::forward<ResumeOn>(resume_on), on_failure);
 }
 template <detail::GroupLike G, class K = detail::BracedKey<typename G::KeyType>, class Fn,
           detail::NotStopToken Executor, class ResumeOn = ResumeInline>
 auto CoDo(G& group, K&& key, Fn&& fn, Executor&& executor, StopToken stop, ResumeOn&& resume_on,
           OnFailure on_failure) {
-  return detail::MakeRetryingCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
-                                      std::forward<Executor>(executor), std::move(stop),
-                                      std::forward<ResumeOn>(resume_on), on_failure);
+  return detail::MakeOwningCoDoCall(group, std::forward<K>(key), std::forward<Fn>(fn),
+                                    std::forward<Executor>(executor), std::move(stop),
+                                    std::forward<ResumeOn>(resume_on), on_failure);
 }
 
 // The same, for a group whose calls all have the same work: see batcher.hpp.

@@ -289,8 +289,8 @@ class Group {
   };
 
   // Joins the call in flight, or a new one if there is none. `waiter` is null if the caller blocks.
-  // `failed` is the state of the call whose failure made this caller ask again, or null. `kept` gets
-  // the state of the call also if a waiter was linked, which may be gone when this returns.
+  // `failed` is the state of the call whose failure made this caller ask again, or null. `kept`
+  // gets the state of the call also if a waiter was linked, which may be gone when this returns.
   Joined JoinOrLead(KeyRef key, std::uint64_t hash, Waiter* waiter, bool retries,
                     State* failed = nullptr, std::shared_ptr<State>* kept = nullptr) {
     detail::CheckKeyCopy<Key, decltype(key.get())>();

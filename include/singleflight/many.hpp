@@ -67,10 +67,13 @@
 #include "detail/batch_fn.hpp"
 #include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
+#include "detail/later_launch.hpp"
 #include "detail/many/batch.hpp"
 #include "detail/many/batch_work.hpp"
 #include "detail/many/co_batch.hpp"
 #include "detail/many/future_batch.hpp"
+#include "detail/many/later_batch.hpp"
+#include "detail/many/later_leads.hpp"
 #include "detail/new_thread.hpp"
 #include "detail/resume_inline.hpp"
 #include "detail/returned_range.hpp"
@@ -168,7 +171,11 @@ template <detail::GroupLike G,
 std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn,
                                                      CallOptions options) {
   if constexpr (detail::CheckKeys<G, Keys>() && detail::CheckBatchFn<G, Fn>()) {
-    return detail::Batch<G>(group, keys, options).Run(fn);
+    if constexpr (detail::LaunchesLater<G>) {
+      return detail::LaterBatch<G>(group, keys, options).Run(fn);
+    } else {
+      return detail::Batch<G>(group, keys, options).Run(fn);
+    }
   }
 }
 
@@ -304,15 +311,21 @@ std::vector<Future<typename G::ValueType>> DoManyAsync(G& group, Keys&& keys, Fn
   if constexpr (detail::CheckKeys<G, Keys>() && detail::CheckBatchFn<G, Kept>()) {
     if constexpr (detail::CheckBatchExecutor<G, Kept, Executor>()) {
       detail::FutureBatch<G> batch(keys);
-      detail::BatchLeads<G, Kept> leads;
-      const auto lead = [&leads](const auto& key, auto its_lead) {
-        leads.Add(key, std::move(its_lead));
-      };
-      return batch.Join(group, lead, [&] {
-        leads.Begin(std::forward<Fn>(fn), [&](const auto& work) {
-          std::invoke(std::forward<Executor>(executor), detail::BatchTask<G, Kept>(work));
+      if constexpr (detail::LaunchesLater<G>) {
+        using Leads = detail::LaterLeads<G, Kept, std::decay_t<Executor>>;
+        return batch.JoinLater(group, std::make_shared<Leads>(group, std::forward<Fn>(fn),
+                                                              std::forward<Executor>(executor)));
+      } else {
+        detail::BatchLeads<G, Kept> leads;
+        const auto lead = [&leads](const auto& key, auto its_lead) {
+          leads.Add(key, std::move(its_lead));
+        };
+        return batch.Join(group, lead, [&] {
+          leads.Begin(std::forward<Fn>(fn), [&](const auto& work) {
+            std::invoke(std::forward<Executor>(executor), detail::BatchTask<G, Kept>(work));
+          });
         });
-      });
+      }
     }
   }
 }

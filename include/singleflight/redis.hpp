@@ -36,7 +36,8 @@
 //     its own process that asked earlier and is about to be notified.
 //   - shared() is true if other callers of this process have followed, or if another process led.
 //     A leader does not know whether other processes follow.
-//   - If all callers in the leader's process leave a call that can be stopped, another process takes
+//   - If all callers in the leader's process leave a call that can be stopped, another process
+//   takes
 //     over and runs `fn`.
 //   - Warning: processes that wait for each other's keys in a circle wait for ever, since deadlocks
 //     are detected only within a process. Give callers timeouts.
@@ -72,6 +73,7 @@
 #include <utility>
 
 #include "detail/errors.hpp"
+#include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/redis/blocking_caller.hpp"
@@ -91,7 +93,7 @@ namespace singleflight::redis {
 // Lifetime: the Client must outlive the Group. In a forked child, members that ask throw
 //   `operation_not_permitted`, and the destructor leaves the server and the parent alone.
 template <class Value, class ValueCodec = Codec<Value>>
-class Group {
+class Group : private FoundByLookup {
   static_assert(CodecFor<ValueCodec, Value>,
                 "a codec needs static functions Encode(const Value&), whose result converts to "
                 "std::string_view, and Decode(std::string_view), which returns "
@@ -116,8 +118,8 @@ class Group {
   static constexpr bool kLaunchesLater = true;
 
   // All names of the group on the server begin with `prefix`, which must not be empty, nor contain
-  // braces: those mark the key. Give each type of value, and each format of it, a prefix of its own.
-  // Asks the server for nothing yet.
+  // braces: those mark the key. Give each type of value, and each format of it, a prefix of its
+  // own. Asks the server for nothing yet.
   //
   // Errors: std::invalid_argument for a prefix or an option that cannot be used.
   Group(Client& client, std::string_view prefix, const Options& options = {})
@@ -169,28 +171,26 @@ class Group {
       std::rethrow_exception(singleflight::detail::MakeCanceled());
     }
     detail::BlockingCaller<Call, Value, Fn> caller(fn, options);
-    return caller.Ask([&](bool again) {
-      return JoinAndStart(key, caller, again, options.on_failure);
-    });
+    return caller.Ask(
+        [&](bool again) { return JoinAndStart(key, caller, again, options.on_failure); });
   }
 
   template <class K = singleflight::detail::BracedKey<std::string>, class Fn,
             singleflight::detail::NotCallOptions CallOptionsArg>
   void Do(const K&, Fn&&, CallOptionsArg&&) = delete;  // write {.timeout = 50ms, .stop = token}
 
-  // Makes the next caller for `key` start a new call, in every process. True if a call was in flight
-  // in this one. Callers already on the call still get its result. So do callers that join them in
-  // other processes, until these have heard of it. Does not wait for the server.
+  // Makes the next caller for `key` start a new call, in every process. True if a call was in
+  // flight in this one. Callers already on the call still get its result. So do callers that join
+  // them in other processes, until these have heard of it. Does not wait for the server.
   //
   // Errors: throws `operation_not_permitted` in a forked child, and std::bad_alloc.
   template <class K = singleflight::detail::BracedKey<std::string>>
   bool Forget(const K& key) {
     core_.Start();
     auto&& adapted = KeyRef::Adapt(key);
-    context_->Loop().Post(
-        [context = context_, base = detail::BaseOf(context_->prefix, adapted)] {
-          context->SendForget(base);
-        });
+    context_->Loop().Post([context = context_, base = detail::BaseOf(context_->prefix, adapted)] {
+      context->SendForget(base);
+    });
     return local_->Forget(adapted);
   }
 
@@ -259,6 +259,22 @@ class Group {
     return future;
   }
   bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
+
+  // Internal: a thread that blocks joins, and offers to do the work. It must withdraw that, or be
+  // given the lead.
+  using ThreadRunner = typename Call::Runner;
+  template <class K = singleflight::detail::BracedKey<std::string>>
+  detail::JoinedCall<Value> JoinOnThread(const K& key, Waiter& waiter, ThreadRunner& runner,
+                                         bool again, OnFailure on_failure) {
+    Joined joined = JoinAndStart(key, waiter, again, on_failure);
+    if (joined.state != nullptr) Call::Offer(*joined.state, runner);
+    return joined;
+  }
+  static bool Withdraw(State& state, ThreadRunner& runner) noexcept {
+    return Call::Withdraw(state, runner);
+  }
+  // Internal: runs `task()` on the thread that delivers.
+  void Deliver(std::function<void()> task) { context_->fleet.Deliveries().Post(std::move(task)); }
 
   // Internal: runs a plain `fn` that was given no executor.
   template <class Task>

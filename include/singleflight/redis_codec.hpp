@@ -214,7 +214,8 @@ namespace detail {
 // Returns the name of T, as this compiler writes it.
 template <class T>
 constexpr std::string_view NameOf() noexcept {
-  constexpr std::string_view kText = __PRETTY_FUNCTION__;  // "... [with T = int; ...]" or "[T = int]"
+  constexpr std::string_view kText =
+      __PRETTY_FUNCTION__;  // "... [with T = int; ...]" or "[T = int]"
   constexpr std::size_t kBegin = kText.find("T = ") + 4;
   return kText.substr(kBegin, kText.find_first_of(";]", kBegin) - kBegin);
 }

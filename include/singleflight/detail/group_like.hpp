@@ -12,9 +12,15 @@
 
 namespace singleflight {
 
+// Internal: the base of groups in other namespaces, so that CoDo(group, ...) is found for them,
+// too.
+class FoundByLookup {};
+
 namespace detail {
 
-// A Group, or a class with the same members for joining calls, such as a ReadThrough.
+// A Group, or a class with the same members for joining calls, such as a ReadThrough. If it has a
+// kLaunchesLater that is true, its Join keeps `launch`, and calls it later or not at all: see
+// later_launch.hpp. It then has Execute(task), which runs a copyable task somewhere, once.
 template <class G>
 concept GroupLike = !std::is_const_v<G> && requires {
   typename G::KeyType;

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "../key_result.hpp"
@@ -21,6 +22,7 @@
 #include "errors.hpp"
 #include "event.hpp"
 #include "future_source.hpp"
+#include "later_launch.hpp"
 #include "wait_graph.hpp"
 
 namespace singleflight::detail {
@@ -57,13 +59,19 @@ class RetryingCaller : public AsyncCaller<typename G::ValueType> {
   std::exception_ptr error_;
 
  private:
+  using Kept = std::conditional_t<LaunchesLater<G>, SharedLaunch<Launch>, Launch>;
+
   auto Launching(const auto& joined) {
-    return [this, &joined](typename G::Lead lead) {
-      Launch launch(std::move(*launch_));  // from here on, Drop and Deliver may come
-      launch_.reset();
-      joined();
-      std::move(launch)(std::move(lead));
-    };
+    if constexpr (LaunchesLater<G>) {
+      return Kept(*launch_);
+    } else {
+      return [this, &joined](typename G::Lead lead) {
+        Launch launch(std::move(*launch_));  // from here on, Drop and Deliver may come
+        launch_.reset();
+        joined();
+        std::move(launch)(std::move(lead));
+      };
+    }
   }
 
   void OnLanded() noexcept override {
@@ -87,7 +95,7 @@ class RetryingCaller : public AsyncCaller<typename G::ValueType> {
 
   G& group_;
   const typename G::KeyType key_;
-  std::optional<Launch> launch_;  // empty once it was called, or will not be called
+  std::optional<Kept> launch_;  // empty once it was called, or will not be called
   bool asked_again_ = false;
 };
 

@@ -19,12 +19,27 @@
 #include "../backoff.hpp"
 #include "../errors.hpp"
 #include "../invoke.hpp"
+#include "../later_launch.hpp"
 #include "../task.hpp"
 
 namespace singleflight::detail {
 
 // The executor of a CoDo that has none.
 struct OnThisThread {};
+
+// The executor of such a CoDo if the group launches later, elsewhere.
+template <class G>
+class GroupExecutor {
+ public:
+  explicit GroupExecutor(G& group) noexcept : group_(&group) {}
+  template <class Task>
+  void operator()(Task task) const {
+    group_->Execute(std::move(task));
+  }
+
+ private:
+  G* group_;
+};
 
 // The type of `on_failure` of a CoDo that has none.
 struct ShareFailure {};
@@ -96,9 +111,8 @@ class CoDoAwaiter;
 // when the frame may have been destroyed.
 template <class GroupArg, class K, class Fn, class Executor, class ResumeOnArg, class OnFailureArg>
 class [[nodiscard]] CoDoCall {
-  using Work = CoDoWork<GroupArg, Fn, Executor>;
-
  public:
+  using Work = CoDoWork<GroupArg, Fn, Executor>;
   using Group = GroupArg;
   using ResumeOn = ResumeOnArg;
   static constexpr bool kMayAskAgain = std::same_as<OnFailureArg, OnFailure>;
@@ -135,6 +149,8 @@ class CoDoAwaiter final : public Call::Group::Waiter {
   using Group = typename Call::Group;
   using Lead = typename Group::Lead;
   using ResumeOn = typename Call::ResumeOn;
+  using Work = typename Call::Work;
+  static constexpr bool kLaunchesLater = LaunchesLater<Group>;
 
  public:
   explicit CoDoAwaiter(Call&& call) : call_(std::move(call)) {}
@@ -156,6 +172,12 @@ class CoDoAwaiter final : public Call::Group::Waiter {
     if (call_.stop.stop_requested()) {
       left_ = true;
       return true;
+    }
+    if constexpr (kLaunchesLater) {
+      launch_.emplace(std::move(call_.work));
+      Join(*launch_);
+      ListenForStop();
+      return phase_ == Phase::kDone;
     }
     const auto launch = [this](Lead lead) { LaunchHere(std::move(lead)); };
     if (Join(launch) == Role::kFollower) ListenForStop();
@@ -286,6 +308,7 @@ class CoDoAwaiter final : public Call::Group::Waiter {
   // On the coroutine's thread, inside await_suspend. False: the coroutine must not suspend.
   bool AskAgainHere() noexcept {
     phase_.store(Phase::kJoining);
+    if constexpr (kLaunchesLater) return AskAgainLater();
     const auto launch = [this](Lead lead) { LaunchHere(std::move(lead)); };
     auto phase = Phase::kJoining;
     if (AskAgain(launch)) return phase_.compare_exchange_strong(phase, Phase::kSuspended);
@@ -293,9 +316,24 @@ class CoDoAwaiter final : public Call::Group::Waiter {
     return false;
   }
 
+  bool AskAgainLater() noexcept {
+    auto phase = Phase::kJoining;
+    if (AskAgain(*launch_)) return phase_.compare_exchange_strong(phase, Phase::kSuspended);
+    phase_.store(Phase::kDone);
+    return false;
+  }
+
   // On the thread that has landed the failed call. Nobody else destroys the frame or resumes the
   // coroutine until HandOver. That comes before `fn`, which may take long.
   void AskAgainSuspended() noexcept {
+    if constexpr (kLaunchesLater) {
+      if (AskAgain(*launch_)) {
+        HandOver();
+      } else {
+        Resume();
+      }
+      return;
+    }
     bool handed_over = false;
     const auto launch = [this, &handed_over](Lead lead) {
       ListenForStop();
@@ -329,7 +367,7 @@ class CoDoAwaiter final : public Call::Group::Waiter {
     }
     try {
       const Role role = call_.group.JoinAgain(std::as_const(call_.key), *this, launch);
-      if (role == Role::kFollower) ListenForStop();
+      if (kLaunchesLater || role == Role::kFollower) ListenForStop();
       return true;
     } catch (...) {
       error_ = std::current_exception();
@@ -352,9 +390,12 @@ class CoDoAwaiter final : public Call::Group::Waiter {
     }
   }
 
+  struct NoLaunch {};
+  using Launch = std::conditional_t<kLaunchesLater, std::optional<SharedLaunch<Work>>, NoLaunch>;
   using Error = std::conditional_t<Call::kMayAskAgain, std::exception_ptr, ShareFailure>;
 
   Call call_;
+  [[no_unique_address]] Launch launch_;
   std::optional<StopCallback<OnStop>> on_stop_;
   std::coroutine_handle<> handle_;
   std::atomic<Phase> phase_ = Phase::kJoining;

@@ -209,11 +209,13 @@ class BatchLeads {
     work_->Calls().template Add<BatchFn<G, Fn>::kTakesStop>(key, std::move(lead));
   }
 
+  bool Empty() const noexcept { return work_ == nullptr || work_->Calls().Empty(); }
+
   // If there are any, keeps `fn`, and has `launch(work)` run it. What this throws is the failure of
   // the calls, unless the work has begun.
   template <class F, class Launch>
   void Begin(F&& fn, Launch&& launch) {
-    if (work_ == nullptr || work_->Calls().Empty()) return;
+    if (Empty()) return;
     std::exception_ptr error;
     try {
       work_->Keep(std::forward<F>(fn));

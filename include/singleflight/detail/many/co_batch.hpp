@@ -22,6 +22,7 @@
 #include "../group_like.hpp"
 #include "batch_members.hpp"
 #include "batch_work.hpp"
+#include "later_leads.hpp"
 
 namespace singleflight::detail {
 
@@ -54,6 +55,18 @@ class CoBatch {
     }
     ListenForStop();
     begin();
+    Notified(1);
+    return phase_ == Phase::kDone;
+  }
+
+  // The same for a group that launches later. `leads` is a LaterLeads.
+  template <class Leads>
+  bool JoinLater(G& group, const std::shared_ptr<Leads>& leads) {
+    for (Member& member : members_) {
+      JoinOne(group, member, typename Leads::Launch(leads, *member.key));
+    }
+    ListenForStop();
+    leads->Decided();
     Notified(1);
     return phase_ == Phase::kDone;
   }
@@ -124,7 +137,7 @@ class CoBatch {
   }
 
   template <class Launch>
-  void JoinOne(G& group, Member& member, const Launch& launch) {
+  void JoinOne(G& group, Member& member, Launch&& launch) {
     if (stop_.stop_requested()) {
       member.error = MakeCanceled();
       return;
@@ -132,7 +145,7 @@ class CoBatch {
     ++waiting_;
     ++owners_;
     try {
-      member.role = group.Join(*member.key, member, launch);
+      member.role = group.Join(*member.key, member, std::forward<Launch>(launch));
       on_stop_.reset();  // a Stop must not race with the next Join
       member.joined = true;
     } catch (...) {
@@ -190,9 +203,6 @@ class CoBatch {
   BatchMembers<G, Member> members_;
 };
 
-// The executor of a batch that has none: its work begins on this thread.
-struct NoExecutor {};
-
 // What a CoDoMany does with a group, an `fn` and perhaps an executor. It owns what was passed as a
 // temporary, and refers to the rest.
 template <class GroupArg, class FnArg, class ExecutorArg>
@@ -211,13 +221,19 @@ class CoDoManyWork {
   // Called once. Returns true if there is nothing to wait for.
   template <class Batch>
   bool Begin(Batch& batch) {
-    BatchLeads<Group, Fn> leads;
-    const auto lead = [&leads](const auto& key, auto its_lead) {
-      leads.Add(key, std::move(its_lead));
-    };
-    return batch.Join(group_, lead, [&] {
-      leads.Begin(std::forward<FnArg>(fn_), [this](const auto& work) { Launch(work); });
-    });
+    if constexpr (LaunchesLater<Group>) {
+      using Leads = LaterLeads<Group, Fn, std::decay_t<ExecutorArg>>;
+      return batch.JoinLater(group_, std::make_shared<Leads>(group_, std::forward<FnArg>(fn_),
+                                                             std::forward<ExecutorArg>(executor_)));
+    } else {
+      BatchLeads<Group, Fn> leads;
+      const auto lead = [&leads](const auto& key, auto its_lead) {
+        leads.Add(key, std::move(its_lead));
+      };
+      return batch.Join(group_, lead, [&] {
+        leads.Begin(std::forward<FnArg>(fn_), [this](const auto& work) { Launch(work); });
+      });
+    }
   }
 
  private:

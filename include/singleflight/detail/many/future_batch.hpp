@@ -4,6 +4,7 @@
 // A batch whose caller has a Future for each key.
 
 #include <exception>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -48,12 +49,32 @@ class FutureBatch {
     return std::move(futures_);
   }
 
+  // The same for a group that launches later. `leads` is a LaterLeads.
+  template <class Leads>
+  std::vector<Future<Value>> JoinLater(G& group, const std::shared_ptr<Leads>& leads) {
+    std::exception_ptr error;
+    try {
+      for (const Key& key : keys_) {
+        futures_.push_back(JoinWith(group, key, typename Leads::Launch(leads, key)));
+      }
+    } catch (...) {
+      error = Caught();
+    }
+    leads->Decided();
+    if (error != nullptr) std::rethrow_exception(error);
+    return std::move(futures_);
+  }
+
  private:
   template <class Lead>
   static Future<Value> JoinOne(G& group, const Key& key, const Lead& lead) {
+    return JoinWith(group, key, [&](typename G::Lead its_lead) { lead(key, std::move(its_lead)); });
+  }
+  template <class Launch>
+  static Future<Value> JoinWith(G& group, const Key& key, Launch&& launch) {
     std::exception_ptr error;
     try {
-      return group.Join(key, [&](typename G::Lead its_lead) { lead(key, std::move(its_lead)); });
+      return group.Join(key, std::forward<Launch>(launch));
     } catch (...) {
       error = Caught();
     }

@@ -88,9 +88,8 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     const std::string awaited_forgotten = detail::ForgottenName(base_, awaited_);
     const std::string milliseconds = std::to_string(context->options.lease.count());
     const std::array<std::string_view, 4> keys = {lease, forgotten, awaited, awaited_forgotten};
-    const std::array<std::string_view, 5> words = {own_token_, milliseconds,
-                                                   context->inbox.Channel(), context->who,
-                                                   context->tag};
+    const std::array<std::string_view, 5> words = {
+        own_token_, milliseconds, context->inbox.Channel(), context->who, context->tag};
     context->fleet.Core().Commands().RunScript(
         detail::TakeScript(), std::span(keys).first(awaited_.empty() ? 2 : 4), words,
         [self = shared_from_this(), asked = context->Now()](Answer answer) {
@@ -222,8 +221,8 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
 
   const std::string base_;
   const std::string own_token_;
-  Timer timer_;  // for the next time to ask
-  std::string awaited_;  // the token of the lease that it follows, or empty
+  Timer timer_;                         // for the next time to ask
+  std::string awaited_;                 // the token of the lease that it follows, or empty
   Clock::time_point began_ = {};        // when it last heard of the server, or began
   Clock::time_point lease_until_ = {};  // of the lease that it follows
   bool is_asking_ = false;              // no outcome so far

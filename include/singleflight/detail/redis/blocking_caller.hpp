@@ -82,8 +82,7 @@ inline constexpr bool kTakesLease =
 
 template <class Value, class Fn>
 constexpr void CheckFleetFn() {
-  constexpr bool kCallable = std::is_invocable_v<Fn> ||
-                             singleflight::detail::kTakesStopToken<Fn> ||
+  constexpr bool kCallable = std::is_invocable_v<Fn> || singleflight::detail::kTakesStopToken<Fn> ||
                              std::is_invocable_v<Fn, const Lease&>;
   static_assert(kCallable,
                 "fn must be callable as fn(), fn(singleflight::StopToken) or "

@@ -39,7 +39,9 @@ class ClientCore {
 
   // Commands in flight fail: each callback has been called when this returns. A callback must not
   // send again for ever.
-  ~ClientCore() { Close([] {}); }
+  ~ClientCore() {
+    Close([] {});
+  }
 
   // What the destructor does. `last()` runs on the loop's thread, if it has one, after the last
   // callback.

@@ -23,8 +23,8 @@ class Deliverer {
  public:
   Deliverer() : state_(std::make_shared<State>()) {}
 
-  // Runs what was posted, and joins the thread. If this is that thread, it is detached: it ends when
-  // what it runs has returned.
+  // Runs what was posted, and joins the thread. If this is that thread, it is detached: it ends
+  // when what it runs has returned.
   ~Deliverer() {
     const DisableCancellation guard;  // join is a cancellation point
     std::unique_lock lock(state_->mutex);
@@ -113,8 +113,8 @@ class Deliverer {
       }
       if (state.closed) break;
       state.sleeps = true;
-      const bool woken = state.changed.wait_for(
-          lock, kIdle, [&] { return !state.tasks.empty() || state.closed; });
+      const bool woken =
+          state.changed.wait_for(lock, kIdle, [&] { return !state.tasks.empty() || state.closed; });
       state.sleeps = false;
       if (!woken) break;
     }

@@ -214,9 +214,8 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
 
 // Whether a server's error says that the same command may succeed soon.
 inline bool IsTransient(std::string_view error) noexcept {
-  for (const std::string_view prefix :
-       {"BUSY ", "LOADING ", "MASTERDOWN ", "NOREPLICAS ", "CLUSTERDOWN ", "TRYAGAIN ", "READONLY ",
-        "UNBLOCKED "}) {
+  for (const std::string_view prefix : {"BUSY ", "LOADING ", "MASTERDOWN ", "NOREPLICAS ",
+                                        "CLUSTERDOWN ", "TRYAGAIN ", "READONLY ", "UNBLOCKED "}) {
     if (error.starts_with(prefix)) return true;
   }
   return false;

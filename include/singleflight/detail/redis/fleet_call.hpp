@@ -352,15 +352,13 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
     singleflight::Lead<Ledger>(std::move(async_)).Land(std::move(outcome));
   }
 
-  void Deliver(std::function<void()> task) {
-    context->fleet.Deliveries().Post(std::move(task));
-  }
+  void Deliver(std::function<void()> task) { context->fleet.Deliveries().Post(std::move(task)); }
 
-  std::shared_ptr<Async> async_;         // until it lands the call, or somebody else will
-  const std::weak_ptr<Async> given_;     // the same, for the time after that
+  std::shared_ptr<Async> async_;      // until it lands the call, or somebody else will
+  const std::weak_ptr<Async> given_;  // the same, for the time after that
   std::optional<StopCallback<OnStop>> on_stop_;
-  std::shared_ptr<FleetCall> self_;      // as long as async_
-  std::shared_ptr<FleetCall> kept_to_cancel_;  // while cancel_ is posted
+  std::shared_ptr<FleetCall> self_;              // as long as async_
+  std::shared_ptr<FleetCall> kept_to_cancel_;    // while cancel_ is posted
   std::shared_ptr<typename Hook::Guard> guard_;  // null: there is no lease
   bool has_begun_ = false;                       // used by the loop's thread alone
   bool is_canceled_ = false;                     // likewise

@@ -51,7 +51,8 @@ inline void AppendNumber(std::string& bytes, std::uint64_t number) {
 // `bytes` holds at least eight.
 inline std::uint64_t ReadNumber(std::string_view bytes) noexcept {
   std::uint64_t number = 0;
-  for (std::size_t i = 8; i > 0; --i) number = number << 8 | static_cast<unsigned char>(bytes[i - 1]);
+  for (std::size_t i = 8; i > 0; --i)
+    number = number << 8 | static_cast<unsigned char>(bytes[i - 1]);
   return number;
 }
 

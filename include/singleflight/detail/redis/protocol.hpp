@@ -10,8 +10,8 @@
 //   BASE:outcome:TOKEN     the payload. It exists only if another process followed, or might have,
 //                          and only for `linger`.
 //
-// An inbox is a channel, one for each client and prefix: `prefix:inbox:RANDOM`. A message in it is a
-// token, one byte that says what it is, and a payload:
+// An inbox is a channel, one for each client and prefix: `prefix:inbox:RANDOM`. A message in it is
+// a token, one byte that says what it is, and a payload:
 //
 //   p  the outcome: the payload follows
 //   a  ask for the outcome: it is large, and kept at BASE:outcome:TOKEN
@@ -19,8 +19,8 @@
 //
 // Each script is one step on the server, and may run twice without harm: a token is used for one
 // call only. So a script whose answer was lost is sent again. One that arrives after its sender has
-// given up may leave a lease that no process holds, as if its leader had died. tests/model/lease.pml
-// is a model of these steps.
+// given up may leave a lease that no process holds, as if its leader had died.
+// tests/model/lease.pml is a model of these steps.
 
 #include <sys/random.h>
 #include <unistd.h>
@@ -70,8 +70,8 @@ inline std::string Who() {
   return std::string(host.data()) + ':' + std::to_string(::getpid());
 }
 
-// Names what belongs to one key of a Group. A Redis Cluster chooses the node by what is in the first
-// braces, unless that is empty. So a key that would leave the braces empty comes after them.
+// Names what belongs to one key of a Group. A Redis Cluster chooses the node by what is in the
+// first braces, unless that is empty. So a key that would leave the braces empty comes after them.
 inline std::string BaseOf(std::string_view prefix, std::string_view key) {
   std::string base(prefix);
   if (key.empty() || key.front() == '}') {

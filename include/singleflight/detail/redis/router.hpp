@@ -88,8 +88,8 @@ class Router final : private CommandRouter {
     Send(std::make_unique<WithCallback<OnAnswer>>(std::move(on_answer), *this, slot, words));
   }
 
-  // Replaces the connection on which a command for this key would go. Those in flight on it fail, or
-  // are sent on the next one.
+  // Replaces the connection on which a command for this key would go. Those in flight on it fail,
+  // or are sent on the next one.
   void Interrupt(std::string_view key) {
     const Topology::Target target = topology_.Find(HashSlot(key));
     if (target.node != nullptr) target.node->Interrupt("a command takes too long");

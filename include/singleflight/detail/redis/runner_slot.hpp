@@ -2,15 +2,14 @@
 #pragma once
 
 // RunnerSlot: which of a call's callers does its work. Whether this process leads is known only
-// after the server has answered, and a caller that blocks may have left by then. So each caller that
-// can do the work offers itself, and the first that is still there gets the lead.
+// after the server has answered, and a caller that blocks may have left by then. So each caller
+// that can do the work offers itself, and the first that is still there gets the lead.
 
 #include <memory>
 #include <mutex>
 #include <utility>
 
 #include "../intrusive_list.hpp"
-#include "../spin_mutex.hpp"
 
 namespace singleflight::redis::detail {
 
@@ -125,7 +124,7 @@ class RunnerSlot {
   }
 
  private:
-  singleflight::detail::SpinMutex mutex_;
+  std::mutex mutex_;
   singleflight::detail::ListLink runners_;  // in the order in which they came
   std::unique_ptr<Runner> owned_;           // one of them
   Grant* waiting_ = nullptr;

@@ -36,10 +36,12 @@ class LeasedCall {
   ~LeasedCall() = default;
 };
 
-class Tenure final : public std::enable_shared_from_this<Tenure>, private Listener, private LoopTask {
+class Tenure final : public std::enable_shared_from_this<Tenure>,
+                     private Listener,
+                     private LoopTask {
  public:
-  // `asked` is when the lease was asked for. If `is_sure` is false, the server may not have heard of
-  // it.
+  // `asked` is when the lease was asked for. If `is_sure` is false, the server may not have heard
+  // of it.
   //
   // Thread: the loop's. So for the members below, unless they say otherwise.
   Tenure(std::shared_ptr<GroupContext> context, std::string base, std::string token,
@@ -116,13 +118,9 @@ class Tenure final : public std::enable_shared_from_this<Tenure>, private Listen
     const std::string milliseconds = std::to_string(context_->options.lease.count());
     const std::string fence = std::to_string(fence_);
     const std::array<std::string_view, 2> keys = {lease, forgotten};
-    const std::array<std::string_view, 7> words = {token_,
-                                                   milliseconds,
-                                                   context_->inbox.Channel(),
-                                                   context_->who,
-                                                   context_->tag,
-                                                   fence,
-                                                   is_forgotten_ ? "1" : "0"};
+    const std::array<std::string_view, 7> words = {
+        token_,        milliseconds, context_->inbox.Channel(), context_->who,
+        context_->tag, fence,        is_forgotten_ ? "1" : "0"};
     context_->fleet.Core().Commands().RunScript(
         detail::RenewScript(), keys, words,
         [self = shared_from_this(), asked = context_->Now()](const Answer& answer) {
@@ -136,7 +134,8 @@ class Tenure final : public std::enable_shared_from_this<Tenure>, private Listen
     const auto lease = context_->options.lease;
     if (!answer.IsReply()) {
       ++context_->count.failed_renewals;
-      timer_.Set(context_->Now() + std::clamp<Clock::duration>(lease / 12, std::chrono::milliseconds(5), kPause));
+      timer_.Set(context_->Now() +
+                 std::clamp<Clock::duration>(lease / 12, std::chrono::milliseconds(5), kPause));
       return;
     }
     if (answer.reply.integer == 0) {

@@ -69,6 +69,9 @@ class LaunchTwice final : private ContextUsers::User {
     }
   }
 
+  // False: it was launched before, or its context has been shut down.
+  bool HasLaunch() const noexcept { return launch_.has_value(); }
+
   // False: the context of `fn` has been shut down.
   bool TryPin(ContextPin& pin) const noexcept { return pin.TryPin(users_.get()); }
 
@@ -122,6 +125,44 @@ class LaunchTwice final : private ContextUsers::User {
   std::optional<Work> work_;
   std::shared_ptr<ContextUsers> users_;  // null: the operation's own, or unknown
   bool is_listed_ = false;
+};
+
+// A LaunchTwice that its operation shares with a call that launches later: see later_launch.hpp.
+// The call may launch when the operation has left, but not when the context of `fn` is gone.
+template <class G, class Fn, class Executor>
+class LaterLaunch {
+  using Twice = LaunchTwice<G, Fn, Executor>;
+
+ public:
+  LaterLaunch(Fn&& fn, const Executor& executor, G& its_group, typename G::KeyType&& its_key)
+      : shared_(std::make_shared<Twice>(std::move(fn), executor, its_group, std::move(its_key))),
+        group(shared_->group),
+        key(shared_->key),
+        phase(shared_->phase) {}
+
+  struct ForJoin {
+    void operator()(typename G::Lead lead) const {
+      ContextPin pin;
+      if (!launch->TryPin(pin) || !launch->HasLaunch()) return;  // lands with `owner_dead`
+      auto launching = launch->Take();
+      launching.launch(std::move(lead));
+    }
+    std::shared_ptr<Twice> launch;
+  };
+  ForJoin Launching() const { return {shared_}; }
+
+  const Executor& executor() const noexcept { return shared_->executor(); }
+  void Watch(const ContextUsers*) noexcept { shared_->Watch(nullptr); }
+  bool TryPin(ContextPin& pin) const noexcept { return shared_->TryPin(pin); }
+  void Drop() noexcept {}
+
+ private:
+  const std::shared_ptr<Twice> shared_;
+
+ public:
+  G& group;
+  typename G::KeyType& key;
+  std::atomic<AskingPhase>& phase;
 };
 
 }  // namespace singleflight::detail::SINGLEFLIGHT_ASIO

@@ -15,6 +15,7 @@
 #include "../../../stop_token.hpp"
 #include "../../call.hpp"
 #include "../../group_like.hpp"
+#include "../../later_launch.hpp"
 #include "../../outcome.hpp"
 #include "../context_users.hpp"
 
@@ -67,11 +68,17 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
       });
     }
     op.self_ = std::move(self);
-    if constexpr (kMayAskAgain) op.launch_.Watch(op.context_users_);
+    if constexpr (kMayAskAgain || LaunchesLater<G>) op.launch_.Watch(op.context_users_);
     const bool shut_down = op.context_users_ != nullptr && !op.context_users_->Add(op);
     if (!shut_down) {
       try {
-        join(op, op.launch_);
+        if constexpr (LaunchesLater<G>) {
+          const auto launch =
+              op.launch_.Launching();  // the operation may be gone before Join returns
+          join(op, op.launch_, launch);
+        } else {
+          join(op, op.launch_, op.launch_);
+        }
         return;
       } catch (...) {
         op.error_ = std::current_exception();
@@ -212,16 +219,20 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
     bool handed_over = false;
     try {
       const typename G::KeyType key(std::move(launch_.key));
-      launch_.group.JoinAgain(key, *this, [&](typename G::Lead lead) {
-        ContextPin pinned;
-        ContextPin pinned_of_fn;
-        auto launching = launch_.Take();
-        pinned = std::move(pin);
-        pinned_of_fn = std::move(pin_of_fn);
-        handed_over = true;
-        HandOver(unwanted);
-        launching.launch(std::move(lead));
-      });
+      if constexpr (LaunchesLater<G>) {
+        launch_.group.JoinAgain(key, *this, launch_.Launching());
+      } else {
+        launch_.group.JoinAgain(key, *this, [&](typename G::Lead lead) {
+          ContextPin pinned;
+          ContextPin pinned_of_fn;
+          auto launching = launch_.Take();
+          pinned = std::move(pin);
+          pinned_of_fn = std::move(pin_of_fn);
+          handed_over = true;
+          HandOver(unwanted);
+          launching.launch(std::move(lead));
+        });
+      }
       if (handed_over) return;
     } catch (...) {
       error_ = std::current_exception();
@@ -275,7 +286,9 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
   }
 
   Handler handler_;
-  std::conditional_t<kMayAskAgain, LaunchTwice<G, Fn, FnExecutor>, Launch<G, Fn, FnExecutor>>
+  std::conditional_t<
+      LaunchesLater<G>, LaterLaunch<G, Fn, FnExecutor>,
+      std::conditional_t<kMayAskAgain, LaunchTwice<G, Fn, FnExecutor>, Launch<G, Fn, FnExecutor>>>
       launch_;
   // Outstanding work, on each executor that the completion passes.
   net::executor_work_guard<Executor> work_;
@@ -316,8 +329,16 @@ struct InitiateAsyncDo {
 
   template <class Handler, class Fn>
   void operator()(Handler&& handler, typename G::KeyType key, Fn fn) const {
-    Start<false>(std::forward<Handler>(handler), std::move(fn),
-                 [&](auto& op, auto& launch) { group->Join(key, op, launch); });
+    if constexpr (LaunchesLater<G>) {
+      const auto join = [](auto& op, auto& mine, auto& launch) {
+        const typename G::KeyType its_key(std::move(mine.key));
+        mine.group.Join(its_key, op, launch);
+      };
+      Start<false>(std::forward<Handler>(handler), std::move(fn), join, *group, std::move(key));
+    } else {
+      Start<false>(std::forward<Handler>(handler), std::move(fn),
+                   [&](auto& op, auto&, auto& launch) { group->Join(key, op, launch); });
+    }
   }
 
   template <class Handler, class Fn>
@@ -325,8 +346,14 @@ struct InitiateAsyncDo {
     if (on_failure == OnFailure::kShare) {
       return (*this)(std::forward<Handler>(handler), std::move(key), std::move(fn));
     }
-    const auto join = [](auto& op, auto& launch) {
-      launch.group.Join(std::as_const(launch.key), op, launch, OnFailure::kRetry);
+    const auto join = [](auto& op, auto& mine, auto& launch) {
+      if constexpr (LaunchesLater<G>) {
+        const typename G::KeyType its_key(
+            mine.key);  // the operation may be gone before Join returns
+        mine.group.Join(its_key, op, launch, OnFailure::kRetry);
+      } else {
+        mine.group.Join(std::as_const(mine.key), op, launch, OnFailure::kRetry);
+      }
     };
     Start<true>(std::forward<Handler>(handler), std::move(fn), join, *group, std::move(key));
   }
