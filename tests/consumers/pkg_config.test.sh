@@ -34,8 +34,4 @@ places=$(printf '%s\n' "$prefix" "$(realpath ../..)" | sed 's/[][\.*^$+?(){}|]/\
 [[ $(realpath "$(pkg-config --variable=prefix singleflight)") == $(realpath "$directory/moved") ]]
 [[ -f $(pkg-config --variable=includedir singleflight)/singleflight/singleflight.hpp ]]
 build singleflight app/main.cpp app/users.cpp
-if pkg-config --exists hiredis; then
-  build singleflight-redis find_package_redis/main.cpp
-else
-  echo "left out: singleflight-redis, because there is no hiredis"
-fi
+build singleflight-redis find_package_redis/main.cpp

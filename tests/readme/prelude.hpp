@@ -55,11 +55,9 @@ struct UserTask : std::suspend_always {
 };
 UserTask LoadTask(int id);
 
-#if __has_include(<hiredis/hiredis.h>)
 #include <singleflight/redis.hpp>
 
 std::string Render(const Request& request);
-#endif
 
 #if __has_include(<httplib.h>)
 #include "../../examples/adapters/http_middleware.hpp"

@@ -11,7 +11,7 @@ required_conan_version = ">=2.0"
 
 
 class SingleflightConan(ConanFile):
-    """Packages the clone that this file lies in. For redis.hpp, require hiredis as well."""
+    """Packages the clone that this file lies in. For TLS in redis.hpp, require openssl as well."""
 
     name = "singleflight"
     description = "Many callers, one execution, one shared result"

@@ -7,7 +7,8 @@
 #include <string>
 
 int main() {
-  singleflight::redis::Group<std::string> names({.unix_socket = "/nowhere"});
+  singleflight::redis::Client client({.unix_socket = "/nowhere"});
+  singleflight::redis::Group<std::string> names(client, "names");
   auto [name, shared] = names.Do("user:42", [] { return std::string("Ada"); });
   return name == "Ada" && !shared && names.GetStats().outages == 1 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
