@@ -10,6 +10,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -65,6 +66,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   bool Abandon() {
     if (!is_asking_) return false;
     End();
+    GiveBackWhatMayBeOurs();
     return true;
   }
   // The outcome did not decode: asks again, as if its leader had died.
@@ -82,30 +84,45 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   void Take() {
     if (!is_asking_ || std::exchange(is_in_flight_, true)) return;
     timer_.Cancel();
+    context->inbox.Open();
     const std::string lease = detail::LeaseName(base_);
     const std::string forgotten = detail::ForgottenName(base_, own_token_);
-    const std::string awaited = detail::OutcomeName(base_, awaited_);
-    const std::string awaited_forgotten = detail::ForgottenName(base_, awaited_);
+    const std::string outcome = detail::OutcomeName(base_, own_token_);
+    const std::string_view awaited = detail::TokenOf(awaited_);
+    const std::string awaited_outcome = detail::OutcomeName(base_, awaited);
+    const std::string awaited_forgotten = detail::ForgottenName(base_, awaited);
+    const std::string any_forgotten = detail::ForgottenName(base_, {});
     const std::string milliseconds = std::to_string(context->options.lease.count());
-    const std::array<std::string_view, 4> keys = {lease, forgotten, awaited, awaited_forgotten};
-    const std::array<std::string_view, 5> words = {
-        own_token_, milliseconds, context->inbox.Channel(), context->who, context->tag};
+    const std::array<std::string_view, 5> keys = {lease, forgotten, outcome, awaited_outcome,
+                                                  awaited_forgotten};
+    const std::array<std::string_view, 7> words = {
+        own_token_,
+        milliseconds,
+        context->inbox.Channel(),
+        context->who,
+        context->tag,
+        any_forgotten,
+        awaited_.empty() ? std::string_view() : detail::FenceOf(awaited_)};
     context->fleet.Core().Commands().RunScript(
-        detail::TakeScript(), std::span(keys).first(awaited_.empty() ? 2 : 4), words,
-        [self = shared_from_this(), asked = context->Now()](Answer answer) {
-          self->OnAnswer(std::move(answer), asked);
-        });
+        detail::TakeScript(), std::span(keys).first(awaited_.empty() ? 3 : 5), words,
+        [self = shared_from_this(), asked = context->Now(), moment = context->inbox.TakeSent()](
+            Answer answer) { self->OnAnswer(std::move(answer), asked, moment); });
   }
 
-  void OnAnswer(Answer answer, Clock::time_point asked) {
+  void OnAnswer(Answer answer, Clock::time_point asked, const Inbox::Moment& moment) {
     is_in_flight_ = false;
+    std::optional<Taken> taken;
+    if (answer.IsReply()) taken = detail::ReadTaken(answer.reply);
+    const bool follows = taken && taken->kind == Taken::Kind::kFollow;
+    const Inbox::Missed missed =
+        context->inbox.TakeAnswered(moment, follows ? taken->text : std::string());
     if (answer.IsReply()) {
-      std::optional<Taken> taken = detail::ReadTaken(answer.reply);
+      may_be_ours_ = false;  // it is known now
       if (!taken) return OnOutage(std::errc::protocol_error, "the server's answer makes no sense");
-      return OnTaken(std::move(*taken), asked);
+      return OnTaken(std::move(*taken), asked, missed);
     }
-    if (!is_asking_) return;
     if (answer.kind == Answer::Kind::kUnknown) may_be_ours_ = true;
+    if (!is_asking_) return GiveBackWhatMayBeOurs();
     if (MayComeTrue(answer) && context->Now() < began_ + std::chrono::seconds(1)) {
       if (answer.kind == Answer::Kind::kUnknown) return Take();
       timer_.Set(context->Now() + kPause);
@@ -116,10 +133,10 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
              answer.why);
   }
 
-  void OnTaken(Taken taken, Clock::time_point asked) {
+  void OnTaken(Taken taken, Clock::time_point asked, const Inbox::Missed& missed) {
     const auto now = context->Now();
     if (taken.kind == Taken::Kind::kLead) {
-      auto tenure = MakeTenure(taken.fence, asked, /*is_sure=*/true);
+      auto tenure = MakeTenure(std::move(taken.text), asked);
       if (!is_asking_) {  // too late
         tenure->Begin(nullptr);
         return tenure->GiveBack();
@@ -132,9 +149,10 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     began_ = now;  // the server answers
     switch (taken.kind) {
       case Taken::Kind::kFollow: {
-        if (awaited_ != taken.token) Await(taken.token);
+        if (awaited_ != taken.text) Await(taken.text);
         lease_until_ = now + taken.left;
-        if (std::exchange(asks_again_, false)) return Take();
+        if (missed.forgotten) OnForgottenElsewhere();
+        if (std::exchange(asks_again_, false) || missed.message) return Take();
         const Clock::duration until_expiry = taken.left + std::chrono::milliseconds(1);
         timer_.Set(now + std::min<Clock::duration>(until_expiry, context->options.linger / 2));
         if (!std::exchange(has_followed_, true)) OnFollows();
@@ -152,10 +170,10 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     }
   }
 
-  // Follows the lease with this token.
-  void Await(std::string token) {
+  // Follows the lease with this id.
+  void Await(std::string id) {
     if (!awaited_.empty()) context->inbox.Remove(awaited_, *this);
-    awaited_ = std::move(token);
+    awaited_ = std::move(id);
     if (!awaited_.empty()) context->inbox.Add(awaited_, *this);
   }
 
@@ -177,15 +195,18 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   }
 
   void OnPayload(std::string bytes) {
-    const std::optional<Payload> payload = detail::Unpack(bytes, context->tag_hash, awaited_);
+    const std::optional<Payload> payload =
+        detail::Unpack(bytes, context->tag_hash, detail::TokenOf(awaited_));
     if (payload && payload->kind == PayloadKind::kRunIt) {
       ++context->count.told_to_run;
       End();
+      GiveBackWhatMayBeOurs();
       return OnMustRun(nullptr);
     }
     if (payload && payload->kind != PayloadKind::kAbandoned) {
-      std::string token = awaited_;
+      std::string token(detail::TokenOf(awaited_));
       End();
+      GiveBackWhatMayBeOurs();
       return OnOutcome(std::move(bytes), std::move(token));
     }
     if (!payload) ++context->count.undecodable;
@@ -206,11 +227,20 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     if (context->options.on_outage == OnOutage::kFail) {
       return OnFailure(std::make_exception_ptr(Outage(code, why)));
     }
-    OnMustRun(may_be_ours_ ? MakeTenure(0, now, /*is_sure=*/false) : nullptr);
+    OnMustRun(std::exchange(may_be_ours_, false) ? MakeTenure({}, now) : nullptr);
   }
 
-  std::shared_ptr<Tenure> MakeTenure(std::uint64_t fence, Clock::time_point asked, bool is_sure) {
-    return std::make_shared<Tenure>(context, base_, own_token_, fence, asked, is_sure);
+  // The fence is empty if the server may not have heard of it.
+  std::shared_ptr<Tenure> MakeTenure(std::string fence, Clock::time_point asked) {
+    return std::make_shared<Tenure>(context, base_, own_token_, std::move(fence), asked);
+  }
+
+  // This call needs no lease any more, but the server may have given it one.
+  void GiveBackWhatMayBeOurs() {
+    if (is_in_flight_ || !std::exchange(may_be_ours_, false)) return;
+    const auto tenure = MakeTenure({}, context->Now());
+    tenure->Begin(nullptr);
+    tenure->GiveBack();
   }
 
   void End() {
@@ -222,7 +252,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   const std::string base_;
   const std::string own_token_;
   Timer timer_;                         // for the next time to ask
-  std::string awaited_;                 // the token of the lease that it follows, or empty
+  std::string awaited_;                 // the id of the lease that it follows, or empty
   Clock::time_point began_ = {};        // when it last heard of the server, or began
   Clock::time_point lease_until_ = {};  // of the lease that it follows
   bool is_asking_ = false;              // no outcome so far

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Fleet: what the groups of a client have in common: its event loop, the thread that delivers, and
-// an inbox for each prefix. GroupContext: what the calls of one group have in common.
+// Fleet: what the groups of a client have in common: its event loop, and the thread that delivers.
+// Inbox: through which others tell a group of outcomes. GroupContext: what the calls of one group
+// have in common.
 
 #include <array>
 #include <atomic>
@@ -11,7 +12,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -30,7 +30,7 @@
 
 namespace singleflight::redis::detail {
 
-// One that waits for messages about a token. It stays alive while it is listed.
+// One that waits for messages about a lease. It stays alive while it is listed.
 class Listener {
  public:
   // Thread: the loop's.
@@ -44,27 +44,33 @@ class Listener {
   ~Listener() = default;
 };
 
-// A channel of this process, through which others tell it of outcomes. One serves all groups that
-// have the same client and prefix.
+// A channel of this process, through which others tell a group of outcomes.
+//
+// A message may overtake the answer to a Take, which comes through another connection. So as long
+// as answers are awaited, it is remembered which leases messages came about.
 //
 // Thread: the loop's, except Channel.
-class Inbox {
+class Inbox : public std::enable_shared_from_this<Inbox> {
  public:
   Inbox(ClientCore& core, std::string_view prefix)
       : core_(core), channel_((std::string(prefix) += ":inbox:") += detail::NewToken()) {}
 
   const std::string& Channel() const noexcept { return channel_; }
+  bool IsOpen() const noexcept { return is_open_; }  // any thread
 
-  void Add(const std::string& token, Listener& listener) {
-    if (!std::exchange(is_subscribed_, true)) {
-      core_.Subscriptions().Subscribe(
-          channel_, {[this](std::string_view bytes) { OnMessage(bytes); },
-                     [this] { ForEach([](Listener& each) { each.OnSubscribed(); }); }});
-    }
-    listeners_.emplace(token, &listener);
+  void Open() {
+    if (is_open_.exchange(true)) return;
+    core_.Subscriptions().Subscribe(
+        channel_, {[this, kept = shared_from_this()](std::string_view bytes) { OnMessage(bytes); },
+                   [this] { OnSubscribed(); }});
   }
-  void Remove(const std::string& token, Listener& listener) noexcept {
-    const auto [first, last] = listeners_.equal_range(token);
+  void Close() {
+    ForEach([](Listener& each) { each.OnClose(); });
+  }
+
+  void Add(const std::string& id, Listener& listener) { listeners_.emplace(id, &listener); }
+  void Remove(const std::string& id, Listener& listener) noexcept {
+    const auto [first, last] = listeners_.equal_range(id);
     for (auto each = first; each != last; ++each) {
       if (each->second != &listener) continue;
       listeners_.erase(each);
@@ -72,18 +78,58 @@ class Inbox {
     }
   }
 
-  void Close() {
-    ForEach([](Listener& each) { each.OnClose(); });
+  // When a Take was sent.
+  struct Moment {
+    std::uint64_t subscription = 0;
+    std::uint64_t generation = 0;
+  };
+  Moment TakeSent() {
+    ++current_.takes;
+    return {subscription_, generation_};
+  }
+  // What has come since about the lease that the Take's answer names.
+  struct Missed {
+    bool message = false;  // perhaps one about the outcome
+    bool forgotten = false;
+  };
+  Missed TakeAnswered(const Moment& sent, const std::string& id) {
+    Missed missed{sent.subscription != subscription_};
+    for (const Generation* each : {&previous_, &current_}) {
+      const auto found = each->messages.find(id);
+      if (found == each->messages.end()) continue;
+      missed.message = true;
+      missed.forgotten = missed.forgotten || found->second;
+    }
+    --(sent.generation == generation_ ? current_ : previous_).takes;
+    if (previous_.takes == 0) {  // nobody needs what came before
+      previous_ = std::exchange(current_, {});
+      ++generation_;
+    }
+    return missed;
   }
 
  private:
+  // Takes that were sent in one period, and messages that came in it.
+  struct Generation {
+    std::size_t takes = 0;                           // that are not answered
+    std::unordered_map<std::string, bool> messages;  // by id: whether it was forgotten
+  };
+
   void OnMessage(std::string_view bytes) {
     const std::optional<Message> message = detail::ReadMessage(bytes);
     if (!message) return;
-    const auto [first, last] = listeners_.equal_range(std::string(message->token));
+    if (current_.takes + previous_.takes > 0) {
+      bool& forgotten = current_.messages[message->id];
+      forgotten = forgotten || message->kind == MessageKind::kForgotten;
+    }
+    const auto [first, last] = listeners_.equal_range(message->id);
     std::vector<Listener*> told;  // they may remove themselves
     for (auto each = first; each != last; ++each) told.push_back(each->second);
     for (Listener* const each : told) each->OnMessage(*message);
+  }
+  void OnSubscribed() {
+    ++subscription_;
+    ForEach([](Listener& each) { each.OnSubscribed(); });
   }
   template <class Fn>
   void ForEach(Fn&& fn) {
@@ -95,8 +141,11 @@ class Inbox {
 
   ClientCore& core_;
   const std::string channel_;
-  bool is_subscribed_ = false;
-  std::unordered_multimap<std::string, Listener*> listeners_;  // by token
+  std::atomic<bool> is_open_ = false;
+  std::uint64_t subscription_ = 0;  // how often it was subscribed
+  std::uint64_t generation_ = 0;
+  Generation current_, previous_;
+  std::unordered_multimap<std::string, Listener*> listeners_;  // by the lease's id
 };
 
 class Fleet {
@@ -121,31 +170,42 @@ class Fleet {
     std::unique_lock lock(mutex_);
     published_.wait_for(lock, at_most, [this] { return publishing_ == 0; });
   }
+  // Makes an inbox for a group. It is closed with the client, or by CloseInbox.
+  //
+  // Thread: any.
+  std::shared_ptr<Inbox> OpenInbox(std::string_view prefix) {
+    auto inbox = std::make_shared<Inbox>(core_, prefix);
+    const std::lock_guard lock(mutex_);
+    inboxes_.push_back(inbox);
+    return inbox;
+  }
+  void CloseInbox(const std::shared_ptr<Inbox>& inbox) {
+    {
+      const std::lock_guard lock(mutex_);
+      std::erase(inboxes_, inbox);
+    }
+    if (!inbox->IsOpen()) return;
+    Loop().Post(
+        [&core = core_, channel = inbox->Channel()] { core.Subscriptions().Unsubscribe(channel); });
+  }
+
   // Ends what the loop does for this. Afterwards nothing more is posted.
   //
   // Thread: the loop's.
   void Close() {
-    std::vector<Inbox*> all;
+    std::vector<std::shared_ptr<Inbox>> all;
     {
       const std::lock_guard lock(mutex_);
-      for (auto& [prefix, inbox] : inboxes_) all.push_back(&inbox);
+      all = inboxes_;
     }
-    for (Inbox* const each : all) each->Close();
-  }
-
-  // Returns the inbox of a prefix, which lives as long as this.
-  //
-  // Thread: any.
-  Inbox& InboxOf(const std::string& prefix) {
-    const std::lock_guard lock(mutex_);
-    return inboxes_.try_emplace(prefix, core_, prefix).first->second;
+    for (const auto& each : all) each->Close();
   }
 
  private:
   ClientCore& core_;
   std::mutex mutex_;
   // Guarded by mutex_.
-  std::map<std::string, Inbox> inboxes_;
+  std::vector<std::shared_ptr<Inbox>> inboxes_;
   std::size_t publishing_ = 0;  // outcomes that are on their way
   std::condition_variable published_;
   Deliverer deliveries_;
@@ -168,7 +228,9 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
         tag(std::move(its_tag)),
         tag_hash(Fnv1a(tag)),
         who(detail::Who()),
-        inbox(its_fleet.InboxOf(prefix)) {}
+        opened_(its_fleet.OpenInbox(prefix)),
+        inbox(*opened_) {}
+  ~GroupContext() { fleet.CloseInbox(opened_); }
 
   EventLoop& Loop() const noexcept { return fleet.Loop(); }
   Clock::time_point Now() const noexcept { return fleet.Loop().Now(); }  // the loop's thread alone
@@ -206,6 +268,11 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
   const std::string tag;  // of the Value's type
   const std::uint64_t tag_hash;
   const std::string who;
+
+ private:
+  const std::shared_ptr<Inbox> opened_;
+
+ public:
   Inbox& inbox;
   Counters count;
   std::mutex mutex;

@@ -5,33 +5,34 @@
 // learn the outcome of its call. The server holds, with BASE = `prefix:{key}`:
 //
 //   BASE:lease             a hash: token, fence, who, since, tag, inbox, and a field "f:INBOX" for
-//                          each process that follows. It expires.
+//                          each group that follows. It expires.
 //   BASE:forgotten:TOKEN   the lease of a forgotten call. Only its own followers still look at it.
-//   BASE:outcome:TOKEN     the payload. It exists only if another process followed, or might have,
-//                          and only for `linger`.
+//   BASE:outcome:TOKEN     the fence and the payload. It exists only if another process followed,
+//   or
+//                          might have, and only for `linger`.
 //
-// An inbox is a channel, one for each client and prefix: `prefix:inbox:RANDOM`. A message in it is
-// a token, one byte that says what it is, and a payload:
+// A token is used for one call only. The fence tells its lease from one that the server has made
+// for the same token later, because a command came late. Together they are the lease's id.
+//
+// An inbox is a channel, one for each group: `prefix:inbox:RANDOM`. A message in it is a token, one
+// byte that says what it is, a fence, and a payload:
 //
 //   p  the outcome: the payload follows
 //   a  ask for the outcome: it is large, and kept at BASE:outcome:TOKEN
 //   f  the call was forgotten
 //
-// Each script is one step on the server, and may run twice without harm: a token is used for one
-// call only. So a script whose answer was lost is sent again. One that arrives after its sender has
-// given up may leave a lease that no process holds, as if its leader had died.
-// tests/model/lease.pml is a model of these steps.
+// Each script is one step on the server. Take, Publish and Forget may run twice without harm, so
+// they are sent again if their answer was lost. Renew is not. A Take that arrives after its sender
+// has given up may leave a lease that no process holds, as if its leader had died. The next Take of
+// the same group puts it aside. tests/model/lease.pml is a model of these steps.
 
 #include <sys/random.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <cstddef>
-#include <cstdint>
-#include <ctime>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -43,6 +44,8 @@
 namespace singleflight::redis::detail {
 
 inline constexpr std::size_t kTokenSize = 32;
+inline constexpr std::size_t kFenceSize = 16;
+inline constexpr std::size_t kIdSize = kTokenSize + kFenceSize;  // a token and its fence
 
 // Returns 128 random bits as 32 hexadecimal digits.
 inline std::string NewToken() {
@@ -62,6 +65,12 @@ inline bool IsToken(std::string_view text) noexcept {
   return text.size() == kTokenSize &&
          text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
+inline bool IsFence(std::string_view text) noexcept {
+  return text.size() == kFenceSize &&
+         text.find_first_not_of("0123456789") == std::string_view::npos;
+}
+inline std::string_view TokenOf(std::string_view id) noexcept { return id.substr(0, kTokenSize); }
+inline std::string_view FenceOf(std::string_view id) noexcept { return id.substr(kTokenSize); }
 
 // Returns `host:pid`, which a lease shows to whoever looks at it.
 inline std::string Who() {
@@ -93,47 +102,61 @@ enum class MessageKind : char { kPayload = 'p', kAsk = 'a', kForgotten = 'f' };
 
 // What came in an inbox.
 struct Message {
-  std::string_view token;
+  std::string id;
   MessageKind kind;
   std::string_view payload;
 };
-inline std::optional<Message> ReadMessage(std::string_view bytes) noexcept {
-  if (bytes.size() <= kTokenSize || !detail::IsToken(bytes.substr(0, kTokenSize))) {
-    return std::nullopt;
-  }
-  return Message{bytes.substr(0, kTokenSize), static_cast<MessageKind>(bytes[kTokenSize]),
-                 bytes.substr(kTokenSize + 1)};
+inline std::optional<Message> ReadMessage(std::string_view bytes) {
+  if (bytes.size() <= kIdSize) return std::nullopt;
+  const std::string_view token = bytes.substr(0, kTokenSize);
+  const std::string_view fence = bytes.substr(kTokenSize + 1, kFenceSize);
+  if (!detail::IsToken(token) || !detail::IsFence(fence)) return std::nullopt;
+  return Message{std::string(token) += fence, static_cast<MessageKind>(bytes[kTokenSize]),
+                 bytes.substr(kIdSize + 1)};
 }
 
 // ---- Take: leads, follows, or learns the outcome
 //
-// KEYS: lease, forgotten:OWN, and if an outcome is awaited: outcome:AWAITED, forgotten:AWAITED
-// ARGV: own token, milliseconds, inbox, who, tag, awaited token or ''
+// KEYS: lease, forgotten:OWN, outcome:OWN, and if an outcome is awaited: outcome:AWAITED,
+// forgotten:AWAITED
+// ARGV: own token, milliseconds, inbox, who, tag, BASE:forgotten:, fence of the awaited lease
+//
+// A lease with our own inbox and another token is that of a call which this process has landed or
+// forgotten, but not published so far, or one that a late command has left. It is put aside.
 
 inline const Script& TakeScript() {
   static const Script script(R"lua(
-    local function follow(name)
-      local has = redis.call('HMGET', name, 'token', 'tag')
+    local function follow(name, has)
       local left = redis.call('PTTL', name)
-      if not has[1] or left < 0 then return {'foreign'} end
-      if has[2] ~= ARGV[5] then return {'tag', tostring(has[2])} end
+      if left < 0 then return {'foreign'} end
+      if has[3] ~= ARGV[5] then return {'tag', tostring(has[3])} end
       redis.call('HSET', name, 'f:' .. ARGV[3], '1')
-      return {'follow', has[1], left}
+      return {'follow', has[1] .. has[2], left}
     end
-    if KEYS[3] then
-      local outcome = redis.call('GET', KEYS[3])
-      if outcome then return {'outcome', outcome} end
-    end
-    local taken
+    local has
     for i = 2, 1, -1 do
-      taken = redis.pcall('HGET', KEYS[i], 'token')
-      if type(taken) == 'table' then return {'foreign'} end
-      if taken == ARGV[1] then return {'lead', redis.call('HGET', KEYS[i], 'fence')} end
+      has = redis.pcall('HMGET', KEYS[i], 'token', 'fence', 'tag', 'inbox')
+      if has['err'] then return {'foreign'} end
+      if has[1] == ARGV[1] then return {'lead', has[2]} end
     end
-    if KEYS[4] and redis.call('EXISTS', KEYS[4]) == 1 then return follow(KEYS[4]) end
-    if taken or redis.call('EXISTS', KEYS[1]) == 1 then return follow(KEYS[1]) end
+    if redis.call('EXISTS', KEYS[3]) == 1 then return {'landed'} end
+    if KEYS[4] then
+      local outcome = redis.call('GET', KEYS[4])
+      if outcome and string.sub(outcome, 1, 16) == ARGV[7] then
+        return {'outcome', string.sub(outcome, 17)}
+      end
+      local forgotten = redis.call('HMGET', KEYS[5], 'token', 'fence', 'tag')
+      if forgotten[2] == ARGV[7] then return follow(KEYS[5], forgotten) end
+    end
+    if has[1] and has[4] == ARGV[3] then
+      redis.call('RENAME', KEYS[1], ARGV[6] .. has[1])
+    elseif has[1] then
+      return follow(KEYS[1], has)
+    elseif redis.call('EXISTS', KEYS[1]) == 1 then
+      return {'foreign'}
+    end
     local now = redis.call('TIME')
-    local fence = string.format('%s%06d', now[1], now[2])
+    local fence = string.format('%010d%06d', now[1], now[2])
     redis.call('HSET', KEYS[1], 'token', ARGV[1], 'fence', fence, 'who', ARGV[4],
       'since', now[1], 'tag', ARGV[5], 'inbox', ARGV[3])
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -144,37 +167,32 @@ inline const Script& TakeScript() {
 
 struct Taken {
   enum class Kind : unsigned char {
-    kLead,     // `fence`
-    kFollow,   // `token` and `left`
+    kLead,     // `text` is the fence
+    kFollow,   // `text` is the lease's id, and `left` what it has left
     kOutcome,  // `text` is the payload
     kTag,      // the lease is of another type of value, and `text` is its tag
     kForeign,  // there is something at the lease's place that this library has not put there
   };
   Kind kind = Kind::kForeign;
-  std::string token = {};
-  std::chrono::milliseconds left = {};
-  std::uint64_t fence = 0;
   std::string text = {};
+  std::chrono::milliseconds left = {};
 };
 
 inline std::optional<Taken> ReadTaken(Reply& reply) {
-  const auto& part = reply.elements;
+  auto& part = reply.elements;
   if (part.empty() || !part[0].IsText()) return std::nullopt;
   const std::string& what = part[0].text;
   if (what == "foreign") return Taken{Taken::Kind::kForeign};
-  if (part.size() < 2) return std::nullopt;
+  if (part.size() < 2 || !part[1].IsText()) return std::nullopt;
   Taken taken;
-  if (what == "lead") {
+  taken.text = std::move(part[1].text);
+  if (what == "lead" && detail::IsFence(taken.text)) {
     taken.kind = Taken::Kind::kLead;
-    const std::string& digits = part[1].text;
-    std::from_chars(digits.data(), digits.data() + digits.size(), taken.fence);
-  } else if (what == "follow" && part.size() == 3 && detail::IsToken(part[1].text)) {
+  } else if (what == "follow" && part.size() == 3 && taken.text.size() == kIdSize) {
     taken.kind = Taken::Kind::kFollow;
-    taken.token = part[1].text;
     taken.left = std::chrono::milliseconds(part[2].integer);
   } else if (what == "outcome" || what == "tag") {
     taken.kind = what == "tag" ? Taken::Kind::kTag : Taken::Kind::kOutcome;
-    taken.text = std::move(reply.elements[1].text);
   } else {
     return std::nullopt;
   }
@@ -184,21 +202,24 @@ inline std::optional<Taken> ReadTaken(Reply& reply) {
 // ---- Publish: ends a lease, and gives the outcome to those who follow
 //
 // KEYS: lease, forgotten:OWN, outcome:OWN
-// ARGV: own token, payload, milliseconds to keep it, payload for the case that the server refuses
-// the first, 1 if the payload goes with the message, else 0
+// ARGV: own token, fence or '' if it is not known, payload, milliseconds to keep it, payload for
+// the case that the server refuses the first, 1 if the payload goes with the message, else 0
 //
-// Answers how many processes follow. -1: the lease was lost, but those who still wait find the
+// Answers how many groups follow. -1: the lease was lost, but those who still wait find the
 // outcome. -2: the server has refused the payload.
 
 inline const Script& PublishScript() {
   static const Script script(R"lua(
-    local name
-    for _, each in ipairs({KEYS[1], KEYS[2]}) do
-      if redis.call('HGET', each, 'token') == ARGV[1] then name = each end
+    local name, fence
+    for i = 1, 2 do
+      local has = redis.call('HMGET', KEYS[i], 'token', 'fence')
+      if has[1] == ARGV[1] and (ARGV[2] == '' or has[2] == ARGV[2]) then
+        name, fence = KEYS[i], has[2]
+      end
     end
     if not name then
-      if redis.call('EXISTS', KEYS[3]) == 0 then
-        redis.pcall('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+      if ARGV[2] ~= '' and redis.call('EXISTS', KEYS[3]) == 0 then
+        redis.pcall('SET', KEYS[3], ARGV[2] .. ARGV[3], 'PX', ARGV[4])
       end
       return -1
     end
@@ -207,13 +228,13 @@ inline const Script& PublishScript() {
       if string.sub(field, 1, 2) == 'f:' then inboxes[#inboxes + 1] = string.sub(field, 3) end
     end
     redis.call('DEL', name)
-    local answer, message = #inboxes, ARGV[1] .. 'a'
+    local answer, message = #inboxes, ARGV[1] .. 'a' .. fence
     if #inboxes > 0 then
-      local kept = redis.pcall('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
-      if type(kept) == 'table' and kept['err'] then
-        answer, message = -2, ARGV[1] .. 'p' .. ARGV[4]
-      elseif ARGV[5] == '1' then
-        message = ARGV[1] .. 'p' .. ARGV[2]
+      local kept = redis.pcall('SET', KEYS[3], fence .. ARGV[3], 'PX', ARGV[4])
+      if kept['err'] then
+        answer, message = -2, ARGV[1] .. 'p' .. fence .. ARGV[5]
+      elseif ARGV[6] == '1' then
+        message = ARGV[1] .. 'p' .. fence .. ARGV[3]
       end
     end
     for _, inbox in ipairs(inboxes) do redis.call('PUBLISH', inbox, message) end
@@ -224,24 +245,28 @@ inline const Script& PublishScript() {
 
 // ---- Renew: lets a lease last longer
 //
-// KEYS: lease, forgotten:OWN
-// ARGV: own token, milliseconds, inbox, who, tag, fence, 1 if the call is known to be forgotten
+// KEYS: lease, forgotten:OWN, outcome:OWN
+// ARGV: own token, fence or '', milliseconds, inbox, who, tag, 1 if it may be made again
 //
-// If there is no lease at all, the server has lost its memory, and the lease is made again. Answers
-// 1 if it is held, 2 if it is that of a forgotten call, and 0 if it is lost.
+// A lease that is not there, and cannot have expired, has been lost with the server's memory. It is
+// made again, if the call is not known to be forgotten. Answers 1 if it is held, 2 if it is that of
+// a forgotten call, and 0 if it is lost.
 
 inline const Script& RenewScript() {
   static const Script script(R"lua(
-    for i, name in ipairs({KEYS[1], KEYS[2]}) do
-      if redis.call('HGET', name, 'token') == ARGV[1] then
-        redis.call('PEXPIRE', name, ARGV[2])
+    for i = 1, 2 do
+      local has = redis.call('HMGET', KEYS[i], 'token', 'fence')
+      if has[1] == ARGV[1] and (ARGV[2] == '' or has[2] == ARGV[2]) then
+        redis.call('PEXPIRE', KEYS[i], ARGV[3])
         return i
       end
     end
-    if ARGV[7] == '1' or redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-    redis.call('HSET', KEYS[1], 'token', ARGV[1], 'fence', ARGV[6], 'who', ARGV[4],
-      'since', redis.call('TIME')[1], 'tag', ARGV[5], 'inbox', ARGV[3])
-    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    if ARGV[7] ~= '1' or ARGV[2] == '' or redis.call('EXISTS', KEYS[1], KEYS[3]) > 0 then
+      return 0
+    end
+    redis.call('HSET', KEYS[1], 'token', ARGV[1], 'fence', ARGV[2], 'who', ARGV[5],
+      'since', redis.call('TIME')[1], 'tag', ARGV[6], 'inbox', ARGV[4])
+    redis.call('PEXPIRE', KEYS[1], ARGV[3])
     return 1
   )lua");
   return script;
@@ -255,13 +280,12 @@ inline const Script& RenewScript() {
 
 inline const Script& ForgetScript() {
   static const Script script(R"lua(
-    if redis.call('TYPE', KEYS[1])['ok'] ~= 'hash' then return 0 end
-    local token = redis.call('HGET', KEYS[1], 'token')
-    if not token or redis.call('PTTL', KEYS[1]) < 0 then return 0 end
-    redis.call('RENAME', KEYS[1], ARGV[1] .. token)
-    local message = token .. 'f'
-    redis.call('PUBLISH', redis.call('HGET', ARGV[1] .. token, 'inbox'), message)
-    for _, field in ipairs(redis.call('HKEYS', ARGV[1] .. token)) do
+    local has = redis.pcall('HMGET', KEYS[1], 'token', 'fence', 'inbox')
+    if has['err'] or not has[1] or redis.call('PTTL', KEYS[1]) < 0 then return 0 end
+    local forgotten, message = ARGV[1] .. has[1], has[1] .. 'f' .. has[2]
+    redis.call('RENAME', KEYS[1], forgotten)
+    redis.call('PUBLISH', has[3], message)
+    for _, field in ipairs(redis.call('HKEYS', forgotten)) do
       if string.sub(field, 1, 2) == 'f:' then
         redis.call('PUBLISH', string.sub(field, 3), message)
       end

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <charconv>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -40,31 +41,40 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
                      private Listener,
                      private LoopTask {
  public:
-  // `asked` is when the lease was asked for. If `is_sure` is false, the server may not have heard
-  // of it.
+  // `asked` is when the lease was asked for. The fence is empty if the server may not have heard of
+  // it.
   //
   // Thread: the loop's. So for the members below, unless they say otherwise.
   Tenure(std::shared_ptr<GroupContext> context, std::string base, std::string token,
-         std::uint64_t fence, Clock::time_point asked, bool is_sure)
+         std::string fence, Clock::time_point asked)
       : context_(std::move(context)),
         base_(std::move(base)),
         token_(std::move(token)),
-        fence_(fence),
+        fence_(std::move(fence)),
         taken_(asked),
-        timer_(context_->Loop().Timers(), [this] { OnTimer(); }) {
-    if (is_sure) HoldUntil(asked + context_->options.lease);
+        timer_(context_->Loop().Timers(), [this] { OnTimer(); }),
+        ends_(asked + context_->options.lease) {
+    if (!fence_.empty()) HoldUntil(ends_);
   }
 
   // Begins to renew the lease. From here on it keeps itself, until it has ended.
   void Begin(std::shared_ptr<LeasedCall> call) {
     self_ = shared_from_this();
     call_ = std::move(call);
-    context_->inbox.Add(token_, *this);
+    id_ = token_ + fence_;
+    context_->inbox.Add(id_, *this);
     timer_.Set(taken_ + context_->options.lease / 3);
   }
 
   const std::string& Token() const noexcept { return token_; }  // any thread
-  std::uint64_t Fence() const noexcept { return fence_; }       // any thread
+  // 0 if it is not known.
+  //
+  // Thread: any.
+  std::uint64_t Fence() const noexcept {
+    std::uint64_t number = 0;
+    std::from_chars(fence_.data(), fence_.data() + fence_.size(), number);
+    return number;
+  }
   // False: another process may have the lease, as far as this one knows.
   //
   // Thread: any.
@@ -110,42 +120,51 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
 
   void Renew() {
     if (is_renewing_) return;
+    const auto now = context_->Now();
     const GroupOptions& limits = context_->options.group;
-    if (limits.max_age && context_->Now() - taken_ > *limits.max_age) return;  // let it expire
+    if (limits.max_age && now - taken_ > *limits.max_age) return;  // let it expire
+    if (now >= ends_) return;  // it has, and what the server may have is not ours
     is_renewing_ = true;
     const std::string lease = detail::LeaseName(base_);
     const std::string forgotten = detail::ForgottenName(base_, token_);
+    const std::string outcome = detail::OutcomeName(base_, token_);
     const std::string milliseconds = std::to_string(context_->options.lease.count());
-    const std::string fence = std::to_string(fence_);
-    const std::array<std::string_view, 2> keys = {lease, forgotten};
-    const std::array<std::string_view, 7> words = {
-        token_,        milliseconds, context_->inbox.Channel(), context_->who,
-        context_->tag, fence,        is_forgotten_ ? "1" : "0"};
+    const std::array<std::string_view, 3> keys = {lease, forgotten, outcome};
+    const std::array<std::string_view, 7> words = {token_,
+                                                   fence_,
+                                                   milliseconds,
+                                                   context_->inbox.Channel(),
+                                                   context_->who,
+                                                   context_->tag,
+                                                   is_forgotten_ ? "0" : "1"};
     context_->fleet.Core().Commands().RunScript(
         detail::RenewScript(), keys, words,
-        [self = shared_from_this(), asked = context_->Now()](const Answer& answer) {
+        [self = shared_from_this(), asked = now](const Answer& answer) {
           self->OnRenewed(answer, asked);
         });
   }
 
   void OnRenewed(const Answer& answer, Clock::time_point asked) {
     is_renewing_ = false;
-    if (has_ended_) return;
+    if (has_ended_) return Publish();
     const auto lease = context_->options.lease;
     if (!answer.IsReply()) {
       ++context_->count.failed_renewals;
-      timer_.Set(context_->Now() +
-                 std::clamp<Clock::duration>(lease / 12, std::chrono::milliseconds(5), kPause));
+      const Clock::duration pause =
+          std::clamp<Clock::duration>(lease / 12, std::chrono::milliseconds(5), kPause);
+      timer_.Set(context_->Now() + pause);
       return;
     }
     if (answer.reply.integer == 0) {
-      ++context_->count.lost_leases;
       HoldUntil({});
+      if (fence_.empty()) return;  // it was never ours
+      ++context_->count.lost_leases;
       if (call_ != nullptr) call_->OnLost();
       return;
     }
     if (answer.reply.integer == 2) is_forgotten_ = true;
-    HoldUntil(asked + lease);
+    ends_ = asked + lease;
+    HoldUntil(ends_);
     timer_.Set(std::max(asked + lease / 3, context_->Now()));
   }
 
@@ -156,7 +175,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   }
   void OnSubscribed() noexcept override {
     if (has_ended_) {
-      if (!is_publishing_) Publish();
+      if (!is_publishing_ && !is_renewing_) Publish();
     } else if (Clock::now() - taken_ > std::chrono::milliseconds(5)) {
       Renew();  // the server may have lost its memory
     }
@@ -168,10 +187,10 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   void Run() noexcept override {
     has_ended_ = true;
     call_ = nullptr;
-    give_up_ = context_->Now() + context_->options.lease;
+    timer_.Cancel();
     if (payload_.size() > context_->options.max_value + kPayloadHeader) CannotTell();
     if (kind_ == PayloadKind::kAbandoned) payload_ = PackKind(PayloadKind::kAbandoned);
-    Publish();
+    if (!is_renewing_) Publish();  // a renewal that came later would make the lease again
   }
 
   std::string PackKind(PayloadKind kind) const {
@@ -187,6 +206,8 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
 
   void Publish() {
     timer_.Cancel();
+    // What the server may still have is not ours.
+    if (context_->Now() >= ends_) return Finish(/*is_published=*/false);
     is_publishing_ = true;
     const std::string lease = detail::LeaseName(base_);
     const std::string forgotten = detail::ForgottenName(base_, token_);
@@ -194,8 +215,8 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     const std::string linger = std::to_string(context_->options.linger.count());
     const std::string run_it = PackKind(PayloadKind::kRunIt);
     const std::array<std::string_view, 3> keys = {lease, forgotten, outcome};
-    const std::array<std::string_view, 5> words = {token_, payload_, linger, run_it,
-                                                   payload_.size() <= kSmall ? "1" : "0"};
+    const std::array<std::string_view, 6> words = {
+        token_, fence_, payload_, linger, run_it, payload_.size() <= kSmall ? "1" : "0"};
     if (payload_.size() > kLarge) timer_.Set(context_->Now() + context_->options.lease / 5);
     context_->fleet.Core().Commands().RunScript(
         detail::PublishScript(), keys, words,
@@ -207,30 +228,26 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     timer_.Cancel();
     is_publishing_ = false;
     if (answer.IsReply()) {
-      if (answer.reply.integer == -1 && kind_ != PayloadKind::kAbandoned) {
-        ++context_->count.unpublished;
-      }
       if (answer.reply.integer == -2) ++context_->count.untold;
-      return Finish();
+      return Finish(answer.reply.integer != -1);
     }
     const bool is_large = payload_.size() > kLarge;
     if (answer.kind == Answer::Kind::kUnknown && is_large && ++cuts_ == 2) CannotTell();
     if (answer.kind == Answer::Kind::kRefused && !MayComeTrue(answer) && !is_untold_) CannotTell();
-    if (context_->Now() + kPause > give_up_) {
-      if (kind_ != PayloadKind::kAbandoned) ++context_->count.unpublished;
-      return Finish();
-    }
     timer_.Set(context_->Now() + kPause);
   }
 
   void OnClose() noexcept override {
-    if (has_ended_) Finish();
+    if (has_ended_) Finish(/*is_published=*/false);
   }
 
-  void Finish() {
+  void Finish(bool is_published) {
     if (self_ == nullptr) return;
+    if (!is_published && kind_ != PayloadKind::kAbandoned && !fence_.empty()) {
+      ++context_->count.unpublished;
+    }
     timer_.Cancel();
-    context_->inbox.Remove(token_, *this);
+    context_->inbox.Remove(id_, *this);
     context_->fleet.EndPublishing();
     context_->Loop().Post([self = std::move(self_)] {});  // this may be the last reference
   }
@@ -238,7 +255,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   const std::shared_ptr<GroupContext> context_;
   const std::string base_;
   const std::string token_;
-  const std::uint64_t fence_;
+  const std::string fence_;  // empty: not known
   const Clock::time_point taken_;
   // Until then the server has the lease for us. Relaxed: no other data depends on it.
   std::atomic<Clock::rep> held_until_ = 0;
@@ -251,7 +268,8 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   std::shared_ptr<Tenure> self_;
   std::shared_ptr<LeasedCall> call_;  // until it ends
   Timer timer_;                       // for the next renewal, or the next attempt to publish
-  Clock::time_point give_up_ = {};
+  Clock::time_point ends_;            // the lease has expired then, unless it is renewed
+  std::string id_;
   bool is_renewing_ = false;    // that command is in flight
   bool is_publishing_ = false;  // likewise
   bool is_forgotten_ = false;
