@@ -64,6 +64,7 @@ class Client {
       return;
     }
     fleet_->AwaitPublishing(patience_);
+    fleet_->Deliveries().Close();  // what it runs last may post to the loop
     core_->Close([this] { fleet_->Close(); });
     fleet_ = nullptr;
   }

@@ -182,6 +182,7 @@ class LaterBatch {
       member.left = false;
       member.error = deadlock ? MakeDeadlock() : MakeTimedOut();
     }
+    if (landed) G::Withdraw(*member.call, member);  // if it was not taken
     member.call = nullptr;
     return true;
   }

@@ -176,6 +176,7 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
     }
     if (lead_) RunAndLand();
     AwaitLanded();
+    Call::Withdraw(*call_, *this);  // if it was not taken
     call_ = nullptr;
     lead_.reset();
   }

@@ -23,9 +23,11 @@ class Deliverer {
  public:
   Deliverer() : state_(std::make_shared<State>()) {}
 
+  ~Deliverer() { Close(); }
+
   // Runs what was posted, and joins the thread. If this is that thread, it is detached: it ends
-  // when what it runs has returned.
-  ~Deliverer() {
+  // when what it runs has returned. What is posted afterwards runs where it is posted.
+  void Close() noexcept {
     const DisableCancellation guard;  // join is a cancellation point
     std::unique_lock lock(state_->mutex);
     state_->closed = true;
@@ -82,11 +84,12 @@ class Deliverer {
     unsigned generation = 0;  // of that thread. An earlier one ends when its task returns
     bool runs = false;        // the thread will look for tasks again
     bool sleeps = false;      // it waits for `changed`
-    bool closed = false;      // it ends once there are no tasks
+    bool closed = false;      // it ends once there are no tasks, and there is no other
   };
 
   // Under the mutex. False: there is no thread to be had.
   bool StartThread() noexcept {
+    if (state_->closed) return false;
     try {
       const BlockSignals guard;  // the thread inherits this: no handler of the user's runs on it
       if (state_->thread.joinable()) state_->thread.join();  // it has nothing left to do

@@ -80,6 +80,7 @@ struct PublishOutcome {
 
   void operator()(Ledger&, const singleflight::detail::CallBase&, const std::string&,
                   singleflight::detail::Outcome<Value>& outcome) const {
+    slot->Close();  // those that were not needed
     if (guard == nullptr) return;
     std::exception_ptr error;
     try {
@@ -102,6 +103,7 @@ struct PublishOutcome {
   }
 
   std::shared_ptr<Guard> guard;  // null: there is no lease
+  RunnerSlot* slot;              // part of the call
 
  private:
   void PublishError(const std::exception_ptr& error) const {
@@ -260,7 +262,8 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
     if (!async_->TakeNoStop() && !runner.IsThread()) return LandUnwanted();
     ++context->count.executions;
     const std::shared_ptr<FleetCall> kept = std::move(self_);
-    runner.Take(Lead(singleflight::Lead<Ledger>(std::move(async_)), Hook{std::move(guard_)}));
+    Hook hook{std::move(guard_), &SlotOf(*async_)};
+    runner.Take(Lead(singleflight::Lead<Ledger>(std::move(async_)), std::move(hook)));
   }
 
   void OnLost() noexcept override {
