@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A DoMany in a group that launches later: see later_launch.hpp. All keys are asked for at once. The
-// thread waits until it is known of each whether this batch leads it for now, runs `fn` for those
-// that it leads, and follows the others. If another process gives up one of these, it runs `fn` for
-// that one, too.
+// A DoMany in a group that launches later: see later_launch.hpp. All keys are asked for at once.
+// The thread waits until it is known of each whether this batch leads it for now, runs `fn` for
+// those that it leads, and follows the others. If another process gives up one of these, it runs
+// `fn` for that one, too.
 
 #include <condition_variable>
 #include <cstddef>
@@ -128,8 +128,7 @@ class LaterBatch {
       ++undecided_;
     }
     try {
-      auto joined =
-          group_.JoinOnThread(*member.key, member, member, again, options_.on_failure);
+      auto joined = group_.JoinOnThread(*member.key, member, member, again, options_.on_failure);
       member.call = std::move(joined.state);
       member.role = joined.role;
       if (member.role == Role::kLeader) return;
@@ -187,8 +186,8 @@ class LaterBatch {
     return true;
   }
 
-  // Leaves a call, or waits until it has landed, if it is too late. False: this batch has been given
-  // its lead.
+  // Leaves a call, or waits until it has landed, if it is too late. False: this batch has been
+  // given its lead.
   bool Leave(Member& member) {
     if (!G::Withdraw(*member.call, member)) {
       std::unique_lock lock(mutex_);
@@ -222,7 +221,9 @@ class LaterBatch {
   // Runs `fn` for the calls that were given to this batch, and lands them.
   template <class Fn>
   void LeadGranted(Fn& fn) {
+    std::vector<std::pair<Member*, Lead>> granted;
     LedCalls<G> led;
+    granted.reserve(asking_.size());
     {
       const std::lock_guard lock(mutex_);
       for (Member* member : asking_) {
@@ -230,6 +231,8 @@ class LaterBatch {
         member->led = true;
         member->role = Role::kLeader;
         State::MakeLeader(*member);
+        granted.emplace_back(member, std::move(*member->lead));  // there is room
+        member->lead.reset();
       }
       granted_ = 0;
     }
@@ -237,10 +240,7 @@ class LaterBatch {
     std::exception_ptr error;
     std::optional<typename LedCalls<G>::Working> working;  // until the last call has landed
     try {
-      for (Member* member : asking_) {
-        if (!member->lead) continue;
-        Lead lead = std::move(*member->lead);
-        member->lead.reset();
+      for (auto& [member, lead] : granted) {
         led.template Add<BatchFn<G, Fn>::kTakesStop>(*member->key, std::move(lead));
       }
       working.emplace(led);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// How a batch's `fn` runs in a group that launches later: see later_launch.hpp. It waits until it is
-// known of each key whether this batch leads it for now, and then runs once for those that it leads.
-// If another process gives up a key later, it runs again, for that one.
+// How a batch's `fn` runs in a group that launches later: see later_launch.hpp. It waits until it
+// is known of each key whether this batch leads it for now, and then runs once for those that it
+// leads. If another process gives up a key later, it runs again, for that one.
 
 #include <cstddef>
 #include <functional>
@@ -19,7 +19,8 @@
 
 namespace singleflight::detail {
 
-// The executor of a batch that has none: its work begins on this thread, or on the group's executor.
+// The executor of a batch that has none: its work begins on this thread, or on the group's
+// executor.
 struct NoExecutor {};
 
 // Of a batch that does not block. Shared by its calls.
