@@ -5,13 +5,10 @@
 // allow, and the statistics. Joining, leaving and landing are one critical section each.
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <stdexcept>
 #include <system_error>
 #include <utility>
 
@@ -19,26 +16,16 @@
 #include "../stop_token.hpp"
 #include "async_call.hpp"
 #include "call.hpp"
+#include "call_extra.hpp"
 #include "call_table.hpp"
 #include "errors.hpp"
 #include "event.hpp"
+#include "limits.hpp"
 #include "thread_mark.hpp"
 #include "thread_reaper.hpp"
 #include "wait_graph.hpp"
 
 namespace singleflight::detail {
-
-// What each call that is led asynchronously carries besides, for the class that a group is part of.
-struct NoCallExtra {};
-template <class Traits>
-struct CallExtraOf {
-  using Type = NoCallExtra;
-};
-template <class Traits>
-requires requires { typename Traits::CallExtra; }
-struct CallExtraOf<Traits> {
-  using Type = typename Traits::CallExtra;
-};
 
 template <class KeyArg, class ValueArg, class KeyRefArg, class Traits>
 class Ledger {
@@ -56,19 +43,7 @@ class Ledger {
   using CallExtra = typename CallExtraOf<Traits>::Type;
   using Shard = typename Table::Locked;  // stays locked until Unlock or the end of its scope
 
-  explicit Ledger(const GroupOptions& options)
-      : options_(options), special_(options.HasLimits() ? kLimited : 0) {
-    const auto check = [](bool holds, const char* otherwise) {
-      if (!holds) throw std::invalid_argument(otherwise);
-    };
-    check(options.max_callers_per_call != 0,
-          "singleflight: max_callers_per_call is 0: nobody can be served");
-    check(options.max_callers != 0, "singleflight: max_callers is 0: nobody can be served");
-    check(options.max_calls_in_flight != 0,
-          "singleflight: max_calls_in_flight is 0: nobody can be served");
-    check(!options.max_age || options.max_age->count() > 0,
-          "singleflight: max_age is not positive: nothing can be shared");
-  }
+  explicit Ledger(const GroupOptions& options) : limits_(options) {}
   ~Ledger() {
     do {
       table_.Drain();
@@ -111,16 +86,14 @@ class Ledger {
 
   // Called before the shard is locked, because it reads the clock.
   void StampStart(Call& call) const {
-    if (options_.max_age) call.started = Now();
+    if (limits_.HasMaxAge()) call.started = Limits::Now();
   }
-  bool TooOld(const Call& call) const {
-    return options_.max_age && Now() - call.started > options_.max_age->count();
-  }
+  bool TooOld(const Call& call) const { return limits_.TooOld(call.started); }
 
   // Puts a new call into the table. It replaces `too_old`, a call that is too old to be joined,
   // unless that is null. Throws if the leader is refused.
   [[gnu::always_inline]] void Begin(Shard& shard, Call& call, Call* too_old) {
-    if (special_.load(kRelaxed) != 0) [[unlikely]] {
+    if (limits_.Any()) [[unlikely]] {
       AdmitLeader(shard);
     }
     if (too_old != nullptr) [[unlikely]] {
@@ -132,7 +105,7 @@ class Ledger {
 
   // ---- Following. All that can fail is done before AddFollower.
 
-  bool Full(const Call& call) const { return call.callers >= options_.max_callers_per_call; }
+  bool Full(const Call& call) const { return call.callers >= limits_.CallersPerCall(); }
 
   std::shared_ptr<State> StateOf(Call& call) {
     return call.state != nullptr ? call.state : MakeState(call, call.leader);
@@ -144,8 +117,8 @@ class Ledger {
   // Throws if the caller is refused. After that, AddFollower must follow.
   void AdmitFollower(Shard& shard, const Call& call) {
     if (Full(call)) Refuse(std::move(shard), "singleflight: max_callers_per_call reached");
-    if (IsClosed()) Refuse(std::move(shard), "singleflight: the group is closed");
-    if (!Reserve(callers_, 1, options_.max_callers)) {
+    if (limits_.IsClosed()) Refuse(std::move(shard), "singleflight: the group is closed");
+    if (!limits_.AddCaller()) {
       Refuse(std::move(shard), "singleflight: max_callers reached");
     }
   }
@@ -174,9 +147,9 @@ class Ledger {
   void BringOthers(const Shard& shard, Call& call, State& failed) noexcept {
     const std::uint32_t others = std::exchange(failed.retriers, 0);
     const auto brought = static_cast<std::uint32_t>(
-        std::min<std::size_t>(others, options_.max_callers_per_call - call.callers));
+        std::min<std::size_t>(others, limits_.CallersPerCall() - call.callers));
     failed.turned_away = others - brought;
-    Release(callers_, failed.turned_away, options_.max_callers);
+    limits_.RemoveCallers(failed.turned_away);
     if (brought == 0) return;
     call.callers += brought;
     shard->followers += brought;
@@ -315,7 +288,7 @@ class Ledger {
   void CloseGroup() {
     if (this_thread_mark.leading > 0) std::rethrow_exception(detail::MakeDeadlock());
     const std::lock_guard lock(closing_);
-    special_.fetch_or(kClosed, kRelaxed);  // relaxed, because it is read under a shard's mutex
+    limits_.Close();
     table_.VisitAll([](Shard shard) {
       if (shard->InFlight() == 0) return;
       Event idle;
@@ -349,16 +322,6 @@ class Ledger {
     Ledger& ledger_;
   };
 
-  static constexpr auto kRelaxed = std::memory_order_relaxed;  // for counters and flags only
-  static constexpr unsigned char kLimited = 1;
-  static constexpr unsigned char kClosed = 2;
-
-  static std::chrono::nanoseconds::rep Now() {
-    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
-  }
-
-  bool IsClosed() const noexcept { return (special_.load(kRelaxed) & kClosed) != 0; }
-
   [[noreturn]] [[gnu::noinline]] static void Refuse(Shard shard, const char* why) {
     ++shard->refused;
     shard.Unlock();
@@ -366,28 +329,14 @@ class Ledger {
   }
 
   [[gnu::noinline]] void AdmitLeader(Shard& shard) {
-    if (IsClosed()) Refuse(std::move(shard), "singleflight: the group is closed");
-    if (!Reserve(in_flight_, 1, options_.max_calls_in_flight)) {
+    if (limits_.IsClosed()) Refuse(std::move(shard), "singleflight: the group is closed");
+    if (!limits_.AddCall()) {
       Refuse(std::move(shard), "singleflight: max_calls_in_flight reached");
     }
-    if (!Reserve(callers_, 1, options_.max_callers)) {
-      Release(in_flight_, 1, options_.max_calls_in_flight);
+    if (!limits_.AddCaller()) {
+      limits_.RemoveCall();
       Refuse(std::move(shard), "singleflight: max_callers reached");
     }
-  }
-
-  // Adds to a counter, unless that would exceed the limit. There is no count without a limit.
-  static bool Reserve(std::atomic<std::size_t>& counter, std::size_t more, std::size_t limit) {
-    if (limit == GroupOptions::kNoLimit) return true;
-    std::size_t count = counter.load(kRelaxed);
-    do {
-      if (limit - count < more) return false;
-    } while (!counter.compare_exchange_weak(count, count + more, kRelaxed));
-    return true;
-  }
-  static void Release(std::atomic<std::size_t>& counter, std::size_t fewer,
-                      std::size_t limit) noexcept {
-    if (limit != GroupOptions::kNoLimit) counter.fetch_sub(fewer, kRelaxed);
   }
 
   // Takes the place of a follower that asks again: in the second try, or the one that it kept under
@@ -395,7 +344,7 @@ class Ledger {
   std::shared_ptr<State> TakePlace(const Shard&, State& failed) noexcept {
     if (failed.expected == 0) {
       --failed.retriers;
-      Release(callers_, 1, options_.max_callers);
+      limits_.RemoveCallers(1);
       return nullptr;
     }
     return --failed.expected > 0 ? failed.second_try : std::move(failed.second_try);
@@ -404,7 +353,7 @@ class Ledger {
   // Counts one caller fewer. Once the shard is unlocked, the stop is requested of what it returns.
   StopSource DropCaller(const Shard& shard, CallBase& call) noexcept {
     ++shard->left;
-    Release(callers_, 1, options_.max_callers);
+    limits_.RemoveCallers(1);
     if (--call.callers > 0 || !call.takes_stop) return StopSource(kNoStopState);
     return Abandon(shard, call);
   }
@@ -431,11 +380,11 @@ class Ledger {
     shard->Remove(call);
     if (failed) [[unlikely]]
       ++shard->failures;
-    if (special_.load(kRelaxed) != 0) [[unlikely]] {
-      Release(in_flight_, 1, options_.max_calls_in_flight);
+    if (limits_.Any()) [[unlikely]] {
+      limits_.RemoveCall();
       // Followers that will ask again keep their places.
       const std::uint32_t kept = failed && call.state != nullptr ? call.state->retriers : 0;
-      Release(callers_, call.callers - kept, options_.max_callers);
+      limits_.RemoveCallers(call.callers - kept);
       if (shard->idle != nullptr && shard->InFlight() == 0) shard->idle->Set();
     }
     if (call.state == nullptr) [[likely]] {
@@ -448,11 +397,8 @@ class Ledger {
   Table table_;
   [[no_unique_address]] Hash hash_{};
   [[no_unique_address]] KeyEqual equal_{};
-  const GroupOptions options_;
-  std::atomic<unsigned char> special_;      // kLimited, kClosed, or both: read before the details
-  std::atomic<std::size_t> in_flight_ = 0;  // calls, counted only if they are limited
-  std::atomic<std::size_t> callers_ = 0;    // likewise
-  std::mutex closing_;                      // held by a thread inside CloseGroup
+  Limits limits_;
+  std::mutex closing_;  // held by a thread inside CloseGroup
   ThreadReaper reaper_;
 };
 
