@@ -115,7 +115,7 @@ auto MakeOwningCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, StopTok
   using Kept = std::decay_t<Fn>;
   using KeptExecutor = std::decay_t<Executor>;
   detail::CheckCoDo<G, K, Fn, Executor, ResumeOn>();
-  detail::CheckKept<Fn>();
+  static_assert((detail::CheckKept<Fn>(), true));  // evaluated here, to be the first error
   if constexpr (!detail::ReturnsAwaitable<typename G::ValueType, Kept>()) {
     detail::CheckFn<typename G::ValueType, Kept>();
   }

@@ -31,7 +31,7 @@ class Limits {
   }
 
   // Whether anything is limited, or closed: read before the details, under a shard's mutex.
-  bool Any() const noexcept { return special_.load(kRelaxed) != 0; }
+  [[gnu::always_inline]] bool Any() const noexcept { return special_.load(kRelaxed) != 0; }
   bool IsClosed() const noexcept { return (special_.load(kRelaxed) & kClosed) != 0; }
   void Close() noexcept { special_.fetch_or(kClosed, kRelaxed); }
 

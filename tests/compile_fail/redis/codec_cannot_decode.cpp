@@ -8,4 +8,7 @@ struct OneWay {
   static std::string Encode(int number) { return std::to_string(number); }
 };
 
-int main() { singleflight::redis::Group<int, OneWay> numbers; }
+int main() {
+  singleflight::redis::Client client;
+  singleflight::redis::Group<int, OneWay> numbers(client, "values");
+}

@@ -4,6 +4,7 @@
 #include <singleflight/redis.hpp>
 
 int main() {
-  singleflight::redis::Group<int> group;
+  singleflight::redis::Client client;
+  singleflight::redis::Group<int> group(client, "values");
   static_cast<void>(group.Do("k", [](int argument) { return argument; }));
 }

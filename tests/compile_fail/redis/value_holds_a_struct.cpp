@@ -9,4 +9,7 @@ struct Point {
   const char* label;
 };
 
-int main() { singleflight::redis::Group<std::optional<Point>> points; }
+int main() {
+  singleflight::redis::Client client;
+  singleflight::redis::Group<std::optional<Point>> points(client, "values");
+}

@@ -7,6 +7,7 @@
 int number = 1;
 
 int main() {
-  singleflight::redis::Group<std::reference_wrapper<int>> references;
+  singleflight::redis::Client client;
+  singleflight::redis::Group<std::reference_wrapper<int>> references(client, "values");
   static_cast<void>(references.Do("k", [] { return std::ref(number); }));
 }

@@ -8,4 +8,7 @@ struct Point {  // trivially copyable, but nobody has said that its bytes are it
   const char* label;
 };
 
-int main() { singleflight::redis::Group<Point> points; }
+int main() {
+  singleflight::redis::Client client;
+  singleflight::redis::Group<Point> points(client, "values");
+}

@@ -5,6 +5,7 @@
 #include <string_view>
 
 int main() {
-  singleflight::redis::Group<std::string_view> views;
+  singleflight::redis::Client client;
+  singleflight::redis::Group<std::string_view> views(client, "values");
   static_cast<void>(views.Do("k", [] { return std::string_view("v"); }));
 }

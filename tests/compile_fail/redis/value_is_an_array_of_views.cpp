@@ -5,4 +5,7 @@
 #include <singleflight/redis.hpp>
 #include <string_view>
 
-int main() { singleflight::redis::Group<std::array<std::string_view, 2>> names; }
+int main() {
+  singleflight::redis::Client client;
+  singleflight::redis::Group<std::array<std::string_view, 2>> names(client, "values");
+}

@@ -4,4 +4,7 @@
 #include <optional>
 #include <singleflight/redis.hpp>
 
-int main() { singleflight::redis::Group<std::optional<const char*>> names; }
+int main() {
+  singleflight::redis::Client client;
+  singleflight::redis::Group<std::optional<const char*>> names(client, "values");
+}

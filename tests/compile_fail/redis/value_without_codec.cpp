@@ -4,4 +4,7 @@
 #include <map>
 #include <singleflight/redis.hpp>
 
-int main() { singleflight::redis::Group<std::map<int, int>> maps; }
+int main() {
+  singleflight::redis::Client client;
+  singleflight::redis::Group<std::map<int, int>> maps(client, "values");
+}
