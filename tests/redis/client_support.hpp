@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "client_options.hpp"
 #include "server.hpp"
 #include "support/support.hpp"
 
@@ -48,13 +49,6 @@ inline const detail::Script& EchoScript() {
 inline const detail::Script& CountScript() {
   static const auto& script = *new detail::Script("return redis.call('INCR', KEYS[1])");
   return script;
-}
-
-inline ClientOptions ClientOptionsFor(const RedisServer& server) {
-  ClientOptions options;
-  options.unix_socket = server.Socket();
-  options.connect_timeout = options.command_timeout = 1min;
-  return options;
 }
 
 // A ClientCore whose commands any thread may send.
