@@ -168,6 +168,7 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
     const bool deadlock = !edge.Record(*call_);
     const bool waited = !deadlock && WaitForSomething();
     edge.Remove();  // this thread no longer waits
+    if (waited) Call::Withdraw(*call_, *this);  // if it has landed, nobody else takes this out
     if (!waited && Leaves()) {
       std::rethrow_exception(deadlock ? singleflight::detail::MakeDeadlock()
                              : options_.stop.stop_requested()
@@ -176,7 +177,6 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
     }
     if (lead_) RunAndLand();
     AwaitLanded();
-    Call::Withdraw(*call_, *this);  // if it was not taken
     call_ = nullptr;
     lead_.reset();
   }

@@ -80,7 +80,6 @@ struct PublishOutcome {
 
   void operator()(Ledger&, const singleflight::detail::CallBase&, const std::string&,
                   singleflight::detail::Outcome<Value>& outcome) const {
-    slot->Close();  // those that were not needed
     if (guard == nullptr) return;
     std::exception_ptr error;
     try {
@@ -103,7 +102,6 @@ struct PublishOutcome {
   }
 
   std::shared_ptr<Guard> guard;  // null: there is no lease
-  RunnerSlot* slot;              // part of the call
 
  private:
   void PublishError(const std::exception_ptr& error) const {
@@ -262,8 +260,10 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
     if (!async_->TakeNoStop() && !runner.IsThread()) return LandUnwanted();
     ++context->count.executions;
     const std::shared_ptr<FleetCall> kept = std::move(self_);
-    Hook hook{std::move(guard_), &SlotOf(*async_)};
-    runner.Take(Lead(singleflight::Lead<Ledger>(std::move(async_)), std::move(hook)));
+    if (std::unique_ptr<redis::detail::Runner> other = SlotOf(*async_).Close()) {
+      Deliver([owned = std::shared_ptr<redis::detail::Runner>(std::move(other))] {});
+    }
+    runner.Take(Lead(singleflight::Lead<Ledger>(std::move(async_)), Hook{std::move(guard_)}));
   }
 
   void OnLost() noexcept override {

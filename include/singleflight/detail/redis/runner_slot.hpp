@@ -35,6 +35,7 @@ class Runner : private singleflight::detail::ListLink {
 
  private:
   friend class RunnerSlot;
+  bool is_taken_ = false;  // it has the lead. Guarded by the slot's mutex
 };
 
 // Thread: every member may be called on any thread.
@@ -51,12 +52,12 @@ class RunnerSlot {
     return owned_ == nullptr && !closed_;
   }
 
-  // Offers a runner. If it returns a grant, the work is the runner's: give it that. The slot has
-  // released it then.
+  // Offers a runner, which must be withdrawn before it is destroyed. If this returns a grant, the
+  // work is the runner's: give it that.
   Grant* Offer(Runner& runner) noexcept {
     const std::lock_guard lock(mutex_);
     if (closed_) return nullptr;
-    if (Grant* const grant = std::exchange(waiting_, nullptr)) return grant;
+    if (Grant* const grant = TakeWaiting(runner)) return grant;
     runner.InsertBefore(runners_);
     return nullptr;
   }
@@ -65,18 +66,18 @@ class RunnerSlot {
   Grant* Offer(std::unique_ptr<Runner>& runner) noexcept {
     const std::lock_guard lock(mutex_);
     if (closed_ || owned_ != nullptr) return nullptr;
-    if (Grant* const grant = std::exchange(waiting_, nullptr)) return grant;
+    if (Grant* const grant = TakeWaiting(*runner)) return grant;
     owned_ = std::move(runner);
     owned_->InsertBefore(runners_);
     return nullptr;
   }
 
-  // Takes back a runner. False: it has been taken, and is being given the lead.
+  // Takes back a runner: call it before the runner is destroyed. False: it has been taken, and is
+  // being given the lead.
   bool Withdraw(Runner& runner) noexcept {
     const std::lock_guard lock(mutex_);
-    if (runner.Empty()) return closed_;
     runner.Unlink();
-    return true;
+    return !runner.is_taken_;
   }
 
   // What TakeFirst has taken: `runner`, which belongs to the taker if it is in `owned`.
@@ -93,6 +94,7 @@ class RunnerSlot {
     }
     auto& runner = static_cast<Runner&>(*runners_.next);
     runner.Unlink();
+    runner.is_taken_ = true;
     Taken taken{&runner};
     if (owned_.get() == &runner) taken.owned = std::move(owned_);
     return taken;
@@ -111,19 +113,23 @@ class RunnerSlot {
     }
   }
 
-  // The call is about to land otherwise. Destroys the runner that belongs to the slot. Those that
-  // are threads are woken by the landing.
-  void Close() noexcept {
-    std::unique_ptr<Runner> owned;
-    {
-      const std::lock_guard lock(mutex_);
-      closed_ = true;
-      while (!runners_.Empty()) static_cast<Runner&>(*runners_.next).Unlink();
-      owned = std::move(owned_);
-    }
+  // No runner will be asked any more: one of them has the lead, or the call is about to land
+  // otherwise. Those that are threads are woken by the landing. Returns the runner that belongs to
+  // the slot, for the caller to destroy.
+  std::unique_ptr<Runner> Close() noexcept {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    while (!runners_.Empty()) runners_.next->Unlink();
+    return std::move(owned_);
   }
 
  private:
+  // Gives a grant that waits to `runner`.
+  Grant* TakeWaiting(Runner& runner) noexcept {
+    runner.is_taken_ = waiting_ != nullptr;
+    return std::exchange(waiting_, nullptr);
+  }
+
   std::mutex mutex_;
   singleflight::detail::ListLink runners_;  // in the order in which they came
   std::unique_ptr<Runner> owned_;           // one of them
