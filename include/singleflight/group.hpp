@@ -290,7 +290,8 @@ class Group {
 
   // Joins the call in flight, or a new one if there is none. `waiter` is null if the caller blocks.
   // `failed` is the state of the call whose failure made this caller ask again, or null. `kept`
-  // gets the state of the call also if a waiter was linked, which may be gone when this returns.
+  // gets the state of the call also if a waiter was linked, which may be gone when this returns. It
+  // is given where a caller that makes a call may still follow: then that one asks again, too.
   Joined JoinOrLead(KeyRef key, std::uint64_t hash, Waiter* waiter, bool retries,
                     State* failed = nullptr, std::shared_ptr<State>* kept = nullptr) {
     detail::CheckKeyCopy<Key, decltype(key.get())>();
@@ -329,7 +330,9 @@ class Group {
     ledger_.Begin(shard, async->call, call);
     if (failed != nullptr) ledger_.BringOthers(shard, async->call, *failed);
     async->Enter(shard);
-    return {linked(std::move(state), Role::kLeader, false), std::move(async)};
+    const bool asks_again = retries && kept != nullptr;
+    state->retriers += asks_again;
+    return {linked(std::move(state), Role::kLeader, asks_again), std::move(async)};
   }
 
   template <class K>

@@ -237,12 +237,12 @@ class Group : private FoundByLookup {
   template <class K = singleflight::detail::BracedKey<std::string>, class Launch>
   Role Join(const K& key, Waiter& waiter, Launch&& launch,
             OnFailure on_failure = OnFailure::kShare) {
-    return Offer(JoinAndStart(key, waiter, /*again=*/false, on_failure),
+    return Offer(JoinAndStart(key, waiter, /*again=*/false, on_failure), &waiter,
                  std::forward<Launch>(launch));
   }
   template <class K = singleflight::detail::BracedKey<std::string>, class Launch>
   Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
-    return Offer(JoinAndStart(key, waiter, /*again=*/true, OnFailure::kShare),
+    return Offer(JoinAndStart(key, waiter, /*again=*/true, OnFailure::kShare), &waiter,
                  std::forward<Launch>(launch));
   }
   void GiveUp(Waiter& waiter) noexcept { local_->GiveUp(waiter); }
@@ -255,7 +255,7 @@ class Group : private FoundByLookup {
     Joined ours{joined.state, joined.led == nullptr ? Role::kFollower : Role::kLeader};
     Future<Value> future(std::move(joined.state), ours.role);
     if (joined.led != nullptr) Start(std::move(joined.led));
-    Offer(std::move(ours), std::forward<Launch>(launch));
+    Offer(std::move(ours), nullptr, std::forward<Launch>(launch));
     return future;
   }
   bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
@@ -267,7 +267,7 @@ class Group : private FoundByLookup {
   detail::JoinedCall<Value> JoinOnThread(const K& key, Waiter& waiter, ThreadRunner& runner,
                                          bool again, OnFailure on_failure) {
     Joined joined = JoinAndStart(key, waiter, again, on_failure);
-    if (joined.state != nullptr) Call::Offer(*joined.state, runner);
+    if (joined.state != nullptr) Call::Offer(*joined.state, runner, waiter);
     return joined;
   }
   static bool Withdraw(State& state, ThreadRunner& runner) noexcept {
@@ -313,18 +313,19 @@ class Group : private FoundByLookup {
     } catch (...) {
       error = singleflight::detail::Caught();
     }
+    Call::Close(*led->call.state);
     typename Local::Lead(std::move(led)).Fail(std::move(error));  // outside the catch block
   }
 
   // Keeps `launch`, unless another caller's is kept for this call.
   template <class Launch>
-  static Role Offer(Joined&& joined, Launch&& launch) {
+  static Role Offer(Joined&& joined, const Waiter* waiter, Launch&& launch) {
     using Runner = detail::LaunchRunner<Lead, std::decay_t<Launch>>;
     static_assert(std::is_invocable_v<std::decay_t<Launch>, Lead>,
                   "launch must be callable as launch(redis::Group::Lead)");
     if (joined.state != nullptr && Call::NeedsRunner(*joined.state)) {
       Call::Offer(*joined.state,
-                  std::make_unique<Runner>(std::in_place, std::forward<Launch>(launch)));
+                  std::make_unique<Runner>(std::in_place, std::forward<Launch>(launch)), waiter);
     }
     return joined.role;
   }

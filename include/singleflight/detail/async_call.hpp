@@ -90,6 +90,11 @@ class AsyncCall {
     const std::lock_guard lock(mutex_);
     return phase_ != Phase::kLanded && ledger.TakesStop(call);
   }
+  // A waiter does the call's work, so it does not ask again if that fails. It may be gone.
+  void StopsAsking(const Waiter<typename Ledger::Value>* waiter) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kLanded) ledger.StopsAsking(call, waiter);
+  }
   // Forgets the call, if it has not landed.
   void Forget() noexcept {
     const std::lock_guard lock(mutex_);

@@ -120,8 +120,15 @@ class SharedState : public WaitTarget {
   }
   void Unlink(const Leaver<Value>& who) noexcept {
     if (who.gate != nullptr) who.gate->GiveBack(free_places_);
-    if (who.retries) --retriers;
+    if (who.waiter != nullptr ? StopsAsking(*who.waiter) : who.retries) --retriers;
     if (who.waiter != nullptr) Unlink(*who.waiter);
+  }
+  // The waiter does the call's work, so it will not ask again. It may be gone, so it is only
+  // compared with those that are on the call.
+  void StopAsking(const Waiter<Value>* leads) noexcept {
+    for (Waiter<Value>* each = retrying_waiters_.first; each != nullptr; each = each->next_) {
+      if (each == leads && StopsAsking(*each)) --retriers;
+    }
   }
   // Null once the waiter has left or taken its result.
   static const std::shared_ptr<SharedState>& Of(const Waiter<Value>& waiter) noexcept {

@@ -212,6 +212,11 @@ class Ledger {
     return call.takes_stop ? Abandon(shard, call) : StopSource(kNoStopState);
   }
 
+  void StopsAsking(Call& call, const Waiter<Value>* waiter) noexcept {
+    const Shard shard = Lock(call.hash);
+    call.state->StopAsking(waiter);
+  }
+
   void Forget(CallBase& call) noexcept {
     const Shard shard = Lock(call.hash);
     if (!call.Forgotten()) shard->Forget(call);

@@ -162,7 +162,7 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
   void Await(JoinedCall<Value> joined) {
     if (joined.state == nullptr) return AwaitLanded();
     call_ = std::move(joined.state);
-    Call::Offer(*call_, *this);
+    Call::Offer(*call_, *this, *this);
     const StopCallback<OnStop> on_stop(options_.stop, OnStop{this});
     singleflight::detail::WaitEdge edge;
     const bool deadlock = !edge.Record(*call_);

@@ -125,6 +125,9 @@ template <class Lead>
 class LeadRunner : public Runner {
  public:
   virtual void Take(Lead lead) noexcept = 0;
+
+  // The caller that it does the work for, if that is a waiter. It is compared only: it may be gone.
+  const Waiter<typename Lead::LedgerType::Value>* waiter = nullptr;
 };
 
 // A function that was given to one of the ways of waiting.
@@ -168,8 +171,9 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
   // Begins to ask for a call that has just been made.
   //
   // Thread: any. Errors: std::bad_alloc, and std::system_error if there are no random numbers.
-  static void Start(std::shared_ptr<GroupContext> context, std::shared_ptr<Async> async) {
-    const auto call = std::make_shared<FleetCall>(std::move(context), std::move(async));
+  // If it fails, the call must be landed.
+  static void Start(std::shared_ptr<GroupContext> context, const std::shared_ptr<Async>& async) {
+    const auto call = std::make_shared<FleetCall>(std::move(context), async);
     call->self_ = call;
     call->async_->TakeStop();  // nobody has begun any work: it can be left at any time
     call->on_stop_.emplace(call->async_->call.stop.get_token(), OnStop{call.get()});
@@ -179,16 +183,21 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
   // Whether a runner that is not a thread would be kept.
   static bool NeedsRunner(State& state) noexcept { return Ledger::ExtraOf(state).NeedsOwned(); }
   // Offers to do the work of the call with this state. A grant that waited for that is used here.
-  static void Offer(State& state, Runner& runner) noexcept {
+  static void Offer(State& state, Runner& runner, const Waiter<Value>& waiter) noexcept {
+    runner.waiter = &waiter;
     if (Grant* const grant = Ledger::ExtraOf(state).Offer(runner)) {
       static_cast<FleetCall&>(*grant).GiveTo(runner);
     }
   }
-  static void Offer(State& state, std::unique_ptr<redis::detail::Runner> runner) noexcept {
+  static void Offer(State& state, std::unique_ptr<Runner> its_runner,
+                    const Waiter<Value>* waiter) noexcept {
+    its_runner->waiter = waiter;
+    std::unique_ptr<redis::detail::Runner> runner = std::move(its_runner);
     if (Grant* const grant = Ledger::ExtraOf(state).Offer(runner)) {
       static_cast<FleetCall&>(*grant).GiveTo(static_cast<Runner&>(*runner));
     }
   }
+  static void Close(State& state) noexcept { Ledger::ExtraOf(state).Close(); }
   static bool Withdraw(State& state, Runner& runner) noexcept {
     return Ledger::ExtraOf(state).Withdraw(runner);
   }
@@ -260,6 +269,7 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
     if (!async_->TakeNoStop() && !runner.IsThread()) return LandUnwanted();
     ++context->count.executions;
     const std::shared_ptr<FleetCall> kept = std::move(self_);
+    async_->StopsAsking(runner.waiter);
     if (std::unique_ptr<redis::detail::Runner> other = SlotOf(*async_).Close()) {
       Deliver([owned = std::shared_ptr<redis::detail::Runner>(std::move(other))] {});
     }

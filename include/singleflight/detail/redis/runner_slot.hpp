@@ -58,6 +58,7 @@ class RunnerSlot {
     const std::lock_guard lock(mutex_);
     if (closed_) return nullptr;
     if (Grant* const grant = TakeWaiting(runner)) return grant;
+    runner.is_taken_ = false;
     runner.InsertBefore(runners_);
     return nullptr;
   }
