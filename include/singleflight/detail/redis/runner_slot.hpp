@@ -30,7 +30,8 @@ class Runner : private singleflight::detail::ListLink {
 
   // True if Take only wakes a thread. Else it runs code of the user's.
   virtual bool IsThread() const noexcept { return true; }
-  // Another process leads for now. Called at most once, and not if Take was.
+  // Another process leads for now, or another runner does the work. May be called twice. The slot's
+  // mutex is held.
   virtual void OnFollows() noexcept {}
 
  private:
@@ -56,9 +57,10 @@ class RunnerSlot {
   // work is the runner's: give it that.
   Grant* Offer(Runner& runner) noexcept {
     const std::lock_guard lock(mutex_);
+    runner.is_taken_ = false;
+    if (closed_ || follows_) runner.OnFollows();
     if (closed_) return nullptr;
     if (Grant* const grant = TakeWaiting(runner)) return grant;
-    runner.is_taken_ = false;
     runner.InsertBefore(runners_);
     return nullptr;
   }
@@ -70,6 +72,7 @@ class RunnerSlot {
     if (Grant* const grant = TakeWaiting(*runner)) return grant;
     owned_ = std::move(runner);
     owned_->InsertBefore(runners_);
+    if (follows_) owned_->OnFollows();
     return nullptr;
   }
 
@@ -106,9 +109,10 @@ class RunnerSlot {
     return std::exchange(waiting_, nullptr) != nullptr;
   }
 
-  // Tells each runner that another process leads for now.
+  // Tells each runner that another process leads for now, also those that are offered later.
   void NotifyFollows() noexcept {
     const std::lock_guard lock(mutex_);
+    follows_ = true;
     for (auto* link = runners_.next; link != &runners_; link = link->next) {
       static_cast<Runner*>(link)->OnFollows();
     }
@@ -120,7 +124,10 @@ class RunnerSlot {
   std::unique_ptr<Runner> Close() noexcept {
     const std::lock_guard lock(mutex_);
     closed_ = true;
-    while (!runners_.Empty()) runners_.next->Unlink();
+    while (!runners_.Empty()) {
+      static_cast<Runner*>(runners_.next)->OnFollows();
+      runners_.next->Unlink();
+    }
     return std::move(owned_);
   }
 
@@ -135,6 +142,7 @@ class RunnerSlot {
   singleflight::detail::ListLink runners_;  // in the order in which they came
   std::unique_ptr<Runner> owned_;           // one of them
   Grant* waiting_ = nullptr;
+  bool follows_ = false;  // another process led when it was last asked
   bool closed_ = false;
 };
 
