@@ -178,7 +178,7 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
     if (lead_) RunAndLand();
     AwaitLanded();
     call_ = nullptr;
-    lead_.reset();
+    DropLead();
   }
 
   // True: the call has landed, or this caller leads.
@@ -214,6 +214,14 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
   void AwaitLanded() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return landed_; });
+  }
+
+  // A Stop on another thread may be using it.
+  void DropLead() noexcept {
+    std::optional<Lead> dropped;  // without the lock
+    const std::lock_guard lock(mutex_);
+    leads_ = false;
+    dropped.swap(lead_);
   }
 
   void RunAndLand() {
