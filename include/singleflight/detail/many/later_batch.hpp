@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A DoMany in a group that launches later: see later_launch.hpp. All keys are asked for at once.
-// The thread waits until it is known of each whether this batch leads it for now, runs `fn` for
-// those that it leads, and follows the others. If another process gives up one of these, it runs
-// `fn` for that one, too.
+// A DoMany in a group that launches later: see later_launch.hpp. All keys are asked for at once. The
+// thread waits until it is known of each whether this batch leads it for now, runs `fn` for those
+// that it leads, and follows the others. If another process gives up one of these, it runs `fn` for
+// that one, too.
 
 #include <condition_variable>
 #include <cstddef>
@@ -52,6 +52,7 @@ class LaterBatch {
   // Leaves what it still waits for: its thread is being cancelled, or it throws.
   ~LaterBatch() {
     for (Member* member : asking_) {
+      member->running.reset();
       if (member->call == nullptr || Leave(*member)) continue;
       std::optional<Lead> lead;  // dropped without the lock: its call lands
       {
@@ -101,6 +102,7 @@ class LaterBatch {
 
     LaterBatch* batch = nullptr;
     std::shared_ptr<State> call;  // the one that it is on, until it has left or landed
+    std::optional<Lead> running;  // while `fn` runs for it
     // Guarded by the batch's mutex.
     std::optional<Lead> lead;  // until `fn` runs for it
     bool landed = false;
@@ -128,7 +130,8 @@ class LaterBatch {
       ++undecided_;
     }
     try {
-      auto joined = group_.JoinOnThread(*member.key, member, member, again, options_.on_failure);
+      auto joined =
+          group_.JoinOnThread(*member.key, member, member, again, options_.on_failure);
       member.call = std::move(joined.state);
       member.role = joined.role;
       if (member.role == Role::kLeader) return;
@@ -181,13 +184,12 @@ class LaterBatch {
       member.left = false;
       member.error = deadlock ? MakeDeadlock() : MakeTimedOut();
     }
-    if (landed) G::Withdraw(*member.call, member);  // if it was not taken
     member.call = nullptr;
     return true;
   }
 
-  // Leaves a call, or waits until it has landed, if it is too late. False: this batch has been
-  // given its lead.
+  // Leaves a call, or waits until it has landed, if it is too late. False: this batch has been given
+  // its lead.
   bool Leave(Member& member) {
     if (!G::Withdraw(*member.call, member)) {
       std::unique_lock lock(mutex_);
@@ -198,7 +200,11 @@ class LaterBatch {
       }
     }
     member.left = member.Waiter::Leave();
-    if (!member.left) AwaitLanded(member);
+    if (member.left) {
+      Change([&] { member.Decide(); });  // nobody else says so any more
+    } else {
+      AwaitLanded(member);
+    }
     return true;
   }
   void AwaitLanded(Member& member) {
@@ -221,18 +227,15 @@ class LaterBatch {
   // Runs `fn` for the calls that were given to this batch, and lands them.
   template <class Fn>
   void LeadGranted(Fn& fn) {
-    std::vector<std::pair<Member*, Lead>> granted;
     LedCalls<G> led;
-    granted.reserve(asking_.size());
     {
       const std::lock_guard lock(mutex_);
       for (Member* member : asking_) {
-        if (!member->lead) continue;
+        if (!member->lead) continue;  // others may be given to this batch from now on
         member->led = true;
         member->role = Role::kLeader;
+        member->running.swap(member->lead);
         State::MakeLeader(*member);
-        granted.emplace_back(member, std::move(*member->lead));  // there is room
-        member->lead.reset();
       }
       granted_ = 0;
     }
@@ -240,8 +243,9 @@ class LaterBatch {
     std::exception_ptr error;
     std::optional<typename LedCalls<G>::Working> working;  // until the last call has landed
     try {
-      for (auto& [member, lead] : granted) {
-        led.template Add<BatchFn<G, Fn>::kTakesStop>(*member->key, std::move(lead));
+      for (Member* member : asking_) {
+        if (!member->running) continue;
+        led.template Add<BatchFn<G, Fn>::kTakesStop>(*member->key, *member->running);
       }
       working.emplace(led);
       const auto land = [&led](std::size_t place, Outcome&& outcome) {
@@ -253,7 +257,11 @@ class LaterBatch {
     } catch (...) {
       error = Caught();
     }
-    if (error != nullptr) led.Fail(error);  // those that have not landed
+    for (Member* member : asking_) {
+      if (!member->running) continue;
+      if (error != nullptr) member->running->Fail(error);  // unless it has landed
+      member->running.reset();
+    }
   }
 
   G& group_;
