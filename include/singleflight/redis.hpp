@@ -279,7 +279,8 @@ class Group : private FoundByLookup {
   // Internal: runs a plain `fn` that was given no executor.
   template <class Task>
   void Execute(Task task) {
-    if (context_->options.executor) return context_->options.executor(std::move(task));
+    const std::shared_ptr<detail::GroupContext> context = context_;  // the group may be gone soon
+    if (context->options.executor) return context->options.executor(std::move(task));
     local_->ledger_.Reaper().Start(std::move(task));
   }
 
@@ -317,15 +318,25 @@ class Group : private FoundByLookup {
     typename Local::Lead(std::move(led)).Fail(std::move(error));  // outside the catch block
   }
 
-  // Keeps `launch`, unless another caller's is kept for this call.
+  // Keeps `launch`, unless another caller's is kept for this call. If that throws, the waiter has
+  // left. But if the call has landed meanwhile, nothing is thrown.
   template <class Launch>
-  static Role Offer(Joined&& joined, const Waiter* waiter, Launch&& launch) {
+  static Role Offer(Joined&& joined, Waiter* waiter, Launch&& launch) {
     using Runner = detail::LaunchRunner<Lead, std::decay_t<Launch>>;
     static_assert(std::is_invocable_v<std::decay_t<Launch>, Lead>,
                   "launch must be callable as launch(redis::Group::Lead)");
-    if (joined.state != nullptr && Call::NeedsRunner(*joined.state)) {
-      Call::Offer(*joined.state,
-                  std::make_unique<Runner>(std::in_place, std::forward<Launch>(launch)), waiter);
+    if (joined.state == nullptr || !Call::NeedsRunner(*joined.state)) return joined.role;
+    std::unique_ptr<Runner> runner;
+    std::exception_ptr error;
+    try {
+      runner = std::make_unique<Runner>(std::in_place, std::forward<Launch>(launch));
+    } catch (...) {
+      error = singleflight::detail::Caught();
+    }
+    if (error == nullptr) {
+      Call::Offer(*joined.state, std::move(runner), waiter);
+    } else if (waiter == nullptr || joined.state->Leave({.waiter = waiter})) {
+      std::rethrow_exception(std::move(error));
     }
     return joined.role;
   }
