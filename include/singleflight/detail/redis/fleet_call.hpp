@@ -52,12 +52,21 @@ class LeaseGuard {
   LeaseGuard(std::shared_ptr<Tenure> tenure, std::shared_ptr<Async> async)
       : tenure_(std::move(tenure)),
         async_(std::move(async)),
-        on_stop_(async_->call.stop.get_token(), OnStop{this}) {}
-  ~LeaseGuard() { tenure_->GiveBack(); }  // unless its outcome has been published
+        on_stop_(std::in_place, async_->call.stop.get_token(), OnStop{this}) {}
+  ~LeaseGuard() {
+    if (tenure_ != nullptr) tenure_->GiveBack();  // nothing was published
+  }
   LeaseGuard(const LeaseGuard&) = delete;
   LeaseGuard& operator=(const LeaseGuard&) = delete;
 
   Tenure& operator*() const noexcept { return *tenure_; }
+
+  // The outcome is on its way. A Lead that outlives the client must not keep the lease.
+  void Release() noexcept {
+    on_stop_.reset();
+    tenure_ = nullptr;
+    async_ = nullptr;
+  }
 
  private:
   struct OnStop {
@@ -67,9 +76,9 @@ class LeaseGuard {
     }
   };
 
-  const std::shared_ptr<Tenure> tenure_;
-  const std::shared_ptr<Async> async_;
-  const StopCallback<OnStop> on_stop_;
+  std::shared_ptr<Tenure> tenure_;
+  std::shared_ptr<Async> async_;
+  std::optional<StopCallback<OnStop>> on_stop_;
 };
 
 // The hook before a call of the process lands: publishes its outcome to the fleet.
@@ -81,6 +90,14 @@ struct PublishOutcome {
   void operator()(Ledger&, const singleflight::detail::CallBase&, const std::string&,
                   singleflight::detail::Outcome<Value>& outcome) const {
     if (guard == nullptr) return;
+    Publish(outcome);
+    guard->Release();
+  }
+
+  std::shared_ptr<Guard> guard;  // null: there is no lease
+
+ private:
+  void Publish(singleflight::detail::Outcome<Value>& outcome) const {
     std::exception_ptr error;
     try {
       if (const auto* const value = outcome.value()) {
@@ -101,9 +118,6 @@ struct PublishOutcome {
     PublishError(error);
   }
 
-  std::shared_ptr<Guard> guard;  // null: there is no lease
-
- private:
   void PublishError(const std::exception_ptr& error) const {
     try {
       if constexpr (requires { ValueCodec::EncodeError(error); }) {
@@ -236,12 +250,23 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
 
   void Cancel() {
     const std::shared_ptr<FleetCall> kept = std::move(kept_to_cancel_);
-    const std::shared_ptr<Async> async = given_.lock();
-    if (has_begun_ && (Abandon() || (async != nullptr && SlotOf(*async).StopWaiting()))) {
+    if (has_begun_ && (Abandon() || StopsWaiting())) {
       LandUnwanted();
     } else {
       is_canceled_ = true;
     }
+  }
+  bool StopsWaiting() {
+    std::shared_ptr<Async> async = given_.lock();
+    if (async == nullptr) return false;
+    const bool stops = SlotOf(*async).StopWaiting();
+    ReleaseElsewhere(std::move(async));
+    return stops;
+  }
+
+  // What a call holds is the user's, and must not be destroyed on the loop's thread.
+  void ReleaseElsewhere(std::shared_ptr<Async> async) {
+    Deliver([released = std::move(async)] {});
   }
 
   // ---- This process leads
@@ -282,7 +307,10 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
     });
   }
   void OnForgotten() noexcept override {
-    if (const std::shared_ptr<Async> async = given_.lock()) async->Forget();
+    if (std::shared_ptr<Async> async = given_.lock()) {
+      async->Forget();
+      ReleaseElsewhere(std::move(async));
+    }
   }
 
   // ---- Another process leads
