@@ -80,6 +80,7 @@
 #include "detail/redis/check_options.hpp"
 #include "detail/redis/fleet.hpp"
 #include "detail/redis/fleet_call.hpp"
+#include "detail/thread_mark.hpp"
 #include "group.hpp"
 #include "redis_client.hpp"
 #include "redis_codec.hpp"
@@ -138,7 +139,7 @@ class Group : private FoundByLookup {
     if (core_.Loop().IsForked()) {
       static_cast<void>(local_.release());  // its calls are the parent's
     } else {
-      context_->fleet.Deliveries().LeaveToAnother();  // if this is its thread
+      singleflight::detail::BeforeBlocking();
     }
   }
 
@@ -227,7 +228,10 @@ class Group : private FoundByLookup {
 
   // Refuses newcomers from now on, and waits until no call is in flight in this process: see
   // Group::Close.
-  void Close() { local_->Close(); }
+  void Close() {
+    singleflight::detail::BeforeBlocking();
+    local_->Close();
+  }
 
   // Like those of Group, for callers that do not block: see waiter.hpp. But `launch` is called
   // later, if this process leads, and its caller may have left by then. So it must own what it

@@ -191,8 +191,12 @@ class SharedState : public WaitTarget {
 
   // ---- Waiting without a Waiter or a Gate, after PrepareToBlock
 
-  void Block() const { broadcast_->landed.wait(); }
+  void Block() const {
+    detail::BeforeBlocking();
+    broadcast_->landed.wait();
+  }
   std::future_status Block(const Deadline& deadline) const {
+    detail::BeforeBlocking();
     if (deadline) return broadcast_->landed.wait_until(*deadline);
     Block();
     return std::future_status::ready;

@@ -11,6 +11,7 @@
 
 #include "event.hpp"
 #include "intrusive_list.hpp"
+#include "thread_mark.hpp"
 
 namespace singleflight::detail {
 
@@ -53,6 +54,7 @@ class Gate : private ListLink {
 
   // True: the call has landed. False: this thread was interrupted, or the deadline passed.
   bool Wait(const Deadline& deadline, const bool& interrupted) {
+    detail::BeforeBlocking();
     std::unique_lock lock(mutex_);
     const auto woken = [&] { return open_ || interrupted; };
     if (deadline) {

@@ -23,6 +23,7 @@
 #include "event.hpp"
 #include "future_source.hpp"
 #include "later_launch.hpp"
+#include "thread_mark.hpp"
 #include "wait_graph.hpp"
 
 namespace singleflight::detail {
@@ -140,6 +141,7 @@ class RetryingFuture final : public RetryingCaller<G, Launch>,
       lock.unlock();
       WaitEdge edge;
       if (!edge.Record(*call)) std::rethrow_exception(detail::MakeDeadlock());
+      detail::BeforeBlocking();
       lock.lock();
       const auto changed = [&] { return IsReady() || call_ != call; };
       if (!deadline) {

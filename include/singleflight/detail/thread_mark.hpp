@@ -16,6 +16,9 @@ struct ThreadMark {
   ThreadId id = 0;  // 0: not looked up so far
   // How many calls' `fn` this thread is inside.
   std::size_t leading = 0;
+  // Hands over what others expect from this thread, which is about to wait for a call. Null: they
+  // expect nothing.
+  void (*hand_over)() noexcept = nullptr;
 };
 
 // Accessed by its own thread only.
@@ -29,6 +32,13 @@ inline ThreadId ThisThread() noexcept {
     mark.id = reinterpret_cast<ThreadId>(&errno);
   }
   return mark.id;
+}
+
+// Call it before this thread waits for a call, with no lock held.
+inline void BeforeBlocking() noexcept {
+  if (this_thread_mark.hand_over != nullptr) [[unlikely]] {
+    this_thread_mark.hand_over();
+  }
 }
 
 // Marks this thread as one that leads a call, while it runs the call's `fn`.

@@ -5,6 +5,7 @@
 
 #include "../waiter.hpp"
 #include "event.hpp"
+#include "thread_mark.hpp"
 #include "wait_graph.hpp"
 
 namespace singleflight::detail {
@@ -30,6 +31,7 @@ class ThreadWaiter : public Waiter<Value> {
 
   // Waits. True: the call has landed. False: this caller has left it.
   bool WaitOrLeave(WaitEdge& edge, const Deadline& deadline) {
+    detail::BeforeBlocking();
     if (landed_->WaitOrInterrupt(deadline)) return true;
     edge.Remove();  // before it leaves: this thread no longer waits
     return LandedBeforeLeaving();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A DoMany in a group that launches later: see later_launch.hpp. All keys are asked for at once. The
-// thread waits until it is known of each whether this batch leads it for now, runs `fn` for those
-// that it leads, and follows the others. If another process gives up one of these, it runs `fn` for
-// that one, too.
+// A DoMany in a group that launches later: see later_launch.hpp. All keys are asked for at once.
+// The thread waits until it is known of each whether this batch leads it for now, runs `fn` for
+// those that it leads, and follows the others. If another process gives up one of these, it runs
+// `fn` for that one, too.
 
 #include <condition_variable>
 #include <cstddef>
@@ -26,6 +26,7 @@
 #include "../group_like.hpp"
 #include "../led_calls.hpp"
 #include "../outcome.hpp"
+#include "../thread_mark.hpp"
 #include "../wait_graph.hpp"
 #include "batch_members.hpp"
 
@@ -130,8 +131,7 @@ class LaterBatch {
       ++undecided_;
     }
     try {
-      auto joined =
-          group_.JoinOnThread(*member.key, member, member, again, options_.on_failure);
+      auto joined = group_.JoinOnThread(*member.key, member, member, again, options_.on_failure);
       member.call = std::move(joined.state);
       member.role = joined.role;
       if (member.role == Role::kLeader) return;
@@ -164,6 +164,7 @@ class LaterBatch {
     if (!member.landed && !leads()) {
       lock.unlock();
       deadlock = !edge.Record(*member.call);
+      detail::BeforeBlocking();
       lock.lock();
       const auto woken = [&] { return member.landed || stopped_ || leads(); };
       if (deadlock) {
@@ -188,8 +189,8 @@ class LaterBatch {
     return true;
   }
 
-  // Leaves a call, or waits until it has landed, if it is too late. False: this batch has been given
-  // its lead.
+  // Leaves a call, or waits until it has landed, if it is too late. False: this batch has been
+  // given its lead.
   bool Leave(Member& member) {
     if (!G::Withdraw(*member.call, member)) {
       std::unique_lock lock(mutex_);

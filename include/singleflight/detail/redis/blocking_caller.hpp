@@ -24,6 +24,7 @@
 #include "../errors.hpp"
 #include "../event.hpp"
 #include "../invoke.hpp"
+#include "../thread_mark.hpp"
 #include "../wait_graph.hpp"
 #include "fleet_call.hpp"
 #include "tenure.hpp"
@@ -167,7 +168,7 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
     singleflight::detail::WaitEdge edge;
     const bool deadlock = !edge.Record(*call_);
     const bool waited = !deadlock && WaitForSomething();
-    edge.Remove();  // this thread no longer waits
+    edge.Remove();                              // this thread no longer waits
     if (waited) Call::Withdraw(*call_, *this);  // if it has landed, nobody else takes this out
     if (!waited && Leaves()) {
       std::rethrow_exception(deadlock ? singleflight::detail::MakeDeadlock()
@@ -183,6 +184,7 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
 
   // True: the call has landed, or this caller leads.
   bool WaitForSomething() {
+    singleflight::detail::BeforeBlocking();
     std::unique_lock lock(mutex_);
     const auto woken = [this] { return landed_ || lead_ || stopped_; };
     if (deadline_) {

@@ -3,7 +3,8 @@
 
 // Deliverer: the thread on which a client runs what is the user's: codecs, executors, callbacks and
 // coroutines that resume where their call lands. So none of these holds up the event loop. There is
-// no such thread while there is nothing to run.
+// no such thread while there is nothing to run. If what it runs waits for a call, another thread
+// takes its place, because that call may be delivered only then.
 
 #include <chrono>
 #include <condition_variable>
@@ -15,6 +16,7 @@
 #include <thread>
 #include <utility>
 
+#include "../thread_mark.hpp"
 #include "posix.hpp"
 
 namespace singleflight::redis::detail {
@@ -51,7 +53,7 @@ class Deliverer {
   // Thread: any.
   void Post(std::function<void()> task) noexcept {
     std::unique_lock lock(state_->mutex);
-    if (!state_->runs && !StartThread()) {
+    if (!state_->runs && !StartThread(*state_)) {
       lock.unlock();
       return task();
     }
@@ -59,23 +61,11 @@ class Deliverer {
     if (state_->sleeps) state_->changed.notify_one();
   }
 
-  // Has another thread run what was posted, and what will be, if this is the one that would run it.
-  // Call it before this thread waits for that.
-  void LeaveToAnother() noexcept {
-    const std::lock_guard lock(state_->mutex);
-    if (!state_->runs || state_->thread.get_id() != std::this_thread::get_id()) return;
-    state_->thread.detach();
-    ++state_->generation;
-    state_->runs = false;
-    if (state_->tasks.empty() || StartThread()) return;
-    std::terminate();  // no thread, and this one is about to wait for it
-  }
-
  private:
   static constexpr auto kIdle = std::chrono::seconds(1);
 
   // Shared with the threads, which may outlive the Deliverer if that is destroyed on one of them.
-  struct State {
+  struct State : std::enable_shared_from_this<State> {
     std::mutex mutex;
     // Guarded by mutex.
     std::condition_variable changed;
@@ -88,21 +78,36 @@ class Deliverer {
   };
 
   // Under the mutex. False: there is no thread to be had.
-  bool StartThread() noexcept {
-    if (state_->closed) return false;
+  static bool StartThread(State& state) noexcept {
+    if (state.closed) return false;
     try {
       const BlockSignals guard;  // the thread inherits this: no handler of the user's runs on it
-      if (state_->thread.joinable()) state_->thread.join();  // it has nothing left to do
-      state_->thread =
-          std::thread([state = state_, its = state_->generation]() noexcept { Run(*state, its); });
-      state_->runs = true;
+      if (state.thread.joinable()) state.thread.join();  // it has nothing left to do
+      state.thread = std::thread([self = state.shared_from_this(),
+                                  its = state.generation]() noexcept { Run(*self, its); });
+      state.runs = true;
     } catch (const std::exception&) {
       return false;
     }
     return true;
   }
 
+  // Has another thread run what was posted, and what will be: this one is about to wait for it.
+  static void HandOver() noexcept {
+    singleflight::detail::this_thread_mark.hand_over = nullptr;
+    State& state = *this_threads_state;
+    const std::lock_guard lock(state.mutex);
+    if (state.closed) return;  // nothing is posted any more
+    state.thread.detach();
+    ++state.generation;
+    state.runs = false;
+    if (state.tasks.empty() || StartThread(state)) return;
+    std::terminate();  // there is no thread to be had
+  }
+
   static void Run(State& state, unsigned generation) noexcept {
+    this_threads_state = &state;
+    singleflight::detail::this_thread_mark.hand_over = &HandOver;
     std::unique_lock lock(state.mutex);
     for (;;) {
       while (!state.tasks.empty()) {
@@ -123,6 +128,9 @@ class Deliverer {
     }
     state.runs = false;
   }
+
+  // That of the Deliverer whose thread this is, or was.
+  static inline constinit thread_local State* this_threads_state = nullptr;
 
   const std::shared_ptr<State> state_;
 };
