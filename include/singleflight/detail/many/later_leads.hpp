@@ -32,11 +32,18 @@ class LaterLeads : public std::enable_shared_from_this<LaterLeads<G, Fn, Executo
 
   static_assert(std::is_copy_constructible_v<Fn>,
                 "this group keeps fn, and may need it again: pass one that can be copied");
+  static_assert(std::is_same_v<Executor, NoExecutor> ||
+                    std::is_invocable_v<Executor&, BatchTask<G, Fn>>,
+                "this group keeps executor, and may need it again: pass one that can be called more "
+                "than once");
 
  public:
   template <class F, class E>
   LaterLeads(G& group, F&& fn, E&& executor)
-      : group_(group), fn_(std::forward<F>(fn)), executor_(std::forward<E>(executor)) {}
+      : group_(group), fn_(std::forward<F>(fn)), executor_(std::forward<E>(executor)) {
+    static_assert(std::is_constructible_v<Executor, E>,
+                  "this group keeps executor: pass one that can be copied, or std::move it");
+  }
 
   // What Join gets for one key.
   class Launch {
