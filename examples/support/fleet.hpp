@@ -1,111 +1,79 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The processes and threads of redis_fleet.cpp, and what they count.
+// One process of redis_fleet.cpp, and how its counts are printed.
 
-#include <array>
-#include <atomic>
+#include <unistd.h>
+
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <iostream>
-#include <numeric>
 #include <singleflight/redis.hpp>
 #include <string>
-#include <string_view>
-#include <thread>
 #include <vector>
 
-#include "flags.hpp"
-#include "joining_thread.hpp"
-#include "processes.hpp"
+#include "event_loop.hpp"
 #include "redis_own_server.hpp"
 
-using FleetGroup = singleflight::redis::Group<std::string>;
-
-// The server that --socket, or --host and --port, name. Port 0 and no socket: none.
-inline singleflight::redis::Options ServerFrom(Flags& flags) {
-  singleflight::redis::Options options;
-  options.unix_socket = flags.Text("socket", "");
-  options.host = flags.Text("host", "");
-  options.port = flags.Number("port", options.host.empty() ? 0 : 6379, 0, 65535);
-  if (options.host.empty()) options.host = "127.0.0.1";
-  return options;
-}
-
-// The load: every thread of every process asks for every key. In shared memory.
-class Fleet {
+// A process with one client, one group, and one thread that runs all of its coroutines.
+//
+// Lifetime: it is made after the fork.
+class FleetMember {
  public:
-  static constexpr std::size_t kProcesses = 8, kThreads = 16, kKeys = 10;
+  FleetMember(const std::string& socket, std::chrono::milliseconds lease)
+      // A slow machine must not look like an outage.
+      : client_({.unix_socket = socket,
+                 .client_name = NameOf(::getpid()),
+                 .connect_timeout = std::chrono::minutes(1),
+                 .command_timeout = std::chrono::minutes(1)}),
+        group_(client_, "redis_fleet",
+               {.lease = lease, .on_outage = singleflight::redis::OnOutage::kFail}),
+        server_(socket) {}
 
-  // Runs `work` on the threads of this process.
-  template <class Work>
-  [[nodiscard]] static std::vector<JoiningThread> OnThreads(const Work& work) {
-    std::vector<JoiningThread> threads;
-    while (threads.size() < kThreads) threads.emplace_back([work] { OrExit(work); });
-    return threads;
+  Loop& EventLoop() { return loop_; }
+  singleflight::redis::Group<std::string>& Group() { return group_; }
+
+  // Runs the coroutines. Returns how many have got the right answer.
+  int Run(const std::vector<Task<bool>>& asked) {
+    loop_.RunUntil([&] { return std::ranges::all_of(asked, &Task<bool>::Done); });
+    return static_cast<int>(std::ranges::count(asked, true, &Task<bool>::Result));
   }
 
-  // Returns when all threads of this process are on the call for `key`.
-  static void AwaitThreads(const FleetGroup& group, std::string_view key) {
-    while (group.Callers(key) < kThreads) Pause();
+  // Returns how many other processes follow the call for `key`. The lease of a call is a hash with
+  // six fields, and one more for each of them.
+  std::size_t ProcessesThatFollow(const std::string& key) {
+    const auto fields = std::stoul(server_.Ask("HLEN redis_fleet:{" + key + "}:lease"));
+    return fields < 6 ? 0 : fields - 6;
   }
-
-  // Asks for all keys in turn on the threads of this process. `ask(key)` returns the answer. All
-  // threads of all processes ask for a key at the same time.
-  template <class Ask>
-  [[nodiscard]] std::vector<JoiningThread> AskForAll(std::size_t process, const Ask& ask) {
-    return OnThreads([this, process, ask] {
-      for (std::size_t key = 0; key < kKeys; ++key) {
-        start_.ArriveAndWait();
-        if (ask(NameOf(key)) == "answer to " + NameOf(key)) ++correct_answers_[process];
-      }
-    });
-  }
-
-  // Stands for a database query.
-  std::string Query(const std::string& key, std::chrono::milliseconds time) {
-    ++executions_[std::stoul(key.substr(4))];
-    std::this_thread::sleep_for(time);
-    return "answer to " + key;
-  }
-
-  // Each process calls this beside its threads, for AwaitAllCallers.
-  void ReportThreads(const FleetGroup& group) {
-    for (std::size_t key = 0; key < kKeys; ++key) {
-      AwaitThreads(group, NameOf(key));
-      ++ready_[key];
-    }
-  }
-
-  // Returns when all callers are on the call for `key`. The threads of each process have joined its
-  // leader then, and all leaders but one block at the server. Nobody else may block there.
-  void AwaitAllCallers(const std::string& key, const singleflight::redis::Options& options) {
-    RedisClient server(options);
-    const auto& ready = ready_[std::stoul(key.substr(4))];
-    while (ready < kProcesses || server.Info("blocked_clients") < int(kProcesses) - 1) Pause();
-  }
-
-  static void Pause() { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }
-
-  // What was counted.
-  void PrintSums(const char* how) const {
-    std::cout << how << ": " << std::reduce(executions_.begin(), executions_.end(), 0)
-              << " executions, " << std::reduce(correct_answers_.begin(), correct_answers_.end(), 0)
-              << " correct answers\n";
-  }
-  void PrintCounts() const {
-    std::cout << "  executions of each key:";
-    for (const int count : executions_) std::cout << ' ' << count;
-    std::cout << "\n  correct answers in each process:";
-    for (const int count : correct_answers_) std::cout << ' ' << count;
-    std::cout << "\n";
+  // Returns how many connections this process's client has.
+  int Connections() {
+    const std::string clients = server_.Ask("CLIENT LIST"), name = NameOf(::getpid());
+    int count = 0;
+    for (auto at = clients.find(name); at != clients.npos; at = clients.find(name, at + 1)) ++count;
+    return count;
   }
 
  private:
-  static std::string NameOf(std::size_t key) { return "key:" + std::to_string(key); }
+  static std::string NameOf(pid_t process) {
+    return "redis_fleet." + std::to_string(process) + ".";
+  }
 
-  ProcessBarrier start_{kProcesses * kThreads};  // of each key
-  std::array<std::atomic<int>, kKeys> executions_ = {};
-  std::array<std::atomic<int>, kProcesses> correct_answers_ = {};
-  std::array<std::atomic<std::size_t>, kKeys> ready_ = {};  // processes whose threads all wait
+  Loop loop_;
+  singleflight::redis::Client client_;
+  singleflight::redis::Group<std::string> group_;
+  PlainRedis server_;  // only for the counts above: a process of yours needs none
 };
+
+template <class Counts>
+void PrintCounts(const char* what, const Counts& counts) {
+  std::cout << "  " << what << ':';
+  for (const int count : counts) std::cout << ' ' << count;
+  std::cout << '\n';
+}
+template <class Counts>
+int SumOf(const Counts& counts) {
+  int sum = 0;
+  for (const int count : counts) sum += count;
+  return sum;
+}

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A redis-server of the program's own, for redis_fleet.cpp and the benchmarks, and a connection for
-// plain commands. Both use hiredis.
+// A redis-server of the program's own, for redis_fleet.cpp and the benchmarks, and a connection
+// that asks it what it knows. It needs no Redis library.
 //
 //   const OwnRedisServer server;
-//   singleflight::redis::Group<std::string> pages({.unix_socket = server.Socket()});
-//   RedisClient client({.unix_socket = server.Socket()});
-//   client.Ask("SET %s %d", "a", 1);
+//   singleflight::redis::Client redis({.unix_socket = server.Socket()});
+//   std::cout << PlainRedis(server.Socket()).Ask("CLIENT LIST");
 
-#include <hiredis/hiredis.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <sys/time.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,63 +19,66 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <filesystem>
-#include <memory>
-#include <new>
-#include <singleflight/redis_options.hpp>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
 
-// One connection.
+// One connection, for commands that are answered by a text or a number.
 //
 // Thread: one at a time.
 // Errors: every member throws std::runtime_error if the server cannot do what it is asked to do.
-class RedisClient {
+class PlainRedis {
  public:
-  struct Free {
-    void operator()(redisContext* connection) const { redisFree(connection); }
-    void operator()(redisReply* reply) const { freeReplyObject(reply); }
-  };
-  using Reply = std::unique_ptr<redisReply, Free>;
-
-  // Connects to the server of a group's options, with their timeouts.
-  explicit RedisClient(const singleflight::redis::Options& options)
-      : connection_(options.unix_socket.empty()
-                        ? redisConnectWithTimeout(options.host.c_str(), options.port,
-                                                  ToTimeval(options.connect_timeout))
-                        : redisConnectUnixWithTimeout(options.unix_socket.c_str(),
-                                                      ToTimeval(options.connect_timeout))) {
-    if (connection_ == nullptr) throw std::bad_alloc();
-    if (connection_->err != 0) throw std::runtime_error(connection_->errstr);
-    redisSetTimeout(connection_.get(), ToTimeval(options.command_timeout));
+  explicit PlainRedis(const std::string& path)
+      : socket_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = {}};
+    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+    if (::connect(socket_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+      const int error = errno;
+      ::close(socket_);
+      throw std::system_error(error, std::generic_category(), path);
+    }
   }
+  ~PlainRedis() { ::close(socket_); }
+  PlainRedis(const PlainRedis&) = delete;
+  PlainRedis& operator=(const PlainRedis&) = delete;
 
-  // Returns the reply to one command, which is written as redisCommand takes it. An error reply is
-  // thrown.
-  template <class... Args>
-  Reply Ask(const char* format, Args... args) {
-    Reply reply(static_cast<redisReply*>(redisCommand(connection_.get(), format, args...)));
-    if (reply == nullptr) throw std::runtime_error(connection_->errstr);
-    if (reply->type == REDIS_REPLY_ERROR) throw std::runtime_error(reply->str);
-    return reply;
-  }
-
-  // Returns the number that the server's INFO has for `name`.
-  long long Info(const std::string& name) {
-    const std::string info = Ask("INFO")->str;
-    const std::size_t found = info.find("\n" + name + ":");
-    if (found == std::string::npos) throw std::runtime_error("INFO has no " + name);
-    return std::stoll(info.substr(found + name.size() + 2));
+  // Returns the answer to one command, whose words have no spaces.
+  std::string Ask(const std::string& command) {
+    const std::string line = command + "\r\n";
+    if (::send(socket_, line.data(), line.size(), MSG_NOSIGNAL) != ssize_t(line.size())) Fail();
+    const std::string head = ReadTo("\r\n");  // +text, :number, -error or $length
+    if (head[0] == '-') throw std::runtime_error(head.substr(1));
+    if (head[0] != '$') return head.substr(1);
+    const int length = std::stoi(head.substr(1));
+    if (length < 0) return {};
+    while (received_.size() < std::size_t(length) + 2) Receive();
+    const std::string text = received_.substr(0, std::size_t(length));
+    received_.erase(0, std::size_t(length) + 2);
+    return text;
   }
 
  private:
-  static timeval ToTimeval(std::chrono::milliseconds time) {
-    return {.tv_sec = time.count() / 1000, .tv_usec = time.count() % 1000 * 1000};
+  std::string ReadTo(const char* end) {
+    std::size_t found = 0;
+    while ((found = received_.find(end)) == std::string::npos) Receive();
+    const std::string text = received_.substr(0, found);
+    received_.erase(0, found + 2);
+    return text;
   }
+  void Receive() {
+    std::array<char, 4096> buffer;
+    const ssize_t size = ::recv(socket_, buffer.data(), buffer.size(), 0);
+    if (size <= 0) Fail();
+    received_.append(buffer.data(), std::size_t(size));
+  }
+  [[noreturn]] static void Fail() { throw std::runtime_error("the Redis server has gone"); }
 
-  std::unique_ptr<redisContext, Free> connection_;
+  const int socket_;
+  std::string received_;  // and not used so far
 };
 
 // A server that listens on a Unix socket in a directory of its own, and writes no data to disk.
@@ -140,8 +142,7 @@ class OwnRedisServer {
 
   bool Answers() const {
     try {
-      RedisClient({.unix_socket = Socket()}).Ask("PING");
-      return true;
+      return PlainRedis(Socket()).Ask("PING") == "PONG";
     } catch (const std::runtime_error&) {
       return false;
     }
