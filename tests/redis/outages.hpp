@@ -4,6 +4,7 @@
 // These helpers are for tests in which something is wrong between a redis::Group and its server.
 
 #include <array>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include <utility>
 
 #include "processes.hpp"
+#include "proxy.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
@@ -23,17 +25,66 @@ namespace test {
 inline constexpr std::array kOutagePolicies = {singleflight::redis::OnOutage::kRunLocally,
                                                singleflight::redis::OnOutage::kFail};
 
-// Returns options with timeouts that never pass. Each caller tries the server.
-inline singleflight::redis::Options LongTimeouts(
-    const std::string& socket,
+inline constexpr const char* kPrefix = "t";
+
+// Returns options with timeouts that never pass.
+inline singleflight::redis::ClientOptions LongTimeouts(const std::string& socket) {
+  singleflight::redis::ClientOptions options;
+  options.unix_socket = socket;
+  options.connect_timeout = options.command_timeout = 1min;
+  return options;
+}
+// Returns options with timeouts that pass soon, for tests in which they should.
+inline singleflight::redis::ClientOptions ShortTimeouts(const std::string& socket) {
+  singleflight::redis::ClientOptions options = LongTimeouts(socket);
+  options.connect_timeout = options.command_timeout = 100ms;
+  return options;
+}
+
+// Returns options with a lease that outlasts any test. What waits for it hangs.
+inline singleflight::redis::Options LongLease(
     singleflight::redis::OnOutage policy = singleflight::redis::OnOutage::kRunLocally) {
-  return {.unix_socket = socket,
-          .lease = 1h,
-          .linger = 1h,
-          .connect_timeout = 1h,
-          .command_timeout = 1h,
-          .retry_after = 0ms,
-          .on_outage = policy};
+  singleflight::redis::Options options;
+  options.lease = options.linger = 1h;
+  options.on_outage = policy;
+  return options;
+}
+inline singleflight::redis::Options WithLease(
+    std::chrono::milliseconds lease,
+    singleflight::redis::OnOutage policy = singleflight::redis::OnOutage::kRunLocally) {
+  singleflight::redis::Options options;
+  options.lease = lease;
+  options.on_outage = policy;
+  return options;
+}
+
+// A client and a group of its own, as a process of a fleet has them.
+struct FleetProcess {
+  explicit FleetProcess(const singleflight::redis::ClientOptions& client_options,
+                        const singleflight::redis::Options& options = LongLease())
+      : client(client_options), pages(client, kPrefix, options) {}
+
+  singleflight::redis::Client client;
+  RedisPages pages;
+};
+
+// Returns how many processes follow the call for which there is a lease.
+inline std::size_t RemoteFollowers(const RedisServer& server, std::string_view key) {
+  std::size_t followers = 0;
+  for (const RedisAnswer& field :
+       server.Ask("HKEYS", LeaseName(kPrefix, std::string(key))).elements) {
+    if (field.text.starts_with("f:")) ++followers;
+  }
+  return followers;
+}
+inline void AwaitRemoteFollowers(const RedisServer& server, std::string_view key,
+                                 std::size_t count) {
+  Await([&] { return RemoteFollowers(server, key) == count; });
+}
+
+inline std::chrono::milliseconds Since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() -
+                                                               begin);
 }
 
 // Asks `pages` for `key` with a function that returns `value`, and returns the outcome.
@@ -57,7 +108,7 @@ inline void CheckOutage(const Outcome<std::string>& outcome, singleflight::redis
 
 // Returns the name of a key's lease, with the prefix that all these tests use.
 inline std::string LeaseOf(std::string_view key) {
-  return LeaseName("singleflight", std::string(key));
+  return LeaseName(kPrefix, std::string(key));
 }
 
 // Calls `end_it`, so that the test stops waiting, after far more time than the library may take.

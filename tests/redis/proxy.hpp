@@ -8,8 +8,8 @@
 //   RedisProxy proxy(server.Socket());
 //   proxy.CutAt({RedisProxy::kReplies, 5});  // cuts each connection within its first reply
 //
-// It knows nothing of Redis, so any server on a Unix socket will do. It has one thread and no
-// timers.
+// It can also be a slow network, or one that is away for a while. It knows nothing of Redis, so any
+// server on a Unix socket will do. It has one thread.
 
 #include <fcntl.h>
 #include <poll.h>
@@ -22,9 +22,12 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <climits>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <list>
 #include <mutex>
@@ -139,6 +142,36 @@ class RedisProxy {
     rules_.clear();
   }
 
+  // From now on, what is read is forwarded that much later, either way.
+  void DelayBy(std::chrono::microseconds delay) {
+    const std::lock_guard lock(mutex_);
+    delay_ = delay;
+  }
+  // From now on, each connection forwards so many bytes of requests per second.
+  void LimitTo(std::uint64_t bytes_per_second) {
+    const std::lock_guard lock(mutex_);
+    rate_ = bytes_per_second;
+  }
+  // Cuts all connections, and refuses new ones until ComeBack.
+  void GoAway() {
+    {
+      const std::lock_guard lock(mutex_);
+      is_away_ = true;
+      listener_ = UniqueFd(-1);
+      ::unlink(Socket().c_str());
+      for (Connection& connection : connections_) connection.is_cut = true;
+    }
+    Wake();
+  }
+  void ComeBack() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!std::exchange(is_away_, false)) return;
+      listener_ = ListenAt(Socket());
+    }
+    Wake();
+  }
+
   // Returns how many connections have arrived so far.
   std::size_t Connections() const {
     const std::lock_guard lock(mutex_);
@@ -172,9 +205,18 @@ class RedisProxy {
     unsigned char bits;
   };
 
+  using Clock = std::chrono::steady_clock;
+
+  struct Late {
+    Clock::time_point due;
+    std::string bytes;
+  };
+
   // A Flow is one way of a connection.
   struct Flow {
-    std::string pending = {};  // read but not forwarded yet
+    std::deque<Late> late = {};          // read, but not due yet
+    std::string pending = {};            // due, but not forwarded yet
+    Clock::time_point free_at = {};      // when the next bytes may go, because of the rate
     std::uint64_t passed = 0;
     bool held = false;
     bool ended = false;                        // nothing more will be read
@@ -186,6 +228,7 @@ class RedisProxy {
     std::size_t number;
     UniqueFd client, server;
     std::array<Flow, 2> flows = {};
+    bool is_cut = false;
 
     int Source(Way way) const { return way == kRequests ? *client : *server; }
     int Target(Way way) const { return way == kRequests ? *server : *client; }
@@ -209,8 +252,9 @@ class RedisProxy {
   void Run() {
     std::vector<pollfd> files;
     while (!stopped_) {
-      files = Files();
-      ::poll(files.data(), files.size(), -1);
+      int timeout = -1;
+      files = Files(timeout);
+      ::poll(files.data(), files.size(), timeout);
       std::uint64_t wakes;
       if (::read(*wake_, &wakes, sizeof(wakes)) < 0 && errno != EAGAIN) {  // EAGAIN: only sockets
         throw std::system_error(errno, std::generic_category(), "the proxy's eventfd");
@@ -230,22 +274,37 @@ class RedisProxy {
     }
   }
 
-  // Returns the files to poll, each for the event that the proxy can handle next.
-  std::vector<pollfd> Files() const {
+  // Returns the files to poll, each for the event that the proxy can handle next, and for how many
+  // milliseconds.
+  std::vector<pollfd> Files(int& timeout) const {
     const std::lock_guard lock(mutex_);
+    const Clock::time_point now = Clock::now();
+    Clock::time_point next = Clock::time_point::max();
     std::vector<pollfd> files = {{*wake_, POLLIN, 0}, {*listener_, POLLIN, 0}};
     for (const Connection& connection : connections_) {
       for (const Way way : {kRequests, kReplies}) {
         const Flow& flow = connection.flows[way];
         if (flow.held) continue;
-        if (!flow.pending.empty()) {
+        if (!flow.late.empty()) next = std::min(next, std::max(flow.late.front().due, flow.free_at));
+        if (!flow.pending.empty() && now < flow.free_at) {
+          next = std::min(next, flow.free_at);
+        } else if (!flow.pending.empty()) {
           files.push_back({connection.Target(way), POLLOUT, 0});
-        } else if (!flow.ended) {
-          files.push_back({connection.Source(way), POLLIN, 0});
         }
+        if (MayRead(flow)) files.push_back({connection.Source(way), POLLIN, 0});
       }
     }
+    if (next != Clock::time_point::max()) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(next - now).count();
+      timeout = static_cast<int>(std::clamp<decltype(left)>(left, 0, INT_MAX));
+    }
     return files;
+  }
+
+  // What is delayed does not delay the reading of what comes after it.
+  bool MayRead(const Flow& flow) const {
+    return !flow.ended && flow.pending.empty() &&
+           (flow.late.empty() || delay_ > std::chrono::microseconds(0));
   }
 
   void Accept() {
@@ -264,21 +323,31 @@ class RedisProxy {
     for (const Way way : {kRequests, kReplies}) {
       Flow& flow = connection.flows[way];
       do {
-        if (!Forward(connection, way, lock)) return false;
-      } while (!flow.held && flow.pending.empty() && Read(connection.Source(way), flow));
+        if (connection.is_cut || !Forward(connection, way, lock)) return false;
+      } while (!flow.held && MayRead(flow) && Read(connection.Source(way), flow));
     }
-    const auto has_ended = [](const Flow& flow) { return flow.ended && flow.pending.empty(); };
+    const auto has_ended = [](const Flow& flow) {
+      return flow.ended && flow.pending.empty() && flow.late.empty();
+    };
     return !has_ended(connection.flows[kRequests]) && !has_ended(connection.flows[kReplies]);
   }
 
   // Returns true if there was something to read.
-  static bool Read(int source, Flow& flow) {
-    if (flow.ended) return false;
+  bool Read(int source, Flow& flow) const {
     char buffer[65536];
     const ssize_t size = ::read(source, buffer, sizeof(buffer));
-    if (size > 0) flow.pending.assign(buffer, static_cast<std::size_t>(size));
+    if (size > 0) {
+      flow.late.push_back({Clock::now() + delay_, {buffer, static_cast<std::size_t>(size)}});
+    }
     flow.ended = size == 0 || (size < 0 && errno != EAGAIN);
     return size > 0;
+  }
+
+  // Makes what is due pending.
+  static void TakeDue(Flow& flow) {
+    if (!flow.pending.empty() || flow.late.empty() || Clock::now() < flow.late.front().due) return;
+    flow.pending = std::move(flow.late.front().bytes);
+    flow.late.pop_front();
   }
 
   // Forwards what is pending and applies the rules on its way. Returns false if one of them cuts.
@@ -296,7 +365,10 @@ class RedisProxy {
           lock.lock();
         }
       }
-      if (flow.held || flow.pending.empty()) return true;
+      if (flow.held) return true;
+      TakeDue(flow);
+      const bool is_limited = rate_ > 0 && way == kRequests;
+      if (flow.pending.empty() || (is_limited && Clock::now() < flow.free_at)) return true;
       const auto inverted = static_cast<unsigned char>(flow.pending[0]) ^ flow.invert;
       flow.pending[0] = static_cast<char>(inverted);
       flow.invert = 0;
@@ -306,6 +378,10 @@ class RedisProxy {
       if (sent < 0) {  // the target has closed, but what it sent before is still forwarded
         flow.pending.clear();
         return true;
+      }
+      if (is_limited) {
+        flow.free_at = Clock::now() + std::chrono::microseconds(1'000'000 * sent /
+                                                                static_cast<ssize_t>(rate_));
       }
       flow.pending.erase(0, static_cast<std::size_t>(sent));
       flow.passed += static_cast<std::uint64_t>(sent);
@@ -335,6 +411,7 @@ class RedisProxy {
   std::size_t UntilNextRule(const Connection& connection, Way way) const {
     const Flow& flow = connection.flows[way];
     std::uint64_t size = flow.pending.size();
+    if (rate_ > 0 && way == kRequests) size = std::min(size, std::max<std::uint64_t>(rate_ / 50, 1));
     for (const Rule& rule : rules_) {
       if (IsFor(rule, connection, way) && rule.place.bytes > flow.passed) {
         size = std::min(size, rule.place.bytes - flow.passed);
@@ -345,10 +422,13 @@ class RedisProxy {
 
   const std::string server_;
   const TemporaryDirectory directory_;
-  const UniqueFd listener_ = ListenAt(Socket());
   const UniqueFd wake_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
   std::atomic<bool> stopped_ = false;
   mutable std::mutex mutex_;  // guards all below but the thread; not held in a hook
+  UniqueFd listener_ = ListenAt(Socket());
+  bool is_away_ = false;
+  std::chrono::microseconds delay_{0};
+  std::uint64_t rate_ = 0;  // 0: no limit
   std::vector<Rule> rules_;
   std::uint64_t next_rule_ = 0;
   std::list<Connection> connections_;                    // only the proxy's thread adds and erases
