@@ -2,8 +2,8 @@
 #pragma once
 
 // RetryPause: the pauses between attempts to connect. Each is twice as long as the one before, up
-// to a second, so that a server that is back is used within that time. They are spread, so that its
-// clients do not all come at one moment.
+// to half a second, so that a server that is back is used within that time. They are spread, so
+// that its clients do not all come at one moment.
 
 #include <unistd.h>
 
@@ -27,7 +27,7 @@ class RetryPause {
 
  private:
   static constexpr std::chrono::microseconds kFirst = std::chrono::milliseconds(50);
-  static constexpr std::chrono::microseconds kLast = std::chrono::seconds(1);
+  static constexpr std::chrono::microseconds kLast = std::chrono::milliseconds(500);
 
   unsigned failures_ = 0;
   std::minstd_rand random_{static_cast<unsigned>(Clock::now().time_since_epoch().count() ^
