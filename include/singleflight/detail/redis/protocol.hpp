@@ -130,7 +130,8 @@ inline const Script& TakeScript() {
       local left = redis.call('PTTL', name)
       if left < 0 then return {'foreign'} end
       if has[3] ~= ARGV[5] then return {'tag', tostring(has[3])} end
-      redis.call('HSET', name, 'f:' .. ARGV[3], '1')
+      local field = 'f:' .. ARGV[3]  -- a server without memory refuses to set it, but not to look
+      if redis.call('HEXISTS', name, field) == 0 then redis.call('HSET', name, field, '1') end
       return {'follow', has[1] .. has[2], left}
     end
     local has
