@@ -4,6 +4,8 @@
 // ClientCore: what a redis::Client is to the rest of the library: an event loop, and the servers
 // that are asked from it.
 
+#include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -67,6 +69,12 @@ class ClientCore {
           "singleflight::redis: this Client was made before a fork: make one in each process");
     }
     loop_.Start();
+  }
+
+  // Returns the size of a value for which there is always room in an empty queue.
+  std::size_t RoomForValue() const noexcept {
+    constexpr std::size_t kRest = 16'384;  // of the command that carries it
+    return settings_.max_queued_bytes - std::min(settings_.max_queued_bytes, kRest);
   }
 
   // Its Post and IsLoopThread are for any thread, and the rest for the loop's own.

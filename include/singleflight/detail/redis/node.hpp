@@ -128,7 +128,10 @@ class Node {
 
   // Connects anew, because what is in flight takes too long.
   void Interrupt(const std::string& why) {
-    if (IsUp()) connection_.Fail(why);
+    if (!IsUp()) return;
+    is_interrupted_ = true;
+    connection_.Fail(why);
+    is_interrupted_ = false;
   }
 
   // Finds out soon whether the server still answers, if nothing else is about to.
@@ -199,7 +202,8 @@ class Node {
   void OnDown(const AsyncConnection::Down& down) {
     if (drained_.IsSet() && retires_) return Pause("it is not used any more");
     drained_.Cancel();
-    const bool was_stable = down.was_up && loop_.Now() - connection_.UpSince() >= kStable;
+    const bool was_stable =
+        is_interrupted_ || (down.was_up && loop_.Now() - connection_.UpSince() >= kStable);
     if (was_stable) pause_.Reset();
     if (!was_stable || down.timed_out || !IsUp()) return AttemptFailed(down.why);
     Become(NodeState::kConnecting, down.why);
@@ -237,9 +241,10 @@ class Node {
   Clock::time_point give_up_ = {};  // when the present attempt has failed
   RetryPause pause_;
   Timer retry_;
-  Timer look_up_deadline_;  // set while an attempt waits for the name's addresses
-  bool retires_ = false;    // after Drain, it does not connect again
-  Timer drained_;           // looks whether the last answer has come
+  Timer look_up_deadline_;       // set while an attempt waits for the name's addresses
+  bool is_interrupted_ = false;  // the connection is lost, but not because of the server
+  bool retires_ = false;         // after Drain, it does not connect again
+  Timer drained_;                // looks whether the last answer has come
 };
 
 }  // namespace singleflight::redis::detail

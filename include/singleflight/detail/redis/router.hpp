@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -89,10 +90,13 @@ class Router final : private CommandRouter {
   }
 
   // Replaces the connection on which a command for this key would go. Those in flight on it fail,
-  // or are sent on the next one.
-  void Interrupt(std::string_view key) {
+  // or are sent on the next one if they are no longer than that.
+  void Interrupt(std::string_view key, std::size_t longest) {
     const Topology::Target target = topology_.Find(HashSlot(key));
-    if (target.node != nullptr) target.node->Interrupt("a command takes too long");
+    if (target.node == nullptr) return;
+    longest_sent_again_ = longest;
+    target.node->Interrupt("a command takes too long");
+    longest_sent_again_ = kNoLimit;
   }
 
   Topology& Servers() noexcept { return topology_; }
@@ -112,6 +116,7 @@ class Router final : private CommandRouter {
     Fn fn_;
   };
 
+  static constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
   static constexpr int kMaxRedirections = 16;
   static constexpr auto kRetryPause = std::chrono::milliseconds(25);
 
@@ -242,7 +247,10 @@ class Router final : private CommandRouter {
   // A command that was not sent, because its connection was lost, waits for the next one.
   void OnLoss(std::unique_ptr<RoutedCommand> command, Sent sent, const std::string& why) override {
     std::erase(loading_, command.get());
-    if (sent == Sent::kNo && loop_.Now() < command->give_up) return Route(std::move(command));
+    if (sent == Sent::kNo && loop_.Now() < command->give_up &&
+        command->Bytes().size() <= longest_sent_again_) {
+      return Route(std::move(command));
+    }
     RoutedCommand& lost = *command;
     lost.OnAnswer({sent == Sent::kNo ? Answer::Kind::kNotSent : Answer::Kind::kUnknown, {}, why});
   }
@@ -274,6 +282,7 @@ class Router final : private CommandRouter {
   bool has_changed_ = false;  // since that began
   List retried_;              // soon
   std::size_t retried_bytes_ = 0;
+  std::size_t longest_sent_again_ = kNoLimit;  // of those whose connection was lost
   std::vector<const RoutedCommand*> loading_;  // in flight with the whole of a script
   std::deque<Failed> failed_;
   std::string closed_;  // why. Empty: it is not

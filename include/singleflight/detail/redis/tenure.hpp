@@ -10,6 +10,7 @@
 #include <atomic>
 #include <charconv>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -114,8 +115,9 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   void OnTimer() {
     if (!has_ended_) return Renew();
     if (!is_publishing_) return Publish();
-    CannotTell();  // it takes too long
-    context_->fleet.Core().Commands().Interrupt(detail::LeaseName(base_));
+    CannotTell();                                               // it takes too long
+    timer_.Set(context_->Now() + context_->options.lease / 5);  // if it waits for a connection
+    context_->fleet.Core().Commands().Interrupt(detail::LeaseName(base_), kLarge);
   }
 
   void Renew() {
@@ -188,7 +190,9 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     has_ended_ = true;
     call_ = nullptr;
     timer_.Cancel();
-    if (payload_.size() > context_->options.max_value + kPayloadHeader) CannotTell();
+    const std::size_t limit =
+        std::min(context_->options.max_value, context_->fleet.Core().RoomForValue());
+    if (payload_.size() > limit + kPayloadHeader) CannotTell();
     if (kind_ == PayloadKind::kAbandoned) payload_ = PackKind(PayloadKind::kAbandoned);
     if (!is_renewing_) Publish();  // a renewal that came later would make the lease again
   }
