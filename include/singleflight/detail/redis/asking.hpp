@@ -128,6 +128,12 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
       timer_.Set(context->Now() + kPause);
       return;
     }
+    if (!awaited_.empty() && context->Now() < lease_until_ &&
+        (answer.kind != Answer::Kind::kRefused || MayComeTrue(answer))) {
+      // The leader may live, and the server come back.
+      timer_.Set(std::min(lease_until_, context->Now() + std::chrono::milliseconds(100)));
+      return;
+    }
     OnOutage(answer.kind == Answer::Kind::kRefused ? std::errc::protocol_error
                                                    : std::errc::not_connected,
              answer.why);
@@ -217,11 +223,6 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   void OnOutage(std::errc code, const std::string& why) {
     const auto now = context->Now();
     if (!is_asking_) return;
-    const bool awaits = !awaited_.empty() && code == std::errc::not_connected;
-    if (awaits && now < lease_until_) {  // the leader may live, and the server come back
-      timer_.Set(std::min(lease_until_, now + std::chrono::milliseconds(100)));
-      return;
-    }
     context->NoteOutage(why);
     End();
     if (context->options.on_outage == OnOutage::kFail) {

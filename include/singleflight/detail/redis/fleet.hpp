@@ -279,11 +279,14 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
   std::string last_outage;  // guarded by mutex
 };
 
-// Whether a server's error says that the same command may succeed soon.
+// Whether a server's error says that the same command may succeed soon. Before Redis 7, that of a
+// command in a script comes inside the script's own.
 inline bool IsTransient(std::string_view error) noexcept {
-  for (const std::string_view prefix : {"BUSY ", "LOADING ", "MASTERDOWN ", "NOREPLICAS ",
-                                        "CLUSTERDOWN ", "TRYAGAIN ", "READONLY ", "UNBLOCKED "}) {
-    if (error.starts_with(prefix)) return true;
+  for (const std::string_view code : {"-BUSY ", "-LOADING ", "-MASTERDOWN ", "-NOREPLICAS ",
+                                      "-CLUSTERDOWN ", "-TRYAGAIN ", "-READONLY ", "-UNBLOCKED "}) {
+    if (error.starts_with(code.substr(1)) || error.find(code) != std::string_view::npos) {
+      return true;
+    }
   }
   return false;
 }
