@@ -6,6 +6,7 @@
 #include <array>
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <functional>
 #include <mutex>
 #include <optional>
@@ -82,6 +83,20 @@ inline void AwaitRemoteFollowers(const RedisServer& server, std::string_view key
   Await([&] { return RemoteFollowers(server, key) == count; });
 }
 
+// Returns how often the server has run that command.
+inline long long Calls(const RedisServer& server, const std::string& command) {
+  const std::string stats = server.Ask("INFO", "commandstats").text;
+  const std::string name = "cmdstat_" + command + ":calls=";
+  const std::size_t begin = stats.find(name);
+  return begin == std::string::npos ? 0 : std::stoll(stats.substr(begin + name.size()));
+}
+
+// Waits until so many processes, whose clients are new, follow calls of this server, and hear of
+// their outcomes: each has asked, has subscribed, and has asked again for what it may have missed.
+inline void AwaitListeners(const RedisServer& server, long long count) {
+  Await([&] { return Calls(server, "hexists") == 2 * count; });
+}
+
 inline std::chrono::milliseconds Since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() -
                                                                begin);
@@ -107,9 +122,7 @@ inline void CheckOutage(const Outcome<std::string>& outcome, singleflight::redis
 }
 
 // Returns the name of a key's lease, with the prefix that all these tests use.
-inline std::string LeaseOf(std::string_view key) {
-  return LeaseName(kPrefix, std::string(key));
-}
+inline std::string LeaseOf(std::string_view key) { return LeaseName(kPrefix, std::string(key)); }
 
 // Calls `end_it`, so that the test stops waiting, after far more time than the library may take.
 class Watchdog {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 
-// Tests promise 19: once `fn` has returned, followers in other processes have its outcome soon after
-// the server can be used again. The lease lasts an hour here, so nobody can have waited for its end.
+// Tests promise 19: once `fn` has returned, followers in other processes have its outcome soon
+// after the server can be used again. The lease lasts an hour here, so nobody can have waited for
+// its end.
 
 #include <algorithm>
 #include <chrono>
@@ -50,7 +51,8 @@ class Fleet {
  public:
   explicit Fleet(const RedisServer& its_server) : server(its_server) {
     for (std::size_t i = 0; i < kFollowers; ++i) {
-      following.push_back(std::make_unique<FleetProcess>(At(to_followers.Socket()), LongLeaseOnly()));
+      following.push_back(
+          std::make_unique<FleetProcess>(At(to_followers.Socket()), LongLeaseOnly()));
     }
   }
 
@@ -75,8 +77,7 @@ std::chrono::milliseconds TimeToOutcome(Fleet& fleet, const Mishap& mishap,
   const auto begun = Clock::now();
   std::vector<Clock::time_point> done(kFollowers);
   std::vector<std::unique_ptr<Caller<std::string>>> followers;
-  RedisLeader leader(fleet.leading.pages, "a",
-                     RedisLeader<>::Fn([&](const auto&) {
+  RedisLeader leader(fleet.leading.pages, "a", RedisLeader<>::Fn([&](const auto&) {
                        mishap.begin();
                        Await([&] { return Since(begun) >= fn_time; });
                        return "theirs"s;
@@ -180,8 +181,8 @@ TEST_CASE("No outcome is lost if the leader's way to the server is closed for 0.
 TEST_CASE("No outcome is lost if the followers' way to the server is closed for 0.3 seconds") {
   const RedisServer server;
   Fleet fleet(server);
-  CheckSoon(fleet, {[&] { fleet.to_followers.GoAway(); }, 300ms,
-                    [&] { fleet.to_followers.ComeBack(); }});
+  CheckSoon(fleet,
+            {[&] { fleet.to_followers.GoAway(); }, 300ms, [&] { fleet.to_followers.ComeBack(); }});
 }
 
 TEST_CASE("No outcome is lost if every way to the server is closed for several seconds") {

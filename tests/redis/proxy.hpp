@@ -214,9 +214,9 @@ class RedisProxy {
 
   // A Flow is one way of a connection.
   struct Flow {
-    std::deque<Late> late = {};          // read, but not due yet
-    std::string pending = {};            // due, but not forwarded yet
-    Clock::time_point free_at = {};      // when the next bytes may go, because of the rate
+    std::deque<Late> late = {};      // read, but not due yet
+    std::string pending = {};        // due, but not forwarded yet
+    Clock::time_point free_at = {};  // when the next bytes may go, because of the rate
     std::uint64_t passed = 0;
     bool held = false;
     bool ended = false;                        // nothing more will be read
@@ -285,7 +285,8 @@ class RedisProxy {
       for (const Way way : {kRequests, kReplies}) {
         const Flow& flow = connection.flows[way];
         if (flow.held) continue;
-        if (!flow.late.empty()) next = std::min(next, std::max(flow.late.front().due, flow.free_at));
+        if (!flow.late.empty())
+          next = std::min(next, std::max(flow.late.front().due, flow.free_at));
         if (!flow.pending.empty() && now < flow.free_at) {
           next = std::min(next, flow.free_at);
         } else if (!flow.pending.empty()) {
@@ -380,8 +381,8 @@ class RedisProxy {
         return true;
       }
       if (is_limited) {
-        flow.free_at = Clock::now() + std::chrono::microseconds(1'000'000 * sent /
-                                                                static_cast<ssize_t>(rate_));
+        flow.free_at = Clock::now() +
+                       std::chrono::microseconds(1'000'000 * sent / static_cast<ssize_t>(rate_));
       }
       flow.pending.erase(0, static_cast<std::size_t>(sent));
       flow.passed += static_cast<std::uint64_t>(sent);
@@ -411,7 +412,8 @@ class RedisProxy {
   std::size_t UntilNextRule(const Connection& connection, Way way) const {
     const Flow& flow = connection.flows[way];
     std::uint64_t size = flow.pending.size();
-    if (rate_ > 0 && way == kRequests) size = std::min(size, std::max<std::uint64_t>(rate_ / 50, 1));
+    if (rate_ > 0 && way == kRequests)
+      size = std::min(size, std::max<std::uint64_t>(rate_ / 50, 1));
     for (const Rule& rule : rules_) {
       if (IsFor(rule, connection, way) && rule.place.bytes > flow.passed) {
         size = std::min(size, rule.place.bytes - flow.passed);
