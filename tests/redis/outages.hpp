@@ -4,6 +4,7 @@
 // These helpers are for tests in which something is wrong between a redis::Group and its server.
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -59,30 +60,6 @@ inline singleflight::redis::Options WithLease(
   return options;
 }
 
-// A client and a group of its own, as a process of a fleet has them.
-struct FleetProcess {
-  explicit FleetProcess(const singleflight::redis::ClientOptions& client_options,
-                        const singleflight::redis::Options& options = LongLease())
-      : client(client_options), pages(client, kPrefix, options) {}
-
-  singleflight::redis::Client client;
-  RedisPages pages;
-};
-
-// Returns how many processes follow the call for which there is a lease.
-inline std::size_t RemoteFollowers(const RedisServer& server, std::string_view key) {
-  std::size_t followers = 0;
-  for (const RedisAnswer& field :
-       server.Ask("HKEYS", LeaseName(kPrefix, std::string(key))).elements) {
-    if (field.text.starts_with("f:")) ++followers;
-  }
-  return followers;
-}
-inline void AwaitRemoteFollowers(const RedisServer& server, std::string_view key,
-                                 std::size_t count) {
-  Await([&] { return RemoteFollowers(server, key) == count; });
-}
-
 // Returns how often the server has run that command.
 inline long long Calls(const RedisServer& server, const std::string& command) {
   const std::string stats = server.Ask("INFO", "commandstats").text;
@@ -91,10 +68,17 @@ inline long long Calls(const RedisServer& server, const std::string& command) {
   return begin == std::string::npos ? 0 : std::stoll(stats.substr(begin + name.size()));
 }
 
-// Waits until so many processes, whose clients are new, follow calls of this server, and hear of
-// their outcomes: each has asked, has subscribed, and has asked again for what it may have missed.
-inline void AwaitListeners(const RedisServer& server, long long count) {
-  Await([&] { return Calls(server, "hexists") == 2 * count; });
+// Returns once nothing keeps a process's messages from arriving, so that it asks once for each key.
+// Costs two executions.
+inline void AwaitSubscribed(const RedisServer& server, RedisPages& pages) {
+  static std::atomic<int> calls = 0;
+  const std::string key = "subscribes " + std::to_string(++calls);
+  static_cast<void>(pages.Do(key, [&] {
+    const std::string inbox = LeaseField(server, key, "inbox", kPrefix);
+    Await([&] { return server.Ask("PUBSUB", "NUMSUB", inbox).elements.at(1).number == 1; });
+    return std::string();
+  }));
+  static_cast<void>(pages.Do(key, [] { return std::string(); }));  // its loop has heard of that
 }
 
 inline std::chrono::milliseconds Since(std::chrono::steady_clock::time_point begin) {

@@ -51,16 +51,15 @@ class Fleet {
  public:
   explicit Fleet(const RedisServer& its_server) : server(its_server) {
     for (std::size_t i = 0; i < kFollowers; ++i) {
-      following.push_back(
-          std::make_unique<FleetProcess>(At(to_followers.Socket()), LongLeaseOnly()));
+      following.push_back(std::make_unique<RedisPages>(At(to_followers.Socket()), LongLeaseOnly()));
     }
   }
 
   const RedisServer& server;
   RedisProxy to_leader{server.Socket()};
   RedisProxy to_followers{server.Socket()};
-  FleetProcess leading{At(to_leader.Socket()), LongLeaseOnly()};
-  std::vector<std::unique_ptr<FleetProcess>> following;
+  RedisPages leading{At(to_leader.Socket()), LongLeaseOnly()};
+  std::vector<std::unique_ptr<RedisPages>> following;
 };
 
 // Something goes wrong at the end of `fn`, and stops going wrong later.
@@ -77,19 +76,19 @@ std::chrono::milliseconds TimeToOutcome(Fleet& fleet, const Mishap& mishap,
   const auto begun = Clock::now();
   std::vector<Clock::time_point> done(kFollowers);
   std::vector<std::unique_ptr<Caller<std::string>>> followers;
-  RedisLeader leader(fleet.leading.pages, "a", RedisLeader<>::Fn([&](const auto&) {
+  RedisLeader leader(fleet.leading, "a", RedisLeader<>::Fn([&](const auto&) {
                        mishap.begin();
                        Await([&] { return Since(begun) >= fn_time; });
                        return "theirs"s;
                      }));
   for (std::size_t i = 0; i < kFollowers; ++i) {
     followers.push_back(std::make_unique<Caller<std::string>>([&, i] {
-      auto result = fleet.following[i]->pages.Do("a", NeverRun);
+      auto result = fleet.following[i]->Do("a", NeverRun);
       done[i] = Clock::now();
       return result;
     }));
   }
-  AwaitRemoteFollowers(fleet.server, "a", kFollowers);
+  AwaitFollowers(fleet.server, "a", kFollowers);
   const auto mishap_begins = Clock::now();
   CHECK(leader.Finish().value == "theirs");  // it does not wait for the server
   Await([&] { return Since(mishap_begins) >= mishap.time; });
@@ -113,11 +112,11 @@ void CheckSoon(Fleet& fleet, const Mishap& mishap) {
     }
     CHECK(best < kSoon);
   }
-  CHECK(fleet.leading.pages.GetStats().unpublished == 0);
-  CHECK(fleet.leading.pages.GetStats().untold == 0);
+  CHECK(fleet.leading.GetStats().unpublished == 0);
+  CHECK(fleet.leading.GetStats().untold == 0);
   for (const auto& process : fleet.following) {
-    CHECK(process->pages.GetStats().executions == 0);
-    CHECK(process->pages.GetStats().outages == 0);
+    CHECK(process->GetStats().executions == 0);
+    CHECK(process->GetStats().outages == 0);
   }
 }
 
@@ -219,16 +218,16 @@ TEST_CASE("No outcome is lost if a follower's messages are, while its commands a
   const RedisServer server;
   RedisProxy proxy(server.Socket());
   Options options = LongLeaseOnly();
-  FleetProcess leading(At(server.Socket()), options);
-  FleetProcess following(At(proxy.Socket()), options);
-  RedisLeader leader(leading.pages, "a", "theirs"s);
-  Caller follower([&] { return following.pages.Do("a", NeverRun); });
-  AwaitRemoteFollowers(server, "a", 1);
+  RedisPages leading(At(server.Socket()), options);
+  RedisPages following(At(proxy.Socket()), options);
+  RedisLeader leader(leading, "a", "theirs"s);
+  Caller follower([&] { return following.Do("a", NeverRun); });
+  AwaitFollowers(server, "a", 1);
   // The follower's second connection is the one for messages. Whatever comes on it is held.
   Await([&] { return proxy.Connections() == 2 && proxy.Bytes(1, RedisProxy::kReplies) > 0; });
   Await([&] { return server.Ask("PUBSUB", "CHANNELS").elements.size() == 2; });
   proxy.HoldAt({RedisProxy::kReplies, proxy.Bytes(1, RedisProxy::kReplies), 1});
   leader.Finish();
   CHECK(follower.Join().value == "theirs");
-  CHECK(following.pages.GetStats().executions == 0);
+  CHECK(following.GetStats().executions == 0);
 }

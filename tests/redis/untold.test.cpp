@@ -38,41 +38,43 @@ Options Patient() { return LongLease(OnOutage::kFail); }
 
 // Checks that a leader whose `fn` does what `end` does gets its outcome, and that the followers all
 // run theirs at once: each waits until all of them run. A lease lasts an hour.
-void CheckUntold(const RedisServer& server, FleetProcess& leading, std::function<std::string()> end,
+void CheckUntold(const RedisServer& server, RedisPages& leading, std::function<std::string()> end,
                  const std::optional<std::string>& value, const std::string& message = {}) {
-  std::vector<std::unique_ptr<FleetProcess>> following;
+  std::vector<std::unique_ptr<RedisPages>> following;
+  for (std::size_t i = 0; i < kFollowers; ++i) {
+    following.push_back(std::make_unique<RedisPages>(LongTimeouts(server.Socket()), Patient()));
+    AwaitSubscribed(server, *following.back());
+  }
+  RedisLeader leader(leading, "a", RedisLeader<>::Fn([&](const Lease&) { return end(); }));
   std::vector<std::unique_ptr<Caller<std::string>>> followers;
-  RedisLeader leader(leading.pages, "a", RedisLeader<>::Fn([&](const Lease&) { return end(); }));
-  server.Ask("CONFIG RESETSTAT");
   std::latch all_run(kFollowers);
   for (std::size_t i = 0; i < kFollowers; ++i) {
-    following.push_back(std::make_unique<FleetProcess>(LongTimeouts(server.Socket()), Patient()));
     followers.push_back(std::make_unique<Caller<std::string>>([&, i] {
-      return following[i]->pages.Do("a", [&] {
+      return following[i]->Do("a", [&] {
         all_run.arrive_and_wait();
         return "own"s;
       });
     }));
   }
-  AwaitListeners(server, kFollowers);
+  AwaitFollowers(server, "a", kFollowers);
   CHECK((leader.Finish().value == value));
   CHECK((leader.Finish().message == message));
   for (std::size_t i = 0; i < kFollowers; ++i) {
     CHECK(followers[i]->Join().value == "own");
     CHECK(followers[i]->Join().role == singleflight::Role::kLeader);
-    const singleflight::redis::Stats stats = following[i]->pages.GetStats();
+    const singleflight::redis::Stats stats = following[i]->GetStats();
     CHECK(stats.told_to_run == 1);
-    CHECK(stats.executions == 1);
+    CHECK(stats.executions == 3);  // two of them were for the subscription
     CHECK(stats.remote == 0);
     CHECK(stats.takeovers == 0);
     CHECK(stats.outages == 0);
   }
   Await([&] { return server.Ask("EXISTS", LeaseOf("a")).number == 0; });
-  CHECK(leading.pages.GetStats().untold == 1);
-  CHECK(leading.pages.GetStats().unpublished == 0);
+  CHECK(leading.GetStats().untold == 1);
+  CHECK(leading.GetStats().unpublished == 0);
 }
 
-void CheckUntold(const RedisServer& server, FleetProcess& leading, const std::string& value) {
+void CheckUntold(const RedisServer& server, RedisPages& leading, const std::string& value) {
   CheckUntold(
       server, leading, [&] { return value; }, value);
 }
@@ -85,7 +87,7 @@ TEST_CASE("An outcome over max_value is not told, and every other process runs a
   const RedisServer server;
   Options options = Patient();
   options.max_value = 1000;
-  FleetProcess leading(LongTimeouts(server.Socket()), options);
+  RedisPages leading(LongTimeouts(server.Socket()), options);
   CheckUntold(server, leading, Large(1001));
 }
 
@@ -93,21 +95,21 @@ TEST_CASE("An outcome of exactly max_value is told") {
   const RedisServer server;
   Options options = Patient();
   options.max_value = 1000;
-  FleetProcess leading(LongTimeouts(server.Socket()), options);
-  FleetProcess following(LongTimeouts(server.Socket()), Patient());
-  RedisLeader leader(leading.pages, "a", Large(1000));
-  Caller follower([&] { return following.pages.Do("a", NeverRun); });
-  AwaitRemoteFollowers(server, "a", 1);
+  RedisPages leading(LongTimeouts(server.Socket()), options);
+  RedisPages following(LongTimeouts(server.Socket()), Patient());
+  RedisLeader leader(leading, "a", Large(1000));
+  Caller follower([&] { return following.Do("a", NeverRun); });
+  AwaitFollowers(server, "a", 1);
   leader.Finish();
   CHECK((follower.Join().value == Large(1000)));
-  CHECK(leading.pages.GetStats().untold == 0);
+  CHECK(leading.GetStats().untold == 0);
 }
 
 TEST_CASE("An exception whose message is over max_value is not told") {
   const RedisServer server;
   Options options = Patient();
   options.max_value = 1000;
-  FleetProcess leading(LongTimeouts(server.Socket()), options);
+  RedisPages leading(LongTimeouts(server.Socket()), options);
   const auto end = [&]() -> std::string { throw std::runtime_error(Large(1001)); };
   CheckUntold(server, leading, end, std::nullopt, Large(1001));
 }
@@ -116,7 +118,7 @@ TEST_CASE("An outcome larger than the client's queue is not told") {
   const RedisServer server;
   ClientOptions options = LongTimeouts(server.Socket());
   options.max_queued_bytes = kMebibyte;
-  FleetProcess leading(options, Patient());
+  RedisPages leading(options, Patient());
   CheckUntold(server, leading, Large(kMebibyte));
 }
 
@@ -124,12 +126,12 @@ TEST_CASE("An outcome that is nearly as large as the client's queue is told") {
   const RedisServer server;
   ClientOptions options = LongTimeouts(server.Socket());
   options.max_queued_bytes = kMebibyte;
-  FleetProcess leading(options, Patient());
-  FleetProcess following(LongTimeouts(server.Socket()), Patient());
+  RedisPages leading(options, Patient());
+  RedisPages following(LongTimeouts(server.Socket()), Patient());
   const std::string value = Large(kMebibyte - 16'384);
-  RedisLeader leader(leading.pages, std::string(3000, 'k'), value);
-  Caller follower([&] { return following.pages.Do(std::string(3000, 'k'), NeverRun); });
-  AwaitRemoteFollowers(server, std::string(3000, 'k'), 1);
+  RedisLeader leader(leading, std::string(3000, 'k'), value);
+  Caller follower([&] { return following.Do(std::string(3000, 'k'), NeverRun); });
+  AwaitFollowers(server, std::string(3000, 'k'), 1);
   leader.Finish();
   CHECK((follower.Join().value == value));
 }
@@ -141,27 +143,27 @@ TEST_CASE("An outcome over the server's limit for a string is not told") {
     INFO("over TCP: " << over_tcp);
     ClientOptions options = LongTimeouts(over_tcp ? "" : server.Socket());
     options.port = server.Port();
-    FleetProcess leading(options, Patient());
+    RedisPages leading(options, Patient());
     CheckUntold(server, leading, Large(4 * kMebibyte));
   }
 }
 
 TEST_CASE("An outcome is told although the server is out of memory") {
   const RedisServer server;
-  FleetProcess leading(LongTimeouts(server.Socket()), Patient());
+  RedisPages leading(LongTimeouts(server.Socket()), Patient());
   Options options = Patient();
   options.linger = 100ms;  // the follower asks again each 50 ms
-  FleetProcess following(LongTimeouts(server.Socket()), options);
-  RedisLeader leader(leading.pages, "a", "theirs"s);
-  Caller follower([&] { return following.pages.Do("a", NeverRun); });
-  AwaitRemoteFollowers(server, "a", 1);
+  RedisPages following(LongTimeouts(server.Socket()), options);
+  RedisLeader leader(leading, "a", "theirs"s);
+  Caller follower([&] { return following.Do("a", NeverRun); });
+  AwaitFollowers(server, "a", 1);
   server.Ask("CONFIG SET maxmemory 1");
   const long long asked = server.Info("total_commands_processed");
   Await([&] { return server.Info("total_commands_processed") > asked + 1000; });
-  CHECK(following.pages.GetStats().outages == 0);
+  CHECK(following.GetStats().outages == 0);
   leader.Finish();
   CHECK(follower.Join().value == "theirs");
-  CHECK(leading.pages.GetStats().untold == 0);
+  CHECK(leading.GetStats().untold == 0);
 }
 
 TEST_CASE("An outcome that the server does not let the user keep is not told") {
@@ -170,7 +172,7 @@ TEST_CASE("An outcome that the server does not let the user keep is not told") {
   ClientOptions options = LongTimeouts(server.Socket());
   options.user = "few";
   options.password = "secret";
-  FleetProcess leading(options, Patient());
+  RedisPages leading(options, Patient());
   CheckUntold(server, leading, "value");
 }
 
@@ -179,7 +181,7 @@ TEST_CASE("An outcome that is too slow for the network is not told") {
   RedisProxy proxy(server.Socket());
   Options options = Patient();
   options.lease = 5s;  // a fifth of it is the time that an outcome has
-  FleetProcess leading(LongTimeouts(proxy.Socket()), options);
+  RedisPages leading(LongTimeouts(proxy.Socket()), options);
   const auto end = [&] {
     proxy.LimitTo(256 * 1024);
     return Large(7 * kMebibyte);  // 28 seconds
@@ -190,12 +192,12 @@ TEST_CASE("An outcome that is too slow for the network is not told") {
 TEST_CASE("An outcome for which the server closes the connection costs no other call an outage") {
   const RedisServer server;
   server.Ask("CONFIG SET proto-max-bulk-len 1mb");
-  FleetProcess leading(LongTimeouts(server.Socket()), Patient());
-  FleetProcess following(LongTimeouts(server.Socket()), Patient());
-  RedisLeader leader(leading.pages, "large", Large(4 * kMebibyte));
+  RedisPages leading(LongTimeouts(server.Socket()), Patient());
+  RedisPages following(LongTimeouts(server.Socket()), Patient());
+  RedisLeader leader(leading, "large", Large(4 * kMebibyte));
   const auto connected = std::chrono::steady_clock::now();
-  Caller follower([&] { return following.pages.Do("large", [] { return "own"s; }); });
-  AwaitListeners(server, 1);
+  Caller follower([&] { return following.Do("large", [] { return "own"s; }); });
+  AwaitFollowers(server, "large", 1);
   Await([&] { return Since(connected) > 1100ms; });  // one that is lost sooner looks like an outage
   std::atomic<bool> stopped = false;
   std::atomic<int> asked = 0;
@@ -204,8 +206,8 @@ TEST_CASE("An outcome for which the server closes the connection costs no other 
     others.emplace_back([&, i] {
       for (int next = 0; !stopped; ++next, ++asked) {
         static_cast<void>(Keep([&] {
-          return leading.pages.Do(std::to_string(i) + " " + std::to_string(next),
-                                  [] { return "small"s; });
+          return leading.Do(std::to_string(i) + " " + std::to_string(next),
+                            [] { return "small"s; });
         }));
       }
     });
@@ -216,6 +218,6 @@ TEST_CASE("An outcome for which the server closes the connection costs no other 
   Await([&, before = asked.load()] { return asked > before + 100; });
   stopped = true;
   others.clear();
-  CHECK(leading.pages.GetStats().outages == 0);
-  CHECK(leading.pages.GetStats().untold == 1);
+  CHECK(leading.GetStats().outages == 0);
+  CHECK(leading.GetStats().untold == 1);
 }
