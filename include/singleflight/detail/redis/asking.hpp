@@ -92,7 +92,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     const std::string awaited_outcome = detail::OutcomeName(base_, awaited);
     const std::string awaited_forgotten = detail::ForgottenName(base_, awaited);
     const std::string any_forgotten = detail::ForgottenName(base_, {});
-    const std::string milliseconds = std::to_string(context->options.lease.count());
+    const std::string milliseconds = std::to_string(context->LeaseAt({}).count());
     const std::array<std::string_view, 5> keys = {lease, forgotten, outcome, awaited_outcome,
                                                   awaited_forgotten};
     const std::array<std::string_view, 7> words = {

@@ -5,6 +5,7 @@
 // Inbox: through which others tell a group of outcomes. GroupContext: what the calls of one group
 // have in common.
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -234,6 +235,15 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
 
   EventLoop& Loop() const noexcept { return fleet.Loop(); }
   Clock::time_point Now() const noexcept { return fleet.Loop().Now(); }  // the loop's thread alone
+
+  // Returns how long a lease lasts for a call that leads since `age`: it does not outlast the
+  // maximum age. Zero: it does not last any longer.
+  std::chrono::milliseconds LeaseAt(Clock::duration age) const {
+    using std::chrono::milliseconds;
+    if (!options.group.max_age) return options.lease;
+    const Clock::duration left = std::chrono::nanoseconds(options.group.max_age->count()) - age;
+    return std::clamp(std::chrono::ceil<milliseconds>(left), milliseconds(0), options.lease);
+  }
 
   // Has the server forget the call for which there is a lease at this place.
   //

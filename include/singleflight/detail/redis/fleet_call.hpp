@@ -72,7 +72,7 @@ class LeaseGuard {
   struct OnStop {
     LeaseGuard* self;
     void operator()() const noexcept {
-      if (self->async_->TakesStop()) self->tenure_->GiveBack();
+      if (self->async_->TakesStop() && !self->tenure_->IsLost()) self->tenure_->GiveBack();
     }
   };
 

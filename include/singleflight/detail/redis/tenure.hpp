@@ -54,7 +54,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
         fence_(std::move(fence)),
         taken_(asked),
         timer_(context_->Loop().Timers(), [this] { OnTimer(); }),
-        ends_(asked + context_->options.lease) {
+        ends_(asked + context_->LeaseAt({})) {
     if (!fence_.empty()) HoldUntil(ends_);
   }
 
@@ -83,6 +83,9 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     return Clock::now().time_since_epoch().count() < held_until_.load(std::memory_order_relaxed);
   }
 
+  // True: another process has the lease. Any thread.
+  bool IsLost() const noexcept { return is_lost_.load(std::memory_order_relaxed); }
+
   // Ends the lease with an outcome, or without: the first call of this wins. Does not wait.
   //
   // Thread: any.
@@ -100,6 +103,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
 
   void EndWith(PayloadKind kind, std::string packed) noexcept {
     if (ending_.exchange(true)) return;
+    if (context_->Loop().IsForked()) return;  // the lease is the parent's
     kind_ = kind;
     payload_ = std::move(packed);
     context_->fleet.BeginPublishing();
@@ -123,14 +127,14 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   void Renew() {
     if (is_renewing_) return;
     const auto now = context_->Now();
-    const GroupOptions& limits = context_->options.group;
-    if (limits.max_age && now - taken_ > *limits.max_age) return;  // let it expire
-    if (now >= ends_) return;  // it has, and what the server may have is not ours
+    if (now >= ends_) return;  // it has expired, and what the server may have is not ours
+    const std::chrono::milliseconds lasts = context_->LeaseAt(now - taken_);
+    if (lasts.count() == 0) return;  // it expires
     is_renewing_ = true;
     const std::string lease = detail::LeaseName(base_);
     const std::string forgotten = detail::ForgottenName(base_, token_);
     const std::string outcome = detail::OutcomeName(base_, token_);
-    const std::string milliseconds = std::to_string(context_->options.lease.count());
+    const std::string milliseconds = std::to_string(lasts.count());
     const std::array<std::string_view, 3> keys = {lease, forgotten, outcome};
     const std::array<std::string_view, 7> words = {token_,
                                                    fence_,
@@ -141,12 +145,12 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
                                                    is_forgotten_ ? "0" : "1"};
     context_->fleet.Core().Commands().RunScript(
         detail::RenewScript(), keys, words,
-        [self = shared_from_this(), asked = now](const Answer& answer) {
-          self->OnRenewed(answer, asked);
+        [self = shared_from_this(), asked = now, lasts](const Answer& answer) {
+          self->OnRenewed(answer, asked, lasts);
         });
   }
 
-  void OnRenewed(const Answer& answer, Clock::time_point asked) {
+  void OnRenewed(const Answer& answer, Clock::time_point asked, std::chrono::milliseconds lasts) {
     is_renewing_ = false;
     if (has_ended_) return Publish();
     const auto lease = context_->options.lease;
@@ -159,13 +163,14 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     }
     if (answer.reply.integer == 0) {
       HoldUntil({});
+      is_lost_.store(true, std::memory_order_relaxed);
       if (fence_.empty()) return;  // it was never ours
       ++context_->count.lost_leases;
       if (call_ != nullptr) call_->OnLost();
       return;
     }
     if (answer.reply.integer == 2) is_forgotten_ = true;
-    ends_ = asked + lease;
+    ends_ = asked + lasts;
     HoldUntil(ends_);
     timer_.Set(std::max(asked + lease / 3, context_->Now()));
   }
@@ -263,6 +268,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   const Clock::time_point taken_;
   // Until then the server has the lease for us. Relaxed: no other data depends on it.
   std::atomic<Clock::rep> held_until_ = 0;
+  std::atomic<bool> is_lost_ = false;  // relaxed, likewise
   std::atomic<bool> ending_ = false;
   // Set by End before it posts.
   PayloadKind kind_ = PayloadKind::kAbandoned;
