@@ -95,6 +95,11 @@ class StopRelay final : private ContextUsers::User {
   std::optional<StopCallback<OnStop>> on_stop_;
 };
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsubobject-linkage"  // GCC 12, for a frame whose `fn` is a lambda
+#endif
+
 // Does a call's work: awaits what `fn` returns, and lands the call with it. It owns all that it
 // needs, so no caller owns it. `fn` is destroyed before the call lands. If the coroutine is
 // destroyed, so is `work`, whose Lead then lands the call.
@@ -118,6 +123,10 @@ net::awaitable<void, CoroutineExecutor> LeadInCoroutine(
   work.fn.reset();
   work.lead.Land(std::move(outcome));
 }
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 // The coroutine's completion handler: it keeps the signal alive as long as the coroutine.
 struct WhenLed {
