@@ -373,7 +373,7 @@ TEST_CASE("fleet DoAsync: a group that is destroyed while it asks cancels its ca
   auto pages = std::make_unique<RedisPages>(server);
   CHECK(*pages->Do("other", [] { return "v"s; }) == "v");
   server.Stop();
-  Future<std::string> page = DoAsync(*pages, "k", NeverRun);
+  const SharedFuture<std::string> page = DoAsync(*pages, "k", NeverRun);
   JoiningThread continuing([&] {  // the client waits for what was sent
     page.Wait();
     server.Continue();

@@ -149,9 +149,45 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
   std::unordered_multimap<std::string, Listener*> listeners_;  // by the lease's id
 };
 
+// The inboxes of a client. What the groups share may be destroyed after the client, if that is
+// destroyed on a thread that delivers. So this outlives both.
+//
+// Thread: any.
+class Inboxes {
+ public:
+  explicit Inboxes(ClientCore& core) : core_(&core) {}
+
+  std::shared_ptr<Inbox> Open(std::string_view prefix) {
+    const std::lock_guard lock(mutex_);
+    return all_.emplace_back(std::make_shared<Inbox>(*core_, prefix));
+  }
+  void Close(const std::shared_ptr<Inbox>& inbox) {
+    const std::lock_guard lock(mutex_);
+    if (core_ == nullptr) return;
+    std::erase(all_, inbox);
+    if (!inbox->IsOpen()) return;
+    core_->Loop().Post(
+        [core = core_, channel = inbox->Channel()] { core->Subscriptions().Unsubscribe(channel); });
+  }
+
+  // The client is being destroyed. Afterwards nothing more is posted.
+  std::vector<std::shared_ptr<Inbox>> TakeAll() {
+    const std::lock_guard lock(mutex_);
+    core_ = nullptr;
+    return std::exchange(all_, {});
+  }
+
+ private:
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  ClientCore* core_;  // null once the client is being destroyed
+  std::vector<std::shared_ptr<Inbox>> all_;
+};
+
 class Fleet {
  public:
-  explicit Fleet(ClientCore& core) : core_(core) {}
+  explicit Fleet(ClientCore& core) : core_(core), inboxes_(std::make_shared<Inboxes>(core)) {}
+  ~Fleet() { inboxes_->TakeAll(); }  // if the loop has not run
 
   ClientCore& Core() noexcept { return core_; }
   EventLoop& Loop() noexcept { return core_.Loop(); }
@@ -171,42 +207,20 @@ class Fleet {
     std::unique_lock lock(mutex_);
     published_.wait_for(lock, at_most, [this] { return publishing_ == 0; });
   }
-  // Makes an inbox for a group. It is closed with the client, or by CloseInbox.
-  //
-  // Thread: any.
-  std::shared_ptr<Inbox> OpenInbox(std::string_view prefix) {
-    auto inbox = std::make_shared<Inbox>(core_, prefix);
-    const std::lock_guard lock(mutex_);
-    inboxes_.push_back(inbox);
-    return inbox;
-  }
-  void CloseInbox(const std::shared_ptr<Inbox>& inbox) {
-    {
-      const std::lock_guard lock(mutex_);
-      std::erase(inboxes_, inbox);
-    }
-    if (!inbox->IsOpen()) return;
-    Loop().Post(
-        [&core = core_, channel = inbox->Channel()] { core.Subscriptions().Unsubscribe(channel); });
-  }
+  const std::shared_ptr<Inboxes>& AllInboxes() const noexcept { return inboxes_; }
 
   // Ends what the loop does for this. Afterwards nothing more is posted.
   //
   // Thread: the loop's.
   void Close() {
-    std::vector<std::shared_ptr<Inbox>> all;
-    {
-      const std::lock_guard lock(mutex_);
-      all = inboxes_;
-    }
-    for (const auto& each : all) each->Close();
+    for (const auto& each : inboxes_->TakeAll()) each->Close();
   }
 
  private:
   ClientCore& core_;
+  const std::shared_ptr<Inboxes> inboxes_;
   std::mutex mutex_;
   // Guarded by mutex_.
-  std::vector<std::shared_ptr<Inbox>> inboxes_;
   std::size_t publishing_ = 0;  // outcomes that are on their way
   std::condition_variable published_;
   Deliverer deliveries_;
@@ -229,9 +243,10 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
         tag(std::move(its_tag)),
         tag_hash(Fnv1a(tag)),
         who(detail::Who()),
-        opened_(its_fleet.OpenInbox(prefix)),
+        inboxes_(its_fleet.AllInboxes()),
+        opened_(inboxes_->Open(prefix)),
         inbox(*opened_) {}
-  ~GroupContext() { fleet.CloseInbox(opened_); }
+  ~GroupContext() { inboxes_->Close(opened_); }
 
   EventLoop& Loop() const noexcept { return fleet.Loop(); }
   Clock::time_point Now() const noexcept { return fleet.Loop().Now(); }  // the loop's thread alone
@@ -280,6 +295,7 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
   const std::string who;
 
  private:
+  const std::shared_ptr<Inboxes> inboxes_;
   const std::shared_ptr<Inbox> opened_;
 
  public:
