@@ -1,69 +1,61 @@
 // SPDX-License-Identifier: MIT
 
-// Measures what a call over a Redis server costs, against the bare commands that would do the same
-// by hand. The program starts a redis-server of its own, on a Unix socket.
+// Measures what a call of a redis::Group costs, beside the bare commands by which hiredis would do
+// the same. The program starts a redis-server of its own, on a Unix socket.
 //
-//   unshared      A caller is alone: it takes the lease, runs `fn`, which costs nothing, and gives
-//                 the lease back.
-//   set_get_del   SET lease token NX PX succeeds, GET lease checks that it is still one's own, and
-//                 DEL lease gives it back.
-//   set_get       SET lease token NX PX fails, and GET reads the value. It takes at least that
-//                 to get what another process has left.
-//   follower      A follower in another process has asked for the lease while `fn` runs, and waits.
-//                 The time runs from the moment the leader's `fn` returns until the follower has
-//                 its value.
-//   xadd_xread    The time runs from just before an XADD until another connection, blocked in
-//                 XREAD, has the entry. No follower can be notified sooner.
+//   alone           A caller is alone: it takes the lease, runs `fn`, which costs nothing, and has
+//                   its value. The lease is given back behind it.
+//   set_get         SET lease token NX PX fails, and GET reads the value. It takes at least that to
+//                   get what another process has left.
+//   told            A follower in another process waits. The time runs from the moment the leader's
+//                   `fn` returns until the follower has its value.
+//   push            The time runs from just before a PUBLISH until another connection, which has
+//                   subscribed, has the message. No follower can be told sooner.
+//   led/THREADS     That many threads lead, each one key after another. The time is that of a key.
+//   led/coroutines  The same by 10,000 coroutines.
+//   bare/N          One connection of hiredis runs the same two scripts, with N keys in flight: it
+//                   sends N of the first, N of the second, and reads the answers to all.
 //
-// All take turns, ten times in a row each. Which of the processes share a processor decides about
-// half of the time, and changes every few seconds. Times are by the clock. The median is shown,
-// since a busy machine stalls some.
+// All take turns. Times are by the clock. The median is shown, since a busy machine stalls some.
+// The server says how many bytes it has sent and received, and how long it has worked, for each key
+// that a caller alone leads.
 
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <coroutine>
 #include <cstddef>
+#include <exception>
 #include <functional>
 #include <iterator>
 #include <latch>
+#include <singleflight/coro.hpp>
 #include <singleflight/redis.hpp>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "hiredis.hpp"
 #include "support/redis_own_server.hpp"
 
 namespace {
 
 using namespace std::chrono_literals;
+namespace redis = singleflight::redis;
 using Clock = std::chrono::steady_clock;
-using Group = singleflight::redis::Group<int>;
+using Group = redis::Group<int>;
 
 const std::string key = "user:0000000000000042";
-constexpr const char* kSet = "SET %s 0123456789abcdef0123456789abcdef NX PX 3600000";
 
-// Asks the server what it has seen. Its own commands do not count. Only one thread at a time may
-// use it.
-class Observer {
- public:
-  explicit Observer(const singleflight::redis::Options& options) : client_(options) {}
-
-  // Returns the round trips so far. Each command is one read by the server, since its client waits
-  // for the reply before it sends another.
-  long long RoundTrips() { return client_.Info("total_reads_processed") - ++own_; }
-
-  void AwaitBlockedClient() {
-    do ++own_;
-    while (client_.Info("blocked_clients") == 0);
-  }
-
- private:
-  RedisClient client_;
-  long long own_ = 0;
-};
+std::string KeyOf(std::size_t number) {
+  const std::string digits = std::to_string(number);
+  return "user:" + std::string(16 - digits.size(), '0') + digits;
+}
 
 double SecondsSince(Clock::time_point time) {
   return std::chrono::duration<double>(Clock::now() - time).count();
@@ -76,16 +68,18 @@ double SecondsOf(const Step& step) {
   return SecondsSince(start);
 }
 
-// Another thread runs `lead(fn)`, which runs `fn` and then publishes the outcome. This thread runs
-// `follow`, which blocks until it gets the outcome.
-template <class Lead, class Follow>
-double SecondsUntilNotified(Observer& observer, const Lead& lead, const Follow& follow) {
+// ---- One caller, and one follower
+
+// Another thread runs `lead(fn)`, which runs `fn` and then tells. This thread runs `follow`, which
+// blocks until it is told. `is_followed()` says that it does.
+template <class Lead, class Follow, class IsFollowed>
+double SecondsUntilTold(const Lead& lead, const Follow& follow, const IsFollowed& is_followed) {
   std::latch leads(1);
   std::atomic<Clock::time_point> fn_returned;
   std::thread leader([&] {
     lead([&] {
       leads.count_down();
-      observer.AwaitBlockedClient();
+      while (!is_followed()) std::this_thread::yield();
       fn_returned = Clock::now();
       return 42;
     });
@@ -97,73 +91,227 @@ double SecondsUntilNotified(Observer& observer, const Lead& lead, const Follow& 
   return seconds;
 }
 
-struct Way {
-  const char* name;
-  std::function<double()> seconds;
-  int of_leader = 0;  // round trips of the leader, not of the follower
+// ---- Many callers, each of whom leads
+
+// Returns the seconds for each of `keys` keys.
+double SecondsLedByThreads(Group& group, std::size_t threads, std::size_t keys) {
+  std::latch ready(static_cast<std::ptrdiff_t>(threads) + 1);
+  std::vector<std::thread> all;
+  for (std::size_t i = 0; i < threads; ++i) {
+    all.emplace_back([&group, &ready, own = KeyOf(i), count = keys / threads] {
+      ready.arrive_and_wait();
+      for (std::size_t n = 0; n < count; ++n) {
+        benchmark::DoNotOptimize(group.Do(own, [] { return 42; }));
+      }
+    });
+  }
+  ready.arrive_and_wait();
+  return SecondsOf([&all] {
+           for (std::thread& each : all) each.join();
+         }) /
+         static_cast<double>(keys);
+}
+
+// A coroutine that starts at once and destroys itself.
+struct Detached {
+  struct promise_type {
+    Detached get_return_object() const noexcept { return {}; }
+    std::suspend_never initial_suspend() const noexcept { return {}; }
+    std::suspend_never final_suspend() const noexcept { return {}; }
+    void return_void() const noexcept {}
+    [[noreturn]] void unhandled_exception() const noexcept { std::terminate(); }
+  };
 };
 
-void TakeTurns(benchmark::State& state, Observer& observer, const std::vector<Way>& ways) {
-  for (const Way& way : ways) {
-    way.seconds();  // connects
-    const long long before = observer.RoundTrips();
-    way.seconds();
-    const long long round_trips = observer.RoundTrips() - before - way.of_leader;
-    state.counters[std::string(way.name) + "/round_trips"] = static_cast<double>(round_trips);
+Detached LeadOneAfterAnother(Group& group, std::string own, std::size_t count, std::latch& done) {
+  const auto fn = [] { return 42; };
+  for (std::size_t n = 0; n < count; ++n) {
+    benchmark::DoNotOptimize(co_await singleflight::CoDo(group, own, fn));
   }
+  done.count_down();
+}
+
+double SecondsLedByCoroutines(Group& group, std::size_t coroutines, std::size_t keys) {
+  std::latch done(static_cast<std::ptrdiff_t>(coroutines));
+  return SecondsOf([&] {
+           for (std::size_t i = 0; i < coroutines; ++i) {
+             LeadOneAfterAnother(group, KeyOf(i), keys / coroutines, done);
+           }
+           done.wait();
+         }) /
+         static_cast<double>(keys);
+}
+
+// The two scripts of each key, as the group sends them.
+class BareScripts {
+ public:
+  BareScripts(const std::string& socket, std::size_t in_flight) : client_(socket) {
+    for (std::size_t i = 0; i < in_flight; ++i) keys_.emplace_back("bare:{" + KeyOf(i) + "}");
+    for (const auto* const script :
+         {&redis::detail::TakeScript(), &redis::detail::PublishScript()}) {
+      client_.Ask("SCRIPT LOAD %s", script->Text().c_str());
+    }
+  }
+
+  double SecondsForEach(std::size_t keys) {
+    return SecondsOf([&] {
+             for (std::size_t done = 0; done < keys; done += keys_.size()) LeadAll();
+           }) /
+           static_cast<double>(keys);
+  }
+
+ private:
+  struct Names {
+    explicit Names(const std::string& base)
+        : lease(base + ":lease"),
+          outcome(base + ":outcome:" + kToken),
+          forgotten(base + ":forgotten:" + kToken),
+          any_forgotten(base + ":forgotten:") {}
+    std::string lease, outcome, forgotten, any_forgotten;
+  };
+
+  void LeadAll() {
+    for (const Names& each : keys_) {
+      client_.Append({"EVALSHA", redis::detail::TakeScript().Digest(), "3", each.lease,
+                      each.forgotten, each.outcome, kToken, "3600000", kInbox, "host:1", "int:1",
+                      each.any_forgotten, ""});
+    }
+    if (keys_.size() == 1) Read("lead");
+    for (const Names& each : keys_) {
+      client_.Append({"EVALSHA", redis::detail::PublishScript().Digest(), "3", each.lease,
+                      each.forgotten, each.outcome, kToken, "", kPayload, "10000", kRunIt, "1"});
+    }
+    for (std::size_t i = 0; keys_.size() > 1 && i < keys_.size(); ++i) Read("lead");
+    for (std::size_t i = 0; i < keys_.size(); ++i) client_.Read();
+  }
+  void Read(std::string_view what) {
+    const Hiredis::Reply reply = client_.Read();
+    if (reply->elements != 2 || reply->element[0]->str != what) {
+      throw std::runtime_error("the bare script did not lead");
+    }
+  }
+
+  static inline const std::string kToken = std::string(32, 'b');
+  static inline const std::string kInbox = "bare:inbox:" + kToken;
+  static inline const std::string kPayload = std::string(22, 'p');  // that of an int
+  static inline const std::string kRunIt = std::string(18, 'r');
+
+  Hiredis client_;
+  std::vector<Names> keys_;
+};
+
+// ---- Turns
+
+struct Way {
+  std::string name;
+  std::function<double()> seconds;
+  int in_a_row = 1;
+};
+
+void TakeTurns(benchmark::State& state, const std::vector<Way>& ways) {
+  for (const Way& way : ways) way.seconds();  // connects
   std::vector<std::vector<double>> times(ways.size());
   for (auto _ : state) {
     for (std::size_t i = 0; i < ways.size(); ++i) {
-      for (int in_a_row = 0; in_a_row < 10; ++in_a_row) times[i].push_back(ways[i].seconds());
+      for (int n = 0; n < ways[i].in_a_row; ++n) times[i].push_back(ways[i].seconds());
     }
   }
   for (std::size_t i = 0; i < ways.size(); ++i) {
     const auto middle = times[i].begin() + std::ssize(times[i]) / 2;
     std::ranges::nth_element(times[i], middle);
-    state.counters[std::string(ways[i].name) + "/median"] = *middle;
+    state.counters[ways[i].name + "/median"] = *middle;
   }
 }
 
-void Redis(benchmark::State& state) try {
-  static const OwnRedisServer server;
-  // No lease is renewed while we count, and a slow machine does not count as an outage.
-  const singleflight::redis::Options options = {.unix_socket = server.Socket(),
-                                                .lease = 1h,
-                                                .linger = 10s,
-                                                .connect_timeout = 1min,
-                                                .command_timeout = 1min,
-                                                .on_outage = singleflight::redis::OnOutage::kFail};
-  Observer observer(options);
-  RedisClient client(options), other_client(options);
-  // Two groups with one prefix know nothing of each other, as if they were in two processes.
-  Group group(options), other_group(options);
+// What the server has sent, received and worked so far.
+struct Work {
+  explicit Work(PlainRedis& server) {
+    const std::string info = server.Ask("INFO");
+    const auto number = [&info](const std::string& name) {
+      const std::size_t found = info.find("\n" + name + ":");
+      if (found == std::string::npos) throw std::runtime_error("INFO has no " + name);
+      return std::stod(info.substr(found + name.size() + 2));
+    };
+    bytes = number("total_net_input_bytes") + number("total_net_output_bytes");
+    seconds = number("used_cpu_user") + number("used_cpu_sys");
+  }
+  double bytes, seconds;
+};
 
-  const auto unshared = [&] { benchmark::DoNotOptimize(group.Do(key, [] { return 42; })); };
-  const auto set_get_del = [&] {
-    client.Ask(kSet, "bare:lease");
-    client.Ask("GET bare:lease");
-    client.Ask("DEL bare:lease");
-  };
+// No lease is renewed while we count, and a slow machine does not count as an outage.
+redis::ClientOptions PatientClient(const std::string& socket) {
+  return {.unix_socket = socket, .connect_timeout = 1min, .command_timeout = 1min};
+}
+redis::Options PatientGroup() {
+  return {.lease = 1h,
+          .linger = 10s,
+          .on_outage = redis::OnOutage::kFail,
+          .executor = [](const std::function<void()>& task) { task(); }};  // `fn` costs nothing
+}
+
+const OwnRedisServer& Server() {
+  static const OwnRedisServer server;
+  return server;
+}
+
+void OneCaller(benchmark::State& state) try {
+  const std::string socket = Server().Socket();
+  Hiredis client(socket), subscriber(socket);
+  PlainRedis observer(socket);
+  redis::Client redis(PatientClient(socket)), other_redis(PatientClient(socket));
+  // The clients know nothing of each other, as if they were in two processes.
+  Group group(redis, "bench", PatientGroup()), other_group(other_redis, "bench", PatientGroup());
+
+  const auto alone = [&] { benchmark::DoNotOptimize(group.Do(key, [] { return 42; })); };
   client.Ask("SET bare:taken another");
   client.Ask("SET bare:value 42");
   const auto set_get = [&] {
-    client.Ask(kSet, "bare:taken");
+    client.Ask("SET %s 0123456789abcdef0123456789abcdef NX PX 3600000", "bare:taken");
     client.Ask("GET bare:value");
   };
-  const auto lead = [&](const auto& fn) { benchmark::DoNotOptimize(other_group.Do(key, fn)); };
-  const auto add = [&](const auto& fn) {
-    other_client.Ask("XADD bare:stream MAXLEN 1 * outcome %d", fn());
+  const std::string lease = "bench:{" + key + "}:lease";
+  const auto lead = [&](const auto& fn) {
+    while (observer.Ask("EXISTS " + lease) == "1") std::this_thread::yield();  // an earlier call's
+    benchmark::DoNotOptimize(other_group.Do(key, fn));
   };
-  const auto read = [&] { client.Ask("XREAD BLOCK 0 STREAMS bare:stream $"); };
-  TakeTurns(state, observer,
-            {{"unshared", [&] { return SecondsOf(unshared); }},
-             {"set_get_del", [&] { return SecondsOf(set_get_del); }},
-             {"set_get", [&] { return SecondsOf(set_get); }},
-             {"follower", [&] { return SecondsUntilNotified(observer, lead, unshared); }, 2},
-             {"xadd_xread", [&] { return SecondsUntilNotified(observer, add, read); }, 1}});
+  const auto is_followed = [&] { return observer.Ask("HLEN " + lease) == "7"; };
+  subscriber.Ask("SUBSCRIBE bare:channel");
+  const auto publish = [&](const auto& fn) { client.Ask("PUBLISH bare:channel %d", fn()); };
+  const auto read = [&] { subscriber.Read(); };
+  const auto once = [&] { return observer.Ask("PING") == "PONG"; };
+  TakeTurns(state, {{"alone", [&] { return SecondsOf(alone); }, 20},
+                    {"set_get", [&] { return SecondsOf(set_get); }, 20},
+                    {"told", [&] { return SecondsUntilTold(lead, alone, is_followed); }, 10},
+                    {"push", [&] { return SecondsUntilTold(publish, read, once); }, 10}});
+
+  constexpr int kCounted = 3'000;
+  alone();
+  const Work before(observer);
+  for (int i = 0; i < kCounted; ++i) alone();
+  const Work after(observer);
+  state.counters["bytes"] = (after.bytes - before.bytes) / kCounted;
+  state.counters["server_cpu"] = (after.seconds - before.seconds) / kCounted;
 } catch (const std::runtime_error& error) {
   state.SkipWithError(error.what());
 }
-BENCHMARK(Redis)->Name("redis")->Iterations(20)->UseRealTime();
+BENCHMARK(OneCaller)->Name("redis/one")->Iterations(20)->UseRealTime();
+
+void ManyCallers(benchmark::State& state) try {
+  const std::string socket = Server().Socket();
+  redis::Client redis(PatientClient(socket));
+  Group group(redis, "bench", PatientGroup());
+  BareScripts bare_1(socket, 1), bare_16(socket, 16), bare_256(socket, 256);
+  TakeTurns(state,
+            {{"led/1", [&] { return SecondsLedByThreads(group, 1, 2'000); }},
+             {"bare/1", [&] { return bare_1.SecondsForEach(2'000); }},
+             {"led/16", [&] { return SecondsLedByThreads(group, 16, 8'000); }},
+             {"bare/16", [&] { return bare_16.SecondsForEach(8'000); }},
+             {"led/256", [&] { return SecondsLedByThreads(group, 256, 25'600); }},
+             {"led/coroutines", [&] { return SecondsLedByCoroutines(group, 10'000, 30'000); }},
+             {"bare/256", [&] { return bare_256.SecondsForEach(25'600); }}});
+} catch (const std::runtime_error& error) {
+  state.SkipWithError(error.what());
+}
+BENCHMARK(ManyCallers)->Name("redis/many")->Iterations(2)->UseRealTime();
 
 }  // namespace
