@@ -134,13 +134,15 @@ inline const Script& TakeScript() {
       if redis.call('HEXISTS', name, field) == 0 then redis.call('HSET', name, field, '1') end
       return {'follow', has[1] .. has[2], left}
     end
-    local has
-    for i = 2, 1, -1 do
-      has = redis.pcall('HMGET', KEYS[i], 'token', 'fence', 'tag', 'inbox')
-      if has['err'] then return {'foreign'} end
-      if has[1] == ARGV[1] then return {'lead', has[2]} end
+    local has, exists = {}, redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3])
+    if exists > 0 then
+      for i = 2, 1, -1 do
+        has = redis.pcall('HMGET', KEYS[i], 'token', 'fence', 'tag', 'inbox')
+        if has['err'] then return {'foreign'} end
+        if has[1] == ARGV[1] then return {'lead', has[2]} end
+      end
+      if redis.call('EXISTS', KEYS[3]) == 1 then return {'landed'} end
     end
-    if redis.call('EXISTS', KEYS[3]) == 1 then return {'landed'} end
     if KEYS[4] then
       local outcome = redis.call('GET', KEYS[4])
       if outcome and string.sub(outcome, 1, 16) == ARGV[7] then
@@ -153,7 +155,7 @@ inline const Script& TakeScript() {
       redis.call('RENAME', KEYS[1], ARGV[6] .. has[1])
     elseif has[1] then
       return follow(KEYS[1], has)
-    elseif redis.call('EXISTS', KEYS[1]) == 1 then
+    elseif exists > 0 and redis.call('EXISTS', KEYS[1]) == 1 then
       return {'foreign'}
     end
     local now = redis.call('TIME')
@@ -216,6 +218,7 @@ inline const Script& PublishScript() {
       local has = redis.call('HMGET', KEYS[i], 'token', 'fence')
       if has[1] == ARGV[1] and (ARGV[2] == '' or has[2] == ARGV[2]) then
         name, fence = KEYS[i], has[2]
+        break
       end
     end
     if not name then
@@ -225,8 +228,10 @@ inline const Script& PublishScript() {
       return -1
     end
     local inboxes = {}
-    for _, field in ipairs(redis.call('HKEYS', name)) do
-      if string.sub(field, 1, 2) == 'f:' then inboxes[#inboxes + 1] = string.sub(field, 3) end
+    if redis.call('HLEN', name) > 6 then  -- else it has only what Take has put there
+      for _, field in ipairs(redis.call('HKEYS', name)) do
+        if string.sub(field, 1, 2) == 'f:' then inboxes[#inboxes + 1] = string.sub(field, 3) end
+      end
     end
     redis.call('DEL', name)
     local answer, message = #inboxes, ARGV[1] .. 'a' .. fence
