@@ -190,10 +190,10 @@ class Group : private FoundByLookup {
   bool Forget(const K& key) {
     core_.Start();
     auto&& adapted = KeyRef::Adapt(key);
-    context_->Loop().Post([context = context_, base = detail::BaseOf(context_->prefix, adapted)] {
-      context->SendForget(base);
-    });
-    return local_->Forget(adapted);
+    std::string base = detail::BaseOf(context_->prefix, adapted);
+    const bool had = local_->Forget(adapted);  // before the server's answer does so
+    context_->Loop().Post([context = context_, base = std::move(base)] { context->Forget(base); });
+    return local_->Forget(adapted) || had;  // also a call that has begun meanwhile
   }
 
   // Returns how many callers of this process are now on its call for `key`, or 0 if there is none.

@@ -60,6 +60,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   void Begin() {
     began_ = context->Now();
     is_asking_ = true;
+    if (context->fleet.WaitsForForget(base_, [self = shared_from_this()] { self->Take(); })) return;
     Take();
   }
   // Nobody wants the outcome any more. True if it was asking: then none of the above comes.
@@ -157,7 +158,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
       case Taken::Kind::kFollow: {
         if (awaited_ != taken.text) Await(taken.text);
         lease_until_ = now + taken.left;
-        if (missed.forgotten) OnForgottenElsewhere();
+        if (missed.forgotten || taken.is_forgotten) OnForgottenElsewhere();
         if (std::exchange(asks_again_, false) || missed.message) return Take();
         const Clock::duration until_expiry = taken.left + std::chrono::milliseconds(1);
         timer_.Set(now + std::min<Clock::duration>(until_expiry, context->options.linger / 2));

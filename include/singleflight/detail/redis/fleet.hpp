@@ -193,6 +193,28 @@ class Fleet {
   EventLoop& Loop() noexcept { return core_.Loop(); }
   Deliverer& Deliveries() noexcept { return deliveries_; }
 
+  // A Forget is on its way to the server. EndForgetting must follow. `base` is the key's.
+  //
+  // Thread: the loop's, as for the next two.
+  void BeginForgetting(const std::string& base) { ++forgetting_[base].count; }
+  void EndForgetting(const std::string& base) {
+    const auto found = forgetting_.find(base);
+    if (--found->second.count > 0) return;
+    const std::vector<std::function<void()>> waiting = std::move(found->second.waiting);
+    forgetting_.erase(found);
+    for (const std::function<void()>& then : waiting) then();
+  }
+  // True: `then` runs once the Forgets of this key that are on their way have been answered. A call
+  // that begins after them must not be led by the one before: it could come to the server earlier,
+  // if that does not know the script, or is busy.
+  bool WaitsForForget(const std::string& base, std::function<void()> then) {
+    if (forgetting_.empty()) return false;
+    const auto found = forgetting_.find(base);
+    if (found == forgetting_.end()) return false;
+    found->second.waiting.push_back(std::move(then));
+    return true;
+  }
+
   // An outcome is on its way to the server. EndPublishing must follow, on the loop's thread.
   void BeginPublishing() noexcept {
     const std::lock_guard lock(mutex_);
@@ -217,8 +239,14 @@ class Fleet {
   }
 
  private:
+  struct Forgetting {
+    std::size_t count = 0;
+    std::vector<std::function<void()>> waiting = {};
+  };
+
   ClientCore& core_;
   const std::shared_ptr<Inboxes> inboxes_;
+  std::unordered_map<std::string, Forgetting> forgetting_;  // used by the loop's thread alone
   std::mutex mutex_;
   // Guarded by mutex_.
   std::size_t publishing_ = 0;  // outcomes that are on their way
@@ -262,8 +290,13 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
 
   // Has the server forget the call for which there is a lease at this place.
   //
-  // Thread: the loop's. `attempts` counts those whose answer was lost.
-  void SendForget(const std::string& base, int attempts = 0) {
+  // Thread: the loop's.
+  void Forget(const std::string& base) {
+    fleet.BeginForgetting(base);
+    SendForget(base, 0);
+  }
+  // `attempts` counts those whose answer was lost.
+  void SendForget(const std::string& base, int attempts) {
     const std::string lease = detail::LeaseName(base);
     const std::string forgotten = detail::ForgottenName(base, {});
     const std::array<std::string_view, 1> keys = {lease};
@@ -271,12 +304,11 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
     fleet.Core().Commands().RunScript(
         detail::ForgetScript(), keys, words,
         [self = shared_from_this(), base, attempts](const Answer& answer) {
-          if (answer.IsReply()) return;
           if (answer.kind == Answer::Kind::kUnknown && attempts < 2) {
-            self->SendForget(base, attempts + 1);
-          } else {
-            self->NoteOutage(answer.why);
+            return self->SendForget(base, attempts + 1);
           }
+          if (!answer.IsReply()) self->NoteOutage(answer.why);
+          self->fleet.EndForgetting(base);
         });
   }
 

@@ -140,6 +140,7 @@ inline const Script& TakeScript() {
         has = redis.pcall('HMGET', KEYS[i], 'token', 'fence', 'tag', 'inbox')
         if has['err'] then return {'foreign'} end
         if has[1] == ARGV[1] then return {'lead', has[2]} end
+        if has[1] and not (has[2] and has[4]) then return {'foreign'} end
       end
       if redis.call('EXISTS', KEYS[3]) == 1 then return {'landed'} end
     end
@@ -149,7 +150,11 @@ inline const Script& TakeScript() {
         return {'outcome', string.sub(outcome, 17)}
       end
       local forgotten = redis.call('HMGET', KEYS[5], 'token', 'fence', 'tag')
-      if forgotten[2] == ARGV[7] then return follow(KEYS[5], forgotten) end
+      if forgotten[2] == ARGV[7] then
+        local answer = follow(KEYS[5], forgotten)
+        answer[4] = answer[3] and 1
+        return answer
+      end
     end
     if has[1] and has[4] == ARGV[3] then
       redis.call('RENAME', KEYS[1], ARGV[6] .. has[1])
@@ -171,7 +176,7 @@ inline const Script& TakeScript() {
 struct Taken {
   enum class Kind : unsigned char {
     kLead,     // `text` is the fence
-    kFollow,   // `text` is the lease's id, and `left` what it has left
+    kFollow,   // `text` is the lease's id, `left` what it has left, and `is_forgotten`
     kOutcome,  // `text` is the payload
     kTag,      // the lease is of another type of value, and `text` is its tag
     kForeign,  // there is something at the lease's place that this library has not put there
@@ -179,6 +184,7 @@ struct Taken {
   Kind kind = Kind::kForeign;
   std::string text = {};
   std::chrono::milliseconds left = {};
+  bool is_forgotten = false;
 };
 
 inline std::optional<Taken> ReadTaken(Reply& reply) {
@@ -191,8 +197,9 @@ inline std::optional<Taken> ReadTaken(Reply& reply) {
   taken.text = std::move(part[1].text);
   if (what == "lead" && detail::IsFence(taken.text)) {
     taken.kind = Taken::Kind::kLead;
-  } else if (what == "follow" && part.size() == 3 && taken.text.size() == kIdSize) {
+  } else if (what == "follow" && part.size() >= 3 && taken.text.size() == kIdSize) {
     taken.kind = Taken::Kind::kFollow;
+    taken.is_forgotten = part.size() > 3;
     taken.left = std::chrono::milliseconds(part[2].integer);
   } else if (what == "outcome" || what == "tag") {
     taken.kind = what == "tag" ? Taken::Kind::kTag : Taken::Kind::kOutcome;
@@ -287,7 +294,9 @@ inline const Script& RenewScript() {
 inline const Script& ForgetScript() {
   static const Script script(R"lua(
     local has = redis.pcall('HMGET', KEYS[1], 'token', 'fence', 'inbox')
-    if has['err'] or not has[1] or redis.call('PTTL', KEYS[1]) < 0 then return 0 end
+    if has['err'] or not (has[1] and has[2] and has[3]) or redis.call('PTTL', KEYS[1]) < 0 then
+      return 0
+    end
     local forgotten, message = ARGV[1] .. has[1], has[1] .. 'f' .. has[2]
     redis.call('RENAME', KEYS[1], forgotten)
     redis.call('PUBLISH', has[3], message)

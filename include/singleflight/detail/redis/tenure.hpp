@@ -169,14 +169,16 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
       if (call_ != nullptr) call_->OnLost();
       return;
     }
-    if (answer.reply.integer == 2) is_forgotten_ = true;
+    if (answer.reply.integer == 2 && !is_forgotten_) NoteForgotten();  // the message was lost
     ends_ = asked + lasts;
     HoldUntil(ends_);
     timer_.Set(std::max(asked + lease / 3, context_->Now()));
   }
 
   void OnMessage(const Message& message) noexcept override {
-    if (message.kind != MessageKind::kForgotten) return;
+    if (message.kind == MessageKind::kForgotten) NoteForgotten();
+  }
+  void NoteForgotten() noexcept {
     is_forgotten_ = true;
     if (call_ != nullptr) call_->OnForgotten();
   }
