@@ -30,13 +30,14 @@ using namespace std::string_literals;
 namespace {
 
 const std::string kToken = "0123456789abcdef0123456789abcdef";
+const std::string kFence = "0000000000000001";
 
 // Acts as another process that takes the lease of "k" with `token`.
 void TakeLease(const RedisServer& server, const std::string& token,
                const std::string& milliseconds = "3600000") {
   const std::string lease = LeaseName("t", "k");
   server.Ask("DEL", lease);
-  server.Ask("HSET", lease, "token", token, "fence", "1", "who", "h:1", "since", "1", "tag",
+  server.Ask("HSET", lease, "token", token, "fence", kFence, "who", "h:1", "since", "1", "tag",
              "string", "inbox", "t:inbox:" + token);
   server.Ask("PEXPIRE", lease, milliseconds);
 }
@@ -138,6 +139,7 @@ TEST_CASE("redis: a caller that asks after a call has landed runs its own functi
   CHECK(*here.Do("k", [] { return "1"s; }) == "1");
   AwaitNoKeys(server);
   CHECK(*there.Do("k", [] { return "2"s; }) == "2");
+  AwaitNoKeys(server);
   RedisLeader leader(here, "k", "3"s);
   test::Caller follower([&] { return there.Do("k", NeverRun); });
   AwaitFollowers(server, "k", 1);
@@ -426,7 +428,7 @@ TEST_CASE("redis: a follower asks again, so that a lost message delays it by hal
   AwaitFollowers(server, "k", 1);
   // The leader publishes, but its message does not arrive.
   server.Ask("SET", OutcomeName("t", "k", kToken),
-             Pack({PayloadKind::kValue, "v"}, Fnv1a("string"), kToken));
+             kFence + Pack({PayloadKind::kValue, "v"}, Fnv1a("string"), kToken));
   server.Ask("DEL", LeaseName("t", "k"));
   CHECK(follower.Join().value == "v");
   CHECK(pages.GetStats() == redis::Stats{.remote = 1, .calls = {.executions = 1}});
@@ -639,4 +641,18 @@ TEST_CASE("redis: options that make no sense are refused at once, with the optio
   nobody.group.max_callers = 0;
   CHECK(says(message("t", nobody), "max_callers"));
   CHECK(message("t", {.lease = 10ms, .linger = 2ms}).empty());
+}
+
+TEST_CASE("redis: processes hear of a Forget also if the message is lost") {
+  const RedisServer server;
+  RedisPages here(server, {.lease = 600ms}), there(server, {.linger = 100ms});
+  RedisLeader leader(here, "k", "old"s);
+  test::Caller follower([&] { return there.Do("k", NeverRun); });
+  AwaitFollowers(server, "k", 1);
+  server.Ask("RENAME", LeaseName("t", "k"), ForgottenName("t", "k", leader.Token()));
+  AwaitCallers(there, "k", 0);
+  AwaitCallers(here, "k", 0);
+  CHECK(*there.Do("k", [] { return "new"s; }) == "new");
+  leader.Finish();
+  CHECK(follower.Join().value == "old");
 }
