@@ -168,12 +168,12 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
       case Taken::Kind::kOutcome:
         return OnPayload(std::move(taken.text));
       case Taken::Kind::kTag:
-        return OnOutage(std::errc::protocol_error, base_ + " is led for values of type '" +
-                                                       taken.text + "', not '" + context->tag +
-                                                       "': give each type a prefix of its own");
-      default:
         return OnOutage(std::errc::protocol_error,
-                        detail::LeaseName(base_) + " holds something that is no lease");
+                        detail::Printable(base_) + " is led for values of type '" + taken.text +
+                            "', not '" + context->tag + "': give each type a prefix of its own");
+      default:
+        return OnOutage(std::errc::protocol_error, detail::LeaseName(detail::Printable(base_)) +
+                                                       " holds something that is no lease");
     }
   }
 

@@ -90,6 +90,20 @@ inline std::string BaseOf(std::string_view prefix, std::string_view key) {
   }
   return base;
 }
+// Returns a name for a message, which stays one line, and a short one, whatever is in the key.
+inline std::string Printable(std::string_view name) {
+  constexpr std::size_t kMost = 200;
+  std::string text;
+  for (const char byte : name.substr(0, kMost)) {
+    const auto code = static_cast<unsigned char>(byte);
+    if (code >= 0x20 && code < 0x7f) {
+      text += byte;
+    } else {
+      ((text += "\\x") += "0123456789abcdef"[code >> 4]) += "0123456789abcdef"[code & 15];
+    }
+  }
+  return name.size() > kMost ? text += "..." : text;
+}
 inline std::string LeaseName(std::string_view base) { return std::string(base) += ":lease"; }
 inline std::string OutcomeName(std::string_view base, std::string_view token) {
   return (std::string(base) += ":outcome:") += token;
