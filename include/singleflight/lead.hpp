@@ -91,9 +91,11 @@ class Lead {
     detail::CheckFn<Value, Fn>();
     struct LandIfUnwound {  // if the thread is cancelled inside `fn`
       ~LandIfUnwound() {
-        if (!finished) LandOnce(async, {}, detail::NoHook());
+        if (finished || !LandOnce(async, {}, detail::NoHook())) return;
+        if constexpr (requires { before.OnVanished(); }) before.OnVanished();
       }
       Async& async;
+      const BeforeLanding& before;
       bool finished = false;
     };
     const std::shared_ptr<Async> async = async_;  // as in Land
@@ -102,7 +104,7 @@ class Lead {
     if constexpr (detail::kTakesStopToken<Fn>) async->TakeStop();
     Outcome outcome;
     {
-      LandIfUnwound landing{*async};
+      LandIfUnwound landing{*async, before};
       const detail::RunningScope running(*async->call.state);
       detail::Execute<Value>(outcome, std::forward<Fn>(fn), async->call.stop);
       landing.finished = true;

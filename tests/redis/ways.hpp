@@ -34,9 +34,9 @@ bool IsOnLoop(Process& process) {
 }
 
 // One function of a leader, which stays inside until Finish.
-class Work {
+class HeldFn {
  public:
-  ~Work() { Finish(); }
+  ~HeldFn() { Finish(); }
 
   // Called by the function.
   void Run() {
@@ -63,10 +63,10 @@ class Work {
 };
 
 // A thread that runs tasks in their order. Declare it before the groups that it works for.
-class Worker {
+class TaskThread {
  public:
-  Worker() : thread_([this] { Loop(); }) {}
-  ~Worker() {
+  TaskThread() : thread_([this] { Loop(); }) {}
+  ~TaskThread() {
     const std::lock_guard lock(mutex_);
     closed_ = true;
     changed_.notify_all();

@@ -48,7 +48,7 @@ const auto kInline = [](const auto& task) { task(); };
 
 TEST_CASE("fleet DoAsync: a caller that is alone leads, and fn runs where the executor says") {
   const RedisServer server;
-  Worker worker;
+  TaskThread worker;
   RedisPages pages(server);
   std::promise<std::thread::id> ran_on;
   Future<std::string> page = DoAsync(
@@ -70,7 +70,7 @@ TEST_CASE("fleet DoAsync: a caller that is alone leads, and fn runs where the ex
 TEST_CASE("fleet DoAsync: callers of a process share one execution, and so do those of another") {
   const RedisServer server;
   RedisPages here(server), there(server);
-  Work work;
+  HeldFn work;
   Future<std::string> leader = DoAsync(here, "k", [&] {
     work.Run();
     return "v"s;
@@ -98,7 +98,7 @@ TEST_CASE(
   const RedisServer server;
   SECTION("void") {
     RedisProcess<void> here(server), there(server);
-    Work work;
+    HeldFn work;
     Future<void> leader = DoAsync(here, "k", [&] { work.Run(); });
     work.AwaitBegun();
     Future<void> follower = DoAsync(there, "k", [] { throw std::logic_error("fn was run"); });
@@ -109,7 +109,7 @@ TEST_CASE(
   }
   SECTION("only moves") {
     RedisProcess<MovableNumber> here(server), there(server);
-    Work work;
+    HeldFn work;
     Future<MovableNumber> leader = DoAsync(here, "k", [&] {
       work.Run();
       return MovableNumber(42);
@@ -124,7 +124,7 @@ TEST_CASE(
   SECTION("a megabyte") {
     RedisPages here(server), there(server);
     const std::string large(std::size_t{1} << 20, 'x');
-    Work work;
+    HeldFn work;
     Future<std::string> leader = DoAsync(here, "k", [&] {
       work.Run();
       return large;
@@ -141,7 +141,7 @@ TEST_CASE(
 TEST_CASE("fleet DoAsync: what fn throws reaches its process unchanged, and another as it can") {
   const RedisServer server;
   RedisPages here(server), there(server);
-  Work work;
+  HeldFn work;
   const auto throws = [&](auto error) {
     return [&work, error]() -> std::string {
       work.Run();
@@ -196,7 +196,7 @@ TEST_CASE("fleet DoAsync: if the executor drops the task, another process takes 
 TEST_CASE("fleet DoAsync: fn never runs on the event loop, and other keys are answered meanwhile") {
   const RedisServer server;
   RedisPages pages(server), others(server);
-  Work work;
+  HeldFn work;
   std::atomic<bool> on_loop = true;
   Future<std::string> slow = DoAsync(
       pages, "slow",
@@ -273,7 +273,7 @@ TEST_CASE(
     "fleet DoAsync: when the last caller leaves, fn is asked to stop and another process leads") {
   const RedisServer server;
   RedisPages here(server), there(server);
-  Work work;
+  HeldFn work;
   Future<std::string> leader = DoAsync(here, "k", [&](const StopToken& stop) {
     work.RunUntil(stop);
     return "late"s;
@@ -333,7 +333,7 @@ TEST_CASE("fleet DoAsync: a fn that waits for its own key gets a deadlock, not a
 TEST_CASE("fleet DoAsync: limits refuse callers and calls") {
   const RedisServer server;
   RedisPages pages(server, {.group = {.max_callers_per_call = 1, .max_calls_in_flight = 1}});
-  Work work;
+  HeldFn work;
   Future<std::string> leader = DoAsync(pages, "k", [&] {
     work.Run();
     return "v"s;
@@ -397,7 +397,7 @@ TEST_CASE("fleet DoAsync: a group that is destroyed while it follows cancels its
 TEST_CASE("fleet DoAsync: a group that is destroyed while it leads asks fn to stop") {
   const RedisServer server;
   auto pages = std::make_unique<RedisPages>(server);
-  Work work;
+  HeldFn work;
   Future<std::string> page = DoAsync(*pages, "k", [&](const StopToken& stop) {
     work.RunUntil(stop);
     return "late"s;
@@ -463,7 +463,7 @@ TEST_CASE("fleet DoThen: a caller that leaves is not called back, whatever it wa
     CHECK(caller.Leave());
   }
   SECTION("for its own fn") {
-    Work work;
+    HeldFn work;
     singleflight::Caller caller = DoThen(
         there, "k",
         [&](const StopToken& stop) {
@@ -515,7 +515,7 @@ TEST_CASE("fleet DoThen: a callback may destroy the group while it asks, follows
   auto there = std::make_unique<RedisPages>(server);
   RedisLeader leader(here, "k", "v");
   RedisLeader other(here, "followed", "v");
-  Work work;
+  HeldFn work;
   Future<std::string> followed = DoAsync(*there, "followed", NeverRun);
   Future<std::string> led = DoAsync(*there, "led", [&](const StopToken& stop) {
     work.RunUntil(stop);
@@ -559,7 +559,7 @@ TEST_CASE("fleet DoThen: a fn that cannot be kept leaves no caller behind") {
     std::string operator()() const { return "v"; }
     int moves;
   };
-  Work work;
+  HeldFn work;
   std::atomic<bool> called = false;
   int threw = 0;
   for (int moves = 1; moves <= 3; ++moves) {
@@ -597,7 +597,7 @@ TEST_CASE(
   RedisPages runs(server);
   RedisPages fails(server, {.on_outage = redis::OnOutage::kFail});
   server.Kill();
-  Worker worker;
+  TaskThread worker;
   std::promise<std::thread::id> ran_on;
   Future<std::string> page = DoAsync(
       runs, "k",

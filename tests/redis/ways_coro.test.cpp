@@ -109,7 +109,7 @@ TEST_CASE(
 TEST_CASE(
     "fleet CoDo: a plain fn runs on the executor of the options, and on its own if it has one") {
   const RedisServer server;
-  Worker of_group, of_caller;
+  TaskThread of_group, of_caller;
   RedisPages pages(server, {.executor = of_group.Executor()});
   std::thread::id ran_on;
   const auto fn = [&] {
@@ -129,7 +129,7 @@ TEST_CASE(
     "fleet CoDo: an executor that runs inline keeps neither the loop nor another key waiting") {
   const RedisServer server;
   RedisPages pages(server, {.executor = [](const auto& task) { task(); }});
-  Work work;
+  HeldFn work;
   std::atomic<bool> on_loop = true;
   const auto fn = [&] {
     on_loop = IsOnLoop(pages);
@@ -171,7 +171,7 @@ TEST_CASE("fleet CoDo: void, a value that only moves and one of a megabyte reach
   const RedisServer server;
   SECTION("only moves") {
     RedisProcess<MovableNumber> here(server), there(server);
-    Work work;
+    HeldFn work;
     const auto fn = [&] {
       work.Run();
       return MovableNumber(42);
@@ -192,7 +192,7 @@ TEST_CASE("fleet CoDo: void, a value that only moves and one of a megabyte reach
   }
   SECTION("void") {
     RedisProcess<void> here(server), there(server);
-    Work work;
+    HeldFn work;
     const auto fn = [&] { work.Run(); };
     std::promise<Role> led, followed;
     const auto ask = [&](RedisProcess<void>& process, std::promise<Role>& role) -> FireAndForget {
@@ -281,7 +281,7 @@ TEST_CASE(
     "fleet CoDo: when the last coroutine leaves, fn is asked to stop and another process leads") {
   const RedisServer server;
   RedisPages here(server), there(server);
-  Work work;
+  HeldFn work;
   const auto fn = [&](const StopToken& token) {
     work.RunUntil(token);
     return "late"s;
@@ -355,7 +355,7 @@ TEST_CASE("fleet CoDo: with kRetry a coroutine whose own fn failed does not run 
 
 TEST_CASE("fleet CoDo: a coroutine resumes where resume_on says") {
   const RedisServer server;
-  Worker worker;
+  TaskThread worker;
   RedisPages here(server), there(server);
   RedisLeader leader(here, "k", "v");
   const auto run = worker.Executor();
@@ -477,7 +477,7 @@ TEST_CASE("fleet CoDo: a group that is destroyed cancels the coroutines that ask
 TEST_CASE("fleet CoDo: limits refuse a coroutine, and Close does") {
   const RedisServer server;
   RedisPages pages(server, {.group = {.max_callers_per_call = 1}});
-  Work work;
+  HeldFn work;
   const auto fn = [&] {
     work.Run();
     return "v"s;
@@ -504,7 +504,7 @@ TEST_CASE("fleet CoDo: a fn that asks for its own key in Do gets a deadlock, not
 TEST_CASE("fleet CoDo: a thousand coroutines of two processes share one execution") {
   const RedisServer server;
   RedisPages here(server), there(server);
-  Work work;
+  HeldFn work;
   const auto fn = [&] {
     work.Run();
     return "v"s;

@@ -192,7 +192,7 @@ TEST_CASE("fleet DoMany: a key that another process gives up later is loaded in 
   const auto way = GENERATE(Way::kDoMany, Way::kCoDoMany, Way::kDoManyAsync);
   CAPTURE(way);
   Load load;
-  Work work;
+  HeldFn work;
   Future<std::string> leader = DoAsync(there, "b", [&](const StopToken& stop) {
     work.RunUntil(stop);
     return "late"s;
@@ -276,7 +276,7 @@ TEST_CASE("fleet DoMany: fn runs on the thread that asks, and never on the event
 
 TEST_CASE("fleet CoDoMany: fn runs where its executor says, and may be awaited") {
   const RedisServer server;
-  Worker worker;
+  TaskThread worker;
   RedisPages pages(server);
   std::thread::id ran_on;
   const auto executor = worker.Executor();
@@ -495,7 +495,7 @@ TEST_CASE(
   CAPTURE(way);
   CHECK(*pages.Do("other", [] { return "v"s; }) == "v");
   server.Stop();
-  Work work;
+  HeldFn work;
   test::Caller first([&] {
     return pages.Do("b", [&] {
       work.Run();

@@ -271,7 +271,7 @@ TEST_CASE("fleet: callers of every kind are on one call, whichever of them leads
   for (const Way leads : kWays) {
     CAPTURE(leads);
     const std::string key = "k" + std::to_string(static_cast<int>(leads));
-    Work work;
+    HeldFn work;
     const auto fn = [&] {
       work.Run();
       return "v"s;
@@ -332,7 +332,7 @@ TEST_CASE("fleet: when the last caller leaves, of whatever kind, another process
     for (const Way follows : kWays) {
       CAPTURE(leads, follows);
       const std::string key = "k" + std::to_string(++n);
-      Work work;
+      HeldFn work;
       const auto until_stopped = [&](const StopToken& stop) {
         work.RunUntil(stop);
         return "late"s;

@@ -9,6 +9,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -61,6 +62,11 @@ class LeaseGuard {
 
   Tenure& operator*() const noexcept { return *tenure_; }
 
+  // Nothing will be published: others take over.
+  void GiveBack() noexcept {
+    tenure_->GiveBack();
+    Release();
+  }
   // The outcome is on its way. A Lead that outlives the client must not keep the lease.
   void Release() noexcept {
     on_stop_.reset();
@@ -92,6 +98,10 @@ struct PublishOutcome {
     if (guard == nullptr) return;
     Publish(outcome);
     guard->Release();
+  }
+  // The thread that does the work is being cancelled, and the call has landed.
+  void OnVanished() const noexcept {
+    if (guard != nullptr) guard->GiveBack();
   }
 
   std::shared_ptr<Guard> guard;  // null: there is no lease
@@ -129,7 +139,14 @@ struct PublishOutcome {
       (**guard).End(packed.kind, packed.body);
     } catch (...) {
       static_cast<void>(singleflight::detail::Caught());
+      PublishRunIt();
+    }
+  }
+  void PublishRunIt() const {
+    try {
       (**guard).End(PayloadKind::kRunIt, {});
+    } catch (const std::bad_alloc&) {
+      (**guard).GiveBack();
     }
   }
 };
