@@ -9,7 +9,6 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -22,6 +21,7 @@
 #include "../outcome.hpp"
 #include "asking.hpp"
 #include "fleet.hpp"
+#include "publish_outcome.hpp"
 #include "remote_error.hpp"
 #include "runner_slot.hpp"
 #include "tenure.hpp"
@@ -36,120 +36,6 @@ class RemoteError : public std::runtime_error {
 };
 
 namespace detail {
-
-struct FleetTraits : GroupTraits {
-  using CallExtra = RunnerSlot;
-};
-
-template <class Value>
-using LocalGroup = singleflight::Group<std::string, Value, DefaultHash<std::string>,
-                                       DefaultEqual<std::string>, FleetTraits>;
-
-// Keeps a lease for as long as this process may do the work of its call.
-template <class Async>
-class LeaseGuard {
- public:
-  // `async` may be asked to stop when nobody wants it any more. Then others may take over at once.
-  LeaseGuard(std::shared_ptr<Tenure> tenure, std::shared_ptr<Async> async)
-      : tenure_(std::move(tenure)),
-        async_(std::move(async)),
-        on_stop_(std::in_place, async_->call.stop.get_token(), OnStop{this}) {}
-  ~LeaseGuard() {
-    if (tenure_ != nullptr) tenure_->GiveBack();  // nothing was published
-  }
-  LeaseGuard(const LeaseGuard&) = delete;
-  LeaseGuard& operator=(const LeaseGuard&) = delete;
-
-  Tenure& operator*() const noexcept { return *tenure_; }
-
-  // Nothing will be published: others take over.
-  void GiveBack() noexcept {
-    tenure_->GiveBack();
-    Release();
-  }
-  // The outcome is on its way. A Lead that outlives the client must not keep the lease.
-  void Release() noexcept {
-    on_stop_.reset();
-    tenure_ = nullptr;
-    async_ = nullptr;
-  }
-
- private:
-  struct OnStop {
-    LeaseGuard* self;
-    void operator()() const noexcept {
-      if (self->async_->TakesStop() && !self->tenure_->IsLost()) self->tenure_->GiveBack();
-    }
-  };
-
-  std::shared_ptr<Tenure> tenure_;
-  std::shared_ptr<Async> async_;
-  std::optional<StopCallback<OnStop>> on_stop_;
-};
-
-// The hook before a call of the process lands: publishes its outcome to the fleet.
-template <class Value, class ValueCodec>
-struct PublishOutcome {
-  using Ledger = typename LocalGroup<Value>::Lead::LedgerType;
-  using Guard = LeaseGuard<typename Ledger::AsyncCall>;
-
-  void operator()(Ledger&, const singleflight::detail::CallBase&, const std::string&,
-                  singleflight::detail::Outcome<Value>& outcome) const {
-    if (guard == nullptr) return;
-    Publish(outcome);
-    guard->Release();
-  }
-  // The thread that does the work is being cancelled, and the call has landed.
-  void OnVanished() const noexcept {
-    if (guard != nullptr) guard->GiveBack();
-  }
-
-  std::shared_ptr<Guard> guard;  // null: there is no lease
-
- private:
-  void Publish(singleflight::detail::Outcome<Value>& outcome) const {
-    std::exception_ptr error;
-    try {
-      if (const auto* const value = outcome.value()) {
-        if constexpr (std::is_void_v<Value>) {
-          return (**guard).End(PayloadKind::kValue, {});
-        } else {
-          return (**guard).End(PayloadKind::kValue, ValueCodec::Encode(*value));
-        }
-      }
-    } catch (...) {
-      error = singleflight::detail::Caught();
-    }
-    if (error != nullptr) {  // the callers of this process get what Encode has thrown
-      outcome.SetError(error);
-    } else {
-      error = outcome.Error();
-    }
-    PublishError(error);
-  }
-
-  void PublishError(const std::exception_ptr& error) const {
-    try {
-      if constexpr (requires { ValueCodec::EncodeError(error); }) {
-        if (const std::optional<std::string> own = ValueCodec::EncodeError(error)) {
-          return (**guard).End(PayloadKind::kOwnError, *own);
-        }
-      }
-      const PackedError packed = detail::PackError(error);
-      (**guard).End(packed.kind, packed.body);
-    } catch (...) {
-      static_cast<void>(singleflight::detail::Caught());
-      PublishRunIt();
-    }
-  }
-  void PublishRunIt() const {
-    try {
-      (**guard).End(PayloadKind::kRunIt, {});
-    } catch (const std::bad_alloc&) {
-      (**guard).GiveBack();
-    }
-  }
-};
 
 // A caller, or its function, that can do a call's work.
 template <class Lead>
