@@ -2,10 +2,13 @@
 
 // Tests DoAsync and DoThen on a redis::Group.
 
+#include <unistd.h>
+
 #include <atomic>
 #include <functional>
 #include <future>
 #include <memory>
+#include <new>
 #include <optional>
 #include <singleflight/async.hpp>
 #include <singleflight/redis.hpp>
@@ -16,6 +19,8 @@
 #include <utility>
 
 #include "server.hpp"
+#include "support/allocations.hpp"
+#include "support/cancellable_thread.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 #include "ways.hpp"
@@ -611,4 +616,58 @@ TEST_CASE(
   Told<std::string> told;
   const singleflight::Caller caller = DoThen(fails, "k", NeverRun, kInline, told.Callback());
   CHECK(CodeOf(told.future.get().error()) == std::errc::not_connected);
+}
+
+TEST_CASE("fleet DoAsync: if its thread is cancelled in fn, another process takes over at once") {
+  const RedisServer server;
+  RedisPages here(server), there(server);
+  std::promise<void> begun;
+  std::promise<std::function<void()>> given;
+  Future<std::string> page = DoAsync(
+      here, "k",
+      [&]() -> std::string {
+        begun.set_value();
+        for (;;) ::pause();
+      },
+      [&](std::function<void()> task) { given.set_value(std::move(task)); });
+  const std::function<void()> kept = given.get_future().get();  // as a pool might
+  CancellableThread thread([&kept] { kept(); });
+  begun.get_future().wait();
+  Future<std::string> other = DoAsync(there, "k", [] { return "taken over"s; });
+  AwaitFollower(server, "k");
+  thread.Cancel();
+  CHECK(thread.JoinWasUnwound());
+  CHECK(ErrorOf([&] { return page.Get(); }) == std::errc::owner_dead);
+  CHECK(*other.Get() == "taken over");
+}
+
+TEST_CASE("fleet: a caller whose memory runs out fails alone, and leaves nothing behind") {
+  const RedisServer server;
+  RedisPages pages(server);
+  CHECK(*pages.Do("k", [] { return "v"s; }) == "v");
+  const auto way = GENERATE(0, 1, 2);
+  CAPTURE(way);
+  const auto fn = [] { return "v"s; };
+  const auto ask = [&] {
+    if (way == 0) return *pages.Do("k", fn);
+    if (way == 1) return *DoAsync(pages, "k", fn).Get();
+    std::promise<KeyResult<std::string>> told;
+    const singleflight::Caller caller =
+        DoThen(pages, "k", fn, kInline,
+               [&](KeyResult<std::string> result) { told.set_value(std::move(result)); });
+    return std::string(*told.get_future().get());
+  };
+  bool answered = false;
+  std::size_t failures = 0;
+  for (std::size_t index = 0; !answered; ++index) {
+    try {
+      const FailAllocations failing(index);
+      answered = ask() == "v";
+    } catch (const std::bad_alloc&) {
+      ++failures;
+    }
+    Await([&] { return pages.Callers("k") == 0 && pages.GetStats().calls.in_flight == 0; });
+  }
+  CHECK(failures > 0);
+  AwaitNothingOn(server);
 }

@@ -13,6 +13,7 @@
 #include <singleflight/asio.hpp>
 #endif
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -454,5 +455,87 @@ TEST_CASE(
   CHECK(answered + gone == 40 * static_cast<int>(kThreads));
   CHECK(wrong == 0);
   CHECK_FALSE(overlapped);
+  Await([&] { return here.GetStats().calls.in_flight + there.GetStats().calls.in_flight == 0; });
+}
+
+TEST_CASE("fleet Do: a stop that comes as the call lands finds the caller, or nobody") {
+  const RedisServer server;
+  RedisPages pages(server);
+  constexpr int kRounds = 200;
+  int answered = 0, canceled = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    StopSource stop;
+    std::atomic<bool> leads = false;
+    JoiningThread stops([&] {
+      Await([&] { return leads.load(); });
+      stop.request_stop();
+    });
+    const Page page = Keep([&] {
+      return pages.Do("k",
+                      [&] {
+                        leads = true;
+                        return "v"s;
+                      },
+                      {.stop = stop.get_token()});
+    });
+    if (page.value == "v") ++answered;
+    if (page.error == std::errc::operation_canceled) ++canceled;
+  }
+  CHECK(answered == kRounds);  // the caller leads, so it gets what fn returns
+  CHECK(canceled == 0);
+}
+
+TEST_CASE("fleet DoMany: batches that overlap, come and stop at any moment get each key's value") {
+  const RedisServer server;
+  RedisPages here(server), there(server);
+  constexpr std::size_t kThreads = 6, kKeys = 5;
+  constexpr int kRounds = 30;
+  std::atomic<int> wrong = 0, stopped = 0;
+  std::latch ready(kThreads);
+  std::vector<JoiningThread> threads;
+  const auto load = [](std::span<const std::string> keys) {
+    Strings values;
+    for (const std::string& key : keys) values.push_back(key + "!");
+    return values;
+  };
+  const auto load_or_stop = [load](std::span<const std::string> keys, const StopToken&) {
+    return load(keys);
+  };
+  for (std::size_t i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&, i] {
+      std::minstd_rand random(static_cast<unsigned>(i + 1));
+      RedisPages& pages = i % 2 == 0 ? here : there;
+      ready.arrive_and_wait();
+      for (int round = 0; round < kRounds; ++round) {
+        Strings keys;
+        for (std::size_t k = 0; k < kKeys; ++k) {
+          if (random() % 2 == 0) keys.push_back("k" + std::to_string(k));
+        }
+        std::ranges::shuffle(keys, random);
+        StopSource stop;
+        std::optional<JoiningThread> stops;
+        const bool is_stopped = random() % 3 == 0;
+        if (is_stopped) {
+          stops.emplace([stop, pause = random() % 100]() mutable {
+            for (auto left = pause; left > 0; --left) std::this_thread::yield();
+            stop.request_stop();
+          });
+        }
+        const auto results = random() % 2 == 0
+                                 ? DoMany(pages, keys, load, {.stop = stop.get_token()})
+                                 : DoMany(pages, keys, load_or_stop, {.stop = stop.get_token()});
+        for (std::size_t k = 0; k < keys.size(); ++k) {
+          const Page page = PageOf(results[k]);
+          if (page.error == std::errc::operation_canceled && is_stopped) {
+            ++stopped;
+          } else if (page.value != keys[k] + "!") {
+            ++wrong;
+          }
+        }
+      }
+    });
+  }
+  threads.clear();
+  CHECK(wrong == 0);
   Await([&] { return here.GetStats().calls.in_flight + there.GetStats().calls.in_flight == 0; });
 }
