@@ -312,6 +312,7 @@ std::vector<Future<typename G::ValueType>> DoManyAsync(G& group, Keys&& keys, Fn
     if constexpr (detail::CheckBatchExecutor<G, Kept, Executor>()) {
       detail::FutureBatch<G> batch(keys);
       if constexpr (detail::LaunchesLater<G>) {
+        static_assert((detail::CheckLaterExecutor<Executor>(), true));
         using Leads = detail::LaterLeads<G, Kept, std::decay_t<Executor>>;
         return batch.JoinLater(group, std::make_shared<Leads>(group, std::forward<Fn>(fn),
                                                               std::forward<Executor>(executor)));

@@ -222,6 +222,7 @@ class CoDoManyWork {
   template <class Batch>
   bool Begin(Batch& batch) {
     if constexpr (LaunchesLater<Group>) {
+      static_assert((detail::CheckLaterExecutor<ExecutorArg>(), true));
       using Leads = LaterLeads<Group, Fn, std::decay_t<ExecutorArg>>;
       return batch.JoinLater(group_, std::make_shared<Leads>(group_, std::forward<FnArg>(fn_),
                                                              std::forward<ExecutorArg>(executor_)));

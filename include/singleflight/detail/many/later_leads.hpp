@@ -23,6 +23,13 @@ namespace singleflight::detail {
 // executor.
 struct NoExecutor {};
 
+// Evaluated in a static_assert, so that what it says is a compiler's first error.
+template <class Executor>
+constexpr void CheckLaterExecutor() {
+  static_assert(std::is_constructible_v<std::decay_t<Executor>, Executor>,
+                "this group keeps executor: pass one that can be copied, or std::move it");
+}
+
 // Of a batch that does not block. Shared by its calls.
 template <class G, class Fn, class Executor>
 class LaterLeads : public std::enable_shared_from_this<LaterLeads<G, Fn, Executor>> {
@@ -32,18 +39,15 @@ class LaterLeads : public std::enable_shared_from_this<LaterLeads<G, Fn, Executo
 
   static_assert(std::is_copy_constructible_v<Fn>,
                 "this group keeps fn, and may need it again: pass one that can be copied");
-  static_assert(std::is_same_v<Executor, NoExecutor> ||
-                    std::is_invocable_v<Executor&, BatchTask<G, Fn>>,
-                "this group keeps executor, and may need it again: pass one that can be called more "
-                "than once");
+  static_assert(
+      std::is_same_v<Executor, NoExecutor> || std::is_invocable_v<Executor&, BatchTask<G, Fn>>,
+      "this group keeps executor, and may need it again: pass one that can be called more "
+      "than once");
 
  public:
   template <class F, class E>
   LaterLeads(G& group, F&& fn, E&& executor)
-      : group_(group), fn_(std::forward<F>(fn)), executor_(std::forward<E>(executor)) {
-    static_assert(std::is_constructible_v<Executor, E>,
-                  "this group keeps executor: pass one that can be copied, or std::move it");
-  }
+      : group_(group), fn_(std::forward<F>(fn)), executor_(std::forward<E>(executor)) {}
 
   // What Join gets for one key.
   class Launch {
