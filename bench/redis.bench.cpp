@@ -263,9 +263,6 @@ void OneCaller(benchmark::State& state) try {
   Group group(redis, "bench", PatientGroup()), other_group(other_redis, "bench", PatientGroup());
 
   const std::string lease = "bench:{" + key + "}:lease";
-  const auto await_quiet = [&] {  // an earlier call's lease has been given back
-    while (observer.Ask("EXISTS " + lease) == "1") std::this_thread::yield();
-  };
   const auto alone = [&] { benchmark::DoNotOptimize(group.Do(key, [] { return 42; })); };
   client.Ask("SET bare:taken another");
   client.Ask("SET bare:value 42");
@@ -279,10 +276,17 @@ void OneCaller(benchmark::State& state) try {
   const auto publish = [&](const auto& fn) { client.Ask("PUBLISH bare:channel %d", fn()); };
   const auto read = [&] { subscriber.Read(); };
   const auto once = [&] { return observer.Ask("PING") == "PONG"; };
-  TakeTurns(state, {{"alone", [&] { return SecondsOf(alone); }, 20},
-                    {"set_get", [&] { return SecondsOf(set_get); }, 20},
-                    {"told", [&] { return SecondsUntilTold(lead, alone, is_followed); }, 10},
-                    {"push", [&] { return SecondsUntilTold(publish, read, once); }, 10}});
+  const auto when_quiet = [&observer, &lease](auto measure) {
+    return [&observer, &lease, measure] {  // an earlier call's lease has been given back
+      while (observer.Ask("EXISTS " + lease) == "1") std::this_thread::yield();
+      return measure();
+    };
+  };
+  TakeTurns(state,
+            {{"alone", when_quiet([&] { return SecondsOf(alone); }), 20},
+             {"set_get", when_quiet([&] { return SecondsOf(set_get); }), 20},
+             {"told", when_quiet([&] { return SecondsUntilTold(lead, alone, is_followed); }), 10},
+             {"push", when_quiet([&] { return SecondsUntilTold(publish, read, once); }), 10}});
 
   constexpr int kCounted = 3'000;
   alone();
