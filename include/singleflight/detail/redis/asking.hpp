@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <exception>
 #include <memory>
@@ -42,7 +43,8 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
       : context(std::move(its_context)),
         base_(detail::BaseOf(context->prefix, key)),
         own_token_(detail::NewToken()),
-        timer_(context->Loop().Timers(), [this] { Take(); }) {}
+        timer_(context->Loop().Timers(), [this] { OnTimer(); }),
+        pause_(context->options.linger / 2) {}
   ~Asking() = default;
 
   // This process leads.
@@ -96,18 +98,32 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     const std::string milliseconds = std::to_string(context->LeaseAt({}).count());
     const std::array<std::string_view, 5> keys = {lease, forgotten, outcome, awaited_outcome,
                                                   awaited_forgotten};
-    const std::array<std::string_view, 7> words = {
+    const std::array<std::string_view, 8> words = {
         own_token_,
         milliseconds,
         context->inbox.Channel(),
         context->who,
         context->tag,
         any_forgotten,
-        awaited_.empty() ? std::string_view() : detail::FenceOf(awaited_)};
+        awaited_.empty() ? std::string_view() : detail::FenceOf(awaited_),
+        std::exchange(doubts_leader_, false) ? "1" : "0"};
     context->fleet.Core().Commands().RunScript(
         detail::TakeScript(), std::span(keys).first(awaited_.empty() ? 3 : 5), words,
         [self = shared_from_this(), asked = context->Now(), moment = context->inbox.TakeSent()](
             Answer answer) { self->OnAnswer(std::move(answer), asked, moment); });
+  }
+
+  // Every now and then the leader is asked whether it holds the lease, which a server may have kept
+  // although it has ended.
+  void OnTimer() {
+    doubts_leader_ = std::has_single_bit(++times_asked_);
+    Take();
+  }
+  // The server was away, or another one is in its place. Asks a few times soon.
+  void DoubtLeader() {
+    doubts_leader_ = true;
+    times_asked_ = 0;
+    pause_ = std::min<Clock::duration>(kPause, context->options.linger / 2);
   }
 
   void OnAnswer(Answer answer, Clock::time_point asked, const Inbox::Moment& moment) {
@@ -124,6 +140,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     }
     if (answer.kind == Answer::Kind::kUnknown) may_be_ours_ = true;
     if (!is_asking_) return GiveBackWhatMayBeOurs();
+    DoubtLeader();
     if (MayComeTrue(answer) && context->Now() < began_ + std::chrono::seconds(1)) {
       if (answer.kind == Answer::Kind::kUnknown) return Take();
       timer_.Set(context->Now() + kPause);
@@ -161,7 +178,8 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
         if (missed.forgotten || taken.is_forgotten) OnForgottenElsewhere();
         if (std::exchange(asks_again_, false) || missed.message) return Take();
         const Clock::duration until_expiry = taken.left + std::chrono::milliseconds(1);
-        timer_.Set(now + std::min<Clock::duration>(until_expiry, context->options.linger / 2));
+        timer_.Set(now + std::min(until_expiry, pause_));
+        pause_ = std::min<Clock::duration>(2 * pause_, context->options.linger / 2);
         if (!std::exchange(has_followed_, true)) OnFollows();
         return;
       }
@@ -181,6 +199,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   void Await(std::string id) {
     if (!awaited_.empty()) context->inbox.Remove(awaited_, *this);
     awaited_ = std::move(id);
+    times_asked_ = 0;
     if (!awaited_.empty()) context->inbox.Add(awaited_, *this);
   }
 
@@ -190,7 +209,10 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     AskAgain();
   }
   // What was in flight before may have missed a message.
-  void OnSubscribed() noexcept override { AskAgain(); }
+  void OnSubscribed() noexcept override {
+    DoubtLeader();
+    AskAgain();
+  }
   void OnClose() noexcept override {}
 
   void AskAgain() {
@@ -257,6 +279,9 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   std::string awaited_;                 // the id of the lease that it follows, or empty
   Clock::time_point began_ = {};        // when it last heard of the server, or began
   Clock::time_point lease_until_ = {};  // of the lease that it follows
+  Clock::duration pause_;               // until it asks again
+  unsigned times_asked_ = 0;            // after such a pause, about this lease
+  bool doubts_leader_ = false;          // the next Take has the leader look for its lease
   bool is_asking_ = false;              // no outcome so far
   bool is_in_flight_ = false;           // a command of its
   bool asks_again_ = false;             // as soon as that is answered

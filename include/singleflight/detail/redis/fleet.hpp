@@ -102,23 +102,32 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
       missed.forgotten = missed.forgotten || found->second;
     }
     --(sent.generation == generation_ ? current_ : previous_).takes;
-    if (previous_.takes == 0) {  // nobody needs what came before
+    while (previous_.takes == 0) {  // nobody needs what came before
+      for (Question& each : previous_.questions) AnswerSoon(std::move(each));
       previous_ = std::exchange(current_, {});
       ++generation_;
+      if (previous_.questions.empty()) break;
     }
     return missed;
   }
 
  private:
+  // Whether the lease with this id and name is held.
+  struct Question {
+    std::string id;
+    std::string lease;
+  };
   // Takes that were sent in one period, and messages that came in it.
   struct Generation {
     std::size_t takes = 0;                           // that are not answered
     std::unordered_map<std::string, bool> messages;  // by id: whether it was forgotten
+    std::vector<Question> questions;
   };
 
   void OnMessage(std::string_view bytes) {
     const std::optional<Message> message = detail::ReadMessage(bytes);
     if (!message) return;
+    if (message->kind == MessageKind::kHeld) return OnQuestion(*message);
     if (current_.takes + previous_.takes > 0) {
       bool& forgotten = current_.messages[message->id];
       forgotten = forgotten || message->kind == MessageKind::kForgotten;
@@ -127,6 +136,39 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
     std::vector<Listener*> told;  // they may remove themselves
     for (auto each = first; each != last; ++each) told.push_back(each->second);
     for (Listener* const each : told) each->OnMessage(*message);
+  }
+  // The lease may have been given to a Take that is not answered yet.
+  void OnQuestion(const Message& message) {
+    if (IsHeld(message.id)) return;
+    Question question{message.id, std::string(message.payload)};
+    if (current_.takes + previous_.takes > 0) {
+      current_.questions.push_back(std::move(question));
+    } else {
+      AnswerSoon(std::move(question));
+    }
+  }
+  // Not at once: the lease may be about to be listed.
+  void AnswerSoon(Question question) {
+    core_.Loop().Post([self = shared_from_this(), question = std::move(question)] {
+      if (!self->IsHeld(question.id)) self->Disown(question);
+    });
+  }
+  bool IsHeld(const std::string& id) const {
+    return listeners_.contains(id) || listeners_.contains(std::string(detail::TokenOf(id)));
+  }
+  // Ends a lease that this process does not hold. Those who follow it ask again. If the answer is
+  // lost, they will send their question again.
+  void Disown(const Question& question) {
+    const std::string_view lease = question.lease;
+    if (!lease.ends_with(kLeaseSuffix)) return;
+    const std::string_view base = lease.substr(0, lease.size() - kLeaseSuffix.size());
+    const std::string_view token = detail::TokenOf(question.id);
+    const std::string forgotten = detail::ForgottenName(base, token);
+    const std::string outcome = detail::OutcomeName(base, token);
+    const std::array<std::string_view, 3> keys = {lease, forgotten, outcome};
+    const std::array<std::string_view, 6> words = {token, detail::FenceOf(question.id), {}, "1", {},
+                                                   "0"};
+    core_.Commands().RunScript(detail::PublishScript(), keys, words, [](const Answer&) {});
   }
   void OnSubscribed() {
     ++subscription_;

@@ -20,6 +20,10 @@
 //   p  the outcome: the payload follows
 //   a  ask for the outcome: it is large, and kept at BASE:outcome:TOKEN
 //   f  the call was forgotten
+//   h  a follower asks the leader whether it holds this lease. Its name follows
+//
+// A server that takes the place of another one may have a lease that has ended. So may a server
+// that got a late command. A leader that does not hold a lease ends it when it is asked.
 //
 // Each script is one step on the server. Take, Publish and Forget may run twice without harm, so
 // they are sent again if their answer was lost. Renew is not. A Take that arrives after its sender
@@ -104,7 +108,8 @@ inline std::string Printable(std::string_view name) {
   }
   return name.size() > kMost ? text += "..." : text;
 }
-inline std::string LeaseName(std::string_view base) { return std::string(base) += ":lease"; }
+inline constexpr std::string_view kLeaseSuffix = ":lease";
+inline std::string LeaseName(std::string_view base) { return std::string(base) += kLeaseSuffix; }
 inline std::string OutcomeName(std::string_view base, std::string_view token) {
   return (std::string(base) += ":outcome:") += token;
 }
@@ -112,7 +117,7 @@ inline std::string ForgottenName(std::string_view base, std::string_view token) 
   return (std::string(base) += ":forgotten:") += token;
 }
 
-enum class MessageKind : char { kPayload = 'p', kAsk = 'a', kForgotten = 'f' };
+enum class MessageKind : char { kPayload = 'p', kAsk = 'a', kForgotten = 'f', kHeld = 'h' };
 
 // What came in an inbox.
 struct Message {
@@ -133,7 +138,8 @@ inline std::optional<Message> ReadMessage(std::string_view bytes) {
 //
 // KEYS: lease, forgotten:OWN, outcome:OWN, and if an outcome is awaited: outcome:AWAITED,
 // forgotten:AWAITED
-// ARGV: own token, milliseconds, inbox, who, tag, BASE:forgotten:, fence of the awaited lease
+// ARGV: own token, milliseconds, inbox, who, tag, BASE:forgotten:, fence of the awaited lease, 1 to
+// have the leader look whether it holds the lease
 //
 // A lease with our own inbox and another token is that of a call which this process has landed or
 // forgotten, but not published so far, or one that a late command has left. It is put aside.
@@ -146,6 +152,9 @@ inline const Script& TakeScript() {
       if has[3] ~= ARGV[5] then return {'tag', tostring(has[3])} end
       local field = 'f:' .. ARGV[3]  -- a server without memory refuses to set it, but not to look
       if redis.call('HEXISTS', name, field) == 0 then redis.call('HSET', name, field, '1') end
+      if ARGV[8] == '1' then
+        redis.call('PUBLISH', has[4], has[1] .. 'h' .. has[2] .. KEYS[1])
+      end
       return {'follow', has[1] .. has[2], left}
     end
     local has, exists = {}, redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3])
@@ -163,7 +172,7 @@ inline const Script& TakeScript() {
       if outcome and string.sub(outcome, 1, 16) == ARGV[7] then
         return {'outcome', string.sub(outcome, 17)}
       end
-      local forgotten = redis.call('HMGET', KEYS[5], 'token', 'fence', 'tag')
+      local forgotten = redis.call('HMGET', KEYS[5], 'token', 'fence', 'tag', 'inbox')
       if forgotten[2] == ARGV[7] then
         local answer = follow(KEYS[5], forgotten)
         answer[4] = answer[3] and 1
@@ -229,8 +238,9 @@ inline std::optional<Taken> ReadTaken(Reply& reply) {
 // ARGV: own token, fence or '' if it is not known, payload, milliseconds to keep it, payload for
 // the case that the server refuses the first, 1 if the payload goes with the message, else 0
 //
-// Answers how many groups follow. -1: the lease was lost, but those who still wait find the
-// outcome. -2: the server has refused the payload.
+// If the payload is empty, those who follow only ask again. Answers how many groups follow. -1: the
+// lease was lost, but those who still wait find the outcome. -2: the server has refused the
+// payload.
 
 inline const Script& PublishScript() {
   static const Script script(R"lua(
@@ -243,7 +253,7 @@ inline const Script& PublishScript() {
       end
     end
     if not name then
-      if ARGV[2] ~= '' and redis.call('EXISTS', KEYS[3]) == 0 then
+      if ARGV[2] ~= '' and ARGV[3] ~= '' and redis.call('EXISTS', KEYS[3]) == 0 then
         redis.pcall('SET', KEYS[3], ARGV[2] .. ARGV[3], 'PX', ARGV[4])
       end
       return -1
@@ -256,7 +266,7 @@ inline const Script& PublishScript() {
     end
     redis.call('DEL', name)
     local answer, message = #inboxes, ARGV[1] .. 'a' .. fence
-    if #inboxes > 0 then
+    if #inboxes > 0 and ARGV[3] ~= '' then
       local kept = redis.pcall('SET', KEYS[3], fence .. ARGV[3], 'PX', ARGV[4])
       if kept['err'] then
         answer, message = -2, ARGV[1] .. 'p' .. fence .. ARGV[5]
