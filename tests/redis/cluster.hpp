@@ -52,7 +52,9 @@ class RedisCluster {
 
   static RedisServerOptions Options() {
     // A node counts as failed only after a long silence, since the machine may be busy.
-    return {.tcp = true, .cluster_enabled = true, .arguments = {"--cluster-node-timeout", "60000"}};
+    return {.tcp = true,
+            .cluster_enabled = true,
+            .arguments = {"--cluster-node-timeout", "60000", "--repl-diskless-sync-delay", "0"}};
   }
 
   static bool IsReady(const RedisServer& node) {
