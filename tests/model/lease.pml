@@ -1,49 +1,49 @@
 // SPDX-License-Identifier: MIT
 
-// This is a model of one key of a redis::Group. Processes ask, lead, follow and die. Leases expire,
-// and what the server keeps for a while disappears. SPIN explores all interleavings of these steps.
-// Run it with
+// This is a model of one key of a fleet: the lease, the inboxes and the outcomes of a redis::Group.
+// Processes ask, lead, follow, forget and die. Connections are cut, pushes are lost, and the server
+// loses its memory. SPIN explores all interleavings of these steps. Run it with
 //
 //   tests/model/check                     # EVIDENCE_LONG=1 adds the larger configurations
 //
-// Modelled: each label is a step, or a part of one. A step is what the server does in one command,
-// together with what the process that asked for it does before or after that no other process can
-// tell apart. The commands are in detail/redis/lease.hpp. PROCESSES processes ask ASKS times each,
-// each time with a new token. A leader's `fn` writes to a resource, possibly after a stall. With
-// FENCE, the resource refuses a fence smaller than one that it has seen. In all, MISHAPS of the
-// KINDS below happen, at any step.
+// Modelled: each label is a step. A step is what the server does in one script, or what a process
+// does when it reads an answer or a push. PROCESSES processes have ASKS local calls each, with a
+// new token each. A process starts its next local call once the last one has landed for its callers
+// or was forgotten, so its newcomers ask while an older call of it still runs or publishes. Each
+// process has two connections, so a push may overtake the answer to a command, or the other way
+// round. Pushes may also overtake each other. In all, MISHAPS of the KINDS below happen, at any
+// step.
 //
-// Not modelled: other keys, callers inside a process (group.pml has them), calls without a server,
-// durations and the bytes of a payload are left out. So is a server that comes back with an older
-// state. So is the renewal of leases: a lease that is renewed does not expire, that is all. So are
-// exceptions of `fn`, which travel as values do. So are lost answers to XREAD and FORGET, because
-// asking again changes nothing.
+// Not modelled: other keys, tags, nodes, durations and the bytes of a payload. Callers that join a
+// local call are part of it. A renewal changes nothing while the lease is there, so it is a step
+// only where it has something to learn. An execution without a lease is one step. FORGET and its
+// answer are one step. A command that is cut off before the server has run it is run when it is
+// sent again, so that is no step either.
 //
-// The assertions say what must hold. A process that is stuck is found as an invalid end state. An
-// XREAD may return without an entry, but here only if the next TAKE has something new to say.
+// The assertions say what must hold. A process that waits for ever is found as an invalid end
+// state. A follower asks again every `linger`/2, but here only if the answer has something new to
+// say. With TICK=0, it does not ask again by time, unless the lease that it follows has expired.
 // Processes differ only by number, so the model explores only executions in which their first steps
 // come in the order of their numbers.
 //
 // FAULT_... plants a fault in the model. Each fault must be found.
-//
-// How to read the jumps: within an atomic sequence, a jump to a label inside an atomic sequence
-// continues the step. A jump to a label in front of one finishes the step. A `skip` that comes
-// first keeps the label after it inside the sequence.
 
 // The bits of KINDS are the mishaps.
-#define FORGET 1    // the key is forgotten
-#define EXPIRE 2    // the lease of a live process expires, because it has stalled
-#define CRASH 4     // a process dies, and is restarted if it was to ask again
-#define LOSE 8      // the server's answer is lost, so the process repeats its command
-#define LATE 16     // a TAKE is late: the server gets it after the process has asked again
-#define RESTART 32  // the server is restarted and has lost everything
-#define ABANDON 64  // all callers of the leader's process leave, but `fn` continues
-#define GARBLE 128  // an outcome cannot be decoded
-#define LINGER 256  // an outcome expires before all that wait for it have read it
+#define FORGET 1     // the key is forgotten, by a process of the fleet or by an outsider
+#define EXPIRE 2     // the lease of a live process expires, because it has stalled
+#define CRASH 4      // a process dies, and another one has its remaining calls
+#define LOSE 8       // the answer to a command is cut off, so the command is sent again
+#define LATE 16      // the server runs a copy of a command at any later time
+#define FLUSH 32     // the server loses its memory
+#define LEAVE 64     // all callers of a local call leave, but `fn` continues
+#define REFUSE 128   // the server refuses to keep an outcome, or it cannot be sent
+#define LINGER 256   // an outcome expires before all that wait for it have read it
+#define CUT 512      // the subscription is cut, and the pushes on their way to it are lost
+#define OUTAGE 1024  // a process does not wait for the answer to TAKE, and runs `fn` by itself
 // It is not a mishap if the lease of a dead process expires, or an outcome that nobody waits for.
 
 #ifndef KINDS
-#define KINDS 511
+#define KINDS 2047
 #endif
 #ifndef MISHAPS
 #define MISHAPS 0
@@ -51,396 +51,776 @@
 #ifndef ASKS
 #define ASKS 1
 #endif
-#ifndef FENCE
-#define FENCE 1
-#endif
+#ifndef PROCESSES
 #define PROCESSES 3
-
-#ifdef FAULT_retry_with_new_token
-#define TOKENS (PROCESSES * (ASKS + 1))
-#else
-#define TOKENS (PROCESSES * ASKS)
 #endif
-#define NONE 0  // no token or no process: both are numbered from 1
-#define BIT(process) (1 << (process - 1))
-#define MAY(kind) (mishaps > 0 && (KINDS & kind))
-#define UNDISTURBED ((KINDS & ~LOSE) == 0)  // a lost answer excuses nothing
+#ifdef FAULT_not_asked_again_in_time
+#define TICK 0
+#endif
+#ifndef TICK
+#define TICK 1
+#endif
 
-// The outcomes of a call.
+#ifndef LARGE
+#define LARGE 0  // 1: values are too large for a push
+#endif
+
+#define TOKENS (PROCESSES * ASKS)
+#define NONE 0  // no token or no process: both are numbered from 1
+#define PROCESS(token) ((token - 1) % PROCESSES + 1)
+#define BIT(number) (1 << (number - 1))  // for sets of tokens or of processes
+#define MAY(kind) (mishaps > 0 && (KINDS & kind))
+// Only these may make two processes execute at the same time.
+#define ONE_EXECUTION ((KINDS & (EXPIRE | LATE | FLUSH | REFUSE | OUTAGE)) == 0)
+
+// What a leader publishes, what a push says, and what an outcome on the server is.
 #define UNSET 0
 #define VALUE 1
-#define ABANDONED 2
-#define GARBLED 3
+#define ABANDONED 2     // nobody executes any more: take the lease
+#define RUN_YOURSELF 3  // the outcome cannot be had: execute without a lease
+#define ASK 4           // only in a push: the value is too large for it
 
-// The answers of PUBLISH. An answer of 0 means that nobody else waits.
-#define SHARED 1
-#define LOST 2
+// The answers of TAKE are these, or the outcome of the call that is waited for.
+#define LEAD 5
+#define FOLLOW 6
+#define FOLLOW_FORGOTTEN 7  // follow a call that was forgotten
 
-// The true state of a lease, whatever the server has stored of it.
-#define HELD 1
-#define FORGOTTEN 2
+// The states of a local call.
+#define IDLE 0
+#define ASKING 1      // the answer to TAKE was lost, so TAKE is to be sent again
+#define ANSWERED 2    // the answer to TAKE is on its way
+#define FOLLOWING 3   // waits for a push
+#define LEADING 4     // executes with a lease
+#define PUBLISHING 5  // PUBLISH is to be sent, for the first time or again
+#define OVER 6
+#define DEAD 7
+
+#define UNANSWERED(token) (call[token].state == ASKING || call[token].state == ANSWERED)
+
+// The commands that can be late.
+#define TAKE 1
+#define RENEW 2
+#define PUBLISH 3
 
 typedef Call {  // by its token
   // The server has stored these.
   bit forgotten;           // forgotten:TOKEN exists
-  bit forgotten_followed;  // forgotten:TOKEN is marked as followed
-  unsigned entry : 2;      // the outcome in its stream
-  // These are on the way to the server: a TAKE whose answer nobody waits for, and the token that it
-  // names.
-  bit late;
-  byte late_waited;
-  // Only the assertions use these.
-  unsigned fate : 2;
-  bit kept;            // its process leads with it, or is asking whether it does
-  bit answered;            // the server has named it to another process
-  bit expired;            // its lease or its outcome has expired, or the server has lost them
-  unsigned asked : 3;  // processes that asked before its outcome was published, and still ask
+  unsigned followers : 3;  // the processes in the lease or in forgotten:TOKEN
+  unsigned fence : 3;      // how many leases were made for the token: the fence in the last one
+  unsigned outcome : 2;    // outcome:TOKEN
+  // These are on their way.
+  unsigned pushed : 3;  // the processes to which the outcome is pushed
+  unsigned push : 3;    // what the push says
+  unsigned push_fence : 3;
+  unsigned notice : 3;  // the processes to which "forget TOKEN" is pushed
+  unsigned late : 2;    // a copy of a command that the server has not run
+  byte late_says;       // the token that a late TAKE waits for, or what a late PUBLISH says
+  unsigned late_fence : 3;
+  // The process has these.
+  unsigned state : 3;
+  byte waited;           // the token that it waits for
+  unsigned answer : 3;   // of TAKE, on its way
+  unsigned waited_fence : 3;
+  byte holder;           // the token in this answer
+  bit overtaken;         // a push with this token came before it was read
+  bit landed;            // nobody waits for it, but an answer to TAKE is on its way
+  bit due;               // it is to ask again at once
+  unsigned payload : 2;  // what it publishes
+  unsigned known : 3;    // the fence in the answer, and of its own lease once it leads
+  bit lost;              // another one has its lease, or it was forgotten: no renewal
+  // These are facts. Only the assertions use most of them.
+  bit ran;               // it has executed
+  bit expired;           // its lease has expired, which the clock of its process says, too
+  bit stray;             // a late command has made its lease
+  bit was_forgotten;     // a Forget has met it
+  bit closed;            // it was forgotten or has landed, so `asked` gets no new calls
+  unsigned asked : 6;    // the calls that may get its outcome
+  unsigned noticed : 3;  // the processes that know that it was forgotten
 };
 
-Call call[TOKENS + 1];  // call[NONE] stays empty
-byte lease = NONE;      // the token that holds it
-bit followed;           // the lease is marked as followed
-byte clock = 0;         // the server's clock
-byte seen = 0;          // the greatest fence that the resource has seen
+Call call[TOKENS + 1];             // call[NONE] stays empty
+byte lease = NONE;                 // the token that holds it
+byte current[PROCESSES + 1];       // the local call that newcomers join
+bit deaf[PROCESSES + 1];           // the subscription is cut
 byte mishaps = MISHAPS;
 byte started = 0;
-byte ended = 0;
-// Only the assertions use these.
-byte held = 0;        // leases that are HELD
-byte owed = 0;        // leases taken but not executed yet, if UNDISTURBED
-byte leads = 0;       // how many times a process was made the leader
-byte newest = 0;      // the number of the last leader that has written to the resource
-unsigned asking : 3;  // processes that are in a Do
+byte over = 0;
+unsigned asking : 6;  // the calls whose callers wait; only the assertions use it
+
+#define EXISTS(token) (lease == token || call[token].forgotten)
+#define FOLLOWED(token, process) (EXISTS(token) && (call[token].followers & BIT(process)))
+// TAKE names the older calls of the process that may still hold the lease.
+#define OLDER_OF_OWN(token, process)                                                       \
+  (lease != NONE && lease < token && PROCESS(lease) == process && call[lease].state < OVER)
+// Newcomers of `process` would join `token`, although the process knows that what it waits for was
+// forgotten.
+#define KNOWN_FORGOTTEN(token, process, holder) \
+  (current[process] == token && call[holder].was_forgotten && !call[holder].stray && \
+   (call[holder].noticed & BIT(process)))
+#define IS_THE_EXECUTION(token) \
+  (call[token].state == LEADING && current[PROCESS(token)] == token && !call[token].was_forgotten)
+#define PREVIOUS(token) (token > PROCESSES -> token - PROCESSES : NONE)
+#define MAY_START(token, process)                         \
+  (call[token].state == IDLE && current[process] == NONE && \
+   ((token > PROCESSES && call[PREVIOUS(token)].state != IDLE) || \
+    (token <= PROCESSES && started + 1 >= token)))
+#ifdef FAULT_not_asked_again_when_lease_ends
+#define LEASE_ENDED(token) false
+#else
+#define LEASE_ENDED(token) (call[token].expired && !EXISTS(token))
+#endif
+#define MAY_ASK_AGAIN(token, process)                                                         \
+  (call[token].state == FOLLOWING &&                                                          \
+   (call[token].due || LEASE_ENDED(call[token].waited) ||                                     \
+    (TICK && (EXISTS(token) || !FOLLOWED(call[token].waited, process)))))
+#define HEARS(process) (deaf[process] -> 0 : BIT(process))
+#define HEARING (HEARS(1) | HEARS(2) | HEARS(PROCESSES))
 
 // ---- The server
 
-inline Release(t) {
-  assert(lease == t);  // a late leader does not delete another's lease
-  lease = NONE; followed = 0
+inline MakeLease(t) {
+  assert(call[t].fence < 7);
+  lease = t; call[t].followers = 0; call[t].fence++
 }
 
-inline EndForgotten(t) { call[t].forgotten = 0; call[t].forgotten_followed = 0 }
+inline Delete(t) {
+  lease = (lease == t -> NONE : lease);
+  call[t].forgotten = 0; call[t].followers = 0
+}
 
-// The lease of call t is over, whatever the server has stored.
-inline EndLease(t) { held = held - (call[t].fate == HELD); call[t].fate = NONE }
-
-// The script of TAKE, for token t. It answers t if t leads, else whose outcome t waits for.
-inline TakeScript(t, waited, answer) {
+// The script of TAKE of process `me` for token t, which waits for the outcome of `waits`.
+inline TakeScript(t, me, waits, answers, holds, fence_of) {
   if
+#ifdef FAULT_outcome_before_own_lease
+  :: call[waits].outcome != UNSET -> answers = call[waits].outcome; holds = waits
+  :: EXISTS(t) && call[waits].outcome == UNSET -> answers = LEAD; fence_of = call[t].fence
+#else
 #ifndef FAULT_own_lease_not_known
-  :: lease == t -> answer = t
+  :: lease == t -> answers = LEAD; fence_of = call[t].fence
 #endif
 #ifndef FAULT_own_forgotten_lease_not_known
-  :: call[t].forgotten -> answer = t
+  :: call[t].forgotten -> answers = LEAD; fence_of = call[t].fence
+#endif
 #endif
 #ifndef FAULT_own_outcome_not_known
-  :: call[t].entry != UNSET -> answer = t  // t has landed: nobody waits for this answer
+  :: call[t].outcome != UNSET -> answers = UNSET  // t has landed: nobody waits for this answer
 #endif
   :: else ->
     if
-#ifndef FAULT_forgotten_not_followed
-    :: call[waited].forgotten ->
-AnswerForgotten:
-      call[waited].forgotten_followed = 1; call[waited].answered = 1; answer = waited
+#ifndef FAULT_outcome_not_looked_for
+    :: call[waits].outcome != UNSET -> answers = call[waits].outcome; holds = waits
 #endif
-#ifndef FAULT_stream_not_checked
-    :: call[waited].entry != UNSET ->
-AnswerOutcome:
-      answer = waited
+#ifndef FAULT_forgotten_not_followed
+    :: call[waits].forgotten ->
+      call[waits].followers = call[waits].followers | BIT(me);
+      answers = FOLLOW_FORGOTTEN; holds = waits; fence_of = call[waits].fence
 #endif
     :: else ->
       if
+      :: lease == NONE -> MakeLease(t); answers = LEAD; fence_of = call[t].fence
+#ifndef FAULT_own_older_lease_followed
+      :: OLDER_OF_OWN(t, me) ->
+        // The process has said that this call has landed or was forgotten. Its followers stay.
+        assert(current[me] != lease);
+        call[lease].forgotten = 1;
+        MakeLease(t); answers = LEAD; fence_of = call[t].fence
+#endif
 #ifdef FAULT_take_without_nx
-      :: true ->
-#else
-      :: lease == NONE ->
+      :: lease != NONE -> MakeLease(t); answers = LEAD; fence_of = call[t].fence
 #endif
-SetLease:
-        lease = t; followed = 0; answer = t;
-        assert(call[t].fate == NONE);
-        call[t].fate = HELD; call[t].answered = 0; held++;
-        assert(held == 1);  // there is only one holder
-        owed = owed + UNDISTURBED;
-        assert(owed <= 1)  // the previous lease was executed
-      :: lease != NONE ->
-AnswerHolder:
-#ifndef FAULT_mark_not_atomic
-        followed = 1;
+      :: else ->
+#ifndef FAULT_not_registered_by_take
+        call[lease].followers = call[lease].followers | BIT(me);
 #endif
-        call[lease].answered = call[lease].answered || lease != t;
-        answer = lease
-      fi;
-      // A process that waits for a call gets its outcome, and does not lead or wait for another.
-      assert(waited == NONE || answer == waited || call[waited].expired)
+        answers = FOLLOW; holds = lease; fence_of = call[lease].fence
+      fi
     fi
   fi
 }
 
-inline AddEntry(t, outcome) {
-  assert(call[t].fate != NONE);  // a late leader publishes nothing
-  call[t].entry = outcome;
-  call[t].asked = asking & ~BIT(((t - 1) % PROCESSES + 1))
-}
-
-// ---- A process
-
-proctype Process(byte me) {
-  byte asks = ASKS;
-  byte token = NONE;
-  byte holder = NONE;  // the token whose outcome it waits for
-  bit there;           // the server said that the outcome exists
-  byte fence = 0;
-  byte lead = 0;
-  byte outcome = UNSET;
-  byte answer = 0;
-  byte i = 0;
-
-Take:
-  atomic {
-    if
-    :: token == NONE && started + 1 >= me ->
-      started = (started < me -> me : started);
-      token = (ASKS - asks) * PROCESSES + me;
-      asking = asking | BIT(me)
-    :: token != NONE
-    fi;
-    call[token].kept = 1;
-    if
-    :: MAY(LATE) && !call[token].late ->
-      mishaps--; call[token].late = 1; call[token].late_waited = holder; goto Take
-    :: true
-    fi;
-    TakeScript(token, holder, answer);
-    if
-    :: MAY(LOSE) ->
-      mishaps--;
-      answer = 0;
-#ifdef FAULT_retry_with_new_token
-      token = ASKS * PROCESSES + me;
-#endif
-      goto Take
-    :: MAY(CRASH) -> goto Crash
-    :: true
-    fi;
-    if
-    :: answer == token ->
-      clock++; fence = clock; leads++; lead = leads; holder = NONE; answer = 0;
-      goto Write
-    :: else ->
-      holder = answer; there = (call[holder].entry != UNSET); call[token].kept = 0; answer = 0
-    fi
-  }
-#ifdef FAULT_mark_not_atomic
-  atomic { followed = (lease == holder -> 1 : followed) }
-#endif
-#ifdef FAULT_only_new_entries_read
+// What the script of RENEW does if it finds neither the lease nor the forgotten lease of t.
+inline RemakeLease(t) {
   if
-  :: call[holder].entry != UNSET -> call[holder].entry == UNSET
-  :: else
-  fi;
+#ifdef FAULT_renew_remakes_over_another
+  :: lease != NONE -> MakeLease(t)
 #endif
-Read:
-  atomic {
-    if
-    :: call[holder].entry != UNSET ->
-      assert(call[holder].asked & BIT(me));  // not a cache
-      if
-#ifdef FAULT_garbled_returned
-      :: call[holder].entry != ABANDONED ->
+#ifdef FAULT_renew_remakes_landed
+  :: lease == NONE -> MakeLease(t)
 #else
-      :: call[holder].entry == VALUE ->
+  :: lease == NONE && call[t].outcome == UNSET -> MakeLease(t)
 #endif
-        assert(call[holder].entry == VALUE);  // the outcome is whole
-        goto Return
-      :: else -> holder = NONE; goto Take
-      fi
-    :: call[holder].entry != UNSET && !there -> goto Take  // XREAD has just timed out
-    :: call[holder].entry == UNSET && !(lease == holder && followed) &&
-#ifndef FAULT_forgotten_not_followed
-        !(call[holder].forgotten && call[holder].forgotten_followed) &&
-#endif
-        true -> goto Take
-    fi
-  }
+  :: else
+  fi
+}
 
-Write:
-  atomic {
-    if
-    :: outcome == UNSET && MAY(ABANDON) -> mishaps--; outcome = ABANDONED; goto PublishScript
-    :: MAY(CRASH) -> goto Crash
-    :: true
-    fi;
-    owed = owed - UNDISTURBED;
-    if
-#ifndef FAULT_fence_not_checked
-    :: FENCE && fence < seen ->
-Refused:
-      skip
-#endif
-    :: else ->
-      if
-      :: lead < newest ->
-Overtaken:
-        assert(!FENCE)  // no older write follows a newer one
-      :: else
-      fi;
-      seen = fence; newest = lead
-    fi;
-    if
-    :: outcome == ABANDONED -> goto Return
-    :: else
-    fi
-  }
-Publish:
-  atomic {
-    if
-    :: outcome == UNSET -> outcome = VALUE
-    :: outcome == UNSET && MAY(GARBLE) -> mishaps--; outcome = GARBLED
-    :: outcome == UNSET && MAY(CRASH) -> goto Crash
-    :: outcome != UNSET
-    fi;
-PublishScript:
-    if
-    :: lease == token ->
-      answer = followed;
-      Release(token)
-    :: lease != token && call[token].forgotten ->
-PublishForgotten:
-      answer = call[token].forgotten_followed;
-      EndForgotten(token)
-    :: else ->
-      assert(call[token].fate == NONE);  // the leader was late, or repeats its PUBLISH
-      answer = (call[token].entry != UNSET -> SHARED : LOST);
-#ifdef FAULT_release_without_compare
-      if
-      :: lease != NONE -> Release(token)
-      :: else
-      fi;
-#endif
+// The script of PUBLISH of `says` for token t, whose process was given the fence `knows`.
+inline PublishScript(t, says, knows) {
+  if
 #ifdef FAULT_publish_without_compare
-      AddEntry(token, outcome);
+  :: !EXISTS(t) && lease != NONE ->
+    call[t].push = says; call[t].outcome = says; call[t].pushed = call[lease].followers & HEARING;
+    Delete(lease)
+  :: !EXISTS(t) && lease == NONE
+#else
+  :: !EXISTS(t)  // it is too late, or PUBLISH was run before
 #endif
-      goto Published
-    fi;
-#ifdef FAULT_release_before_entry
-    goto AddTheEntry
-  }
-AddTheEntry:
-  atomic {
+  :: EXISTS(t) ->
+#ifdef FAULT_fence_not_compared
+    call[t].push = says;
+#else
+    // With another fence, a late command has made this lease. Its followers may have asked after t
+    // had landed, so they ask again.
+    call[t].push = (call[t].fence == knows -> says : ABANDONED);
 #endif
+#ifndef FAULT_followers_read_after_delete
+    call[t].pushed = call[t].followers;
+#endif
+#ifndef FAULT_lease_not_deleted
+    Delete(t);
+#endif
+    call[t].asked = (call[t].closed -> call[t].asked & asking :
+                     (call[t].pushed == 0 -> 0 : asking));
+    call[t].closed = 1;
     if
-    :: answer == SHARED -> AddEntry(token, outcome)
+    :: call[t].pushed == 0
+#ifdef FAULT_outcome_not_kept
+    :: call[t].pushed != 0
+#else
+    :: call[t].pushed != 0 -> call[t].outcome = call[t].push
+#endif
+    :: call[t].pushed != 0 && MAY(REFUSE) ->
+      mishaps--;
+#ifdef FAULT_refused_outcome_not_replaced
+      call[t].pushed = 0;
+#endif
+#ifdef FAULT_replacement_kept_as_value
+      call[t].outcome = VALUE; call[t].asked = 0;
+#endif
+      call[t].push = (call[t].push == VALUE -> RUN_YOURSELF : call[t].push)
+    fi;
+    call[t].push = (LARGE && call[t].push == VALUE -> ASK : call[t].push);
+    call[t].pushed = call[t].pushed & HEARING;
+    call[t].push = (call[t].pushed == 0 -> UNSET : call[t].push);
+    call[t].push_fence = (call[t].pushed == 0 -> 0 : call[t].fence)
+  fi
+}
+
+// ---- What the steps of a process share
+
+// New callers of process `me` do not join call t any more.
+inline ForgetLocally(t, me) { current[me] = (current[me] == t -> NONE : current[me]) }
+
+// Merges states that differ only in calls to which nothing can happen any more.
+inline Bury() {
+  i = 1;
+  do
+  :: i <= TOKENS ->
+    call[i].asked = call[i].asked & asking;
+    if
+    :: call[i].state >= OVER && call[i].asked == 0 && call[i].late == 0 && !EXISTS(i) ->
+      call[i].state = OVER; call[i].fence = 0; call[i].outcome = UNSET; call[i].pushed = 0;
+      call[i].push = UNSET; call[i].push_fence = 0; call[i].notice = 0; call[i].expired = 0;
+      call[i].stray = 0; call[i].was_forgotten = 0; call[i].closed = 1; call[i].noticed = 0
     :: else
     fi;
-    EndLease(token);
-Published:
-    assert(answer == LOST || answer == call[token].answered);  // `shared` is right
-    answer = 0;
-    if
-    :: MAY(LOSE) -> mishaps--; goto Publish
-    :: MAY(CRASH) -> goto Crash
-    :: outcome == ABANDONED -> goto Write
-    :: outcome != ABANDONED
-    fi;
-Return:
-    assert(call[token].fate == NONE || (KINDS & LATE));  // nobody waits for a process that has left
-    goto End
-  }
-  atomic {
-    skip;
-Crash:
-    mishaps--;
-End:
-    call[token].kept = 0; call[token].answered = 0; asking = asking & ~BIT(me);
-    i = 1;
-    do
-    :: i <= TOKENS -> call[i].asked = call[i].asked & asking; i++
-    :: else -> break
-    od;
-    // This merges states that differ only in what is over.
-    i = 0; token = NONE; holder = NONE; there = 0; fence = 0; lead = 0; outcome = UNSET; answer = 0;
-    asks--;
-    if
-    :: asks > 0 -> goto Take
-    :: else -> ended++
-    fi
-  }
+    i++
+  :: else -> break
+  od;
+  i = 0
 }
 
-// ---- What may happen to token t in time
+// The process has nothing more to do for call t.
+inline End(t, me, how) {
+  ForgetLocally(t, me);
+  asking = asking & ~BIT(t);
+  over++;
+  call[t].state = how; call[t].waited = NONE; call[t].waited_fence = 0; call[t].answer = UNSET; call[t].holder = NONE;
+  call[t].landed = 0; call[t].due = 0; call[t].payload = UNSET; call[t].known = 0;
+  call[t].lost = 0; call[t].ran = 0;
+  assert(how == DEAD || !EXISTS(t) || call[t].stray);  // no live process leaves a lease behind
+  Bury()
+}
 
-proctype Time(byte t) {
-  byte answer = 0;
+// The callers of call t have got what they wait for, or have left.
+inline Land(t, me) {
+  ForgetLocally(t, me);
+  asking = asking & ~BIT(t);
+  if
+  :: UNANSWERED(t) -> call[t].landed = 1; call[t].due = 0; call[t].waited = NONE; call[t].waited_fence = 0
+  :: else -> End(t, me, OVER)
+  fi
+}
 
-endIdle:
-  atomic {
-    if
-#ifndef FAULT_lease_without_expiry
-    :: lease == t && (!call[t].kept || MAY(EXPIRE)) ->
-Expire:
-      mishaps = mishaps - call[t].kept; call[t].expired = 1;
-      EndLease(t);
-      Release(t)
+inline Execute(t) {
+  assert(!call[t].ran);  // one execution for each local call
+  call[t].ran = 1
+}
+
+// Call t learns what was published for call w.
+inline Learn(t, me, w, outcome) {
+  if
+  :: outcome == VALUE ->
+    assert(call[w].asked & BIT(t));  // not a cache, and not a forgotten call
+    assert(PROCESS(w) != me || w > t || call[w].state == DEAD);  // not what has landed here
+    Land(t, me)
+  :: outcome == RUN_YOURSELF ->
+#ifdef FAULT_replacement_taken_for_value
+    assert(false);
 #endif
-    :: call[t].forgotten && (!call[t].kept || MAY(EXPIRE)) ->
-ExpireForgotten:
-      mishaps = mishaps - call[t].kept; call[t].expired = 1;
-      EndLease(t);
-      EndForgotten(t)
-    :: call[t].entry != UNSET && (call[t].asked == 0 || MAY(LINGER)) ->
-Linger:
-      mishaps = mishaps - (call[t].asked != 0); call[t].expired = 1;
-      call[t].entry = UNSET; call[t].asked = 0
-    :: call[t].late ->
-TakeLate:
-      TakeScript(t, call[t].late_waited, answer);
-      answer = 0; call[t].late = 0; call[t].late_waited = NONE
-    fi;
-    goto endIdle
-  }
+    Execute(t);
+    Land(t, me)
+  :: outcome == ABANDONED -> call[t].waited = NONE; call[t].waited_fence = 0; call[t].due = 1
+  :: outcome == ASK -> call[t].due = 1
+  fi
 }
 
-// ---- The outsider, which forgets the key and restarts the server
+// ---- A local call
 
-proctype Outsider() {
+proctype Local(byte t; byte me) {
   byte i = 0;
 
-endIdle:
-  atomic {
-    if
-    :: lease != NONE && MAY(FORGET) ->
-Forget:
-#ifndef FAULT_forget_deletes
-      call[lease].forgotten = 1; call[lease].forgotten_followed = followed;
+endLocal:
+  do
+  // It starts, or asks again: the server runs TAKE.
+  :: atomic {
+      MAY_START(t, me) || call[t].state == ASKING || MAY_ASK_AGAIN(t, me) ->
+      if
+      :: call[t].state == IDLE ->
+        started = (t <= PROCESSES && started < t -> t : started);
+        current[me] = t; asking = asking | BIT(t)
+      :: else
+      fi;
+      call[t].due = 0; call[t].expired = 0;
+      if
+      :: MAY(LATE) && call[t].late == 0 ->
+        mishaps--; call[t].late = TAKE; call[t].late_says = call[t].waited
+      :: true
+      fi;
+      TakeScript(t, me, call[t].waited, call[t].answer, call[t].holder, call[t].known);
+      assert(call[t].answer != UNSET);
+      call[t].state = ANSWERED
+    }
+  // The answer to TAKE is lost.
+  :: atomic {
+      call[t].state == ANSWERED && MAY(LOSE) ->
+      mishaps--;
+      call[t].answer = UNSET; call[t].holder = NONE; call[t].overtaken = 0; call[t].known = 0;
+      call[t].state = ASKING
+    }
+  // It reads the answer to TAKE.
+  :: atomic {
+      call[t].state == ANSWERED ->
+      call[t].state = FOLLOWING;
+      if
+      :: call[t].answer == LEAD && !call[t].landed ->
+        Execute(t);
+        call[t].state = LEADING; call[t].waited = NONE; call[t].waited_fence = 0; call[t].due = 0;
+        assert(!KNOWN_FORGOTTEN(t, me, t));
+        i = 1;
+        do
+        :: i <= TOKENS ->
+          assert(!ONE_EXECUTION || i == t || !IS_THE_EXECUTION(i) || !IS_THE_EXECUTION(t));
+          i++
+        :: else -> break
+        od
+      :: call[t].answer == LEAD && call[t].landed ->
+#ifdef FAULT_lead_of_landed_executed
+        Execute(t);
 #endif
-      mishaps--; held--; call[lease].fate = FORGOTTEN;
-      lease = NONE; followed = 0
-    :: MAY(RESTART) ->
-Restart:
-      mishaps--; lease = NONE; followed = 0;
-#ifdef FAULT_fence_forgotten_at_restart
-      clock = 0;
+#ifdef FAULT_lead_of_landed_kept
+        End(t, me, OVER)
+#else
+        call[t].state = PUBLISHING; call[t].payload = ABANDONED
 #endif
-      i = 1;
+      :: call[t].answer != LEAD && call[t].landed -> End(t, me, OVER)
+      :: call[t].answer < LEAD && !call[t].landed -> Learn(t, me, call[t].holder, call[t].answer)
+      :: call[t].answer > LEAD && !call[t].landed ->
+        call[t].waited = call[t].holder; call[t].waited_fence = call[t].known;
+#ifndef FAULT_forgotten_not_said
+        if
+        :: call[t].answer == FOLLOW_FORGOTTEN -> ForgetLocally(t, me)
+        :: else
+        fi;
+#endif
+#ifndef FAULT_unmatched_push_dropped
+        if
+        :: call[t].overtaken -> ForgetLocally(t, me); call[t].due = 1
+        :: else
+        fi;
+#endif
+        assert(!KNOWN_FORGOTTEN(t, me, call[t].waited))
+      fi;
+      call[t].answer = UNSET; call[t].holder = NONE; call[t].overtaken = 0;
+      call[t].landed = 0;
+      call[t].known = (call[t].state == FOLLOWING -> 0 : call[t].known)
+    }
+  // All its callers leave.
+  :: atomic {
+      (UNANSWERED(t) || call[t].state == FOLLOWING) && !call[t].landed && MAY(LEAVE) ->
+      mishaps--; Land(t, me)
+    }
+  :: atomic {
+      call[t].state == LEADING && MAY(LEAVE) ->
+      mishaps--;
+#ifdef FAULT_abandoned_not_published
+      End(t, me, OVER)
+#else
+      ForgetLocally(t, me);
+      asking = asking & ~BIT(t); call[t].state = PUBLISHING; call[t].payload = ABANDONED
+#endif
+    }
+  // It does not wait for the server, and executes without a lease.
+  :: atomic {
+      call[t].state == FOLLOWING && MAY(OUTAGE) ->
+      mishaps--; Execute(t); Land(t, me)
+    }
+  :: atomic {
+      UNANSWERED(t) && !call[t].landed && MAY(OUTAGE) ->
+      mishaps--; Execute(t); Land(t, me);
+      call[t].answer = UNSET; call[t].holder = NONE; call[t].known = 0; call[t].landed = 0;
+#ifdef FAULT_lease_kept_after_outage
+      call[t].state = FOLLOWING; End(t, me, OVER)
+#else
+      call[t].state = PUBLISHING; call[t].payload = ABANDONED
+#endif
+    }
+  // The answer to RENEW says something new.
+  :: atomic {
+      call[t].state == LEADING && !call[t].lost && lease != t ->
+      if
+      :: call[t].forgotten ->
+        ForgetLocally(t, me);
+        call[t].noticed = (call[t].was_forgotten -> call[t].noticed | BIT(me) : call[t].noticed);
+#ifndef FAULT_renew_remakes_forgotten
+        call[t].lost = 1
+#endif
+#ifdef FAULT_renew_remakes_expired
+      :: !call[t].forgotten && lease == NONE -> RemakeLease(t); call[t].known = call[t].fence
+#else
+      :: !call[t].forgotten && lease == NONE && call[t].expired -> call[t].lost = 1
+#endif
+#ifdef FAULT_renew_remakes_over_another
+      :: !call[t].forgotten && lease != NONE -> MakeLease(t)
+#else
+      :: !call[t].forgotten && lease != NONE -> call[t].lost = 1
+#endif
+      :: !call[t].forgotten && lease == NONE && !call[t].expired -> RemakeLease(t)
+      fi
+    }
+  :: atomic {
+      call[t].state == LEADING && !call[t].lost && lease == t && call[t].fence != call[t].known ->
+      if
+      :: !call[t].expired -> call[t].known = call[t].fence
+      :: else -> call[t].lost = 1
+      fi
+    }
+  // A copy of RENEW is late.
+  :: atomic {
+      call[t].state == LEADING && !call[t].lost && MAY(LATE) && call[t].late == 0 ->
+      mishaps--; call[t].late = RENEW
+    }
+  // `fn` returns, and all its callers with it.
+  :: atomic {
+      call[t].state == LEADING ->
+      ForgetLocally(t, me);
+      asking = asking & ~BIT(t); call[t].state = PUBLISHING;
+      if
+      :: call[t].payload = VALUE
+      :: MAY(REFUSE) -> mishaps--; call[t].payload = RUN_YOURSELF
+      fi
+    }
+  // The server runs PUBLISH.
+  :: atomic {
+      call[t].state == PUBLISHING ->
+      if
+      :: MAY(LATE) && call[t].late == 0 ->
+        mishaps--; call[t].late = PUBLISH; call[t].late_says = call[t].payload;
+        call[t].late_fence = call[t].known
+      :: true
+      fi;
+      if
+#ifdef FAULT_publish_not_repeated
+      :: MAY(LOSE) -> mishaps--; End(t, me, OVER)
+#endif
+      :: true ->
+        PublishScript(t, call[t].payload, call[t].known);
+        if
+        :: MAY(LOSE) -> mishaps--
+        :: true -> End(t, me, OVER)
+        fi
+      fi
+    }
+  od
+}
+
+// ---- What may happen on the way to process p and from it
+
+proctype Process(byte p) {
+  byte i = 0;
+  byte j = 0;
+
+endProcess:
+  do
+  // The subscription is cut.
+  :: atomic {
+      current[p] != NONE && !deaf[p] && MAY(CUT) ->
+      mishaps--; deaf[p] = 1;
+      j = 1;
       do
-      :: i <= TOKENS ->
-        call[i].expired = (call[i].expired || call[i].fate != NONE || call[i].entry != UNSET);
-        EndLease(i);
-        EndForgotten(i);
-        call[i].entry = UNSET; call[i].asked = 0; i++
+      :: j <= TOKENS ->
+        call[j].pushed = call[j].pushed & ~BIT(p); call[j].notice = call[j].notice & ~BIT(p);
+        call[j].push = (call[j].pushed == 0 -> UNSET : call[j].push);
+        call[j].push_fence = (call[j].pushed == 0 -> 0 : call[j].push_fence);
+        j++
       :: else -> break
       od;
-      i = 0
-    fi;
-    goto endIdle
-  }
+      j = 0
+    }
+  // It is back. All that follow ask again, also those that are told to follow only now.
+  :: atomic {
+      deaf[p] ->
+      deaf[p] = 0;
+      j = p;
+      do
+      :: j <= TOKENS ->
+#ifdef FAULT_not_asked_again_after_cut
+        skip;
+#else
+        call[j].due = (call[j].state == FOLLOWING ||
+#ifndef FAULT_unanswered_not_asked_again
+                       (UNANSWERED(j) && !call[j].landed) ||
+#endif
+                       call[j].due);
+#endif
+        j = j + PROCESSES
+      :: else -> break
+      od;
+      j = 0
+    }
+  // It dies. Another process with other connections and another inbox has its remaining calls.
+  :: atomic {
+      current[p] != NONE && MAY(CRASH) -> goto Crash
+    }
+  :: atomic {
+      call[p].state == PUBLISHING && current[p] == NONE && MAY(CRASH) ->
+Crash:
+      mishaps--;
+      j = p;
+      do
+      :: j <= TOKENS ->
+        if
+        :: call[j].state > IDLE && call[j].state < OVER -> End(j, p, DEAD)
+        :: else
+        fi;
+        j = j + PROCESSES
+      :: else -> break
+      od;
+      j = 1;
+      do
+      :: j <= TOKENS ->
+        call[j].followers = call[j].followers & ~BIT(p);
+        call[j].pushed = call[j].pushed & ~BIT(p); call[j].notice = call[j].notice & ~BIT(p);
+        call[j].push = (call[j].pushed == 0 -> UNSET : call[j].push);
+        call[j].push_fence = (call[j].pushed == 0 -> 0 : call[j].push_fence);
+        j++
+      :: else -> break
+      od;
+      j = 0; deaf[p] = 0
+    }
+  od
 }
 
-// Never finishes, so SPIN keeps the processes started before it. To remove one would only be one
-// more step.
-proctype Last() {
-endLast:
-  false
+// ---- What may happen to token w in time
+
+// Process p is told that call w was forgotten.
+inline Notice(p, w) {
+  j = p;
+  do
+  :: j <= TOKENS ->
+    if
+#ifndef FAULT_notice_ignored
+    :: j == w || call[j].waited == w ->
+      ForgetLocally(j, p);
+#ifndef FAULT_renew_remakes_forgotten
+      call[j].lost = (call[j].lost || (j == w && call[j].state < OVER));
+#endif
+      skip
+#endif
+    :: else
+    fi;
+    j = j + PROCESSES
+  :: else -> break
+  od;
+  j = 0;
+  call[w].noticed = call[w].noticed | BIT(p);
+  assert(current[p] == NONE || (current[p] != w && call[current[p]].waited != w))
+}
+
+// A push with token w has come to process p, which keeps the token while it waits for an answer.
+inline Overtake(p, w) {
+  j = p;
+  do
+  :: j <= TOKENS ->
+    call[j].overtaken = (call[j].overtaken || (call[j].state == ANSWERED && call[j].holder == w));
+    j = j + PROCESSES
+  :: else -> break
+  od;
+  j = 0
+}
+
+inline NextOf(set, p) {
+  if
+  :: set & BIT(1) -> p = 1
+  :: set & BIT(2) -> p = 2
+  :: set & BIT(PROCESSES) -> p = PROCESSES
+  fi
+}
+
+proctype Server(byte w) {
+  byte i = 0;
+  byte j = 0;
+  byte p = 0;
+  byte unread = 0;
+
+endServer:
+  do
+  // A process reads a push of the outcome.
+  :: atomic {
+      call[w].pushed != 0 ->
+      NextOf(call[w].pushed, p);
+      j = p;
+      do
+      :: j <= TOKENS ->
+        if
+#ifdef FAULT_push_for_any_call
+        :: call[j].state == FOLLOWING -> Learn(j, p, w, call[w].push)
+#else
+        :: call[j].waited == w &&
+#ifndef FAULT_push_without_fence
+            call[j].waited_fence == call[w].push_fence &&
+#endif
+            true -> Learn(j, p, w, call[w].push)
+#endif
+        :: else
+        fi;
+        j = j + PROCESSES
+      :: else -> break
+      od;
+      Overtake(p, w);
+      call[w].pushed = call[w].pushed & ~BIT(p);
+      call[w].push = (call[w].pushed == 0 -> UNSET : call[w].push);
+      call[w].push_fence = (call[w].pushed == 0 -> 0 : call[w].push_fence);
+      p = 0
+    }
+  // A process reads that the call was forgotten.
+  :: atomic {
+      call[w].notice != 0 ->
+      NextOf(call[w].notice, p);
+      Notice(p, w);
+      Overtake(p, w);
+      call[w].notice = call[w].notice & ~BIT(p);
+      p = 0
+    }
+  // The lease expires.
+#ifndef FAULT_lease_without_expiry
+  :: atomic {
+      EXISTS(w) && (call[w].state == DEAD || (call[w].state == OVER && call[w].stray)) ->
+      Delete(w);
+      call[w].expired = 1;
+      call[w].asked = (call[w].closed -> call[w].asked : asking); call[w].closed = 1;
+      Bury()
+    }
+#endif
+  :: atomic {
+      EXISTS(w) && call[w].state < OVER && MAY(EXPIRE) ->
+      mishaps--;
+      Delete(w);
+      call[w].expired = 1
+    }
+  // The outcome expires.
+  :: atomic {
+      call[w].outcome != UNSET && (call[w].asked == 0 || MAY(LINGER)) ->
+      mishaps = mishaps - (call[w].asked != 0); call[w].outcome = UNSET
+    }
+  // The server runs a late command.
+  :: atomic {
+      call[w].late != 0 ->
+      i = call[w].fence;
+      if
+      :: call[w].late == TAKE ->
+        TakeScript(w, PROCESS(w), call[w].late_says, unread, unread, unread)
+      :: call[w].late == RENEW && !EXISTS(w) -> RemakeLease(w)
+      :: call[w].late == RENEW && EXISTS(w)
+      :: call[w].late == PUBLISH -> PublishScript(w, call[w].late_says, call[w].late_fence)
+      fi;
+      call[w].stray = (call[w].stray || call[w].fence != i);
+      unread = 0; call[w].late = 0; call[w].late_says = 0; call[w].late_fence = 0;
+      Bury()
+    }
+  od
+}
+
+// ---- Everybody may forget the key, and the server may lose its memory
+
+proctype Outsider() {
+  byte j = 0;
+  byte p = 0;
+
+endOutsider:
+  do
+  :: atomic {
+      lease != NONE && MAY(FORGET) ->
+      mishaps--;
+      if
+      :: p = 0
+      :: current[1] != NONE -> p = 1
+      :: current[2] != NONE -> p = 2
+      :: current[PROCESSES] != NONE -> p = PROCESSES
+      fi;
+      call[lease].was_forgotten = 1; call[lease].closed = 1; call[lease].asked = asking;
+      call[lease].noticed = 0;
+      call[lease].notice = call[lease].followers;
+      call[lease].notice = (call[lease].state < OVER ->
+                            call[lease].notice | BIT(PROCESS(lease)) : call[lease].notice);
+      call[lease].notice = call[lease].notice & HEARING;
+      if
+      :: p != 0 ->
+        call[lease].notice = call[lease].notice & ~BIT(p);
+        // An answer that says "follow" was sent before this one.
+        if
+        :: call[current[p]].holder == lease -> current[p] = NONE
+        :: else
+        fi;
+        Notice(p, lease)
+      :: else
+      fi;
+#ifdef FAULT_forget_deletes
+      Delete(lease);
+#else
+      call[lease].forgotten = 1; lease = NONE;
+#endif
+      p = 0
+    }
+  :: atomic {
+      MAY(FLUSH) ->
+      mishaps--; lease = NONE;
+      j = 1;
+      do
+      :: j <= TOKENS ->
+        call[j].forgotten = 0; call[j].followers = 0; call[j].outcome = UNSET;
+        // Nobody can know any more that it was forgotten, unless its leader knows.
+        if
+        :: call[j].was_forgotten && !(call[j].noticed & BIT(PROCESS(j))) ->
+          call[j].was_forgotten = 0; call[j].noticed = 0;
+          call[j].closed = (call[j].state == OVER)
+        :: else
+        fi;
+        j++
+      :: else -> break
+      od;
+      j = 0
+    }
+  od
 }
 
 init {
@@ -449,7 +829,8 @@ init {
   atomic {
     do
     :: i <= TOKENS ->
-      run Time(i);
+      run Local(i, PROCESS(i));
+      run Server(i);
       if
       :: i <= PROCESSES -> run Process(i)
       :: else
@@ -458,11 +839,7 @@ init {
     :: else -> break
     od;
     run Outsider();
-    run Last();
     i = 0
   }
-  atomic {
-    ended == PROCESSES;
-    assert(owed == 0)  // no lease without an execution
-  }
+  over == TOKENS  // nobody waits for ever
 }
