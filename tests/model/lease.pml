@@ -73,6 +73,9 @@
 // Only these may make two processes execute at the same time.
 #define ONE_EXECUTION ((KINDS & (EXPIRE | LATE | FLUSH | REFUSE | OUTAGE)) == 0)
 
+// Only these may take a published outcome from those that wait for it.
+#define KEPT ((KINDS & (LATE | FLUSH | REFUSE | LINGER | OUTAGE)) == 0)
+
 // What a leader publishes, what a push says, and what an outcome on the server is.
 #define UNSET 0
 #define VALUE 1
@@ -145,6 +148,7 @@ bit deaf[PROCESSES + 1];           // the subscription is cut
 byte mishaps = MISHAPS;
 byte started = 0;
 byte over = 0;
+unsigned owed : 6;    // the calls that waited when the value that they wait for was published
 unsigned asking : 6;  // the calls whose callers wait; only the assertions use it
 
 #define EXISTS(token) (lease == token || call[token].forgotten)
@@ -156,7 +160,7 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
 // forgotten.
 #define KNOWN_FORGOTTEN(token, process, holder) \
   (current[process] == token && call[holder].was_forgotten && !call[holder].stray && \
-   (call[holder].noticed & BIT(process)))
+   (call[holder].ran || call[holder].forgotten) && (call[holder].noticed & BIT(process)))
 #define IS_THE_EXECUTION(token) \
   (call[token].state == LEADING && current[PROCESS(token)] == token && !call[token].was_forgotten)
 #define PREVIOUS(token) (token > PROCESSES -> token - PROCESSES : NONE)
@@ -179,7 +183,7 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
 // ---- The server
 
 inline MakeLease(t) {
-  assert(call[t].fence < 7);
+  assert(lease == NONE);  // nobody else's lease is replaced
   lease = t; call[t].followers = 0; call[t].fence++
 }
 
@@ -216,13 +220,15 @@ inline TakeScript(t, me, waits, answers, holds, fence_of) {
       answers = FOLLOW_FORGOTTEN; holds = waits; fence_of = call[waits].fence
 #endif
     :: else ->
+      // Who is on a call stays on it.
+      assert(call[waits].outcome == UNSET && !call[waits].forgotten);
       if
       :: lease == NONE -> MakeLease(t); answers = LEAD; fence_of = call[t].fence
 #ifndef FAULT_own_older_lease_followed
       :: OLDER_OF_OWN(t, me) ->
         // The process has said that this call has landed or was forgotten. Its followers stay.
         assert(current[me] != lease);
-        call[lease].forgotten = 1;
+        call[lease].forgotten = 1; lease = NONE;
         MakeLease(t); answers = LEAD; fence_of = call[t].fence
 #endif
 #ifdef FAULT_take_without_nx
@@ -281,6 +287,17 @@ inline PublishScript(t, says, knows) {
     call[t].asked = (call[t].closed -> call[t].asked & asking :
                      (call[t].pushed == 0 -> 0 : asking));
     call[t].closed = 1;
+    i = 1;
+    do
+    :: i <= TOKENS ->
+      owed = owed | (KEPT && call[t].push == VALUE && (call[i].state == FOLLOWING ||
+                     UNANSWERED(i)) && call[i].waited == t -> BIT(i) : 0);
+      owed = owed | (KEPT && call[t].push == VALUE && call[i].state == ANSWERED &&
+                     call[i].holder == t && !call[i].landed -> BIT(i) : 0);
+      i++
+    :: else -> break
+    od;
+    i = 0;
     if
     :: call[t].pushed == 0
 #ifdef FAULT_outcome_not_kept
@@ -315,9 +332,17 @@ inline Bury() {
   i = 1;
   do
   :: i <= TOKENS ->
+    named = named | (1 << call[i].waited) | (1 << call[i].holder);
     call[i].asked = call[i].asked & asking;
+    i++
+  :: else -> break
+  od;
+  i = 1;
+  do
+  :: i <= TOKENS ->
     if
-    :: call[i].state >= OVER && call[i].asked == 0 && call[i].late == 0 && !EXISTS(i) ->
+    :: call[i].state >= OVER && call[i].asked == 0 && call[i].late == 0 && !EXISTS(i) &&
+        !(named & (1 << i)) ->
       call[i].state = OVER; call[i].fence = 0; call[i].outcome = UNSET; call[i].pushed = 0;
       call[i].push = UNSET; call[i].push_fence = 0; call[i].notice = 0; call[i].expired = 0;
       call[i].stray = 0; call[i].was_forgotten = 0; call[i].closed = 1; call[i].noticed = 0
@@ -326,13 +351,13 @@ inline Bury() {
     i++
   :: else -> break
   od;
-  i = 0
+  i = 0; named = 0
 }
 
 // The process has nothing more to do for call t.
 inline End(t, me, how) {
   ForgetLocally(t, me);
-  asking = asking & ~BIT(t);
+  asking = asking & ~BIT(t); owed = owed & ~BIT(t);
   over++;
   call[t].state = how; call[t].waited = NONE; call[t].waited_fence = 0; call[t].answer = UNSET; call[t].holder = NONE;
   call[t].landed = 0; call[t].due = 0; call[t].payload = UNSET; call[t].known = 0;
@@ -344,7 +369,7 @@ inline End(t, me, how) {
 // The callers of call t have got what they wait for, or have left.
 inline Land(t, me) {
   ForgetLocally(t, me);
-  asking = asking & ~BIT(t);
+  asking = asking & ~BIT(t); owed = owed & ~BIT(t);
   if
   :: UNANSWERED(t) -> call[t].landed = 1; call[t].due = 0; call[t].waited = NONE; call[t].waited_fence = 0
   :: else -> End(t, me, OVER)
@@ -352,6 +377,7 @@ inline Land(t, me) {
 }
 
 inline Execute(t) {
+  assert(!(owed & BIT(t)));  // no outcome is lost
   assert(!call[t].ran);  // one execution for each local call
   call[t].ran = 1
 }
@@ -364,9 +390,6 @@ inline Learn(t, me, w, outcome) {
     assert(PROCESS(w) != me || w > t || call[w].state == DEAD);  // not what has landed here
     Land(t, me)
   :: outcome == RUN_YOURSELF ->
-#ifdef FAULT_replacement_taken_for_value
-    assert(false);
-#endif
     Execute(t);
     Land(t, me)
   :: outcome == ABANDONED -> call[t].waited = NONE; call[t].waited_fence = 0; call[t].due = 1
@@ -378,6 +401,7 @@ inline Learn(t, me, w, outcome) {
 
 proctype Local(byte t; byte me) {
   byte i = 0;
+  byte named = 0;
 
 endLocal:
   do
@@ -404,6 +428,8 @@ endLocal:
   :: atomic {
       call[t].state == ANSWERED && MAY(LOSE) ->
       mishaps--;
+      // The outcome of a call of which it has not heard is lost with the answer.
+      owed = (call[t].waited != call[t].holder -> owed & ~BIT(t) : owed);
       call[t].answer = UNSET; call[t].holder = NONE; call[t].overtaken = 0; call[t].known = 0;
       call[t].state = ASKING
     }
@@ -414,6 +440,12 @@ endLocal:
       if
       :: call[t].answer == LEAD && !call[t].landed ->
         Execute(t);
+        // An execution that starts with a lease that is not forgotten is a new one.
+        if
+        :: call[t].was_forgotten && lease == t ->
+          call[t].was_forgotten = 0; call[t].noticed = 0; call[t].closed = 0; call[t].asked = 0
+        :: else
+        fi;
         call[t].state = LEADING; call[t].waited = NONE; call[t].waited_fence = 0; call[t].due = 0;
         assert(!KNOWN_FORGOTTEN(t, me, t));
         i = 1;
@@ -442,7 +474,12 @@ endLocal:
         :: else
         fi;
 #endif
-#ifndef FAULT_unmatched_push_dropped
+        // This answer is word of it, too.
+        call[call[t].waited].noticed =
+            call[call[t].waited].noticed |
+            (call[t].answer == FOLLOW_FORGOTTEN && call[call[t].waited].was_forgotten -> BIT(me) :
+             0);
+#ifndef FAULT_early_push_dropped
         if
         :: call[t].overtaken -> ForgetLocally(t, me); call[t].due = 1
         :: else
@@ -510,8 +547,12 @@ endLocal:
   :: atomic {
       call[t].state == LEADING && !call[t].lost && lease == t && call[t].fence != call[t].known ->
       if
+#ifdef FAULT_expired_lease_adopted
+      :: true -> call[t].known = call[t].fence
+#else
       :: !call[t].expired -> call[t].known = call[t].fence
-      :: else -> call[t].lost = 1
+      :: call[t].expired -> call[t].lost = 1
+#endif
       fi
     }
   // A copy of RENEW is late.
@@ -557,6 +598,7 @@ endLocal:
 
 proctype Process(byte p) {
   byte i = 0;
+  byte named = 0;
   byte j = 0;
 
 endProcess:
@@ -678,9 +720,11 @@ inline NextOf(set, p) {
 
 proctype Server(byte w) {
   byte i = 0;
+  byte named = 0;
   byte j = 0;
   byte p = 0;
   byte unread = 0;
+  byte before = 0;
 
 endServer:
   do
@@ -745,7 +789,7 @@ endServer:
   // The server runs a late command.
   :: atomic {
       call[w].late != 0 ->
-      i = call[w].fence;
+      before = call[w].fence;
       if
       :: call[w].late == TAKE ->
         TakeScript(w, PROCESS(w), call[w].late_says, unread, unread, unread)
@@ -753,8 +797,8 @@ endServer:
       :: call[w].late == RENEW && EXISTS(w)
       :: call[w].late == PUBLISH -> PublishScript(w, call[w].late_says, call[w].late_fence)
       fi;
-      call[w].stray = (call[w].stray || call[w].fence != i);
-      unread = 0; call[w].late = 0; call[w].late_says = 0; call[w].late_fence = 0;
+      call[w].stray = (call[w].stray || call[w].fence != before);
+      unread = 0; before = 0; call[w].late = 0; call[w].late_says = 0; call[w].late_fence = 0;
       Bury()
     }
   od
@@ -808,7 +852,7 @@ endOutsider:
       do
       :: j <= TOKENS ->
         call[j].forgotten = 0; call[j].followers = 0; call[j].outcome = UNSET;
-        // Nobody can know any more that it was forgotten, unless its leader knows.
+        // Nobody remembers that it was forgotten, unless its leader knows and executes.
         if
         :: call[j].was_forgotten && !(call[j].noticed & BIT(PROCESS(j))) ->
           call[j].was_forgotten = 0; call[j].noticed = 0;
