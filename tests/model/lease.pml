@@ -6,8 +6,8 @@
 //
 //   tests/model/check                     # EVIDENCE_LONG=1 adds the larger configurations
 //
-// Modelled: each label is a step. A step is what the server does in one script, or what a process
-// does when it reads an answer or a push. PROCESSES processes have ASKS local calls each, with a
+// Modelled: each `atomic` in a `do` is a step. A step is what the server does in one script, or what
+// a process does when it reads an answer or a push. PROCESSES processes have ASKS local calls each, with a
 // new token each. A process starts its next local call once the last one has landed for its callers
 // or was forgotten, so its newcomers ask while an older call of it still runs or publishes. Each
 // process has two connections, so a push may overtake the answer to a command, or the other way
@@ -20,13 +20,32 @@
 // answer are one step. A command that is cut off before the server has run it is run when it is
 // sent again, so that is no step either.
 //
-// The assertions say what must hold. A process that waits for ever is found as an invalid end
+// The assertions say what must hold:
+//
+// - At most one execution at a time for one key, among the calls that are not forgotten, unless a
+//   mishap of ONE_EXECUTION has happened. At most one execution for each local call.
+// - A call gets only an outcome that was published, and whose call was forgotten, after it asked. It
+//   gets none that has landed in its own process before.
+// - A call that waits for a call in flight stays on it. Once an outcome is published, those that
+//   wait for it get it, unless a mishap of KEPT has happened.
+// - New callers do not join a call that waits for one that the process knows to be forgotten.
+// - A live process leaves no lease behind, unless a late command has made it. So nobody waits for a
+//   lease to expire, unless its process has died.
+//
+// A process that waits for ever is found as an invalid end
 // state. A follower asks again every `linger`/2, but here only if the answer has something new to
 // say. With TICK=0, it does not ask again by time, unless the lease that it follows has expired.
 // Processes differ only by number, so the model explores only executions in which their first steps
 // come in the order of their numbers.
 //
 // FAULT_... plants a fault in the model. Each fault must be found.
+
+// What keeps these promises, beside the scripts: a call that has landed or has no callers gives back
+// the lease that a late answer brings. A process keeps the tokens of pushes that come before the
+// answer to its TAKE. TAKE names the older calls of its process, whose lease it replaces. Whether
+// a lease, a push or PUBLISH are for one and the same lease is seen by its fence, which RENEW tells
+// its leader if it has made the lease again. A leader makes no lease again that has expired by its
+// own clock, or that it knows to be forgotten. RENEW is not sent again.
 
 // The bits of KINDS are the mishaps.
 #define FORGET 1     // the key is forgotten, by a process of the fleet or by an outsider
@@ -70,7 +89,7 @@
 #define PROCESS(token) ((token - 1) % PROCESSES + 1)
 #define BIT(number) (1 << (number - 1))  // for sets of tokens or of processes
 #define MAY(kind) (mishaps > 0 && (KINDS & kind))
-// Only these may make two processes execute at the same time.
+// Only these may make two processes execute at the same time for calls that are not forgotten.
 #define ONE_EXECUTION ((KINDS & (EXPIRE | LATE | FLUSH | REFUSE | OUTAGE)) == 0)
 
 // Only these may take a published outcome from those that wait for it.
@@ -114,7 +133,7 @@ typedef Call {  // by its token
   // These are on their way.
   unsigned pushed : 3;  // the processes to which the outcome is pushed
   unsigned push : 3;    // what the push says
-  unsigned push_fence : 3;
+  unsigned push_fence : 3;  // the lease that it is for
   unsigned notice : 3;  // the processes to which "forget TOKEN" is pushed
   unsigned late : 2;    // a copy of a command that the server has not run
   byte late_says;       // the token that a late TAKE waits for, or what a late PUBLISH says
@@ -428,7 +447,7 @@ endLocal:
   :: atomic {
       call[t].state == ANSWERED && MAY(LOSE) ->
       mishaps--;
-      // The outcome of a call of which it has not heard is lost with the answer.
+      // The process has not heard of the call in the answer, so it cannot know its outcome.
       owed = (call[t].waited != call[t].holder -> owed & ~BIT(t) : owed);
       call[t].answer = UNSET; call[t].holder = NONE; call[t].overtaken = 0; call[t].known = 0;
       call[t].state = ASKING
@@ -521,7 +540,8 @@ endLocal:
       call[t].state = PUBLISHING; call[t].payload = ABANDONED
 #endif
     }
-  // The answer to RENEW says something new.
+  // RENEW is run, and its answer says something new. If it has made a lease again, this answer may
+  // be lost. The answer to a later RENEW says so, too, which is the next step.
   :: atomic {
       call[t].state == LEADING && !call[t].lost && lease != t ->
       if
@@ -555,7 +575,7 @@ endLocal:
 #endif
       fi
     }
-  // A copy of RENEW is late.
+  // A copy of RENEW will be late.
   :: atomic {
       call[t].state == LEADING && !call[t].lost && MAY(LATE) && call[t].late == 0 ->
       mishaps--; call[t].late = RENEW
@@ -830,7 +850,7 @@ endOutsider:
       if
       :: p != 0 ->
         call[lease].notice = call[lease].notice & ~BIT(p);
-        // An answer that says "follow" was sent before this one.
+        // An answer that says "follow" is read before this one.
         if
         :: call[current[p]].holder == lease -> current[p] = NONE
         :: else
