@@ -174,7 +174,7 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
 #define FOLLOWED(token, process) (EXISTS(token) && (call[token].followers & BIT(process)))
 // TAKE names the older calls of the process that may still hold the lease.
 #define OLDER_OF_OWN(token, process)                                                       \
-  (lease != NONE && lease < token && PROCESS(lease) == process && call[lease].state < OVER)
+  (lease != NONE && lease < token && PROCESS(lease) == process && call[lease].state != DEAD)
 // Newcomers of `process` would join `token`, although the process knows that what it waits for was
 // forgotten.
 #define KNOWN_FORGOTTEN(token, process, holder) \
@@ -378,7 +378,8 @@ inline End(t, me, how) {
   ForgetLocally(t, me);
   asking = asking & ~BIT(t); owed = owed & ~BIT(t);
   over++;
-  call[t].state = how; call[t].waited = NONE; call[t].waited_fence = 0; call[t].answer = UNSET; call[t].holder = NONE;
+  call[t].state = how; call[t].waited = NONE; call[t].waited_fence = 0;
+  call[t].answer = UNSET; call[t].holder = NONE;
   call[t].landed = 0; call[t].due = 0; call[t].payload = UNSET; call[t].known = 0;
   call[t].lost = 0; call[t].ran = 0;
   assert(how == DEAD || !EXISTS(t) || call[t].stray);  // no live process leaves a lease behind
@@ -390,7 +391,8 @@ inline Land(t, me) {
   ForgetLocally(t, me);
   asking = asking & ~BIT(t); owed = owed & ~BIT(t);
   if
-  :: UNANSWERED(t) -> call[t].landed = 1; call[t].due = 0; call[t].waited = NONE; call[t].waited_fence = 0
+  :: UNANSWERED(t) ->
+    call[t].landed = 1; call[t].due = 0; call[t].waited = NONE; call[t].waited_fence = 0
   :: else -> End(t, me, OVER)
   fi
 }
@@ -401,16 +403,16 @@ inline Execute(t) {
   call[t].ran = 1
 }
 
-// Call t learns what was published for call w.
+// Call t learns what was published for call w. Sets `lands` if that is all.
 inline Learn(t, me, w, outcome) {
   if
   :: outcome == VALUE ->
     assert(call[w].asked & BIT(t));  // not a cache, and not a forgotten call
     assert(PROCESS(w) != me || w > t || call[w].state == DEAD);  // not what has landed here
-    Land(t, me)
+    lands = 1
   :: outcome == RUN_YOURSELF ->
     Execute(t);
-    Land(t, me)
+    lands = 1
   :: outcome == ABANDONED -> call[t].waited = NONE; call[t].waited_fence = 0; call[t].due = 1
   :: outcome == ASK -> call[t].due = 1
   fi
@@ -421,6 +423,7 @@ inline Learn(t, me, w, outcome) {
 proctype Local(byte t; byte me) {
   byte i = 0;
   byte named = 0;
+  bit lands = 0;
 
 endLocal:
   do
@@ -484,7 +487,13 @@ endLocal:
         call[t].state = PUBLISHING; call[t].payload = ABANDONED
 #endif
       :: call[t].answer != LEAD && call[t].landed -> End(t, me, OVER)
-      :: call[t].answer < LEAD && !call[t].landed -> Learn(t, me, call[t].holder, call[t].answer)
+      :: call[t].answer < LEAD && !call[t].landed ->
+        Learn(t, me, call[t].holder, call[t].answer);
+        if
+        :: lands -> End(t, me, OVER)
+        :: else
+        fi;
+        lands = 0
       :: call[t].answer > LEAD && !call[t].landed ->
         call[t].waited = call[t].holder; call[t].waited_fence = call[t].known;
 #ifndef FAULT_forgotten_not_said
@@ -528,11 +537,15 @@ endLocal:
   // It does not wait for the server, and executes without a lease.
   :: atomic {
       call[t].state == FOLLOWING && MAY(OUTAGE) ->
-      mishaps--; Execute(t); Land(t, me)
+      mishaps--; Execute(t);
+      End(t, me, OVER)
     }
   :: atomic {
       UNANSWERED(t) && !call[t].landed && MAY(OUTAGE) ->
-      mishaps--; Execute(t); Land(t, me);
+      mishaps--; Execute(t);
+      ForgetLocally(t, me);
+      asking = asking & ~BIT(t); owed = owed & ~BIT(t);
+      call[t].waited = NONE; call[t].waited_fence = 0; call[t].due = 0;
       call[t].answer = UNSET; call[t].holder = NONE; call[t].known = 0; call[t].landed = 0;
 #ifdef FAULT_lease_kept_after_outage
       call[t].state = FOLLOWING; End(t, me, OVER)
@@ -595,11 +608,10 @@ endLocal:
       call[t].state == PUBLISHING ->
       if
       :: MAY(LATE) && call[t].late == 0 ->
+        // It is late, and its sender gives up, because the lease will have expired.
         mishaps--; call[t].late = PUBLISH; call[t].late_says = call[t].payload;
-        call[t].late_fence = call[t].known
-      :: true
-      fi;
-      if
+        call[t].late_fence = call[t].known; call[t].stray = 1;
+        End(t, me, OVER)
 #ifdef FAULT_publish_not_repeated
       :: MAY(LOSE) -> mishaps--; End(t, me, OVER)
 #endif
@@ -741,6 +753,7 @@ inline NextOf(set, p) {
 proctype Server(byte w) {
   byte i = 0;
   byte named = 0;
+  bit lands = 0;
   byte j = 0;
   byte p = 0;
   byte unread = 0;
@@ -767,6 +780,11 @@ endServer:
 #endif
         :: else
         fi;
+        if
+        :: lands -> Land(j, p)
+        :: else
+        fi;
+        lands = 0;
         j = j + PROCESSES
       :: else -> break
       od;
