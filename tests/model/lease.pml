@@ -93,7 +93,7 @@
 #define ONE_EXECUTION ((KINDS & (EXPIRE | LATE | FLUSH | REFUSE | OUTAGE)) == 0)
 
 // Only these may take a published outcome from those that wait for it.
-#define KEPT ((KINDS & (LATE | FLUSH | REFUSE | LINGER | OUTAGE)) == 0)
+#define KEPT ((KINDS & (EXPIRE | LATE | FLUSH | REFUSE | LINGER | OUTAGE)) == 0)
 
 // What a leader publishes, what a push says, and what an outcome on the server is.
 #define UNSET 0
