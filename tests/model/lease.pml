@@ -6,13 +6,13 @@
 //
 //   tests/model/check                     # EVIDENCE_LONG=1 adds the larger configurations
 //
-// Modelled: each `atomic` in a `do` is a step. A step is what the server does in one script, or what
-// a process does when it reads an answer or a push. PROCESSES processes have ASKS local calls each, with a
-// new token each. A process starts its next local call once the last one has landed for its callers
-// or was forgotten, so its newcomers ask while an older call of it still runs or publishes. Each
-// process has two connections, so a push may overtake the answer to a command, or the other way
-// round. Pushes may also overtake each other. In all, MISHAPS of the KINDS below happen, at any
-// step.
+// Modelled: each `atomic` in a `do` is a step. A step is what the server does in one script, or
+// what a process does when it reads an answer or a push. PROCESSES processes have ASKS local calls
+// each, with a new token each. A process starts its next local call once the last one has landed
+// for its callers or was forgotten, so its newcomers ask while an older call of it still runs or
+// publishes. Each process has two connections, so a push may overtake the answer to a command, or
+// the other way round. Pushes may also overtake each other. In all, MISHAPS of the KINDS below
+// happen, at any step.
 //
 // Not modelled: other keys, tags, nodes, durations and the bytes of a payload. Callers that join a
 // local call are part of it. A renewal changes nothing while the lease is there, so it is a step
@@ -24,8 +24,8 @@
 //
 // - At most one execution at a time for one key, among the calls that are not forgotten, unless a
 //   mishap of ONE_EXECUTION has happened. At most one execution for each local call.
-// - A call gets only an outcome that was published, and whose call was forgotten, after it asked. It
-//   gets none that has landed in its own process before.
+// - A call gets only an outcome that was published after it asked, and whose call was forgotten
+//   after it asked, if at all. It gets none that has landed in its own process before.
 // - A call that waits for a call in flight stays on it. Once an outcome is published, those that
 //   wait for it get it, unless a mishap of KEPT has happened.
 // - New callers do not join a call that waits for one that the process knows to be forgotten.
@@ -40,12 +40,12 @@
 //
 // FAULT_... plants a fault in the model. Each fault must be found.
 
-// What keeps these promises, beside the scripts: a call that has landed or has no callers gives back
-// the lease that a late answer brings. A process keeps the tokens of pushes that come before the
-// answer to its TAKE. TAKE names the older calls of its process, whose lease it replaces. Whether
-// a lease, a push or PUBLISH are for one and the same lease is seen by its fence, which RENEW tells
-// its leader if it has made the lease again. A leader makes no lease again that has expired by its
-// own clock, or that it knows to be forgotten. RENEW is not sent again.
+// What keeps these promises, beside the scripts: a call that has landed or has no callers gives
+// back the lease that a late answer brings. A process keeps the tokens of pushes that come before
+// the answer to its TAKE. TAKE names the older calls of its process, whose lease it replaces.
+// Whether a lease, a push or PUBLISH are for one and the same lease is seen by its fence, which
+// RENEW tells its leader if it has made the lease again. A leader makes no lease again that has
+// expired by its own clock, or that it knows to be forgotten. RENEW is not sent again.
 
 // The bits of KINDS are the mishaps.
 #define FORGET 1     // the key is forgotten, by a process of the fleet or by an outsider
