@@ -184,6 +184,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
         return;
       }
       case Taken::Kind::kOutcome:
+        if (awaited_.empty()) return Take();  // a message has brought it meanwhile, unreadable
         return OnPayload(std::move(taken.text));
       case Taken::Kind::kTag:
         return OnOutage(std::errc::protocol_error,

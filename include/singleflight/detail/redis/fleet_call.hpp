@@ -266,11 +266,12 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
           }
           return std::nullopt;
         case PayloadKind::kSystemError: {
-          std::string message;
+          std::optional<std::string> message;
           if (std::exception_ptr error = detail::UnpackSystemError(payload.body, message)) {
             return Outcome(std::move(error));
           }
-          return Outcome(std::make_exception_ptr(RemoteError(message)));
+          if (!message) return std::nullopt;
+          return Outcome(std::make_exception_ptr(RemoteError(*message)));
         }
         case PayloadKind::kException:
           return Outcome(std::make_exception_ptr(RemoteError(std::string(payload.body))));

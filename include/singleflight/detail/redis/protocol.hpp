@@ -168,8 +168,8 @@ inline const Script& TakeScript() {
       if redis.call('EXISTS', KEYS[3]) == 1 then return {'landed'} end
     end
     if KEYS[4] then
-      local outcome = redis.call('GET', KEYS[4])
-      if outcome and string.sub(outcome, 1, 16) == ARGV[7] then
+      local outcome = redis.pcall('GET', KEYS[4])
+      if type(outcome) == 'string' and string.sub(outcome, 1, 16) == ARGV[7] then
         return {'outcome', string.sub(outcome, 17)}
       end
       local forgotten = redis.call('HMGET', KEYS[5], 'token', 'fence', 'tag', 'inbox')

@@ -8,6 +8,7 @@
 #include <future>
 #include <ios>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -68,15 +69,16 @@ inline PackedError PackError(const std::exception_ptr& error) {
 }
 
 // Returns nothing if the code is of a category that this program does not know. `message` is then
-// what is known of it.
-inline std::exception_ptr UnpackSystemError(std::string_view body, std::string& message) {
+// what is known of it. It is not set if `body` makes no sense.
+inline std::exception_ptr UnpackSystemError(std::string_view body,
+                                            std::optional<std::string>& message) {
   const std::size_t end = body.size() > 8 ? body.find('\0', 8) : std::string_view::npos;
   if (end == std::string_view::npos) return nullptr;
   message = body.substr(end + 1);
   const std::error_category* const category = CategoryNamed(body.substr(8, end - 8));
   if (category == nullptr) return nullptr;
   const auto value = static_cast<int>(static_cast<std::uint32_t>(detail::ReadNumber(body)));
-  return std::make_exception_ptr(RemoteSystemError(std::error_code(value, *category), message));
+  return std::make_exception_ptr(RemoteSystemError(std::error_code(value, *category), *message));
 }
 
 }  // namespace singleflight::redis::detail
