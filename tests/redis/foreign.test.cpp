@@ -1,132 +1,107 @@
 // SPDX-License-Identifier: MIT
 
-// Tests foreign data under the names that a redis::Group uses. The group never changes such data,
-// and a caller gets what Options::on_outage says.
+// Tests foreign data under the names that a redis::Group uses. The group does not change a foreign
+// lease, and a caller gets what Options::on_outage says.
 
 #include <singleflight/redis.hpp>
 #include <string>
 #include <system_error>
 #include <vector>
 
-#include "outages.hpp"
+#include "processes.hpp"
 #include "server.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
 using namespace test;
 using namespace std::string_literals;
+using singleflight::Role;
 using singleflight::redis::OnOutage;
-using singleflight::redis::Options;
 
 namespace {
+
+const std::string kLease = LeaseName("t", "a");
+const std::string kSomeToken = "0123456789abcdef0123456789abcdef";
+const std::string kSomeFence = "0000000000000001";
 
 // Checks that a call for "a" is an outage if `prepare` has put something under the lease's name.
 // Also checks that this stays as it was.
 template <class Prepare>
 void CheckForeignLease(Prepare prepare) {
   const RedisServer server;
-  prepare(server, LeaseOf("a"));
-  const auto dump = [&] { return server.Ask("DUMP", LeaseOf("a")).text; };
+  prepare(server, kLease);
+  const auto dump = [&] { return server.Ask("DUMP", kLease).text; };
   const std::string before = dump();
   REQUIRE_FALSE(before.empty());
-  const bool expires = server.Ask("PTTL", LeaseOf("a")).number >= 0;
-  for (const OnOutage policy : kOutagePolicies) {
-    RedisPages group(LongTimeouts(server.Socket(), policy));
-    CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
+  const bool expires = server.Ask("PTTL", kLease).number >= 0;
+  for (const OnOutage policy : {OnOutage::kRunLocally, OnOutage::kFail}) {
+    RedisPages group(server, {.on_outage = policy});
+    const Outcome<std::string> outcome = Keep([&] { return group.Do("a", [] { return "own"s; }); });
+    if (policy == OnOutage::kRunLocally) {
+      CHECK(outcome.value == "own");
+      CHECK(outcome.role == Role::kLeader);
+    } else {
+      CHECK(outcome.error == std::errc::protocol_error);
+    }
     CHECK(group.GetStats().outages == 1);
-    static_cast<void>(ErrorOf([&] { return group.Forget("a"); }));
+    CHECK(group.LastOutage() == kLease + " holds something that is no lease");
+    CHECK_FALSE(group.Forget("a"));
+    // A later call is answered after the Forget.
+    static_cast<void>(Keep([&] { return group.Do("a", [] { return "own"s; }); }));
+    CHECK(group.GetStats().outages == 2);
     CHECK((dump() == before));
-    CHECK((server.Ask("PTTL", LeaseOf("a")).number >= 0) == expires);
-    CHECK(server.Keys() == std::vector{LeaseOf("a")});
+    CHECK((server.Ask("PTTL", kLease).number >= 0) == expires);
+    CHECK(server.Keys() == std::vector{kLease});
   }
 }
 
-const std::string kSomeToken = "0123456789abcdef0123456789abcdef";
-
 }  // namespace
 
-TEST_CASE("Redis outage: a list under the lease's name is an outage, and is left alone") {
+TEST_CASE("Redis outage: a list or a string at the lease's place is an outage, and is left alone") {
   CheckForeignLease([](const RedisServer& server, const std::string& lease) {
     server.Ask("RPUSH", lease, "1", "2");
     server.Ask("PEXPIRE", lease, "3600000");
   });
+  CheckForeignLease([](const RedisServer& server, const std::string& lease) {
+    server.Ask("SET", lease, kSomeToken);
+  });
 }
 
-TEST_CASE("Redis outage: a string that is not a token is an outage, and is left alone") {
-  for (const std::string& text :
-       {""s, "+"s, "text"s, kSomeToken.substr(1), kSomeToken + "0", kSomeToken + "++",
-        kSomeToken.substr(1) + "g", kSomeToken.substr(1) + "A", kSomeToken.substr(1) + "\n",
-        kSomeToken + "\n", "\n" + kSomeToken, std::string(32, '\0'), std::string(32, '%')}) {
-    INFO(text);
+TEST_CASE("Redis outage: a hash that is no lease is an outage, and is left alone") {
+  for (const std::string field : {"name", "token", "fence", "inbox", "tag"}) {
     CheckForeignLease([&](const RedisServer& server, const std::string& lease) {
-      server.Ask("SET", lease, text, "PX", "3600000");
+      server.Ask("HSET", lease, field, kSomeToken);
+      server.Ask("PEXPIRE", lease, "3600000");
     });
   }
 }
 
-TEST_CASE("Redis outage: a token that never expires is an outage, and is left alone") {
-  for (const std::string& text : {kSomeToken, kSomeToken + "+"}) {
-    CheckForeignLease([&](const RedisServer& server, const std::string& lease) {
-      server.Ask("SET", lease, text);
-    });
-  }
+TEST_CASE("Redis outage: a lease that never expires is an outage, and is left alone") {
+  CheckForeignLease([](const RedisServer& server, const std::string& lease) {
+    server.Ask("HSET", lease, "token", kSomeToken, "fence", kSomeFence, "tag", "string", "inbox",
+               "t:inbox:" + kSomeToken);
+  });
 }
 
-TEST_CASE("Redis outage: a string under the outcome's name is an outage, and is left alone") {
-  for (const OnOutage policy : kOutagePolicies) {
-    const RedisServer server;
-    RedisPages elsewhere(LongTimeouts(server.Socket(), policy));
-    RedisLeader leader(elsewhere, "a", "theirs"s);
-    const std::string token = server.Get(LeaseOf("a")).value();
-    REQUIRE(token.size() == 32);
-    const std::string stream = "singleflight:{a}:" + token;
-    server.Ask("SET", stream, "foreign");
-    RedisPages group(LongTimeouts(server.Socket(), policy));
-    CheckOutage(AskFor(group, "a"), policy, std::errc::protocol_error);
-    CHECK(leader.Finish().value == "theirs");
-    CHECK(elsewhere.GetStats().unpublished == 1);
-    CHECK(server.Get(stream) == "foreign");
-    CHECK(server.Ask("PTTL", stream).number == -1);
-    CHECK(server.Ask("PTTL", LeaseOf("a")).number != -1);
-  }
-}
-
-TEST_CASE("Redis outage: a foreign entry in the outcome's stream is skipped") {
+TEST_CASE("Redis outage: a foreign value at the outcome's place does not keep it from followers") {
   const RedisServer server;
-  RedisPages elsewhere(LongTimeouts(server.Socket()));
-  RedisLeader leader(elsewhere, "a", "theirs"s);
-  const std::string stream = "singleflight:{a}:" + server.Get(LeaseOf("a")).value();
-  server.Ask("XADD", stream, "1-1", "foreign", "entry");
-  RedisPages group(LongTimeouts(server.Socket(), OnOutage::kFail));
-  Caller follower([&] { return group.Do("a", NeverRun); });
-  Await([&] { return group.GetStats().undecodable == 1 && server.BlockedClients() == 1; });
-  leader.Finish();
+  RedisPages here(server), there(server);
+  RedisLeader leader(here, "a", "theirs"s);
+  Caller follower([&] { return there.Do("a", NeverRun); });
+  AwaitFollowers(server, "a", 1);
+  server.Ask("RPUSH", OutcomeName("t", "a", leader.Token()), "foreign");
+  CHECK(leader.Finish().value == "theirs");
   CHECK(follower.Join().value == "theirs");
-  CHECK(group.GetStats().undecodable == 1);
 }
 
-TEST_CASE(
-    "Redis outage: a foreign entry in the outcome's stream does not hide that the leader is dead") {
-  RedisServer server;
-  server.Ask("SET", LeaseOf("a"), kSomeToken, "PX", "2000");
-  server.Ask("XADD", "singleflight:{a}:" + kSomeToken, "1-1", "foreign", "entry");
-  Options options = LongTimeouts(server.Socket());
-  options.linger = 100ms;
-  RedisPages group(options);
-  Watchdog watch([&] { server.Kill(); });
-  CHECK(AskFor(group, "a").value == "own");
-  CHECK_FALSE(watch.Hung());
-  CHECK(group.GetStats().undecodable == 1);
-  CHECK(group.GetStats().takeovers == 1);
-}
-
-TEST_CASE("Redis outage: foreign data under a forgotten call's name is left alone") {
+TEST_CASE("Redis outage: a foreign value at a forgotten call's place leaves the call its outcome") {
   const RedisServer server;
-  RedisPages elsewhere(LongTimeouts(server.Socket()));
-  RedisLeader leader(elsewhere, "a", "theirs"s);
-  const std::string name = "singleflight:{a}:forgotten:" + server.Get(LeaseOf("a")).value();
-  server.Ask("RPUSH", name, "1", "2");
-  RedisPages group(LongTimeouts(server.Socket(), OnOutage::kFail));
-  static_cast<void>(ErrorOf([&] { return group.Forget("a"); }));
-  CHECK(server.Ask("LLEN", name).number == 2);
+  RedisPages here(server), there(server);
+  RedisLeader leader(here, "a", "theirs"s);
+  Caller follower([&] { return there.Do("a", NeverRun); });
+  AwaitFollowers(server, "a", 1);
+  server.Ask("RPUSH", ForgottenName("t", "a", leader.Token()), "1");
+  CHECK(here.Forget("a"));
+  CHECK(leader.Finish().value == "theirs");
+  CHECK(follower.Join().value == "theirs");
 }

@@ -108,6 +108,13 @@ const OtherCategory kOtherCategory;
 // What a caller got instead of a value.
 struct Failure {
   std::exception_ptr error;
+  std::string Message() const {
+    try {
+      std::rethrow_exception(error);
+    } catch (const std::exception& its) {
+      return its.what();
+    }
+  }
   template <class Ask>
   static Failure Of(Ask ask) {
     try {
@@ -132,14 +139,23 @@ struct Failure {
 // Has a leader in one process throw `error`, and returns what a follower in another one gets.
 template <class ValueCodec = redis::Codec<std::string>, class Error>
 Failure Elsewhere(const RedisServer& server, Error error) {
-  using Process = RedisProcess<std::string, ValueCodec>;
-  Process here(server), there(server);
-  RedisLeader<Process> leader(here, "k", [&](const auto&) -> std::string { throw error; });
-  Failure failure;
-  JoiningThread follower([&] { failure = Failure::Of([&] { return there.Do("k", NeverRun); }); });
-  AwaitFollowers(server, "k", 1);
-  leader.Finish();
-  follower.join();
+  RedisProcess<std::string, ValueCodec> here(server), there(server);
+  std::promise<void> begun;
+  Failure own, failure;
+  {
+    JoiningThread leader([&] {
+      own = Failure::Of([&] {
+        return here.Do("k", [&]() -> std::string {
+          begun.set_value();
+          AwaitFollowers(server, "k", 1);
+          throw error;
+        });
+      });
+    });
+    begun.get_future().wait();
+    JoiningThread follower([&] { failure = Failure::Of([&] { return there.Do("k", NeverRun); }); });
+  }
+  CHECK(own.template As<Error>());
   return failure;
 }
 
@@ -295,12 +311,12 @@ TEST_CASE("redis: a std::system_error keeps its code and its message in other pr
       std::make_error_code(std::future_errc::broken_promise),
       std::error_code(static_cast<int>(std::errc::timed_out), singleflight::Category())};
   for (const std::error_code& code : codes) {
-    const auto error =
-        Elsewhere(server, std::system_error(code, "at work")).As<std::system_error>();
+    const Failure failure = Elsewhere(server, std::system_error(code, "at work"));
+    const auto error = failure.As<std::system_error>();
     REQUIRE(error);
     CHECK(error->code() == code);
     CHECK(error->code().category() == code.category());
-    CHECK(error->what() == std::string(std::system_error(code, "at work").what()));
+    CHECK(failure.Message() == std::system_error(code, "at work").what());
   }
 }
 
@@ -457,11 +473,11 @@ TEST_CASE("redis: a value of another type is never given to a caller, and an err
   RedisPages users(server, {}, "shared");
   RedisProcess<int> orders(server, {.on_outage = redis::OnOutage::kFail}, "shared");
   RedisLeader leader(users, "42", "secret"s);
-  const auto error =
-      Failure::Of([&] { return orders.Do("42", [] { return 1; }); }).As<std::system_error>();
+  const Failure failure = Failure::Of([&] { return orders.Do("42", [] { return 1; }); });
+  const auto error = failure.As<std::system_error>();
   REQUIRE(error);
   CHECK(error->code() == std::errc::protocol_error);
-  const std::string what = error->what();
+  const std::string what = failure.Message();
   INFO(what);
   CHECK(what.find("shared:{42}") != std::string::npos);
   CHECK(what.find("'string'") != std::string::npos);
