@@ -90,10 +90,10 @@ class AsyncCall {
     const std::lock_guard lock(mutex_);
     return phase_ != Phase::kLanded && ledger.TakesStop(call);
   }
-  // A waiter does the call's work, so it does not ask again if that fails. It may be gone.
-  void StopsAsking(const Waiter<typename Ledger::Value>* waiter) noexcept {
+  // This waiter does the call's work, so it is the leader. It may be gone. Null: none does.
+  void SetLeader(const Waiter<typename Ledger::Value>* waiter) noexcept {
     const std::lock_guard lock(mutex_);
-    if (phase_ != Phase::kLanded) ledger.StopsAsking(call, waiter);
+    if (phase_ != Phase::kLanded) ledger.SetLeader(call, waiter);
   }
   // Forgets the call, if it has not landed.
   void Forget() noexcept {

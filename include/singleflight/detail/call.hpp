@@ -123,11 +123,19 @@ class SharedState : public WaitTarget {
     if (who.waiter != nullptr ? StopsAsking(*who.waiter) : who.retries) --retriers;
     if (who.waiter != nullptr) Unlink(*who.waiter);
   }
-  // The waiter does the call's work, so it will not ask again. It may be gone, so it is only
-  // compared with those that are on the call.
-  void StopAsking(const Waiter<Value>* leads) noexcept {
-    for (Waiter<Value>* each = retrying_waiters_.first; each != nullptr; each = each->next_) {
-      if (each == leads && StopsAsking(*each)) --retriers;
+  // This waiter does the call's work: it alone is the leader, and will not ask again. It may be
+  // gone, so it is only compared with those that are on the call. Null: none of them.
+  void SetLeader(const Waiter<Value>* leads) noexcept {
+    for (const WaiterList* list : {&waiters_, &retrying_waiters_}) {
+      if (list->first != nullptr) list->first->role_ = Role::kFollower;  // the others are followers
+    }
+    for (const WaiterList* list : {&waiters_, &retrying_waiters_}) {
+      for (Waiter<Value>* each = list->first; each != nullptr; each = each->next_) {
+        if (each != leads) continue;
+        each->role_ = Role::kLeader;
+        if (StopsAsking(*each)) --retriers;
+        return;
+      }
     }
   }
   // Null once the waiter has left or taken its result.

@@ -212,9 +212,9 @@ class Ledger {
     return call.takes_stop ? Abandon(shard, call) : StopSource(kNoStopState);
   }
 
-  void StopsAsking(Call& call, const Waiter<Value>* waiter) noexcept {
+  void SetLeader(Call& call, const Waiter<Value>* waiter) noexcept {
     const Shard shard = Lock(call.hash);
-    call.state->StopAsking(waiter);
+    call.state->SetLeader(waiter);
   }
 
   void Forget(CallBase& call) noexcept {

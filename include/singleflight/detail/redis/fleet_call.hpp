@@ -197,7 +197,7 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
     if (!async_->TakeNoStop() && !runner.IsThread()) return LandUnwanted();
     ++context->count.executions;
     const std::shared_ptr<FleetCall> kept = std::move(self_);
-    async_->StopsAsking(runner.waiter);
+    async_->SetLeader(runner.waiter);
     if (std::unique_ptr<redis::detail::Runner> other = SlotOf(*async_).Close()) {
       Deliver([owned = std::shared_ptr<redis::detail::Runner>(std::move(other))] {});
     }
