@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "members.hpp"
+#include "processes.hpp"
 #include "server.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -42,7 +43,8 @@ void AwaitWholeFleet(const RedisServer& server, std::list<RedisMember>& fleet,
   for (RedisMember& member : fleet) {
     AwaitInTime([&] { return member.Callers(key) == kThreads; });
   }
-  AwaitInTime([&] { return server.BlockedClients() == static_cast<long long>(fleet.size()) - 1; });
+  const std::string lease = LeaseName("fleet", std::string(key));
+  AwaitInTime([&] { return InboxesAt(server, lease).size() == fleet.size() - 1; });
 }
 
 // A Landing is what all callers of one call got.
@@ -108,6 +110,9 @@ TEST_CASE(
     sum.remote += stats.remote;
     sum.takeovers += stats.takeovers;
     sum.unpublished += stats.unpublished;
+    sum.untold += stats.untold;
+    sum.told_to_run += stats.told_to_run;
+    sum.lost_leases += stats.lost_leases;
     sum.undecodable += stats.undecodable;
     sum.outages += stats.outages;
     sum.calls.executions += stats.calls.executions;

@@ -72,8 +72,11 @@ struct Order {
 
 class Member {
  public:
-  Member(std::string name, singleflight::redis::Options options)
-      : name_(std::move(name)), group_(new Group(std::move(options))) {}
+  Member(std::string name, const singleflight::redis::ClientOptions& client_options,
+         const singleflight::redis::Options& options)
+      : name_(std::move(name)),
+        client_(new singleflight::redis::Client(client_options)),
+        group_(new Group(*client_, "fleet", options)) {}
 
   void Execute(const std::string& line) {
     std::istringstream words(line);
@@ -107,6 +110,7 @@ class Member {
     } else if (command == "end") {
       for (std::thread& thread : threads_) thread.join();
       delete group_;
+      delete client_;
       std::exit(0);
     }
   }
@@ -150,7 +154,8 @@ class Member {
     const singleflight::redis::Stats stats = group_->GetStats();
     std::string line = "stats -";
     for (const std::uint64_t count :
-         {stats.executions, stats.remote, stats.takeovers, stats.unpublished, stats.undecodable,
+         {stats.executions, stats.remote, stats.takeovers, stats.unpublished, stats.untold,
+          stats.told_to_run, stats.failed_renewals, stats.lost_leases, stats.undecodable,
           stats.outages, stats.calls.executions, stats.calls.followers, stats.calls.failures,
           stats.calls.left, stats.calls.refused, stats.calls.in_flight}) {
       line += ' ' + std::to_string(count);
@@ -170,6 +175,7 @@ class Member {
       const auto forget = [&] { group_->Forget(key); };
       Report("child " + key + ' ' + ErrorOf(ask) + ' ' + ErrorOf(forget));
       delete group_;
+      delete client_;
       std::exit(0);
     }
     int status = 0;
@@ -216,7 +222,8 @@ class Member {
   }
 
   const std::string name_;
-  Group* const group_;  // destroyed by "end" only: at std::exit threads may be inside it
+  singleflight::redis::Client* const client_;
+  Group* const group_;  // both are destroyed by "end" only: at std::exit threads may be inside it
   std::mutex reporting_;
   std::mutex mutex_;
   std::condition_variable ordered_;
@@ -230,14 +237,13 @@ int main(int argc, char** argv) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (argc != 5) return 2;
   // The timeouts never pass: a late answer is not an outage here.
+  singleflight::redis::ClientOptions client_options;
+  client_options.unix_socket = argv[2];
+  client_options.connect_timeout = client_options.command_timeout = 1h;
   auto& member = *new Member(
-      argv[1],
-      {.unix_socket = argv[2],
-       .lease = std::chrono::milliseconds(std::stoll(argv[3])),
+      argv[1], client_options,
+      {.lease = std::chrono::milliseconds(std::stoll(argv[3])),
        .linger = std::chrono::milliseconds(std::stoll(argv[4])),
-       .connect_timeout = 1h,
-       .command_timeout = 1h,
-       .retry_after = 0ms,
        .on_outage = singleflight::redis::OnOutage::kFail});  // never destroyed: its threads use it
   // This does not use stdio: std::exit on another thread would have to wait for its lock.
   std::string input;

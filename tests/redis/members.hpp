@@ -142,6 +142,7 @@ class RedisMember {
     std::istringstream words(Await("stats", "-"));
     singleflight::redis::Stats stats;
     words >> stats.executions >> stats.remote >> stats.takeovers >> stats.unpublished >>
+        stats.untold >> stats.told_to_run >> stats.failed_renewals >> stats.lost_leases >>
         stats.undecodable >> stats.outages >> stats.calls.executions >> stats.calls.followers >>
         stats.calls.failures >> stats.calls.left >> stats.calls.refused >> stats.calls.in_flight;
     return stats;
