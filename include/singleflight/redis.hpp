@@ -32,14 +32,14 @@
 //     CoDo, AsyncDo and the others are given is kept until then: copied, or moved.
 //   - A plain `fn` of CoDo or CoDoMany without an executor does not run on the thread that awaits,
 //     but on Options::executor.
+//   - `fn` of DoMany, CoDoMany and DoManyAsync runs again if another process gives up a key later.
 //   - A caller that asks after a call has landed never gets its result, with two exceptions. It may
 //     join a caller of its own process that asked earlier and is about to be notified. And it may
 //     follow a call that has landed in another process, until that has published the outcome.
 //   - shared() is true if other callers of this process have followed, or if another process led.
 //     A leader does not know whether other processes follow.
 //   - If all callers in the leader's process leave a call that can be stopped, another process
-//   takes
-//     over and runs `fn`.
+//     takes over and runs `fn`.
 //   - Warning: processes that wait for each other's keys in a circle wait for ever, since deadlocks
 //     are detected only within a process. Give callers timeouts.
 //

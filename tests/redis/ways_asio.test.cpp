@@ -339,6 +339,19 @@ TEST_CASE("fleet AsyncDo: a group that is destroyed cancels the operations that 
   CHECK(answer.outcome.error == std::errc::operation_canceled);
 }
 
+TEST_CASE("fleet AsyncDo: fn may be of a type that only moves") {
+  const RedisServer server;
+  Numbers numbers(server);
+  asio::io_context io;
+  Answer answer, retrying;
+  const auto fn = [] { return [own = std::make_unique<int>(7)] { return *own; }; };
+  AsyncDo(numbers, "k", fn(), Into(answer, io));
+  AsyncDo(numbers, "k2", fn(), OnFailure::kRetry, Into(retrying, io));
+  io.run();
+  CHECK(answer.outcome.value == 7);
+  CHECK(retrying.outcome.value == 7);
+}
+
 TEST_CASE("fleet AsyncDo: limits refuse an operation") {
   const RedisServer server;
   Numbers numbers(server, {.group = {.max_callers_per_call = 1}});

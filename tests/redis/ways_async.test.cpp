@@ -2,7 +2,7 @@
 
 // Tests DoAsync and DoThen on a redis::Group.
 
-#include <unistd.h>
+#include <pthread.h>
 
 #include <atomic>
 #include <functional>
@@ -426,6 +426,20 @@ TEST_CASE("fleet DoAsync: a fn that is not needed is destroyed when the call lan
   CHECK(captured.use_count() == 1);
 }
 
+TEST_CASE("fleet DoAsync: fn and the executor may be of types that only move") {
+  const RedisServer server;
+  RedisPages pages(server);
+  const auto fn = [] { return [own = std::make_unique<std::string>("v")] { return *own; }; };
+  const auto executor = [] {
+    return [own = std::make_unique<int>(0)](const auto& task) { task(); };
+  };
+  CHECK(*DoAsync(pages, "k", fn(), executor()).Get() == "v");
+  CHECK(*DoAsync(pages, "k", fn(), executor(), OnFailure::kRetry).Get() == "v");
+  Told<std::string> told;
+  const singleflight::Caller caller = DoThen(pages, "k", fn(), executor(), told.Callback());
+  CHECK(told.future.get().value() == "v");
+}
+
 TEST_CASE("fleet DoThen: the callback gets the value, on no event loop, or the error") {
   const RedisServer server;
   RedisPages here(server), there(server);
@@ -627,7 +641,7 @@ TEST_CASE("fleet DoAsync: if its thread is cancelled in fn, another process take
       here, "k",
       [&]() -> std::string {
         begun.set_value();
-        for (;;) ::pause();
+        for (;;) pthread_testcancel();
       },
       [&](std::function<void()> task) { given.set_value(std::move(task)); });
   const std::function<void()> kept = given.get_future().get();  // as a pool might

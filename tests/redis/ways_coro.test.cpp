@@ -501,6 +501,15 @@ TEST_CASE("fleet CoDo: a fn that asks for its own key in Do gets a deadlock, not
   CHECK(page.Get().error == std::errc::resource_deadlock_would_occur);
 }
 
+TEST_CASE("fleet CoDo: fn and the executor may be of types that only move") {
+  const RedisServer server;
+  RedisPages pages(server);
+  auto fn = [own = std::make_unique<std::string>("v")] { return *own; };
+  auto executor = [own = std::make_unique<int>(0)](const auto& task) { task(); };
+  Page page([&] { return CoDo(pages, "k", std::move(fn), std::move(executor)); });
+  CHECK(page.Get().value == "v");
+}
+
 TEST_CASE("fleet CoDo: a thousand coroutines of two processes share one execution") {
   const RedisServer server;
   RedisPages here(server), there(server);

@@ -2,7 +2,7 @@
 
 // Tests DoMany, CoDoMany and DoManyAsync on a redis::Group.
 
-#include <unistd.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
@@ -548,7 +548,7 @@ TEST_CASE("fleet DoMany: a thread that is cancelled while it waits or runs fn ho
       static_cast<void>(
           DoMany(here, Strings{"a", "b"}, [&](std::span<const std::string>) -> Strings {
             begun.set_value();
-            for (;;) ::pause();
+            for (;;) pthread_testcancel();
           }));
     });
     begun.get_future().wait();

@@ -394,6 +394,23 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("fleet: of two threads that wait for each other's key, one gets a deadlock") {
+  const RedisServer server;
+  RedisPages pages(server);
+  std::latch both(2);
+  const auto fn = [&](const std::string& other) {
+    return [&both, &pages, other] {
+      both.arrive_and_wait();
+      return *pages.Do(other, NeverRun);
+    };
+  };
+  const auto first = Ask(Way::kDo, pages, "a", fn("b"));
+  const auto second = Ask(Way::kDoAsync, pages, "b", fn("a"));
+  // The one whose wait would close the circle fails, and so does the other, which waits for it.
+  CHECK(first->Get().error == std::errc::resource_deadlock_would_occur);
+  CHECK(second->Get().error == std::errc::resource_deadlock_would_occur);
+}
+
 TEST_CASE("fleet: a plain fn of any kind never runs on the event loop") {
   const RedisServer server;
   RedisPages pages(server);
