@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 
-// These tests cut the connection between a redis::Group and its server after each byte that a
-// leader or a follower sends or receives. No caller ever hangs, or gets a wrong or partial value.
+// These tests cut the connections between a redis::Group and its server after each byte that a
+// leader or a follower sends or receives. No caller ever hangs, or gets a wrong or partial value,
+// and no outcome is lost.
 
 #include <atomic>
 #include <cstddef>
@@ -24,11 +25,16 @@
 using namespace test;
 using namespace std::string_literals;
 using singleflight::Role;
+using singleflight::redis::ClientOptions;
 using singleflight::redis::Lease;
 using singleflight::redis::OnOutage;
 using singleflight::redis::Options;
 
 namespace {
+
+// A client's connections, in the order in which they are made.
+constexpr std::size_t kCommands = 0;
+constexpr std::size_t kMessages = 1;
 
 // Returns a value in which a cut or a careless parser would show.
 std::string AllBytes(char first) {
@@ -38,16 +44,6 @@ std::string AllBytes(char first) {
 }
 const std::string kOwn = AllBytes('o');
 const std::string kTheirs = AllBytes('t');
-
-// A Conversation holds how many bytes a proxy's only connection has forwarded each way.
-struct Conversation {
-  explicit Conversation(const RedisProxy& proxy)
-      : requests(proxy.Bytes(0, RedisProxy::kRequests)),
-        replies(proxy.Bytes(0, RedisProxy::kReplies)) {
-    REQUIRE(proxy.Connections() == 1);
-  }
-  std::uint64_t requests, replies;
-};
 
 // Collects what a check has found wrong.
 class Failures {
@@ -61,16 +57,16 @@ class Failures {
   std::string text_;
 };
 
-// Calls `check(at, complaints)` for each place from 0 to `last`. Many calls run at the same time,
-// since they mostly wait for other threads and for the server.
+// Calls `check(at, complaints)` for each `step`th place from 0 to `last`. Many calls run at the
+// same time, since they mostly wait for other threads and for the server.
 template <class Check>
-void CheckEach(std::uint64_t last, Check check) {
+void CheckEach(std::uint64_t last, Check check, std::uint64_t step = 1) {
   std::vector<Failures> complaints(last + 1);
   std::atomic<std::uint64_t> next = 0;
   std::vector<JoiningThread> threads;
   for (int i = 0; i < 16; ++i) {
     threads.emplace_back([&] {
-      for (std::uint64_t at; (at = next++) <= last;) {
+      for (std::uint64_t at; (at = next.fetch_add(step)) <= last;) {
         try {
           check(at, complaints[at]);
         } catch (const std::exception& error) {
@@ -89,166 +85,193 @@ void CheckEach(std::uint64_t last, Check check) {
 // All keys have one length, so that all conversations about them have one, too.
 std::string NumberedKey(std::uint64_t number) { return std::to_string(1'000'000 + number); }
 
-// Leads a call whose lease is marked as followed, so that there is an outcome to publish.
+// Leads a call whose lease is marked as followed, so that there is an outcome to keep.
 Outcome<std::string> Lead(RedisPages& group, const RedisServer& server, const std::string& key) {
   return Keep([&] {
     return group.Do(key, [&](const Lease& lease) {
-      if (!lease.token().empty()) server.Ask("APPEND", LeaseOf(key), "+");
+      const char* const mark =
+          "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'f:x', '1') end";
+      if (!lease.token().empty()) server.Ask("EVAL", mark, "1", LeaseOf(key));
       return kOwn;
     });
   });
 }
 
-Conversation LeadersConversation(const RedisServer& server) {
-  const RedisProxy proxy(server.Socket());
-  RedisPages group(LongTimeouts(proxy.Socket()));
-  REQUIRE(Lead(group, server, NumberedKey(0)).value == kOwn);
-  server.Ask("FLUSHALL");
-  return Conversation(proxy);
-}
-
-// Returns the names on the server that never expire, and those of outcomes published twice.
-std::vector<std::string> Unwanted(const RedisServer& server) {
+// Returns the names on the server that never expire.
+std::vector<std::string> Immortal(const RedisServer& server) {
   std::vector<std::string> names;
-  const auto script =
-      "local unwanted = {} "
-      "for _, name in ipairs(redis.call('KEYS', '*')) do "
-      "  local told = redis.call('TYPE', name).ok == 'stream' and redis.call('XLEN', name) or 1 "
-      "  if told ~= 1 or redis.call('PTTL', name) <= 0 then table.insert(unwanted, name) end "
-      "end "
-      "return unwanted";
-  for (const RedisAnswer& name : server.Ask("EVAL", script, "0").elements) {
-    names.push_back(name.text);
+  for (const std::string& name : server.Keys()) {
+    if (server.Ask("PTTL", name).number <= 0) names.push_back(name);
   }
   return names;
 }
 
-// Checks leaders whose first connection is cut at any place of that way. They get their result, and
+// A process behind a proxy, whose two connections are up.
+struct Connected {
+  Connected(const RedisServer& server, const Options& options) : proxy(server.Socket()) {
+    pages.emplace(LongTimeouts(proxy.Socket()), options);
+    AwaitSubscribed(server, *pages);
+    Await([&] { return server.Keys("*lease").empty(); });
+    executions = pages->GetStats().executions;
+  }
+  std::uint64_t Bytes(std::size_t connection, RedisProxy::Way way) const {
+    return proxy.Bytes(connection, way);
+  }
+  // Cuts a connection so many bytes from now, once.
+  void CutLater(std::size_t connection, RedisProxy::Way way, std::uint64_t bytes) {
+    proxy.CutAt({way, Bytes(connection, way) + bytes, connection});
+  }
+
+  RedisProxy proxy;
+  std::optional<RedisPages> pages;
+  std::uint64_t executions = 0;  // so far
+};
+
+// Returns how many bytes a leader's conversation has that way.
+std::uint64_t LeadersBytes(const RedisServer& server, RedisProxy::Way way) {
+  Connected its(server, LongLease());
+  const std::uint64_t before = its.Bytes(kCommands, way);
+  REQUIRE(Lead(*its.pages, server, NumberedKey(0)).value == kOwn);
+  Await([&] { return server.Keys("*lease").empty(); });
+  its.pages.reset();
+  server.Ask("FLUSHALL");
+  return its.Bytes(kCommands, way) - before;
+}
+
+// Checks leaders whose connection is cut once, at any place of that way. They get their result, and
 // publish it.
 void CheckLeadersCutOnce(RedisProxy::Way way) {
   const RedisServer server;
-  const Conversation bytes = LeadersConversation(server);
-  const std::uint64_t last = way == RedisProxy::kRequests ? bytes.requests : bytes.replies;
+  const std::uint64_t last = LeadersBytes(server, way);
+  REQUIRE(last > 20);
   CheckEach(last, [&](std::uint64_t at, Failures& complain) {
     RedisProxy proxy(server.Socket());
-    proxy.CutAt({way, at, 0});
-    RedisPages group(LongTimeouts(proxy.Socket(), OnOutage::kFail));
-    const auto outcome = Lead(group, server, NumberedKey(at));
+    RedisPages group(LongTimeouts(proxy.Socket()), LongLease(OnOutage::kFail));
+    AwaitSubscribed(server, group);
+    const std::uint64_t executions = group.GetStats().executions;
+    const std::string key = NumberedKey(at);
+    proxy.CutAt({way, proxy.Bytes(kCommands, way) + at, kCommands});
+    const auto outcome = Lead(group, server, key);
+    Await([&] { return server.Ask("EXISTS", LeaseOf(key)).number == 0; });
     const auto stats = group.GetStats();
     complain.Unless(outcome.value == kOwn, "the value should be the leader's own");
-    complain.Unless(outcome.shared, "it should be shared");
-    complain.Unless(stats.executions == 1, "there should be one execution");
+    complain.Unless(outcome.role == Role::kLeader, "the caller should be a leader");
+    complain.Unless(stats.executions == executions + 1, "there should be one execution");
     complain.Unless(stats.unpublished == 0, "it should be published");
+    complain.Unless(stats.untold == 0, "it should be told");
     complain.Unless(stats.outages == 0, "there should be no outage");
-    complain.Unless(proxy.Actions() == 1, "there should be one cut");
+    complain.Unless(server.Keys("t:{" + key + "}:outcome:*").size() == 1, "it should be kept once");
   });
-  CHECK(server.Keys("*:lease").empty());
-  CHECK(server.Ask("DBSIZE").number == static_cast<long long>(last + 1));  // the outcomes
-  CHECK(Unwanted(server).empty());
+  CHECK(Immortal(server).empty());
 }
 
 // Checks leaders whose every connection is cut at any place of that way. They get their result if
 // they run at all, and leave nothing on the server that never expires.
 void CheckLeadersCutAlways(RedisProxy::Way way, OnOutage policy) {
   const RedisServer server;
-  const Conversation bytes = LeadersConversation(server);
-  const std::uint64_t last = way == RedisProxy::kRequests ? bytes.requests : bytes.replies;
-  CheckEach(last, [&](std::uint64_t at, Failures& complain) {
-    RedisProxy proxy(server.Socket());
-    proxy.CutAt({way, at});
-    RedisPages group(LongTimeouts(proxy.Socket(), policy));
-    const auto outcome = Lead(group, server, NumberedKey(at));
-    const auto stats = group.GetStats();
-    if (policy == OnOutage::kFail && stats.outages == 1) {
-      complain.Unless(outcome.error == std::errc::not_connected,
-                      "the caller should get the outage");
-      complain.Unless(stats.executions == 0, "there should be no execution");
-    } else {
-      complain.Unless(outcome.value == kOwn, "the value should be the leader's own");
-      complain.Unless(stats.executions == 1, "there should be one execution");
-    }
-    complain.Unless(proxy.Actions() > 0, "there should be a cut");
-  });
-  CHECK(Unwanted(server).empty());
+  const std::uint64_t last = 400 + LeadersBytes(server, way);  // with the handshake
+  CheckEach(
+      last,
+      [&](std::uint64_t at, Failures& complain) {
+        RedisProxy proxy(server.Socket());
+        proxy.CutAt({way, at});
+        ClientOptions options = LongTimeouts(proxy.Socket());
+        options.command_timeout = 100ms;  // so long its destructor tries to publish
+        RedisPages group(options, LongLease(policy));
+        const auto outcome = Lead(group, server, NumberedKey(at));
+        const auto stats = group.GetStats();
+        if (policy == OnOutage::kFail && stats.outages == 1) {
+          complain.Unless(outcome.error == std::errc::not_connected,
+                          "the caller should get the outage");
+          complain.Unless(stats.executions == 0, "there should be no execution");
+        } else {
+          complain.Unless(outcome.value == kOwn, "the value should be the leader's own");
+          complain.Unless(stats.executions == 1, "there should be one execution");
+        }
+      },
+      5);
+  CHECK(Immortal(server).empty());
 }
 
-// On this server another process seems to lead the call for "a", and has just published kTheirs.
-// Any number of callers can follow it.
-class PublishedServer {
- public:
-  PublishedServer() {
-    RedisPages group(LongTimeouts(server.Socket()));
-    const auto lead = [&](const Lease& lease) {
-      token = lease.token();
-      server.Ask("APPEND", LeaseOf("a"), "+");
-      return kTheirs;
-    };
-    REQUIRE(*group.Do("a", lead) == kTheirs);
-    TakeLease();
-  }
-  void TakeLease() { server.Ask("SET", LeaseOf("a"), token + "+", "PX", "3600000"); }
-  std::string Stream() const { return "singleflight:{a}:" + token; }
-
-  RedisServer server;
-  std::string token;
-};
-
-Conversation FollowersConversation(const RedisServer& server) {
-  const RedisProxy proxy(server.Socket());
-  RedisPages group(LongTimeouts(proxy.Socket()));
-  REQUIRE(AskFor(group, "a", kOwn).value == kTheirs);
-  return Conversation(proxy);
+// Returns how many bytes a follower's conversation has on that connection, that way.
+std::uint64_t FollowersBytes(const RedisServer& server, std::size_t connection,
+                             RedisProxy::Way way) {
+  RedisPages elsewhere(LongTimeouts(server.Socket()));
+  Connected its(server, LongLease());
+  const std::uint64_t before = its.Bytes(connection, way);
+  RedisLeader leader(elsewhere, NumberedKey(0), kTheirs);
+  Caller follower([&] { return its.pages->Do(NumberedKey(0), NeverRun); });
+  AwaitFollowers(server, NumberedKey(0), 1);
+  leader.Finish();
+  REQUIRE(follower.Join().value == kTheirs);
+  return its.Bytes(connection, way) - before;
 }
 
-// Checks that followers whose first connection is cut at any place of that way get the leader's
+// Checks that followers whose connection is cut once, at any place of that way, get the leader's
 // result.
-void CheckFollowersCutOnce(RedisProxy::Way way) {
-  const PublishedServer told;
-  const Conversation bytes = FollowersConversation(told.server);
-  const std::uint64_t last = way == RedisProxy::kRequests ? bytes.requests : bytes.replies;
+void CheckFollowersCutOnce(std::size_t connection, RedisProxy::Way way) {
+  const RedisServer server;
+  const std::uint64_t last = FollowersBytes(server, connection, way);
+  REQUIRE(last > 20);
+  RedisPages elsewhere(LongTimeouts(server.Socket()));
   CheckEach(last, [&](std::uint64_t at, Failures& complain) {
-    RedisProxy proxy(told.server.Socket());
-    proxy.CutAt({way, at, 0});
-    RedisPages group(LongTimeouts(proxy.Socket(), OnOutage::kFail));
-    const auto outcome = AskFor(group, "a", kOwn);
+    const std::string key = NumberedKey(at);
+    RedisProxy proxy(server.Socket());
+    RedisPages group(LongTimeouts(proxy.Socket()), LongLease(OnOutage::kFail));
+    AwaitSubscribed(server, group);
+    const std::uint64_t executions = group.GetStats().executions;
+    proxy.CutAt({way, proxy.Bytes(connection, way) + at, connection});
+    RedisLeader leader(elsewhere, key, kTheirs);
+    Caller follower([&] { return group.Do(key, [] { return kOwn; }); });
+    AwaitFollowers(server, key, 1);
+    leader.Finish();
+    const auto outcome = follower.Join();
     const auto stats = group.GetStats();
-    complain.Unless(outcome.value == kTheirs, "the value should be the leader's");
-    complain.Unless(outcome.role == Role::kFollower, "the caller should be a follower");
-    complain.Unless(stats.remote == 1, "the value should come from another process");
-    complain.Unless(stats.executions == 0, "there should be no execution");
+    // If the first answer was cut, the leader may have finished before the follower knew of it.
+    const bool may_lead = way == RedisProxy::kReplies && connection == kCommands;
+    if (may_lead && outcome.value == kOwn) {
+      complain.Unless(outcome.role == Role::kLeader, "the caller should be a leader");
+      complain.Unless(stats.executions == executions + 1, "there should be one execution");
+    } else {
+      complain.Unless(outcome.value == kTheirs, "the value should be the leader's");
+      complain.Unless(outcome.role == Role::kFollower, "the caller should be a follower");
+      complain.Unless(stats.remote == 1, "the value should come from another process");
+      complain.Unless(stats.executions == executions, "there should be no execution");
+    }
     complain.Unless(stats.outages == 0, "there should be no outage");
-    complain.Unless(proxy.Actions() == 1, "there should be one cut");
   });
-  CHECK(told.server.Get(LeaseOf("a")) == told.token + "+");
+  CHECK(Immortal(server).empty());
 }
 
 // Checks that followers whose every connection is cut at any place of that way get the leader's
 // result, or what the policy says.
 void CheckFollowersCutAlways(RedisProxy::Way way, OnOutage policy) {
-  const PublishedServer told;
-  const Conversation bytes = FollowersConversation(told.server);
-  const std::uint64_t last = way == RedisProxy::kRequests ? bytes.requests : bytes.replies;
-  CheckEach(last, [&](std::uint64_t at, Failures& complain) {
-    RedisProxy proxy(told.server.Socket());
-    proxy.CutAt({way, at});
-    RedisPages group(LongTimeouts(proxy.Socket(), policy));
-    const auto outcome = AskFor(group, "a", kOwn);
-    const auto stats = group.GetStats();
-    if (stats.outages == 0) {
-      complain.Unless(outcome.value == kTheirs, "the value should be the leader's");
-      complain.Unless(stats.remote == 1, "the value should come from another process");
-      complain.Unless(stats.executions == 0, "there should be no execution");
-    } else if (policy == OnOutage::kRunLocally) {
-      complain.Unless(outcome.value == kOwn, "the value should be the caller's own");
-      complain.Unless(stats.executions == 1, "there should be one execution");
-    } else {
-      complain.Unless(outcome.error == std::errc::not_connected,
-                      "the caller should get the outage");
-      complain.Unless(stats.executions == 0, "there should be no execution");
-    }
-    complain.Unless(proxy.Actions() > 0, "there should be a cut");
-  });
-  CHECK(told.server.Get(LeaseOf("a")) == told.token + "+");
+  const RedisServer server;
+  RedisPages elsewhere(LongTimeouts(server.Socket()), WithLease(1s));
+  RedisLeader leader(elsewhere, "a", kTheirs);
+  CheckEach(
+      1000,
+      [&](std::uint64_t at, Failures& complain) {
+        RedisProxy proxy(server.Socket());
+        proxy.CutAt({way, at});
+        RedisPages group(LongTimeouts(proxy.Socket()), LongLease(policy));
+        const auto outcome =
+            Keep([&] { return group.Do("a", [] { return kOwn; }, {.timeout = 1500ms}); });
+        const auto stats = group.GetStats();
+        if (stats.outages == 0) {  // nothing was cut, or what was is no harm
+          complain.Unless(outcome.error == std::errc::timed_out, "the leader has not finished");
+          complain.Unless(stats.executions == 0, "there should be no execution");
+        } else if (policy == OnOutage::kRunLocally) {
+          complain.Unless(outcome.value == kOwn, "the value should be the caller's own");
+          complain.Unless(stats.executions == 1, "there should be one execution");
+        } else {
+          complain.Unless(outcome.error == std::errc::not_connected,
+                          "the caller should get the outage");
+          complain.Unless(stats.executions == 0, "there should be no execution");
+        }
+      },
+      29);
+  CHECK(leader.Finish().value == kTheirs);
 }
 
 }  // namespace
@@ -266,120 +289,92 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "Redis outage: with kRunLocally a leader gets its result even if every connection is cut after "
-    "any byte of its requests") {
-  CheckLeadersCutAlways(RedisProxy::kRequests, OnOutage::kRunLocally);
+    "Redis outage: a leader gets its result, or the outage, if every connection is cut after any "
+    "byte of its requests") {
+  for (const OnOutage policy : kOutagePolicies)
+    CheckLeadersCutAlways(RedisProxy::kRequests, policy);
 }
 
 TEST_CASE(
-    "Redis outage: with kFail a leader gets its result or the outage if every connection is cut "
-    "after any byte of its requests") {
-  CheckLeadersCutAlways(RedisProxy::kRequests, OnOutage::kFail);
-}
-
-TEST_CASE(
-    "Redis outage: with kRunLocally a leader gets its result even if every connection is cut after "
-    "any byte of its replies") {
-  CheckLeadersCutAlways(RedisProxy::kReplies, OnOutage::kRunLocally);
-}
-
-TEST_CASE(
-    "Redis outage: with kFail a leader gets its result or the outage if every connection is cut "
-    "after any byte of its replies") {
-  CheckLeadersCutAlways(RedisProxy::kReplies, OnOutage::kFail);
+    "Redis outage: a leader gets its result, or the outage, if every connection is cut after any "
+    "byte of its replies") {
+  for (const OnOutage policy : kOutagePolicies) CheckLeadersCutAlways(RedisProxy::kReplies, policy);
 }
 
 TEST_CASE(
     "Redis outage: a follower gets the result even if its connection is cut once after any byte of "
     "its requests") {
-  CheckFollowersCutOnce(RedisProxy::kRequests);
+  CheckFollowersCutOnce(kCommands, RedisProxy::kRequests);
 }
 
 TEST_CASE(
     "Redis outage: a follower gets the result even if its connection is cut once after any byte of "
     "its replies") {
-  CheckFollowersCutOnce(RedisProxy::kReplies);
+  CheckFollowersCutOnce(kCommands, RedisProxy::kReplies);
 }
 
 TEST_CASE(
-    "Redis outage: with kRunLocally a follower gets the leader's result or its own if every "
-    "connection is cut after any byte of its requests") {
-  CheckFollowersCutAlways(RedisProxy::kRequests, OnOutage::kRunLocally);
+    "Redis outage: a follower gets the result even if its connection is cut once after any byte of "
+    "a message") {
+  CheckFollowersCutOnce(kMessages, RedisProxy::kReplies);
 }
 
 TEST_CASE(
-    "Redis outage: with kFail a follower gets the leader's result or the outage if every "
-    "connection is cut after any byte of its requests") {
-  CheckFollowersCutAlways(RedisProxy::kRequests, OnOutage::kFail);
+    "Redis outage: a follower gets what the policy says if every connection is cut after any byte "
+    "of its requests") {
+  for (const OnOutage policy : kOutagePolicies) {
+    CheckFollowersCutAlways(RedisProxy::kRequests, policy);
+  }
 }
 
 TEST_CASE(
-    "Redis outage: with kRunLocally a follower gets the leader's result or its own if every "
-    "connection is cut after any byte of its replies") {
-  CheckFollowersCutAlways(RedisProxy::kReplies, OnOutage::kRunLocally);
-}
-
-TEST_CASE(
-    "Redis outage: with kFail a follower gets the leader's result or the outage if every "
-    "connection is cut after any byte of its replies") {
-  CheckFollowersCutAlways(RedisProxy::kReplies, OnOutage::kFail);
-}
-
-TEST_CASE("Redis outage: a follower whose connection is cut while it waits connects again") {
-  const RedisServer server;
-  RedisPages elsewhere(LongTimeouts(server.Socket()));
-  RedisLeader leader(elsewhere, "a", kTheirs);
-  RedisProxy proxy(server.Socket());
-  RedisPages group(LongTimeouts(proxy.Socket(), OnOutage::kFail));
-  Caller follower([&] { return group.Do("a", [] { return kOwn; }); });
-  Await([&] { return server.BlockedClients() == 1; });
-  proxy.CutAt({RedisProxy::kRequests, proxy.Bytes(0, RedisProxy::kRequests), 0});
-  Await([&] { return proxy.Connections() == 2 && server.BlockedClients() == 1; });
-  leader.Finish();
-  CHECK((follower.Join().value == kTheirs));
-  CHECK(group.GetStats().outages == 0);
+    "Redis outage: a follower gets what the policy says if every connection is cut after any byte "
+    "of its replies") {
+  for (const OnOutage policy : kOutagePolicies) {
+    CheckFollowersCutAlways(RedisProxy::kReplies, policy);
+  }
 }
 
 TEST_CASE("Redis outage: a lease is renewed although the connection is cut during the renewal") {
   const RedisServer server;
-  RedisProxy proxy(server.Socket());
-  Options options = LongTimeouts(proxy.Socket(), OnOutage::kFail);
-  options.lease = 4s;
-  RedisPages group(options);
+  Connected its(server, WithLease(3s, OnOutage::kFail));
   const auto left = [&] { return server.Ask("PTTL", LeaseOf("a")).number; };
   const auto load = [&] {
-    proxy.CutAt({RedisProxy::kRequests, proxy.Bytes(0, RedisProxy::kRequests) + 10, 0});
+    its.CutLater(kCommands, RedisProxy::kRequests, 10);
     Await([&, before = left()]() mutable {
       const long long last = std::exchange(before, left());
       return before > last;
     });
     return "own"s;
   };
-  CHECK(*group.Do("a", load) == "own");
-  CHECK(proxy.Actions() == 1);
-  CHECK(group.GetStats().unpublished == 0);
+  CHECK(*its.pages->Do("a", load) == "own");
+  CHECK(its.proxy.Actions() == 1);
+  CHECK(its.pages->GetStats().lost_leases == 0);
+  CHECK(its.pages->GetStats().outages == 0);
 }
 
 TEST_CASE("Redis outage: any damaged byte of an outcome makes a follower run its own function") {
-  PublishedServer told;
-  const Conversation bytes = FollowersConversation(told.server);
-  const std::size_t size = told.server.Ask("XRANGE", told.Stream(), "-", "+")
-                               .elements.at(0)
-                               .elements.at(1)
-                               .elements.at(1)
-                               .text.size();
-  REQUIRE(size > kTheirs.size());
-  const std::uint64_t end = bytes.replies - 2;  // without the final "\r\n"
-  for (std::uint64_t at = end - size; at < end; ++at) {
-    INFO(at);
-    told.TakeLease();
-    RedisProxy proxy(told.server.Socket());
-    proxy.CorruptAt({RedisProxy::kReplies, at}, static_cast<unsigned char>(1U << at % 8));
-    // The leader has published its outcome and given its lease back.
-    proxy.CallAt({RedisProxy::kReplies, at}, [&] { told.server.Ask("DEL", LeaseOf("a")); });
-    RedisPages group(LongTimeouts(proxy.Socket(), OnOutage::kFail));
-    CHECK((AskFor(group, "a", kOwn).value == kOwn));
-    CHECK(group.GetStats().undecodable == 1);
-    CHECK(group.GetStats().executions == 1);
-  }
+  const RedisServer server;
+  const std::uint64_t bytes = FollowersBytes(server, kMessages, RedisProxy::kReplies);
+  const std::uint64_t size = singleflight::redis::detail::kPayloadHeader + kTheirs.size();
+  REQUIRE(bytes > size + 2);
+  RedisPages elsewhere(LongTimeouts(server.Socket()));
+  CheckEach(size - 1, [&](std::uint64_t at, Failures& complain) {
+    const std::string key = NumberedKey(at);
+    RedisProxy proxy(server.Socket());
+    RedisPages group(LongTimeouts(proxy.Socket()), LongLease(OnOutage::kFail));
+    AwaitSubscribed(server, group);
+    const std::uint64_t executions = group.GetStats().executions;
+    RedisLeader leader(elsewhere, key, kTheirs);
+    Caller follower([&] { return group.Do(key, [] { return kOwn; }); });
+    AwaitFollowers(server, key, 1);
+    const std::uint64_t place =
+        proxy.Bytes(kMessages, RedisProxy::kReplies) + bytes - 2 - size + at;  // before "\r\n"
+    proxy.CorruptAt({RedisProxy::kReplies, place, kMessages},
+                    static_cast<unsigned char>(1U << at % 8));
+    leader.Finish();
+    complain.Unless(follower.Join().value == kOwn, "the value should be the follower's own");
+    complain.Unless(group.GetStats().undecodable == 1, "the outcome should not decode");
+    complain.Unless(group.GetStats().executions == executions + 1, "there should be one execution");
+  });
 }

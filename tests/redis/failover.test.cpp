@@ -111,9 +111,6 @@ std::chrono::milliseconds TimeToOutcome(const ClientOptions& client, const std::
   RedisPages newcomer(client, options);
   CHECK(AskFor(newcomer, key, "new").value == "new");
   Await([&] { return next.Ask("EXISTS", LeaseOf(key)).number == 0; });
-  std::printf("  %lld\n", (long long)std::chrono::duration_cast<std::chrono::milliseconds>(
-                              *std::ranges::max_element(done) - back)
-                              .count());
   return std::chrono::duration_cast<std::chrono::milliseconds>(*std::ranges::max_element(done) -
                                                                back);
 }

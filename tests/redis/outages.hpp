@@ -27,6 +27,8 @@ namespace test {
 inline constexpr std::array kOutagePolicies = {singleflight::redis::OnOutage::kRunLocally,
                                                singleflight::redis::OnOutage::kFail};
 
+using singleflight::redis::NodeState;
+
 inline constexpr const char* kPrefix = "t";
 
 // Returns options with timeouts that never pass.

@@ -142,8 +142,8 @@ class Node {
   }
 
  private:
-  // A connection that lasted as long as this is replaced at once when it is lost: a server that
-  // closes idle connections is not away.
+  // A connection that is lost is replaced at once, if none was lost for as long as this: a server
+  // that closes one connection is not away.
   static constexpr auto kStable = std::chrono::seconds(1);
   static constexpr auto kDrainCheck = std::chrono::milliseconds(5);
 
@@ -203,7 +203,8 @@ class Node {
     if (drained_.IsSet() && retires_) return Pause("it is not used any more");
     drained_.Cancel();
     const bool was_stable =
-        is_interrupted_ || (down.was_up && loop_.Now() - connection_.UpSince() >= kStable);
+        is_interrupted_ || (down.was_up && (!lost_ || loop_.Now() - *lost_ >= kStable));
+    if (down.was_up && !is_interrupted_) lost_ = loop_.Now();
     if (was_stable) pause_.Reset();
     if (!was_stable || down.timed_out || !IsUp()) return AttemptFailed(down.why);
     Become(NodeState::kConnecting, down.why);
@@ -241,10 +242,11 @@ class Node {
   Clock::time_point give_up_ = {};  // when the present attempt has failed
   RetryPause pause_;
   Timer retry_;
-  Timer look_up_deadline_;       // set while an attempt waits for the name's addresses
-  bool is_interrupted_ = false;  // the connection is lost, but not because of the server
-  bool retires_ = false;         // after Drain, it does not connect again
-  Timer drained_;                // looks whether the last answer has come
+  Timer look_up_deadline_;                 // set while an attempt waits for the name's addresses
+  std::optional<Clock::time_point> lost_;  // when a connection that was up was lost
+  bool is_interrupted_ = false;            // the connection is lost, but not because of the server
+  bool retires_ = false;                   // after Drain, it does not connect again
+  Timer drained_;                          // looks whether the last answer has come
 };
 
 }  // namespace singleflight::redis::detail
