@@ -112,12 +112,12 @@ struct MovableNumber {
   std::unique_ptr<int> number;
 };
 
-// Follows the call that another process leads, and returns when that is known there.
+// Returns when another process follows the call for `key`.
 inline void AwaitFollower(const RedisServer& server, const std::string& key) {
   AwaitFollowers(server, key, 1);
 }
 
-// Whether the server has nothing of any key.
+// Returns when the server has nothing of any key.
 inline void AwaitNothingOn(const RedisServer& server) {
   Await([&] { return server.Keys().empty(); });
 }

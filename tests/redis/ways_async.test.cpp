@@ -11,12 +11,16 @@
 #include <new>
 #include <optional>
 #include <singleflight/async.hpp>
+#include <singleflight/group.hpp>
+#include <singleflight/many.hpp>
 #include <singleflight/redis.hpp>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "server.hpp"
 #include "support/allocations.hpp"
@@ -504,7 +508,9 @@ TEST_CASE("fleet DoThen: a callback may wait for another process's call") {
   RedisLeader second(here, "second", "2");
   std::promise<void> waits;
   std::promise<std::string> got;
-  const auto ask = GENERATE(0, 1, 2);
+  Group<std::string, std::string> local;  // whose leader waits for the fleet
+  std::optional<test::Caller<std::string>> leader;
+  const auto ask = GENERATE(0, 1, 2, 3, 4);
   CAPTURE(ask);
   const singleflight::Caller caller =
       DoThen(there, "first", NeverRun, NewThread(), [&](const KeyResult<std::string>&) {
@@ -513,6 +519,17 @@ TEST_CASE("fleet DoThen: a callback may wait for another process's call") {
           got.set_value(*there.Do("second", NeverRun));
         } else if (ask == 1) {
           got.set_value(*DoAsync(there, "second", NeverRun).Get());
+        } else if (ask == 2) {
+          const std::vector<std::string> keys = {"second"};
+          const auto fn = [](std::span<const std::string>) -> std::vector<std::string> {
+            return {};
+          };
+          got.set_value(std::string(*DoMany(there, keys, fn).at(0)));
+        } else if (ask == 3) {
+          leader.emplace(
+              [&] { return local.Do("x", [&] { return *there.Do("second", NeverRun); }); });
+          AwaitCallers(local, "x", 1);
+          got.set_value(*local.Do("x", NeverRun, {.timeout = 1min}));
         } else {
           Future<std::string> future =
               DoAsync(there, "second", NeverRun, NewThread(), OnFailure::kRetry);

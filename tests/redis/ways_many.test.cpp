@@ -560,6 +560,23 @@ TEST_CASE("fleet DoMany: a thread that is cancelled while it waits or runs fn ho
     CHECK(*other.Get() == "taken over");
     CHECK(ErrorOf([&] { return beside.Get(); }) == std::errc::owner_dead);
   }
+  SECTION("inside fn, after it was stopped") {
+    RedisLeader elsewhere(there, "b", "theirs");
+    StopSource stop;
+    CancellableThread thread([&] {
+      static_cast<void>(DoMany(here, Strings{"a", "b"},
+                               [&](std::span<const std::string>) -> Strings {
+                                 begun.set_value();
+                                 for (;;) pthread_testcancel();
+                               },
+                               {.stop = stop.get_token()}));
+    });
+    begun.get_future().wait();
+    stop.request_stop();
+    CHECK(here.Callers("a") + here.Callers("b") == 0);
+    thread.Cancel();
+    CHECK(thread.JoinWasUnwound());
+  }
   SECTION("while it follows") {
     RedisLeader elsewhere(there, "b", "theirs");
     CancellableThread thread([&] { static_cast<void>(DoMany(here, Strings{"b"}, NoBatch)); });

@@ -54,7 +54,7 @@ class LaterBatch {
   ~LaterBatch() {
     for (Member* member : asking_) {
       member->running.reset();
-      if (member->call == nullptr || Leave(*member)) continue;
+      if (member->call == nullptr || member->left || Leave(*member)) continue;
       std::optional<Lead> lead;  // dropped without the lock: its call lands
       {
         const std::lock_guard lock(mutex_);

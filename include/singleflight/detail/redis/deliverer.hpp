@@ -126,6 +126,7 @@ class Deliverer {
       state.sleeps = false;
       if (!woken) break;
     }
+    singleflight::detail::this_thread_mark.hand_over = nullptr;
     state.runs = false;
   }
 
