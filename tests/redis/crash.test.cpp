@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "members.hpp"
+#include "processes.hpp"
 #include "proxy.hpp"
 #include "sanitizers/sanitizers.hpp"
 #include "server.hpp"
@@ -46,11 +47,12 @@ std::string KeyOf(std::size_t number) {
   return key;
 }
 
-std::string LeaseOf(std::string_view key) {
-  return "singleflight:{" + std::string(key) + "}:lease";
-}
+std::string LeaseOf(std::string_view key) { return LeaseName("fleet", std::string(key)); }
 std::string OutcomeOf(std::string_view key, const MemberRun& run) {
-  return "singleflight:{" + std::string(key) + "}:" + run.token;
+  return OutcomeName("fleet", std::string(key), run.token);
+}
+std::string TokenOf(const RedisServer& server, std::string_view key) {
+  return LeaseField(server, std::string(key), "token", "fleet");
 }
 long long LeftOf(const RedisServer& server, std::string_view key) {
   return server.Ask("PTTL", LeaseOf(key)).number;
@@ -59,9 +61,8 @@ long long LeftOf(const RedisServer& server, std::string_view key) {
 // Returns when another process waits for that run's outcome. Throws if the lease is lost before.
 void AwaitFollowed(const RedisServer& server, std::string_view key, const MemberRun& run) {
   AwaitInTime([&] {
-    const std::optional<std::string> lease = server.Get(LeaseOf(key));
-    if (!lease || !lease->starts_with(run.token)) throw std::runtime_error("the lease is lost");
-    return *lease != run.token;
+    if (TokenOf(server, key) != run.token) throw std::runtime_error("the lease is lost");
+    return !InboxesAt(server, LeaseOf(key)).empty();
   });
 }
 
@@ -192,7 +193,10 @@ class Lane {
       follower_.Ask(death.key);
     }
     if (plot == Plot::kFollowed) {
-      AwaitInTime([&] { return server_.Get(LeaseOf(death.key)) != run.token; });
+      AwaitInTime([&] {
+        return TokenOf(server_, death.key) != run.token ||
+               !InboxesAt(server_, LeaseOf(death.key)).empty();
+      });
       leader.Order(death.key, "return");
       if (leader.AwaitOutcomeOrEnd() && proxy_.Bytes(connection, place.way) < place.bytes) {
         proxy_.ForgetRules();
@@ -346,18 +350,18 @@ TEST_CASE(
   const MemberRun run = leader.AwaitRun("key");
   one.Ask("key");
   other.Ask("key");
-  AwaitInTime([&] { return server.BlockedClients() == 2; });
+  AwaitInTime([&] { return InboxesAt(server, LeaseOf("key")).size() == 2; });
   leader.Kill();
   CHECK(LeftOf(server, "key") <= kStableLease.count());
   AwaitInTime([&] {
-    const auto lease = server.Get(LeaseOf("key"));
-    return lease && !lease->starts_with(run.token) && lease->ends_with("+");
+    const std::string token = TokenOf(server, "key");
+    return !token.empty() && token != run.token && InboxesAt(server, LeaseOf("key")).size() == 1;
   });
   for (RedisMember* member : {&one, &other}) member->Order("key", "return");
   MemberOutcome led = one.AwaitOutcome("key"), followed = other.AwaitOutcome("key");
   if (led.role != Role::kLeader) std::swap(led, followed);
   CHECK((led.value == "one:key" || led.value == "other:key"));
-  CHECK(led == Led(led.value, true));
+  CHECK(led == Led(led.value));
   CHECK(followed == Followed(led.value));
   CHECK((SumOfStats(one, other) == Stats{.executions = 1, .remote = 1, .takeovers = 1}));
   CHECK(one.End() == "exit 0");
@@ -432,11 +436,10 @@ TEST_CASE(
   stopped.Continue();
   for (int i = 0; i < 2; ++i) CHECK(stopped.AwaitOutcome("key").value == "stopped:key");
   CHECK((SumOfStats(stopped) == Stats{.executions = 1, .unpublished = 1}));
-  CHECK(server.Keys() == std::vector{LeaseOf("key")});
-  CHECK(server.Get(LeaseOf("key")) == next_run.token + "+");
+  CHECK(TokenOf(server, "key") == next_run.token);
 
   next.Order("key", "return");
-  CHECK(next.AwaitOutcome("key") == Led("next:key", true));
+  CHECK(next.AwaitOutcome("key") == Led("next:key"));
   CHECK(follower.AwaitOutcome("key") == Followed("next:key"));
   CHECK((SumOfStats(next, follower) == Stats{.executions = 1, .remote = 1, .takeovers = 1}));
   for (RedisMember* member : {&stopped, &next, &follower}) CHECK(member->End() == "exit 0");
@@ -483,7 +486,7 @@ TEST_CASE(
   AwaitFollowed(server, key, run);
   stopped.Stop();
   leader.Order(key, "return");
-  CHECK(leader.AwaitOutcome(key) == Led("leader:" + key, true));
+  CHECK(leader.AwaitOutcome(key) == Led("leader:" + key));
   if (!in_time) AwaitInTime([&] { return server.Keys("*" + key + "*").empty(); });
   stopped.Order(key, "return");
   stopped.Continue();
@@ -507,10 +510,10 @@ TEST_CASE("redis: a follower that is suspended while it waits still gets the out
   leader.Ask("key");
   leader.AwaitRun("key");
   stopped.Ask("key");
-  AwaitInTime([&] { return server.BlockedClients() == 1; });
+  AwaitInTime([&] { return InboxesAt(server, LeaseOf("key")).size() == 1; });
   stopped.Stop();
   leader.Order("key", "return");
-  CHECK(leader.AwaitOutcome("key") == Led("leader:key", true));
+  CHECK(leader.AwaitOutcome("key") == Led("leader:key"));
   AwaitInTime([&] { return server.Keys().empty(); });
   stopped.Continue();
   CHECK(stopped.AwaitOutcome("key") == Followed("leader:key"));
@@ -577,9 +580,9 @@ TEST_CASE(
   AwaitFollowed(server, "key", run);
   CHECK(leader.AwaitFork("key") == refused_both);    // leading
   CHECK(follower.AwaitFork("key") == refused_both);  // following
-  CHECK(server.Get(LeaseOf("key")) == run.token + "+");
+  CHECK(TokenOf(server, "key") == run.token);
   leader.Order("key", "return");
-  CHECK(leader.AwaitOutcome("key") == Led("leader:key", true));
+  CHECK(leader.AwaitOutcome("key") == Led("leader:key"));
   CHECK(follower.AwaitOutcome("key") == Followed("leader:key"));
   CHECK(leader.AwaitFork("key") == refused_both);  // with an idle connection
   leader.Ask("key");
