@@ -254,7 +254,9 @@ void CheckFollowersCutAlways(RedisProxy::Way way, OnOutage policy) {
       [&](std::uint64_t at, Failures& complain) {
         RedisProxy proxy(server.Socket());
         proxy.CutAt({way, at});
-        RedisPages group(LongTimeouts(proxy.Socket()), LongLease(policy));
+        ClientOptions options = LongTimeouts(proxy.Socket());
+        options.command_timeout = 100ms;  // so long its destructor tries to publish
+        RedisPages group(options, LongLease(policy));
         const auto outcome =
             Keep([&] { return group.Do("a", [] { return kOwn; }, {.timeout = 1500ms}); });
         const auto stats = group.GetStats();
