@@ -4,8 +4,8 @@
 
 #include "cluster.hpp"
 
+#include <atomic>
 #include <cstddef>
-#include <optional>
 #include <singleflight/redis.hpp>
 #include <string>
 #include <system_error>
@@ -17,24 +17,23 @@
 
 using namespace test;
 using namespace std::string_literals;
+using singleflight::redis::ClientOptions;
 using singleflight::redis::OnOutage;
 using singleflight::redis::Options;
 
 namespace {
 
-Options ClusterOptions(const RedisCluster& cluster, std::size_t node) {
-  Options options = LongTimeouts("", OnOutage::kFail);
+ClientOptions At(const RedisCluster& cluster, std::size_t node) {
+  ClientOptions options = LongTimeouts("");
   options.port = cluster.Node(node).Port();
   return options;
 }
+Options Strict() { return LongLease(OnOutage::kFail); }
 
-long long BlockedClients(const RedisCluster& cluster) {
-  long long blocked = 0;
-  for (std::size_t node = 0; node < RedisCluster::kNodes; ++node) {
-    blocked += cluster.Node(node).BlockedClients();
-  }
-  return blocked;
+std::string SlotOf(const std::string& key) {
+  return std::to_string(singleflight::redis::detail::HashSlot(LeaseOf(key)));
 }
+std::string IdOf(const RedisServer& node) { return node.Ask("CLUSTER", "MYID").text; }
 
 // Returns the first key, counting up from 0, whose lease is on that node.
 std::string KeyOn(const RedisCluster& cluster, std::size_t node) {
@@ -53,13 +52,15 @@ TEST_CASE("Redis Cluster: processes that start at different nodes share a call, 
       "{}"s,      "a}"s,       "a{b"s,        "{a}b"s, "}{a}"s,
       "\0}\r\n"s, "\xff{\0}"s, "a\r\nlease"s, ":"s,    std::string(10'000, '{')};
   for (int i = 0; i < 40; ++i) keys.push_back("key " + std::to_string(i));
-  RedisPages followers(ClusterOptions(cluster, 1));
+  RedisPages followers(At(cluster, 1), Strict());
+  RedisPages elsewhere(At(cluster, 0), Strict());
   for (const std::string& key : keys) {
     INFO(key);
-    RedisPages elsewhere(ClusterOptions(cluster, 0));
     RedisLeader leader(elsewhere, key, "for " + key);
     Caller follower([&] { return followers.Do(key, NeverRun); });
-    Await([&] { return BlockedClients(cluster) == 1; });
+    const std::string lease =
+        singleflight::redis::detail::LeaseName(singleflight::redis::detail::BaseOf(kPrefix, key));
+    Await([&] { return InboxesAt(cluster.Node(cluster.NodeOf(lease)), lease).size() == 1; });
     CHECK(leader.Finish().value == "for " + key);
     CHECK(follower.Join().value == "for " + key);
   }
@@ -69,54 +70,92 @@ TEST_CASE("Redis Cluster: processes that start at different nodes share a call, 
 
 TEST_CASE("Redis Cluster: the lease of a key is on the node that has the key") {
   const RedisCluster cluster;
-  RedisPages group(ClusterOptions(cluster, 0));
+  RedisPages group(At(cluster, 0), Strict());
   for (std::size_t node = 0; node < RedisCluster::kNodes; ++node) {
     const std::string key = KeyOn(cluster, node);
-    std::optional<std::string> lease;
-    const auto load = [&] {
-      lease = cluster.Node(node).Get(LeaseOf(key));
+    const auto load = [&](const singleflight::redis::Lease& lease) {
+      CHECK(LeaseField(cluster.Node(node), key, "token") == lease.token());
       return "own"s;
     };
     CHECK(*group.Do(key, load) == "own");
-    CHECK(lease.has_value());
   }
 }
 
 TEST_CASE("Redis Cluster: a node that is down is an outage for its own keys only") {
   RedisCluster cluster;
-  Options options = ClusterOptions(cluster, 0);
-  options.retry_after = 1h;
-  RedisPages group(options);
+  RedisPages group(At(cluster, 0), Strict());
   for (std::size_t node = 0; node < RedisCluster::kNodes; ++node) {
     CHECK(AskFor(group, KeyOn(cluster, node)).value == "own");
   }
   const std::string lost = KeyOn(cluster, 2);
+  const std::string first = KeyOn(cluster, 0), second = KeyOn(cluster, 1);
   cluster.Node(2).Kill();
-  CheckOutage(AskFor(group, lost), OnOutage::kFail, std::errc::not_connected);
-  CHECK(AskFor(group, KeyOn(cluster, 0)).value == "own");
-  CHECK(AskFor(group, KeyOn(cluster, 1)).value == "own");
-  CheckOutage(AskFor(group, lost), OnOutage::kFail, std::errc::not_connected);
-  CHECK(AskFor(group, KeyOn(cluster, 0)).value == "own");
+  for (int i = 0; i < 2; ++i) {
+    CheckOutage(AskFor(group, lost), OnOutage::kFail, std::errc::not_connected);
+    CHECK(AskFor(group, first).value == "own");
+    CHECK(AskFor(group, second).value == "own");
+  }
   CHECK(group.GetStats().outages == 2);
 }
 
-TEST_CASE("Redis Cluster: a group finds a slot that has moved to another node") {
+TEST_CASE("Redis Cluster: an outcome reaches its followers although the slot has moved") {
   const RedisCluster cluster;
   const std::string key = KeyOn(cluster, 1);
-  const std::string slot =
-      std::to_string(cluster.Node(0).Ask("CLUSTER", "KEYSLOT", LeaseOf(key)).number);
-  RedisPages group(ClusterOptions(cluster, 0));
-  CHECK(AskFor(group, key).value == "own");
-  const std::string owner = cluster.Node(2).Ask("CLUSTER", "MYID").text;
-  for (const std::size_t node : {2UL, 1UL, 0UL}) {
-    cluster.Node(node).Ask("CLUSTER", "SETSLOT", slot, "NODE", owner);
+  RedisPages leading(At(cluster, 0), Strict());
+  RedisPages following(At(cluster, 2), Strict());
+  RedisLeader leader(leading, key, "theirs"s);
+  Caller follower([&] { return following.Do(key, NeverRun); });
+  AwaitFollowers(cluster.Node(1), key, 1);
+  const std::string from = IdOf(cluster.Node(1)), to = IdOf(cluster.Node(2));
+  cluster.Node(2).Ask("CLUSTER", "SETSLOT", SlotOf(key), "IMPORTING", from);
+  cluster.Node(1).Ask("CLUSTER", "SETSLOT", SlotOf(key), "MIGRATING", to);
+
+  // A call that begins meanwhile is on the new node (ASK), while the lease is on the old one.
+  cluster.Node(1).Ask("MIGRATE", "127.0.0.1", std::to_string(cluster.Node(2).Port()), LeaseOf(key),
+                      "0", "5000");
+  RedisPages late(At(cluster, 0), Strict());
+  Caller second([&] { return late.Do(key, NeverRun); });
+  cluster.Node(2).Ask("CLUSTER", "SETSLOT", SlotOf(key), "NODE", to);
+  cluster.Node(1).Ask("CLUSTER", "SETSLOT", SlotOf(key), "NODE", to);
+  cluster.Node(0).Ask("CLUSTER", "SETSLOT", SlotOf(key), "NODE", to);
+  AwaitFollowers(cluster.Node(2), key, 2);
+  CHECK(leader.Finish().value == "theirs");
+  CHECK(follower.Join().value == "theirs");
+  CHECK(second.Join().value == "theirs");
+  CHECK(leading.GetStats().unpublished == 0);
+  CHECK(leading.GetStats().lost_leases == 0);
+  for (const RedisPages* each : {&leading, &following, &late}) {
+    CHECK(each->GetStats().outages == 0);
   }
-  std::optional<std::string> lease;
-  const auto load = [&] {
-    lease = cluster.Node(2).Get(LeaseOf(key));
-    return "own"s;
-  };
-  CHECK(*group.Do(key, load) == "own");
-  CHECK(lease.has_value());
+}
+
+TEST_CASE("Redis Cluster: no outage while a slot with leases moves under load") {
+  const RedisCluster cluster;
+  const std::string tag = KeyOn(cluster, 1);
+  RedisPages group(At(cluster, 0), Strict());
+  RedisPages other(At(cluster, 2), Strict());
+  const std::string from = IdOf(cluster.Node(1)), to = IdOf(cluster.Node(2));
+  std::atomic<bool> stopped = false;
+  std::atomic<int> asked = 0;
+  std::vector<JoiningThread> threads;
+  for (RedisPages* pages : {&group, &other}) {
+    for (int i = 0; i < 2; ++i) {
+      threads.emplace_back([&, pages] {
+        for (; !stopped; ++asked) static_cast<void>(AskFor(*pages, tag));
+      });
+    }
+  }
+  const auto more = [&] { Await([&, before = asked.load()] { return asked > before + 200; }); };
+  more();
+  cluster.Node(2).Ask("CLUSTER", "SETSLOT", SlotOf(tag), "IMPORTING", from);
+  cluster.Node(1).Ask("CLUSTER", "SETSLOT", SlotOf(tag), "MIGRATING", to);
+  more();  // each lease is made on the new node, unless the old one has one
+  cluster.Node(2).Ask("CLUSTER", "SETSLOT", SlotOf(tag), "NODE", to);
+  cluster.Node(1).Ask("CLUSTER", "SETSLOT", SlotOf(tag), "NODE", to);
+  more();
+  stopped = true;
+  threads.clear();
   CHECK(group.GetStats().outages == 0);
+  CHECK(other.GetStats().outages == 0);
+  CHECK(group.GetStats().calls.failures == 0);
 }
