@@ -86,6 +86,27 @@ class Asker {
 
 using Page = Asker<std::string>;
 
+// As a Signal, but the test's thread may look at it while another one is about to await it.
+class SharedSignal {
+ public:
+  void Fire() { std::coroutine_handle<>::from_address(handle_.exchange(nullptr)).resume(); }
+  bool Awaited() const { return handle_ != nullptr; }
+
+  auto operator co_await() noexcept {
+    struct Awaiter : std::suspend_always {
+      explicit Awaiter(SharedSignal& its_signal) : signal(its_signal) {}
+      void await_suspend(std::coroutine_handle<> handle) const noexcept {
+        signal.handle_ = handle.address();
+      }
+      SharedSignal& signal;
+    };
+    return Awaiter(*this);
+  }
+
+ private:
+  std::atomic<void*> handle_ = nullptr;
+};
+
 }  // namespace
 
 TEST_CASE(
@@ -147,16 +168,15 @@ TEST_CASE(
 TEST_CASE("fleet CoDo: an awaitable fn is awaited, on no event loop, in one process of all") {
   const RedisServer server;
   RedisPages here(server), there(server);
-  Signal answered;
-  std::atomic<bool> begun = false, on_loop = true;
+  SharedSignal answered;
+  std::atomic<bool> on_loop = true;
   const auto load = [&]() -> Task<std::string> {
     on_loop = IsOnLoop(here);
-    begun = true;
     co_await answered;
     co_return "v"s;
   };
   Page leader([&] { return CoDo(here, "k", load); });
-  Await([&] { return begun && answered.Awaited(); });
+  Await([&] { return answered.Awaited(); });
   CHECK_FALSE(on_loop);
   Page follower([&] { return CoDo(there, "k", NeverRun); });
   AwaitFollower(server, "k");
@@ -471,6 +491,7 @@ TEST_CASE("fleet CoDo: a group that is destroyed cancels the coroutines that ask
     server.Continue();
   });
   there = nullptr;
+  continuing = {};
   CHECK(asks.Get().error == std::errc::operation_canceled);
 }
 
