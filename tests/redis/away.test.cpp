@@ -27,11 +27,11 @@ using singleflight::redis::Options;
 
 namespace {
 
-// Returns how many calls one thread makes in a fifth of a second.
+// Returns how many calls one thread makes in a tenth of a second.
 int CountLocalRuns(RedisPages& pages) {
   const auto begun = std::chrono::steady_clock::now();
   int count = 0;
-  for (; Since(begun) < 200ms; ++count) static_cast<void>(AskFor(pages, "a"));
+  for (; Since(begun) < 100ms; ++count) static_cast<void>(AskFor(pages, "a"));
   return count;
 }
 
@@ -55,7 +55,7 @@ TEST_CASE("While the server hangs, calls run as fast as if nobody listened at it
   });
   int best_there = 0;
   int best_nowhere = 0;
-  for (int round = 0; round < 8; ++round) {  // in turn, on a machine with other work
+  for (int round = 0; round < 30; ++round) {  // in turn, on a machine with other work
     best_there = std::max(best_there, CountLocalRuns(there));
     best_nowhere = std::max(best_nowhere, CountLocalRuns(nowhere));
     if (round >= 2 && best_there >= best_nowhere * 9 / 10) break;
