@@ -210,7 +210,7 @@ TEST_CASE("redis: if the caller that asked first has left, another one of its pr
     server.Continue();
     int leaders = 0;
     std::string value;
-    for (int i = 0; i < 3; ++i) {
+    for (std::size_t i = 0; i < 3; ++i) {
       if (others[i]->Join().role != Role::kLeader) continue;
       ++leaders;
       value = std::to_string(i);
