@@ -106,7 +106,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     if (context_->Loop().IsForked()) return;  // the lease is the parent's
     kind_ = kind;
     payload_ = std::move(packed);
-    context_->fleet.BeginPublishing();
+    if (!fence_.empty()) context_->fleet.BeginPublishing();
     context_->Loop().Post(static_cast<LoopTask&>(*this));
   }
 
@@ -259,7 +259,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     }
     timer_.Cancel();
     context_->inbox.Remove(id_, *this);
-    context_->fleet.EndPublishing();
+    if (!fence_.empty()) context_->fleet.EndPublishing();
     context_->Loop().Post([self = std::move(self_)] {});  // this may be the last reference
   }
 
