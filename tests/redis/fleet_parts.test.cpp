@@ -201,12 +201,13 @@ TEST_CASE("Deliverer: a task may post another one, and its captures are destroye
   struct OnEnd {
     explicit OnEnd(std::thread::id* its_on) : on(its_on) {}
     ~OnEnd() { *on = std::this_thread::get_id(); }
-    std::thread::id* on;
+    std::thread::id* on = nullptr;
   };
   std::promise<void> done;
   redis::Deliverer deliverer;
   deliverer.Post([&] {
-    auto held = std::make_shared<OnEnd>(&destroyed);
+    auto held = std::make_shared<OnEnd>();
+    held->on = &destroyed;
     deliverer.Post([&, held = std::move(held)] { ran = std::this_thread::get_id(); });
     deliverer.Post([&] { done.set_value(); });
   });
@@ -283,7 +284,8 @@ TEST_CASE("Redis protocol: all names of a key are in one slot, and keys have nam
 }
 
 TEST_CASE("Redis protocol: a message is read, and what is none is not") {
-  const auto message = redis::ReadMessage(kToken + "p" + kFence + "payload");
+  const std::string whole = kToken + "p" + kFence + "payload";
+  const auto message = redis::ReadMessage(whole);
   REQUIRE(message);
   CHECK(message->id == kToken + kFence);
   CHECK(message->kind == redis::MessageKind::kPayload);
