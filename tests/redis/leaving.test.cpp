@@ -381,7 +381,7 @@ TEST_CASE("redis: a thread that is cancelled while it waits for another process 
 
 TEST_CASE("redis: a thread that is cancelled before it knows whether it leads leaves no lease") {
   RedisServer server;
-  RedisPages here(server, {.lease = 1h}), there(server);
+  RedisPages here(server, {.lease = 1h, .linger = 50ms}), there(server);
   CHECK(*here.Do("other", [] { return "v"s; }) == "v");
   AwaitNoKeys(server);
   for (int i = 0; i < 20; ++i) {
