@@ -199,7 +199,6 @@ TEST_CASE("Deliverer: all that many threads have posted has run when it is destr
 TEST_CASE("Deliverer: a task may post another one, and its captures are destroyed on the thread") {
   std::thread::id ran, destroyed;
   struct OnEnd {
-    explicit OnEnd(std::thread::id* its_on) : on(its_on) {}
     ~OnEnd() { *on = std::this_thread::get_id(); }
     std::thread::id* on = nullptr;
   };
