@@ -234,19 +234,7 @@ TEST_CASE("Redis client in a cluster: a message published on any node arrives on
 TEST_CASE("Redis client in a cluster: a replica that is promoted is found") {
   RedisCluster cluster;
   const RedisServer replica({.tcp = true, .cluster_enabled = true});
-  replica.Ask("CLUSTER", "MEET", "127.0.0.1", std::to_string(cluster.Node(1).Port()),
-              std::to_string(cluster.Node(1).ClusterPort()));
-  const std::string master = IdOf(cluster.Node(1));
-  Await([&] {
-    try {
-      return replica.Ask("CLUSTER", "REPLICATE", master).text == "OK";
-    } catch (const std::runtime_error&) {
-      return false;
-    }
-  });
-  Await([&] {
-    return replica.Ask("INFO", "replication").text.find("link_status:up") != std::string::npos;
-  });
+  cluster.AddReplica(replica, 1);
   const std::string key = KeyOn(cluster, 1);
   TestClient client(OptionsAt(cluster.Node(0)));
   REQUIRE(client.Run(CountScript(), key).reply.integer == 1);
@@ -286,7 +274,9 @@ TEST_CASE(
     const std::size_t count = errors.find("errorstat_MOVED:count=");
     if (count != std::string::npos) moved += std::stoll(errors.substr(count + 22));
   }
-  CHECK(moved == 2);
+  // Node 0 has answered for its own slot, which is not learned from that.
+  CHECK(moved >= 2);
+  CHECK(moved <= 3);
 }
 
 TEST_CASE("Redis client in a cluster: what a redirection may look like, and what not") {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -38,6 +39,36 @@ class RedisCluster {
 
   RedisServer& Node(std::size_t number) { return nodes_.at(number); }
   const RedisServer& Node(std::size_t number) const { return nodes_.at(number); }
+
+  // Makes a server, which has cluster_enabled, a replica of a node. Returns when it has the node's
+  // data and all nodes know it: else they would not vote for it, nor hear of it.
+  void AddReplica(const RedisServer& replica, std::size_t of) const {
+    for (const RedisServer& node : nodes_) {
+      replica.Ask("CLUSTER", "MEET", "127.0.0.1", std::to_string(node.Port()),
+                  std::to_string(node.ClusterPort()));
+    }
+    const std::string master = nodes_.at(of).Ask("CLUSTER", "MYID").text;
+    Await([&] {
+      try {
+        return replica.Ask("CLUSTER", "REPLICATE", master).text == "OK";
+      } catch (const std::runtime_error&) {  // it does not know the node so far
+        return false;
+      }
+    });
+    Await([&] {
+      return replica.Ask("INFO", "replication").text.find("link_status:up") != std::string::npos;
+    });
+    for (const RedisServer& node : nodes_) {
+      Await([&] {
+        const std::string nodes = node.Ask("CLUSTER NODES").text;
+        const std::size_t at = nodes.find(":" + std::to_string(replica.Port()) + "@");
+        if (at == std::string::npos) return false;
+        const std::string line = nodes.substr(at, nodes.find('\n', at) - at);
+        return line.find(" slave ") != std::string::npos &&
+               line.find(" connected") != std::string::npos;
+      });
+    }
+  }
 
   // Returns the number of the node that `key` belongs to.
   std::size_t NodeOf(std::string_view key) const {

@@ -89,7 +89,9 @@ Position PositionOf(const RedisProxy& proxy, std::size_t connection) {
 // The server knows the scripts afterwards.
 struct Conversation {
   Position taken, published;
+  std::size_t digits = 0;  // of the leader's process id, which it sends
 };
+std::size_t DigitsOf(pid_t pid) { return std::to_string(pid).size(); }
 Conversation Listen(const RedisServer& server) {
   Conversation positions;
   for (const std::size_t number : {99'998U, 99'999U}) {  // the second one finds the scripts known
@@ -97,6 +99,7 @@ Conversation Listen(const RedisServer& server) {
     RedisMember leader("leader", proxy.Socket(), {.lease = 999ms});
     RedisMember follower("follower", server.Socket());
     const std::string key = KeyOf(number);
+    positions.digits = DigitsOf(leader.Pid());
     leader.Ask(key);
     const MemberRun run = leader.AwaitRun(key);
     positions.taken = PositionOf(proxy, 0);
@@ -117,6 +120,7 @@ struct Death {
   explicit Death(RedisProxy::Place its_place) : place(its_place) {}
 
   const RedisProxy::Place place;
+  std::size_t digits = 0;  // of the leader's process id
   std::string end;         // how the leader's process finished. Not by the signal: it lived
   bool ran = false;        // whether the leader's `fn` began, and said so
   bool published = false;  // whether the leader's outcome was published
@@ -148,6 +152,7 @@ class Lane {
       ::waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED | WNOWAIT);
     });
     proxy.CutAt(place);  // what the leader had sent beyond the place is lost
+    death.digits = DigitsOf(leader.Pid());
 
     leader.Ask(death.key);
     MemberRun run;
@@ -257,7 +262,8 @@ Stats SumOfStats(Members&... members) {
 
 TEST_CASE("redis: a leader killed at any byte of taking its lease is replaced within that lease") {
   const RedisServer server;
-  const Position taken = Listen(server).taken;
+  const Conversation conversation = Listen(server);
+  const Position& taken = conversation.taken;
   std::vector<Death> deaths;
   AddPlaces(deaths, RedisProxy::kRequests, 0, taken.requests - 1);
   AddPlaces(deaths, RedisProxy::kReplies, 0, taken.replies - 1);
@@ -265,7 +271,7 @@ TEST_CASE("redis: a leader killed at any byte of taking its lease is replaced wi
   for (const Death& death : deaths) {
     CheckTakeover(death);
     CHECK(death.end == "signal 9");
-    CHECK_FALSE(death.ran);
+    if (death.digits >= conversation.digits) CHECK_FALSE(death.ran);  // else it sends less
     CHECK(death.outcome.role == Role::kLeader);
   }
 }
