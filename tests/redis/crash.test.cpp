@@ -296,7 +296,8 @@ TEST_CASE(
 TEST_CASE(
     "redis: a leader killed at any byte of publishing has published completely, or is replaced") {
   const RedisServer server;
-  const auto [taken, published] = Listen(server);
+  const auto [taken, published, digits] = Listen(server);
+  static_cast<void>(digits);
   std::vector<Death> deaths;
   AddPlaces(deaths, RedisProxy::kRequests, taken.requests + 1, published.requests);
   AddPlaces(deaths, RedisProxy::kReplies, taken.replies + 1, published.replies);
