@@ -672,6 +672,60 @@ TEST_CASE("fleet DoAsync: if its thread is cancelled in fn, another process take
   CHECK(*other.Get() == "taken over");
 }
 
+TEST_CASE("fleet DoAsync: fn that begins after its lease was lost is asked to stop at once") {
+  const RedisServer server;
+  RedisPages pages(server, {.lease = 200ms});
+  std::promise<std::function<void()>> given;
+  std::promise<bool> asked_to_stop;
+  Future<std::string> page = DoAsync(
+      pages, "k",
+      [&](const StopToken& stop) {
+        asked_to_stop.set_value(stop.stop_requested());
+        return "v"s;
+      },
+      [&](std::function<void()> task) { given.set_value(std::move(task)); });
+  const std::function<void()> task = given.get_future().get();
+  const std::string lease = redis::detail::LeaseName(redis::detail::BaseOf("t", "k"));
+  server.Ask("HSET", lease, "token", std::string(32, 'a'));  // another process has it
+  Await([&] { return pages.GetStats().lost_leases == 1; });
+  std::promise<void> told;
+  pages.Deliver([&] { told.set_value(); });  // behind what tells the call
+  told.get_future().wait();
+  JoiningThread worker(task);
+  CHECK(asked_to_stop.get_future().get());
+  CHECK(*page.Get() == "v");
+}
+
+TEST_CASE("fleet Join: a lease that is lost before any work is offered does not cost the call") {
+  const RedisServer server;
+  RedisPages pages(server, {.lease = 200ms});
+  struct Waiting final : RedisPages::Waiter {
+    void OnLanded() noexcept override { landed.set_value(); }
+    std::promise<void> landed;
+  } waiter;
+  struct Launch {
+    explicit Launch(std::function<void()> its_lose) : lose(std::move(its_lose)) {}
+    Launch(const Launch& other) : lose(other.lose) { lose(); }  // Join is about to keep it
+    void operator()(RedisPages::Lead lead) const {
+      lead.Run(
+          [](const StopToken& stop) { return stop.stop_requested() ? "asked to stop"s : ""s; });
+    }
+    std::function<void()> lose;
+  };
+  const Launch launch([&] {
+    const std::string lease = redis::detail::LeaseName(redis::detail::BaseOf("t", "k"));
+    Await([&] { return server.Keys().size() == 1; });
+    server.Ask("HSET", lease, "token", std::string(32, 'a'));  // another process has it
+    Await([&] { return pages.GetStats().lost_leases == 1; });
+    std::promise<void> told;
+    pages.Deliver([&] { told.set_value(); });  // behind what tells the call
+    told.get_future().wait();
+  });
+  pages.Join("k", waiter, launch);
+  waiter.landed.get_future().wait();
+  CHECK(*waiter.TakeResult() == "asked to stop");
+}
+
 TEST_CASE("fleet: a caller whose memory runs out fails alone, and leaves nothing behind") {
   const RedisServer server;
   RedisPages pages(server);

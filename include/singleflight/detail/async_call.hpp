@@ -64,7 +64,10 @@ class AsyncCall {
     StopSource unwanted(kNoStopState);
     {
       const std::lock_guard lock(mutex_);  // so that the call does not land, and its group stays
-      if (phase_ != Phase::kLanded) unwanted = ledger.TakeStop(call);
+      if (phase_ != Phase::kLanded) {
+        unwanted = ledger.TakeStop(call);
+        if (disowned_) unwanted = ledger.Disown(call);
+      }
     }
     unwanted.request_stop();
     return call.stop.get_token();
@@ -74,14 +77,17 @@ class AsyncCall {
   // was asked to stop, or has landed.
   bool TakeNoStop() noexcept {
     const std::lock_guard lock(mutex_);
-    return phase_ != Phase::kLanded && ledger.TakeNoStop(call);
+    if (phase_ == Phase::kLanded || !ledger.TakeNoStop(call)) return false;
+    is_about_to_begin_ = true;
+    return true;
   }
-  // Asks the call to stop, and forgets it, if its work takes the token and it has not landed.
+  // Asks the call to stop, and forgets it, as soon as its work takes the token.
   void Disown() noexcept {
     StopSource unwanted(kNoStopState);
     {
       const std::lock_guard lock(mutex_);
-      if (phase_ != Phase::kLanded) unwanted = ledger.Disown(call);
+      disowned_ = true;
+      if (phase_ != Phase::kLanded && is_about_to_begin_) unwanted = ledger.Disown(call);
     }
     unwanted.request_stop();
   }
@@ -122,7 +128,10 @@ class AsyncCall {
 
   bool begun_ = false;  // whether the call was put into the table
   SpinMutex mutex_;
-  Phase phase_ = Phase::kLaunched;  // guarded by mutex_
+  // Guarded by mutex_.
+  Phase phase_ = Phase::kLaunched;
+  bool is_about_to_begin_ = false;  // TakeNoStop was called
+  bool disowned_ = false;           // Disown was called
 };
 
 }  // namespace singleflight::detail
