@@ -92,17 +92,20 @@ class Deliverer {
     return true;
   }
 
-  // Has another thread run what was posted, and what will be: this one is about to wait for it.
+  // Has another thread run what was posted, and what will be: this one is about to wait for it. If
+  // there is no thread to be had, it runs here what was posted until now.
   static void HandOver() noexcept {
     singleflight::detail::this_thread_mark.hand_over = nullptr;
     State& state = *this_threads_state;
-    const std::lock_guard lock(state.mutex);
+    std::unique_lock lock(state.mutex);
     if (state.closed) return;  // nothing is posted any more
     state.thread.detach();
     ++state.generation;
     state.runs = false;
     if (state.tasks.empty() || StartThread(state)) return;
-    std::terminate();  // there is no thread to be had
+    std::deque<std::function<void()>> tasks = std::exchange(state.tasks, {});
+    lock.unlock();
+    for (; !tasks.empty(); tasks.pop_front()) std::exchange(tasks.front(), {})();
   }
 
   static void Run(State& state, unsigned generation) noexcept {
