@@ -14,18 +14,6 @@ class Outage : public std::system_error {
  public:
   Outage(std::errc code, const std::string& what)
       : std::system_error(std::make_error_code(code), "singleflight::redis: " + what) {}
-
-  static Outage Timeout(const std::string& where) {
-    Outage outage(std::errc::not_connected, where + " did not answer in time");
-    outage.is_timeout_ = true;
-    return outage;
-  }
-
-  bool IsConnectionLoss() const noexcept { return code() == std::errc::not_connected; }
-  bool IsTimeout() const noexcept { return is_timeout_; }
-
- private:
-  bool is_timeout_ = false;
 };
 
 }  // namespace singleflight::redis::detail

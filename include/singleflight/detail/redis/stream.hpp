@@ -18,7 +18,6 @@
 #include <system_error>
 
 #include "address.hpp"
-#include "posix.hpp"
 #include "tls.hpp"
 
 namespace singleflight::redis::detail {
