@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../../redis_options.hpp"
+#include "../../redis_client_options.hpp"
 
 #ifdef SINGLEFLIGHT_REDIS_TLS
 #include <arpa/inet.h>
