@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a Redis Cluster says: HashSlot, where a key belongs, ParseRedirection, where a command
+// What a Redis Cluster says: HashSlot, where a key belongs, ParseRedirect, where a command
 // should have been sent, and ParseSlots, which node has which keys.
 
 #include <cstddef>
