@@ -7,9 +7,8 @@
 //   BASE:lease             a hash: token, fence, who, since, tag, inbox, and a field "f:INBOX" for
 //                          each group that follows. It expires.
 //   BASE:forgotten:TOKEN   the lease of a forgotten call. Only its own followers still look at it.
-//   BASE:outcome:TOKEN     the fence and the payload. It exists only if another process followed,
-//   or
-//                          might have, and only for `linger`.
+//   BASE:outcome:TOKEN     the fence and the payload, for `linger`. It exists only if another
+//                          process followed, or might have.
 //
 // A token is used for one call only. The fence tells its lease from one that the server has made
 // for the same token later, because a command came late. Together they are the lease's id.
@@ -145,7 +144,7 @@ inline std::optional<Message> ReadMessage(std::string_view bytes) {
 // forgotten, but not published so far, or one that a late command has left. It is put aside.
 
 inline const Script& TakeScript() {
-  static const Script script(R"lua(
+  static const Script& script = *new Script(R"lua(
     local function follow(name, has)
       local left = redis.call('PTTL', name)
       if left < 0 then return {'foreign'} end
@@ -243,7 +242,7 @@ inline std::optional<Taken> ReadTaken(Reply& reply) {
 // payload.
 
 inline const Script& PublishScript() {
-  static const Script script(R"lua(
+  static const Script& script = *new Script(R"lua(
     local name, fence
     for i = 1, 2 do
       local has = redis.call('HMGET', KEYS[i], 'token', 'fence')
@@ -290,7 +289,7 @@ inline const Script& PublishScript() {
 // a forgotten call, and 0 if it is lost.
 
 inline const Script& RenewScript() {
-  static const Script script(R"lua(
+  static const Script& script = *new Script(R"lua(
     for i = 1, 2 do
       local has = redis.call('HMGET', KEYS[i], 'token', 'fence')
       if has[1] == ARGV[1] and (ARGV[2] == '' or has[2] == ARGV[2]) then
@@ -316,7 +315,7 @@ inline const Script& RenewScript() {
 // Answers 1 if there was a lease. The processes on the call are told, so that they forget it, too.
 
 inline const Script& ForgetScript() {
-  static const Script script(R"lua(
+  static const Script& script = *new Script(R"lua(
     local has = redis.pcall('HMGET', KEYS[1], 'token', 'fence', 'inbox')
     if has['err'] or not (has[1] and has[2] and has[3]) or redis.call('PTTL', KEYS[1]) < 0 then
       return 0
