@@ -40,19 +40,26 @@
 //     A leader does not know whether other processes follow.
 //   - If all callers in the leader's process leave a call that can be stopped, another process
 //     takes over and runs `fn`.
+//   - There is no ForgetUnshared, since no process knows all callers.
 //   - Warning: processes that wait for each other's keys in a circle wait for ever, since deadlocks
 //     are detected only within a process. Give callers timeouts.
 //
 // When something fails:
 //   the leader's process dies       another caller leads, after at most `lease`
-//   it stalls for longer than that  the same, and its late outcome reaches its own process only
+//   it stalls for longer than that  the same. Its late outcome reaches its own process
 //   the server cannot be used       new callers: `on_outage` decides, at once. Followers wait for
 //                                   the rest of the lease, and then likewise
+//   the server hangs                the same, once it has been silent for `command_timeout`
+//   the server refuses a command    new callers: `on_outage` decides
 //   a publish meets an outage       it is tried again, as long as the lease would have lasted
 //   a message is lost               followers ask again, twice in every `linger`
-//   the server loses its memory     the leader makes the lease again, unless a follower is first
+//   the server loses its memory     the leader makes the lease again, unless another is first
 //   an outcome does not decode      another caller leads, at once
 //   an outcome cannot be told       the processes that follow run `fn` themselves, at once
+//   the key has another type        new callers: `on_outage` decides, and LastOutage says so
+//
+// Describe, Nodes, GetStats and LastOutage say what goes on. README.md has the rights that a
+// server's user needs, and what a fleet takes.
 //
 // Needs Redis 5, or any Valkey. TLS needs OpenSSL: link the CMake target singleflight::redis, or
 // define SINGLEFLIGHT_REDIS_TLS and link -lssl -lcrypto. Runs on Linux and other systems with

@@ -5,9 +5,14 @@
 //
 //   singleflight::redis::Client redis({.host = "redis"});
 //
-// It has one thread of its own, and at most two connections to a server, for everything. It
-// connects when it is first used. While a server is away, the client alone tries it again, and
+// It has one thread for its connections, which are at most two to a server. While there is
+// something to deliver, it has a second thread, and each name is looked up on a thread of its own.
+// It connects when it is first used. While a server is away, the client alone tries it again, and
 // nobody waits for that.
+//
+// Describe is made for a log:
+//
+//   redis:6379: away since 2026-11-27T08:11:09Z: Connection refused
 //
 // A Client is not a general Redis client: only the groups of this library send commands through it.
 
@@ -53,7 +58,7 @@ class Client {
         fleet_(std::make_unique<detail::Fleet>(*core_)) {}
 
   // Waits until outcomes that are being published are on the server, at most for command_timeout.
-  // Then closes the connections and ends the threads.
+  // Then closes the connections, and waits until all callers have been notified.
   //
   // Lifetime: groups that use the client are destroyed before it. In a forked child, where the
   //   client has no thread, it is leaked.
@@ -73,7 +78,7 @@ class Client {
   Client& operator=(const Client&) = delete;
 
   // Returns what is known of each server: the state it is in, since when and why. Before the first
-  // use there are none.
+  // use, and in a forked child, there are none.
   //
   // Thread: any.
   std::vector<NodeInfo> Nodes() const { return core_->Nodes(); }

@@ -33,7 +33,9 @@ struct Options {
   // reach. They ask again twice within that time. At least 2 ms.
   std::chrono::milliseconds linger = std::chrono::seconds(2);
 
-  // A value that is larger, encoded, does not travel: every process runs `fn` for itself, at once.
+  // A value that is larger, encoded, does not travel: the processes that follow run `fn`
+  // themselves, at once. So does one for which `max_queued_bytes` leaves no room. Keep this below
+  // `max_reply_bytes`: a follower that cannot read an outcome treats it as an outage.
   std::size_t max_value = std::size_t{8} << 20;
 
   OnOutage on_outage = OnOutage::kRunLocally;
