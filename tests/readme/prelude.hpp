@@ -6,6 +6,7 @@
 #include <chrono>
 #include <coroutine>
 #include <functional>
+#include <iostream>
 #include <optional>
 #include <singleflight/singleflight.hpp>
 #include <span>
