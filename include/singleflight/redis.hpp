@@ -8,7 +8,7 @@
 //
 //   // Ten containers with a hundred callers each ask at once: one of them renders.
 //   auto [page, shared] = pages.Do("/prices", [] { return Render("/prices"); });
-//   auto page = co_await CoDo(pages, "/prices", render, stop);  // and DoAsync, AsyncDo, DoMany
+//   auto result = co_await CoDo(pages, "/prices", render, stop);  // and DoAsync, AsyncDo, DoMany
 //
 // The callers of one process share one call of a group of its own. For each call, the client asks
 // the server for the lease, which is the right of one process to lead. If it has the lease, one of
