@@ -302,7 +302,7 @@ void OneCaller(benchmark::State& state) try {
     client.Ask("GET bare:value");
   };
   const auto lead = [&](const auto& fn) { benchmark::DoNotOptimize(other_group.Do(key, fn)); };
-  const auto is_followed = [&] { return observer.Ask("HLEN " + lease) == "7"; };
+  const auto is_followed = [&] { return observer.Ask("HLEN " + lease) == "8"; };
   subscriber.Ask("SUBSCRIBE bare:channel");
   const auto publish = [&](const auto& fn) { client.Ask("PUBLISH bare:channel %d", fn()); };
   const auto read = [&] { subscriber.Read(); };

@@ -41,10 +41,10 @@ class FleetMember {
   }
 
   // Returns how many other processes follow the call for `key`. The lease of a call is a hash with
-  // six fields, and one more for each of them.
+  // seven fields, and one more for each of them.
   std::size_t ProcessesThatFollow(const std::string& key) {
     const auto fields = std::stoul(server_.Ask("HLEN redis_fleet:{" + key + "}:lease"));
-    return fields < 6 ? 0 : fields - 6;
+    return fields < 7 ? 0 : fields - 7;
   }
   // Returns how many connections this process's client has.
   int Connections() {

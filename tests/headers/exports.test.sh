@@ -12,8 +12,9 @@ cd "$(dirname "$0")/../../include"
 work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT
 
-# declared COMPILER ARGUMENT...: the names of namespace singleflight but for `detail`. They are
-# those of singleflight.hpp and of $work/more.hpp.
+# declared COMPILER ARGUMENT...: the names of namespace singleflight but for the namespaces in it,
+# and for an internal base class, which must be in this namespace. They are those of
+# singleflight.hpp and of $work/more.hpp.
 declared() {
   printf '#include <singleflight/singleflight.hpp>\n#include "more.hpp"\nauto x = singleflight::\n' \
     > "$work/complete.cpp"
@@ -26,7 +27,7 @@ declared() {
   fi
   # A class template comes again as Name<Parameters>, for its constructors.
   sed -n 's/^COMPLETION: \(.*\) : .*/\1/p' "$work/completions" | grep -v '^[A-Za-z0-9_]*<[A-Za-z]' |
-    grep -vx detail | sort -u
+    grep -vxE 'detail|redis|FoundByLookup' | sort -u
 }
 
 # exported FILE

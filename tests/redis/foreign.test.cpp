@@ -68,7 +68,7 @@ TEST_CASE("Redis outage: a list or a string at the lease's place is an outage, a
 }
 
 TEST_CASE("Redis outage: a hash that is no lease is an outage, and is left alone") {
-  for (const std::string field : {"name", "token", "fence", "inbox", "tag"}) {
+  for (const std::string field : {"name", "token", "fence", "inbox", "tag", "lasts"}) {
     CheckForeignLease([&](const RedisServer& server, const std::string& lease) {
       server.Ask("HSET", lease, field, kSomeToken);
       server.Ask("PEXPIRE", lease, "3600000");
@@ -79,7 +79,7 @@ TEST_CASE("Redis outage: a hash that is no lease is an outage, and is left alone
 TEST_CASE("Redis outage: a lease that never expires is an outage, and is left alone") {
   CheckForeignLease([](const RedisServer& server, const std::string& lease) {
     server.Ask("HSET", lease, "token", kSomeToken, "fence", kSomeFence, "tag", "string", "inbox",
-               "t:inbox:" + kSomeToken);
+               "t:inbox:" + kSomeToken, "lasts", "3600000");
   });
 }
 

@@ -38,7 +38,7 @@ void TakeLease(const RedisServer& server, const std::string& token,
   const std::string lease = LeaseName("t", "k");
   server.Ask("DEL", lease);
   server.Ask("HSET", lease, "token", token, "fence", kFence, "who", "h:1", "since", "1", "tag",
-             "string", "inbox", "t:inbox:" + token);
+             "string", "inbox", "t:inbox:" + token, "lasts", milliseconds);
   server.Ask("PEXPIRE", lease, milliseconds);
 }
 

@@ -65,7 +65,8 @@ TEST_CASE(
   // Another process seems to lead them all.
   const auto lead = [&](const std::string& key, const std::string& token) {
     return server.Ask("HSET", LeaseOf(key), "token", token, "fence", "1700000000000000", "who",
-                      "x:1", "since", "1700000000", "tag", "string", "inbox", "t:inbox:x");
+                      "x:1", "since", "1700000000", "tag", "string", "inbox", "t:inbox:x", "lasts",
+                      "3600000");
   };
   lead("keys", std::string(32, '0'));
   server.Ask("PEXPIRE", LeaseOf("keys"), "3600000");

@@ -34,7 +34,7 @@ const std::uint64_t kStringTag = redis::detail::Fnv1a("string");
 // Acts as another process that leads the call for "k".
 void TakeLease(const RedisServer& server, const std::string& tag = "string") {
   server.Ask("HSET", LeaseName("t", "k"), "token", kToken, "fence", kFence, "who", "h:1", "since",
-             "1", "tag", tag, "inbox", "t:inbox:" + kToken);
+             "1", "tag", tag, "inbox", "t:inbox:" + kToken, "lasts", "3600000");
   server.Ask("PEXPIRE", LeaseName("t", "k"), "3600000");
 }
 // Acts as that process when its call has landed. `payload` is published as it is.

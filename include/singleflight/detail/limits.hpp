@@ -48,7 +48,8 @@ class Limits {
     return options_.max_age && Now() - started > options_.max_age->count();
   }
   static std::chrono::nanoseconds::rep Now() {
-    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
   }
 
  private:

@@ -4,8 +4,9 @@
 // The protocol of the fleet: by which scripts one process takes the lease for a key, and the others
 // learn the outcome of its call. The server holds, with BASE = `prefix:{key}`:
 //
-//   BASE:lease             a hash: token, fence, who, since, tag, inbox, and a field "f:INBOX" for
-//                          each group that follows. It expires.
+//   BASE:lease             a hash: token, fence, who, since, tag, inbox, lasts, and a field
+//                          "f:INBOX" for each group that follows. It expires. It lasts for `lasts`
+//                          milliseconds, unless the server's clock is set back.
 //   BASE:forgotten:TOKEN   the lease of a forgotten call. Only its own followers still look at it.
 //   BASE:outcome:TOKEN     the fence and the payload, for `linger`. It exists only if another
 //                          process followed, or might have.
@@ -146,8 +147,12 @@ inline std::optional<Message> ReadMessage(std::string_view bytes) {
 inline const Script& TakeScript() {
   static const Script& script = *new Script(R"lua(
     local function follow(name, has)
-      local left = redis.call('PTTL', name)
-      if left < 0 then return {'foreign'} end
+      local left, lasts = redis.call('PTTL', name), tonumber(has[5])
+      if left < 0 or not lasts then return {'foreign'} end
+      if left > lasts then  -- the clock was set back
+        redis.call('PEXPIRE', name, lasts)
+        left = lasts
+      end
       if has[3] ~= ARGV[5] then return {'tag', tostring(has[3])} end
       local field = 'f:' .. ARGV[3]  -- a server without memory refuses to set it, but not to look
       if redis.call('HEXISTS', name, field) == 0 then redis.call('HSET', name, field, '1') end
@@ -159,7 +164,7 @@ inline const Script& TakeScript() {
     local has, exists = {}, redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3])
     if exists > 0 then
       for i = 2, 1, -1 do
-        has = redis.pcall('HMGET', KEYS[i], 'token', 'fence', 'tag', 'inbox')
+        has = redis.pcall('HMGET', KEYS[i], 'token', 'fence', 'tag', 'inbox', 'lasts')
         if has['err'] then return {'foreign'} end
         if has[1] == ARGV[1] then return {'lead', has[2]} end
         if has[1] and not (has[2] and has[4]) then return {'foreign'} end
@@ -171,7 +176,7 @@ inline const Script& TakeScript() {
       if type(outcome) == 'string' and string.sub(outcome, 1, 16) == ARGV[7] then
         return {'outcome', string.sub(outcome, 17)}
       end
-      local forgotten = redis.call('HMGET', KEYS[5], 'token', 'fence', 'tag', 'inbox')
+      local forgotten = redis.call('HMGET', KEYS[5], 'token', 'fence', 'tag', 'inbox', 'lasts')
       if forgotten[2] == ARGV[7] then
         local answer = follow(KEYS[5], forgotten)
         answer[4] = answer[3] and 1
@@ -188,7 +193,7 @@ inline const Script& TakeScript() {
     local now = redis.call('TIME')
     local fence = string.format('%010d%06d', now[1], now[2])
     redis.call('HSET', KEYS[1], 'token', ARGV[1], 'fence', fence, 'who', ARGV[4],
-      'since', now[1], 'tag', ARGV[5], 'inbox', ARGV[3])
+      'since', now[1], 'tag', ARGV[5], 'inbox', ARGV[3], 'lasts', ARGV[2])
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
     return {'lead', fence}
   )lua");
@@ -258,7 +263,7 @@ inline const Script& PublishScript() {
       return -1
     end
     local inboxes = {}
-    if redis.call('HLEN', name) > 6 then  -- else it has only what Take has put there
+    if redis.call('HLEN', name) > 7 then  -- else it has only what Take has put there
       for _, field in ipairs(redis.call('HKEYS', name)) do
         if string.sub(field, 1, 2) == 'f:' then inboxes[#inboxes + 1] = string.sub(field, 3) end
       end
@@ -301,7 +306,7 @@ inline const Script& RenewScript() {
       return 0
     end
     redis.call('HSET', KEYS[1], 'token', ARGV[1], 'fence', ARGV[2], 'who', ARGV[5],
-      'since', redis.call('TIME')[1], 'tag', ARGV[6], 'inbox', ARGV[4])
+      'since', redis.call('TIME')[1], 'tag', ARGV[6], 'inbox', ARGV[4], 'lasts', ARGV[3])
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
     return 1
   )lua");
