@@ -98,8 +98,8 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
     for (const Generation* each : {&previous_, &current_}) {
       const auto found = each->messages.find(id);
       if (found == each->messages.end()) continue;
-      missed.message = true;
-      missed.forgotten = missed.forgotten || found->second;
+      missed.message = missed.message || found->second.message;
+      missed.forgotten = missed.forgotten || found->second.forgotten;
     }
     --(sent.generation == generation_ ? current_ : previous_).takes;
     while (previous_.takes == 0) {  // nobody needs what came before
@@ -119,8 +119,8 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
   };
   // Takes that were sent in one period, and messages that came in it.
   struct Generation {
-    std::size_t takes = 0;                           // that are not answered
-    std::unordered_map<std::string, bool> messages;  // by id: whether it was forgotten
+    std::size_t takes = 0;                             // that are not answered
+    std::unordered_map<std::string, Missed> messages;  // by id
     std::vector<Question> questions;
   };
 
@@ -129,8 +129,8 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
     if (!message) return;
     if (message->kind == MessageKind::kHeld) return OnQuestion(*message);
     if (current_.takes + previous_.takes > 0) {
-      bool& forgotten = current_.messages[message->id];
-      forgotten = forgotten || message->kind == MessageKind::kForgotten;
+      Missed& its = current_.messages[message->id];
+      (message->kind == MessageKind::kForgotten ? its.forgotten : its.message) = true;
     }
     const auto [first, last] = listeners_.equal_range(message->id);
     std::vector<Listener*> told;  // they may remove themselves
