@@ -134,11 +134,11 @@ class LaterBatch {
       auto joined = group_.JoinOnThread(*member.key, member, member, again, options_.on_failure);
       member.call = std::move(joined.state);
       member.role = joined.role;
-      if (member.role == Role::kLeader) return;
+      if (member.call != nullptr) return;  // it hears who leads, also if it is not the first to ask
     } catch (...) {
       member.error = Caught();
     }
-    Change([&] { member.Decide(); });  // another caller of this process has asked before
+    Change([&] { member.Decide(); });  // it is on no call
   }
 
   // Waits until all keys have landed or were left, and meanwhile runs `fn` for those that this
