@@ -25,6 +25,7 @@
 
 #include "detail/redis/client_core.hpp"
 #include "detail/redis/fleet.hpp"
+#include "detail/redis/resolver.hpp"
 #include "redis_client_options.hpp"
 
 namespace singleflight::redis {
@@ -52,10 +53,7 @@ class Client {
   //
   // Errors: std::invalid_argument for an option out of its range, and std::system_error if the
   //   process has no more file descriptors.
-  explicit Client(const ClientOptions& options = {})
-      : patience_(options.command_timeout),
-        core_(std::make_unique<detail::ClientCore>(options)),
-        fleet_(std::make_unique<detail::Fleet>(*core_)) {}
+  explicit Client(const ClientOptions& options = {}) : Client(options, detail::SystemLookUp()) {}
 
   // Waits until outcomes that are being published are on the server, at most for command_timeout.
   // Then closes the connections, and waits until all callers have been notified.
@@ -92,6 +90,12 @@ class Client {
 
  private:
   friend struct detail::ClientAccess;
+
+  Client(const ClientOptions& options, detail::LookUp look_up)
+      : patience_(options.command_timeout),
+        core_(std::make_unique<detail::ClientCore>(options, std::move(look_up))),
+        fleet_(std::make_unique<detail::Fleet>(*core_)) {}
+
   const std::chrono::milliseconds patience_;
   std::unique_ptr<detail::ClientCore> core_;
   std::unique_ptr<detail::Fleet> fleet_;
@@ -99,8 +103,11 @@ class Client {
 
 namespace detail {
 
-// Lets the groups of this library use a Client.
+// Lets the groups of this library use a Client, and its tests look names up in their own way.
 struct ClientAccess {
+  static Client Make(const ClientOptions& options, LookUp look_up) {
+    return Client(options, std::move(look_up));
+  }
   static ClientCore& Core(Client& client) noexcept { return *client.core_; }
   static detail::Fleet& FleetOf(Client& client) noexcept { return *client.fleet_; }
 };
