@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <functional>
+#include <future>
 #include <mutex>
 #include <optional>
 #include <singleflight/redis.hpp>
@@ -81,6 +82,17 @@ inline void AwaitSubscribed(const RedisServer& server, RedisPages& pages) {
     return std::string();
   }));
   static_cast<void>(pages.Do(key, [] { return std::string(); }));  // its loop has heard of that
+}
+
+// Returns when a server has answered all that a process had to ask of it before.
+inline void AwaitAnswers(RedisPages& pages) {
+  auto& core = singleflight::redis::detail::ClientAccess::Core(pages.GetClient());
+  std::promise<void> answered;
+  core.Loop().Post([&] {
+    const std::array<std::string_view, 1> ping = {"PING"};
+    core.Commands().Run(std::nullopt, ping, [&](const auto&) { answered.set_value(); });
+  });
+  answered.get_future().wait();
 }
 
 inline std::chrono::milliseconds Since(std::chrono::steady_clock::time_point begin) {
