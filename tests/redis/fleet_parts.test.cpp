@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: MIT
 
-// Tests the parts that a redis::Group is made of: who does a call's work, the thread that delivers,
-// and what the scripts and messages are made of.
+// Tests parts that a redis::Group is made of: the thread that delivers, and what the scripts and
+// messages are made of. runner_slot.test.cpp and inbox.test.cpp have other parts.
 
 #include <algorithm>
 #include <atomic>
-#include <functional>
 #include <future>
-#include <latch>
 #include <memory>
-#include <optional>
 #include <singleflight/detail/redis/deliverer.hpp>
 #include <singleflight/detail/redis/payload.hpp>
 #include <singleflight/detail/redis/protocol.hpp>
 #include <singleflight/detail/redis/remote_error.hpp>
-#include <singleflight/detail/redis/runner_slot.hpp>
 #include <singleflight/detail/redis/slots.hpp>
 #include <string>
 #include <string_view>
@@ -33,131 +29,7 @@ namespace {
 const std::string kToken = "0123456789abcdef0123456789abcdef";
 const std::string kFence = "1234567890123456";
 
-struct TestGrant final : redis::Grant {};
-class TestRunner final : public redis::Runner {
- public:
-  explicit TestRunner(std::atomic<int>* destroyed = nullptr) : destroyed_(destroyed) {}
-  ~TestRunner() override {
-    if (destroyed_ != nullptr) ++*destroyed_;
-  }
-  void OnFollows() noexcept override { ++follows; }
-  int follows = 0;
-
- private:
-  std::atomic<int>* destroyed_;
-};
-
 }  // namespace
-
-// ---- RunnerSlot
-
-TEST_CASE("Runner slot: the first runner that is still there is taken") {
-  TestRunner first, second;
-  TestGrant grant;
-  redis::RunnerSlot slot;
-  CHECK(slot.Offer(first) == nullptr);
-  CHECK(slot.Offer(second) == nullptr);
-  CHECK(slot.Withdraw(first));
-  CHECK(slot.TakeFirst(grant).runner == &second);
-  CHECK_FALSE(slot.Withdraw(second));
-  CHECK(slot.Withdraw(first));
-}
-
-TEST_CASE("Runner slot: a grant without a runner waits for the next one that is offered") {
-  TestRunner runner, other;
-  TestGrant grant;
-  redis::RunnerSlot slot;
-  CHECK(slot.TakeFirst(grant).runner == nullptr);
-  CHECK(slot.Offer(runner) == &grant);
-  CHECK_FALSE(slot.Withdraw(runner));
-  CHECK(slot.Offer(other) == nullptr);
-  CHECK_FALSE(slot.StopWaiting());
-}
-
-TEST_CASE("Runner slot: a grant that stops waiting is given to nobody") {
-  TestRunner runner;
-  TestGrant grant;
-  redis::RunnerSlot slot;
-  CHECK(slot.TakeFirst(grant).runner == nullptr);
-  CHECK(slot.StopWaiting());
-  CHECK_FALSE(slot.StopWaiting());
-  CHECK(slot.Offer(runner) == nullptr);
-  CHECK(slot.Withdraw(runner));
-}
-
-TEST_CASE("Runner slot: it keeps one runner of its own, which belongs to whoever takes it") {
-  std::atomic<int> destroyed = 0;
-  TestGrant grant;
-  {
-    redis::RunnerSlot slot;
-    CHECK(slot.NeedsOwned());
-    std::unique_ptr<redis::Runner> first = std::make_unique<TestRunner>(&destroyed);
-    std::unique_ptr<redis::Runner> second = std::make_unique<TestRunner>(&destroyed);
-    const redis::Runner* const kept = first.get();
-    CHECK(slot.Offer(first) == nullptr);
-    CHECK(first == nullptr);
-    CHECK_FALSE(slot.NeedsOwned());
-    CHECK(slot.Offer(second) == nullptr);
-    CHECK(second != nullptr);
-    const redis::RunnerSlot::Taken taken = slot.TakeFirst(grant);
-    CHECK(taken.runner == kept);
-    CHECK(taken.owned.get() == kept);
-    CHECK(destroyed == 0);
-  }
-  CHECK(destroyed == 2);
-}
-
-TEST_CASE("Runner slot: once it is closed it keeps nobody and releases those it had") {
-  std::atomic<int> destroyed = 0;
-  TestRunner stack, late;
-  redis::RunnerSlot slot;
-  std::unique_ptr<redis::Runner> owned = std::make_unique<TestRunner>(&destroyed);
-  CHECK(slot.Offer(stack) == nullptr);
-  CHECK(slot.Offer(owned) == nullptr);
-  owned = slot.Close();
-  CHECK(owned != nullptr);
-  CHECK(slot.Offer(late) == nullptr);
-  CHECK(slot.Offer(owned) == nullptr);
-  CHECK(owned != nullptr);
-  CHECK_FALSE(slot.NeedsOwned());
-  CHECK(slot.Withdraw(stack));
-  CHECK(slot.Withdraw(late));
-}
-
-TEST_CASE("Runner slot: a runner that is offered again can be withdrawn again") {
-  TestRunner runner;
-  TestGrant grant;
-  redis::RunnerSlot first, second;
-  CHECK(first.Offer(runner) == nullptr);
-  CHECK(first.TakeFirst(grant).runner == &runner);
-  CHECK(second.Offer(runner) == nullptr);
-  CHECK(second.Withdraw(runner));
-}
-
-TEST_CASE("Runner slot: of threads that offer and withdraw, a grant goes to exactly one") {
-  constexpr int kThreads = 4;
-  for (int round = 0; round < 300; ++round) {
-    redis::RunnerSlot slot;
-    TestGrant grant;
-    std::atomic<int> granted = 0;
-    std::latch ready(kThreads + 1);
-    std::vector<JoiningThread> threads;
-    for (int i = 0; i < kThreads; ++i) {
-      threads.emplace_back([&] {
-        TestRunner runner;
-        ready.arrive_and_wait();
-        if (slot.Offer(runner) == &grant) ++granted;
-        if (!slot.Withdraw(runner) && granted == 0) ++granted;
-      });
-    }
-    ready.arrive_and_wait();
-    const bool taken = slot.TakeFirst(grant).runner != nullptr;
-    threads.clear();
-    const bool waits = slot.StopWaiting();
-    REQUIRE(granted == (waits ? 0 : 1));
-    REQUIRE_FALSE((taken && waits));
-  }
-}
 
 // ---- Deliverer
 
