@@ -82,6 +82,7 @@ inline void AwaitSubscribed(const RedisServer& server, RedisPages& pages) {
     return std::string();
   }));
   static_cast<void>(pages.Do(key, [] { return std::string(); }));  // its loop has heard of that
+  Await([&] { return server.Keys(std::string(kPrefix) + ":{" + key + "}:*").empty(); });
 }
 
 // Returns when a server has answered all that a process had to ask of it before.

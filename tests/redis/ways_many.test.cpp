@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <future>
 #include <latch>
@@ -19,11 +20,14 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "outages.hpp"
+#include "proxy.hpp"
 #include "server.hpp"
 #include "support/cancellable_thread.hpp"
 #include "support/catch.hpp"
@@ -483,6 +487,41 @@ TEST_CASE("fleet DoMany: if the first batch leaves before it leads, the next cal
   stop.request_stop();
   CHECK(TextsOf(got.get_future().get()) == Strings{"canceled", "canceled"});
   server.Continue();
+  CHECK(stays.Get() == Strings{"b!", "a!"});
+  CHECK(load.Runs() == std::vector<Strings>{{"a", "b"}});
+}
+
+TEST_CASE(
+    "fleet DoMany: keys that a batch takes over run together, though their leads come apart") {
+  RedisServer server;
+  RedisProxy proxy(server.Socket());
+  RedisPages pages(LongTimeouts(proxy.Socket()));
+  AwaitSubscribed(server, pages);
+  AwaitAnswers(pages);
+  server.Stop();
+  Load load;
+  StopSource stop;
+  std::promise<Results> got;
+  JoiningThread leaves([&] {
+    got.set_value(DoMany(pages, Strings{"a", "b"}, NoBatch, {.stop = stop.get_token()}));
+  });
+  AwaitCallers(pages, "b", 1);
+  const auto way = GENERATE(Way::kDoMany, Way::kCoDoMany, Way::kDoManyAsync);
+  CAPTURE(way);
+  Batch stays(way, pages, {"b", "a"}, load.Fn());
+  AwaitCallers(pages, "a", 2);
+  stop.request_stop();
+  CHECK(TextsOf(got.get_future().get()) == Strings{"canceled", "canceled"});
+
+  // The first answer comes, and the second one is held.
+  const std::uint64_t executions = pages.GetStats().executions;
+  constexpr std::string_view kAnswer = "*2\r\n$4\r\nlead\r\n$16\r\n1234567890123456\r\n";
+  proxy.HoldAt({RedisProxy::kReplies, proxy.Bytes(0, RedisProxy::kReplies) + kAnswer.size(), 0});
+  server.Continue();
+  Await([&] { return pages.GetStats().executions == executions + 1; });
+  LetOthersRun(1000);
+  CHECK(load.Runs().empty());
+  proxy.Release();
   CHECK(stays.Get() == Strings{"b!", "a!"});
   CHECK(load.Runs() == std::vector<Strings>{{"a", "b"}});
 }
