@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: MIT
 
-// Tests how a redis::Client looks names up. The test's own look-up stands for the system's.
+// Tests how a redis::Client looks names up, and what its groups do meanwhile. The test's own
+// look-up stands for the system's.
 
-#include <atomic>
 #include <chrono>
-#include <future>
-#include <map>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <singleflight/async.hpp>
+#include <singleflight/redis.hpp>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "client_support.hpp"
+#include "processes.hpp"
 #include "server.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -168,4 +175,84 @@ TEST_CASE("Redis client: a look-up that throws is one that fails") {
     throw std::runtime_error("no names today");
   });
   CHECK(client.Ask({"PING"}).why == kName + ": cannot be looked up: no names today"s);
+}
+
+// ---- As callers see it
+
+namespace {
+
+// A process whose name server answers as the test says.
+class NamedProcess {
+ public:
+  NamedProcess(FakeNames& names, std::chrono::milliseconds connect_timeout,
+               const singleflight::redis::Options& options = {})
+      : client(detail::ClientAccess::Make(NamedOptions(connect_timeout), names.LookUp())),
+        pages(client, "t", options) {}
+
+  singleflight::redis::Client client;
+  singleflight::redis::Group<std::string> pages;
+};
+
+}  // namespace
+
+TEST_CASE("Promise 18: a caller leaves at once while its server's name is looked up") {
+  FakeNames names;
+  std::optional<NamedProcess> process(std::in_place, names, 1h);
+  auto& pages = process->pages;
+  const auto began = std::chrono::steady_clock::now();
+  const auto passed = [&] { return std::chrono::steady_clock::now() - began; };
+  CHECK(ErrorOf([&] { return pages.Do("k", NeverRun, {.timeout = 50ms}); }) ==
+        std::errc::timed_out);
+  CHECK(passed() >= 50ms);
+  StopSource stop;
+  Caller stopped([&] { return pages.Do("k", NeverRun, {.stop = stop.get_token()}); });
+  AwaitCallers(pages, "k", 1);
+  stop.request_stop();
+  CHECK(stopped.Join().error == std::errc::operation_canceled);
+  CHECK_FALSE(pages.Forget("other"));
+  process.reset();
+  CHECK(passed() < 5s);  // nothing of this has waited for the look-up
+  CHECK(names.Asked() == 1);
+  names.FailWith("too late");
+}
+
+TEST_CASE("redis: callers run their functions while their server's name is not looked up") {
+  FakeNames names;
+  NamedProcess process(names, 20ms);
+  for (std::uint64_t i = 1; i <= 3; ++i) {
+    CHECK(*process.pages.Do("k", [] { return "own"s; }) == "own");
+    CHECK(process.pages.GetStats().outages == i);
+  }
+  CHECK(process.pages.LastOutage() == kName + ": cannot be looked up within connect_timeout"s);
+  CHECK(names.Asked() == 1);
+
+  // From the answer on, the server is used.
+  const RedisServer server({.tcp = true});
+  names.AnswerWith({&server});
+  Await([&] { return process.client.Nodes().at(0).state == NodeState::kUp; });
+  const auto load = [&](const singleflight::redis::Lease& lease) {
+    CHECK(LeaseField(server, "k", "token") == lease.token());
+    return "led"s;
+  };
+  CHECK(*process.pages.Do("k", load) == "led");
+}
+
+TEST_CASE("redis: callers fail with the reason while their server's name is not looked up") {
+  FakeNames names;
+  NamedProcess process(names, 20ms, {.on_outage = singleflight::redis::OnOutage::kFail});
+  CHECK(ErrorOf([&] { return process.pages.Do("k", NeverRun); }) == std::errc::not_connected);
+  names.FailWith("no such name");
+  Await([&] {
+    CHECK(ErrorOf([&] { return process.pages.Do("k", NeverRun); }) == std::errc::not_connected);
+    return process.pages.LastOutage() == kName + ": cannot be looked up: no such name"s;
+  });
+}
+
+TEST_CASE("redis: a group that is destroyed while a name is looked up lands its calls") {
+  FakeNames names;
+  std::optional<NamedProcess> process(std::in_place, names, 1h);
+  singleflight::Future<std::string> future = DoAsync(process->pages, "k", NeverRun);
+  process.reset();
+  CHECK(ErrorOf([&] { return future.Get(); }) == std::errc::operation_canceled);
+  names.FailWith("too late");
 }

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: MIT
 
-// Tests a redis::Client over TLS, with a server and certificates of the test's own.
+// Tests a redis::Client and a redis::Group over TLS, with a server and certificates of the test's
+// own.
 
 #ifdef SINGLEFLIGHT_REDIS_TLS
 
+#include <cstdint>
 #include <cstdlib>
+#include <fstream>
 #include <future>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "client_support.hpp"
+#include "processes.hpp"
 #include "server.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -84,6 +90,7 @@ class TlsServer {
     return options;
   }
   RedisServer& Server() { return server_; }
+  const RedisServer& Server() const { return server_; }
 
  private:
   ReservedPort port_;
@@ -197,6 +204,51 @@ TEST_CASE("Redis client over TLS: a server that hangs or restarts is noticed and
   Await([&] { return client.Ask({"PING"}).IsReply(); });
   server.Server().Restart();
   Await([&] { return client.Ask({"PING"}).IsReply(); });
+}
+
+// ---- As callers see it
+
+TEST_CASE("redis over TLS: processes share a call") {
+  const TlsServer server("server");
+  RedisPages here(server.OptionsFor("localhost"));
+  RedisPages there(server.OptionsFor("127.0.0.1"));
+  RedisLeader leader(here, "k", std::string(100'000, 'x'));
+  Caller follower([&] { return there.Do("k", NeverRun); });
+  AwaitFollowers(server.Server(), "k", 1);
+  leader.Finish();
+  CHECK(follower.Join().value == std::string(100'000, 'x'));
+  CHECK(here.GetStats().outages + there.GetStats().outages == 0);
+}
+
+TEST_CASE("redis over TLS: callers run their functions if the certificate is another server's") {
+  const TlsServer server("elsewhere");
+  RedisPages pages(server.OptionsFor("localhost"));
+  for (std::uint64_t i = 1; i <= 3; ++i) {
+    const auto result = pages.Do("k", [] { return "own"s; });
+    CHECK(*result == "own");
+    CHECK(result.role() == singleflight::Role::kLeader);
+    CHECK(pages.GetStats().outages == i);
+  }
+  CHECK(pages.LastOutage().ends_with(": the server's certificate was refused: hostname mismatch"));
+  const std::string state = pages.GetClient().Describe();
+  CHECK(state.find(": away since ") != std::string::npos);
+  CHECK(state.ends_with(": the server's certificate was refused: hostname mismatch\n"));
+  CHECK(server.Server().Keys().empty());  // it was told nothing
+}
+
+TEST_CASE("redis over TLS: callers fail with the reason if the certificate is another server's") {
+  const TlsServer server("elsewhere");
+  RedisPages pages(server.OptionsFor("127.0.0.1"),
+                   {.on_outage = singleflight::redis::OnOutage::kFail});
+  std::string message;
+  try {
+    static_cast<void>(pages.Do("k", NeverRun));
+  } catch (const std::system_error& error) {
+    CHECK(error.code() == std::errc::not_connected);
+    message = error.what();
+  }
+  const std::string reason = "the server's certificate was refused: IP address mismatch";
+  CHECK(message.find(reason) != std::string::npos);
 }
 
 #endif
