@@ -217,6 +217,7 @@ TEST_CASE("Promise 18: a caller leaves at once while its server's name is looked
 }
 
 TEST_CASE("redis: callers run their functions while their server's name is not looked up") {
+  const RedisServer server({.tcp = true});
   FakeNames names;
   NamedProcess process(names, 20ms);
   for (std::uint64_t i = 1; i <= 3; ++i) {
@@ -227,7 +228,6 @@ TEST_CASE("redis: callers run their functions while their server's name is not l
   CHECK(names.Asked() == 1);
 
   // From the answer on, the server is used.
-  const RedisServer server({.tcp = true});
   names.AnswerWith({&server});
   Await([&] { return process.client.Nodes().at(0).state == NodeState::kUp; });
   const auto load = [&](const singleflight::redis::Lease& lease) {

@@ -8,7 +8,9 @@
 #include <cstddef>
 #include <singleflight/redis.hpp>
 #include <string>
+#include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "outages.hpp"
@@ -34,6 +36,50 @@ std::string SlotOf(const std::string& key) {
   return std::to_string(singleflight::redis::detail::HashSlot(LeaseOf(key)));
 }
 std::string IdOf(const RedisServer& node) { return node.Ask("CLUSTER", "MYID").text; }
+
+// Moves the slot of a key from one node to another, in the steps in which a real one moves.
+class SlotMove {
+ public:
+  SlotMove(const RedisCluster& cluster, std::string key, std::size_t from, std::size_t to)
+      : cluster_(cluster), key_(std::move(key)), from_(from), to_(to) {}
+
+  void Begin() const {
+    SetSlot(to_, "IMPORTING", IdOf(cluster_.Node(from_)));
+    SetSlot(from_, "MIGRATING", IdOf(cluster_.Node(to_)));
+  }
+  void MoveLease() const {
+    const std::string port = std::to_string(cluster_.Node(to_).Port());
+    cluster_.Node(from_).Ask("MIGRATE", "127.0.0.1", port, LeaseOf(key_), "0", "5000");
+  }
+  void Finish() const {
+    const std::string owner = IdOf(cluster_.Node(to_));
+    SetSlot(to_, "NODE", owner);
+    SetSlot(from_, "NODE", owner);
+    for (std::size_t node = 0; node < RedisCluster::kNodes; ++node) {
+      if (node != from_ && node != to_) SetSlot(node, "NODE", owner);
+    }
+  }
+
+ private:
+  void SetSlot(std::size_t node, const char* state, const std::string& id) const {
+    cluster_.Node(node).Ask("CLUSTER", "SETSLOT", SlotOf(key_), state, id);
+  }
+
+  const RedisCluster& cluster_;
+  const std::string key_;
+  const std::size_t from_, to_;
+};
+
+// Returns how often a node has answered TRYAGAIN.
+long long TriedAgain(const RedisServer& node) {
+  const std::string errors = node.Ask("INFO", "errorstats").text;
+  constexpr std::string_view kName = "errorstat_TRYAGAIN:count=";
+  const std::size_t begin = errors.find(kName);
+  return begin == std::string::npos ? 0 : std::stoll(errors.substr(begin + kName.size()));
+}
+void AwaitTriedAgain(const RedisServer& node) {
+  Await([&, before = TriedAgain(node)] { return TriedAgain(node) > before; });
+}
 
 // Returns the first key, counting up from 0, whose lease is on that node.
 std::string KeyOn(const RedisCluster& cluster, std::size_t node) {
@@ -108,18 +154,13 @@ TEST_CASE("Redis Cluster: an outcome reaches its followers although the slot has
   RedisLeader leader(leading, key, "theirs"s);
   Caller follower([&] { return following.Do(key, NeverRun); });
   AwaitFollowers(cluster.Node(1), key, 1);
-  const std::string from = IdOf(cluster.Node(1)), to = IdOf(cluster.Node(2));
-  cluster.Node(2).Ask("CLUSTER", "SETSLOT", SlotOf(key), "IMPORTING", from);
-  cluster.Node(1).Ask("CLUSTER", "SETSLOT", SlotOf(key), "MIGRATING", to);
-
-  // A call that begins meanwhile is on the new node (ASK), while the lease is on the old one.
-  cluster.Node(1).Ask("MIGRATE", "127.0.0.1", std::to_string(cluster.Node(2).Port()), LeaseOf(key),
-                      "0", "5000");
+  const SlotMove move(cluster, key, 1, 2);
+  move.Begin();
+  // A call that begins meanwhile is asked for at the new node (ASK).
+  move.MoveLease();
   RedisPages late(At(cluster, 0), Strict());
   Caller second([&] { return late.Do(key, NeverRun); });
-  cluster.Node(2).Ask("CLUSTER", "SETSLOT", SlotOf(key), "NODE", to);
-  cluster.Node(1).Ask("CLUSTER", "SETSLOT", SlotOf(key), "NODE", to);
-  cluster.Node(0).Ask("CLUSTER", "SETSLOT", SlotOf(key), "NODE", to);
+  move.Finish();
   AwaitFollowers(cluster.Node(2), key, 2);
   CHECK(leader.Finish().value == "theirs");
   CHECK(follower.Join().value == "theirs");
@@ -131,12 +172,75 @@ TEST_CASE("Redis Cluster: an outcome reaches its followers although the slot has
   }
 }
 
+TEST_CASE("Redis Cluster: callers whose slot is half moved have the outcome once it has moved") {
+  const RedisCluster cluster;
+  const std::string key = KeyOn(cluster, 1);
+  RedisPages leading(At(cluster, 0), Strict());
+  RedisPages following(At(cluster, 2), Strict());
+  RedisPages late(At(cluster, 1), Strict());
+  RedisLeader leader(leading, key, "theirs"s);
+  Caller follower([&] { return following.Do(key, NeverRun); });
+  AwaitFollowers(cluster.Node(1), key, 1);
+
+  // The lease is there, and other keys of the script are not: the node cannot say where to ask.
+  const SlotMove first(cluster, key, 1, 2);
+  first.Begin();
+  Caller second([&] { return late.Do(key, NeverRun); });
+  AwaitTriedAgain(cluster.Node(1));
+  first.MoveLease();
+  AwaitTriedAgain(cluster.Node(2));  // nor can the other one
+  first.Finish();
+  AwaitFollowers(cluster.Node(2), key, 2);
+
+  // The same while the outcome is published.
+  const SlotMove back(cluster, key, 2, 0);
+  back.Begin();
+  CHECK(leader.Finish().value == "theirs");  // it does not wait
+  AwaitTriedAgain(cluster.Node(2));
+  CHECK(following.Callers(key) + late.Callers(key) == 2);
+  back.MoveLease();
+  AwaitTriedAgain(cluster.Node(0));
+  CHECK(following.Callers(key) + late.Callers(key) == 2);
+  back.Finish();
+  CHECK(follower.Join().value == "theirs");
+  CHECK(second.Join().value == "theirs");
+  for (const RedisPages* each : {&leading, &following, &late}) {
+    CHECK(each->GetStats().outages == 0);
+    CHECK(each->GetStats().unpublished + each->GetStats().lost_leases == 0);
+    CHECK(each->GetStats().takeovers + each->GetStats().told_to_run == 0);
+  }
+}
+
+TEST_CASE("Redis Cluster: a caller whose slot stays half moved meets an outage, or leaves before") {
+  const RedisCluster cluster;
+  const std::string key = KeyOn(cluster, 1);
+  ClientOptions options = At(cluster, 0);
+  RedisPages patient(options, Strict());
+  options.connect_timeout = options.command_timeout = 500ms;
+  RedisPages pages(options);
+  RedisPages strict(options, Strict());
+  RedisLeader leader(patient, key, "theirs"s);
+  const SlotMove move(cluster, key, 1, 2);
+  move.Begin();
+  CHECK(ErrorOf([&] { return strict.Do(key, NeverRun, {.timeout = 20ms}); }) ==
+        std::errc::timed_out);
+  CHECK(AskFor(pages, key).value == "own");
+  CHECK(pages.GetStats().outages == 1);
+  CHECK(pages.LastOutage().find("TRYAGAIN") != std::string::npos);
+  CheckOutage(AskFor(strict, key), OnOutage::kFail, std::errc::protocol_error);
+  move.MoveLease();
+  move.Finish();
+  Caller follower([&] { return strict.Do(key, NeverRun); });
+  AwaitFollowers(cluster.Node(2), key, 1);
+  leader.Finish();
+  CHECK(follower.Join().value == "theirs");
+}
+
 TEST_CASE("Redis Cluster: no outage while a slot with leases moves under load") {
   const RedisCluster cluster;
   const std::string tag = KeyOn(cluster, 1);
   RedisPages group(At(cluster, 0), Strict());
   RedisPages other(At(cluster, 2), Strict());
-  const std::string from = IdOf(cluster.Node(1)), to = IdOf(cluster.Node(2));
   std::atomic<bool> stopped = false;
   std::atomic<int> asked = 0;
   std::vector<JoiningThread> threads;
@@ -149,8 +253,8 @@ TEST_CASE("Redis Cluster: no outage while a slot with leases moves under load") 
   }
   const auto more = [&] { Await([&, before = asked.load()] { return asked > before + 200; }); };
   more();
-  cluster.Node(2).Ask("CLUSTER", "SETSLOT", SlotOf(tag), "IMPORTING", from);
-  cluster.Node(1).Ask("CLUSTER", "SETSLOT", SlotOf(tag), "MIGRATING", to);
+  const SlotMove move(cluster, tag, 1, 2);
+  move.Begin();
   // Until the slot has moved, the new node refuses a script some of whose keys it has not:
   // TRYAGAIN.
   for (;;) {
@@ -161,8 +265,7 @@ TEST_CASE("Redis Cluster: no outage while a slot with leases moves under load") 
                           "0", "1000");
     }
   }
-  cluster.Node(2).Ask("CLUSTER", "SETSLOT", SlotOf(tag), "NODE", to);
-  cluster.Node(1).Ask("CLUSTER", "SETSLOT", SlotOf(tag), "NODE", to);
+  move.Finish();
   more();
   stopped = true;
   threads.clear();
