@@ -25,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "fake_names.hpp"
 #include "processes.hpp"
 #include "server.hpp"
 #include "support/catch.hpp"
@@ -79,7 +80,7 @@ Clock::duration OverrunOfCondition() {
 }
 
 // Checks that a caller leaves by its timeout, and by its stop, while `pages` gets no answer.
-void CheckLeavesPromptly(RedisPages& pages) {
+void CheckLeavesPromptly(redis::Group<std::string>& pages) {
   const std::uint64_t executions = pages.GetStats().executions;
   int timed_out = 0;
   const auto ask = [&] {
@@ -148,6 +149,18 @@ TEST_CASE("Promise 18: a caller leaves at once while no packet is answered") {
   const auto error = ErrorOf([&] { return pages.Do("k", NeverRun, {.timeout = kTimeout}); });
   CHECK((error == std::errc::timed_out || error == std::errc::not_connected));
   CHECK(Clock::now() - began < kTimeout + 1s);
+}
+
+TEST_CASE("Promise 18: a caller leaves at once while its server's name is looked up") {
+  FakeNames names;
+  std::optional<NamedProcess> process(std::in_place, names, 1h);
+  CheckLeavesPromptly(process->pages);
+  CHECK(names.Asked() == 1);
+  const auto began = Clock::now();
+  CHECK_FALSE(process->pages.Forget("k"));
+  process.reset();
+  CHECK(Clock::now() - began < 1s);  // nor do Forget and the destructors wait for the look-up
+  names.FailWith("too late");
 }
 
 TEST_CASE("Promise 18: a caller that follows leaves at once when its server is suspended") {

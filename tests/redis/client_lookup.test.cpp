@@ -4,21 +4,17 @@
 // look-up stands for the system's.
 
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <mutex>
 #include <optional>
 #include <singleflight/async.hpp>
 #include <singleflight/redis.hpp>
 #include <stdexcept>
 #include <string>
 #include <system_error>
-#include <utility>
-#include <vector>
 
 #include "client_support.hpp"
+#include "fake_names.hpp"
 #include "processes.hpp"
 #include "server.hpp"
 #include "support/catch.hpp"
@@ -26,65 +22,6 @@
 
 using namespace test;
 using namespace std::string_literals;
-
-namespace {
-
-// Answers a look-up with what the test says. It may outlive the test's client.
-class FakeNames {
- public:
-  detail::LookUp LookUp() {
-    return [state = state_](const std::string&, int) {
-      std::unique_lock lock(state->mutex);
-      ++state->asked;
-      state->changed.wait(lock, [&] { return state->answers; });
-      return state->result;
-    };
-  }
-
-  void AnswerWith(const std::vector<const RedisServer*>& servers) {
-    detail::LookUpResult result;
-    for (const RedisServer* server : servers) {
-      const auto address = detail::LookUpNow("127.0.0.1", server->Port());
-      result.addresses.push_back(address.addresses.at(0));
-    }
-    Set(std::move(result), true);
-  }
-  void FailWith(const std::string& error) { Set({{}, error}, true); }
-  void Hang() { Set({}, false); }
-  int Asked() const {
-    const std::lock_guard lock(state_->mutex);
-    return state_->asked;
-  }
-
- private:
-  struct State {
-    std::mutex mutex;
-    std::condition_variable changed;
-    bool answers = false;
-    int asked = 0;
-    detail::LookUpResult result;
-  };
-  void Set(detail::LookUpResult result, bool answers) {
-    const std::lock_guard lock(state_->mutex);
-    state_->result = std::move(result);
-    state_->answers = answers;
-    state_->changed.notify_all();
-  }
-
-  std::shared_ptr<State> state_ = std::make_shared<State>();
-};
-
-ClientOptions NamedOptions(std::chrono::milliseconds connect_timeout = 1min) {
-  ClientOptions options;
-  options.host = "redis.example";
-  options.port = 6379;
-  options.connect_timeout = connect_timeout;
-  options.command_timeout = 1min;
-  return options;
-}
-constexpr auto kName = "redis.example:6379";
-
-}  // namespace
 
 TEST_CASE("Redis client: a look-up that hangs delays neither a command nor the destructor") {
   FakeNames names;
@@ -178,43 +115,6 @@ TEST_CASE("Redis client: a look-up that throws is one that fails") {
 }
 
 // ---- As callers see it
-
-namespace {
-
-// A process whose name server answers as the test says.
-class NamedProcess {
- public:
-  NamedProcess(FakeNames& names, std::chrono::milliseconds connect_timeout,
-               const singleflight::redis::Options& options = {})
-      : client(detail::ClientAccess::Make(NamedOptions(connect_timeout), names.LookUp())),
-        pages(client, "t", options) {}
-
-  singleflight::redis::Client client;
-  singleflight::redis::Group<std::string> pages;
-};
-
-}  // namespace
-
-TEST_CASE("Promise 18: a caller leaves at once while its server's name is looked up") {
-  FakeNames names;
-  std::optional<NamedProcess> process(std::in_place, names, 1h);
-  auto& pages = process->pages;
-  const auto began = std::chrono::steady_clock::now();
-  const auto passed = [&] { return std::chrono::steady_clock::now() - began; };
-  CHECK(ErrorOf([&] { return pages.Do("k", NeverRun, {.timeout = 50ms}); }) ==
-        std::errc::timed_out);
-  CHECK(passed() >= 50ms);
-  StopSource stop;
-  Caller stopped([&] { return pages.Do("k", NeverRun, {.stop = stop.get_token()}); });
-  AwaitCallers(pages, "k", 1);
-  stop.request_stop();
-  CHECK(stopped.Join().error == std::errc::operation_canceled);
-  CHECK_FALSE(pages.Forget("other"));
-  process.reset();
-  CHECK(passed() < 5s);  // nothing of this has waited for the look-up
-  CHECK(names.Asked() == 1);
-  names.FailWith("too late");
-}
 
 TEST_CASE("redis: callers run their functions while their server's name is not looked up") {
   const RedisServer server({.tcp = true});

@@ -15,6 +15,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -608,6 +609,11 @@ TEST_CASE("redis: Close refuses newcomers and waits for the calls in flight") {
   closer.join();
   CHECK(there.Callers("k") == 0);
   CHECK(follower.Join().value == "v");
+}
+
+TEST_CASE("redis: a group has no prefix unless it is given one") {
+  STATIC_REQUIRE_FALSE(std::is_constructible_v<redis::Group<std::string>, redis::Client&>);
+  STATIC_REQUIRE(std::is_constructible_v<redis::Group<std::string>, redis::Client&, const char*>);
 }
 
 TEST_CASE("redis: options that make no sense are refused at once, with the option's name") {

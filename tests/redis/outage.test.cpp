@@ -118,6 +118,23 @@ TEST_CASE("Redis outage: a leader whose server dies while it runs gets its resul
   }
 }
 
+TEST_CASE("Redis outage: renewals that fail are counted, and tried again until one succeeds") {
+  const RedisServer server;
+  RedisProxy proxy(server.Socket());
+  RedisPages group(LongTimeouts(proxy.Socket()), WithLease(6s));
+  RedisLeader leader(group, "a", "own"s);
+  proxy.GoAway();
+  Await([&] { return group.GetStats().failed_renewals >= 2; });  // from a third of the lease on
+  const long long left = server.Ask("PTTL", LeaseOf("a")).number;
+  proxy.ComeBack();
+  Await([&] { return server.Ask("PTTL", LeaseOf("a")).number > left; });
+  leader.Finish();
+  Await([&] { return server.Keys().empty(); });
+  CHECK(group.GetStats().failed_renewals >= 2);
+  CHECK(group.GetStats().lost_leases + group.GetStats().unpublished == 0);
+  CHECK(group.GetStats().outages == 0);
+}
+
 TEST_CASE("Redis outage: a leader whose server dies while it runs still gets its exception") {
   RedisServer server;
   RedisPages group(ShortTimeouts(server.Socket()), WithLease(500ms));
