@@ -11,7 +11,7 @@ namespace test {
 // A POSIX thread that runs `body` and can be cancelled. Not every platform unwinds it then: see
 // TEST_UNWINDS_CANCELLED_THREADS.
 //
-// The AddressSanitizer of g++ aborts any program in which a cancelled thread is unwound, unless
+// The AddressSanitizer of g++ may abort a program in which a cancelled thread is unwound, unless
 // ASAN_OPTIONS=detect_stack_use_after_return=1, as in CMakePresets.json. It does not see the frames
 // go (google/sanitizers, issues 1399 and 1669).
 class CancellableThread {
