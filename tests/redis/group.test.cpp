@@ -335,7 +335,7 @@ TEST_CASE("redis: a leader that has lost its lease leaves the lease of another p
 
 TEST_CASE("redis: a leader is told that another process has its lease") {
   const RedisServer server;
-  RedisPages pages(server, {.lease = 200ms});
+  RedisPages pages(server, {.lease = 900ms});
   int lost = 0;
   for (const bool takes_lease : {true, false}) {
     if (takes_lease) {
@@ -363,7 +363,7 @@ TEST_CASE("redis: a leader is told that another process has its lease") {
 
 TEST_CASE("redis: callers of a leader that has lost its lease get its outcome all the same") {
   const RedisServer server;
-  RedisPages pages(server, {.lease = 200ms});
+  RedisPages pages(server, {.lease = 900ms});
   test::Caller leader([&] {
     return pages.Do("k", [&](const StopToken& stop) {
       AwaitCallers(pages, "k", 2);
@@ -380,7 +380,7 @@ TEST_CASE("redis: callers of a leader that has lost its lease get its outcome al
 
 TEST_CASE("redis: a newcomer does not join a call that has lost its lease and can be stopped") {
   const RedisServer server;
-  RedisPages pages(server, {.lease = 200ms});
+  RedisPages pages(server, {.lease = 900ms});
   std::promise<void> lost, go_on;
   test::Caller leader([&] {
     return pages.Do("k", [&](const StopToken& stop) {
@@ -400,7 +400,7 @@ TEST_CASE("redis: a newcomer does not join a call that has lost its lease and ca
 
 TEST_CASE("redis: a lease that the server has lost is made again, unless another process has one") {
   const RedisServer server;
-  RedisPages pages(server, {.lease = 200ms});
+  RedisPages pages(server, {.lease = 900ms});
   static_cast<void>(pages.Do("k", [&](const redis::Lease& lease) {
     server.Ask("FLUSHALL");
     Await([&] { return LeaseField(server, "k", "token") == lease.token(); });

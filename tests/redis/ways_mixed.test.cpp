@@ -17,6 +17,7 @@
 #include <array>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <future>
 #include <latch>
@@ -434,6 +435,24 @@ TEST_CASE("fleet: a plain fn of any kind never runs on the event loop") {
     CHECK(Ask(way, pages, "k", fn)->Get().value == "v");
     CHECK_FALSE(on_loop);
   }
+}
+
+TEST_CASE("fleet: fn of any kind is asked to stop when another process has its lease") {
+  const RedisServer server;
+  RedisPages pages(server, {.lease = 900ms});  // the first renewal comes in time
+  std::uint64_t lost = 0;
+  for (const Way way : kWays) {
+    CAPTURE(way);
+    const auto fn = [&](const StopToken& stop) {
+      server.Ask("HSET", LeaseName("t", "k"), "token", std::string(32, 'a'));
+      Await([&] { return stop.stop_requested(); });
+      return "v"s;
+    };
+    CHECK(Ask(way, pages, "k", fn)->Get().value == "v");  // it has callers all the same
+    CHECK(pages.GetStats().lost_leases == ++lost);
+    server.Ask("FLUSHALL");
+  }
+  Await([&] { return pages.GetStats().unpublished == lost; });
 }
 
 TEST_CASE(
