@@ -323,6 +323,35 @@ TEST_CASE("Redis outage: a caller gives up on a reply that arrives only in part"
   }
 }
 
+TEST_CASE("Redis outage: a leader whose lease expires meanwhile is told when another one leads") {
+  RedisServer server;
+  RedisPages pages(ShortTimeouts(server.Socket()), WithLease(200ms));
+  RedisPages others(LongTimeouts(server.Socket()), LongLease(OnOutage::kFail));
+  Watchdog watch([&] { server.Continue(); });
+  int runs = 0;
+  const auto page = pages.Do("a", [&](const singleflight::redis::Lease& lease) {
+    ++runs;
+    server.Stop();
+    Await([&] { return !lease.Held(); });
+    CHECK_FALSE(lease.stop().stop_requested());  // nobody else leads, as far as it knows
+    server.Continue();
+    for (bool led = false; !led;) {  // a renewal may have been on its way
+      led = others
+                .Do("a",
+                    [&] {
+                      Await([&] { return lease.stop().stop_requested(); });
+                      return "theirs"s;
+                    })
+                .role() == singleflight::Role::kLeader;
+    }
+    return "ours"s;
+  });
+  CHECK_FALSE(watch.Hung());
+  CHECK(*page == "ours");
+  CHECK(runs == 1);
+  CHECK(pages.GetStats().lost_leases == 1);
+}
+
 // ---- The server refuses
 
 TEST_CASE("Redis outage: a server that wants a password gets it") {

@@ -127,7 +127,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   void Renew() {
     if (is_renewing_) return;
     const auto now = context_->Now();
-    if (now >= ends_) return;  // it has expired, and what the server may have is not ours
+    if (now >= ends_) return LookWhoLeads();  // what the server may have is not ours
     const std::chrono::milliseconds lasts = context_->LeaseAt(now - taken_);
     if (lasts.count() == 0) return;  // it expires
     is_renewing_ = true;
@@ -161,18 +161,38 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
       timer_.Set(context_->Now() + pause);
       return;
     }
-    if (answer.reply.integer == 0) {
-      HoldUntil({});
-      is_lost_.store(true, std::memory_order_relaxed);
-      if (fence_.empty()) return;  // it was never ours
-      ++context_->count.lost_leases;
-      if (call_ != nullptr) call_->OnLost();
-      return;
-    }
+    if (answer.reply.integer == 0) return Lose();
     if (answer.reply.integer == 2 && !is_forgotten_) NoteForgotten();  // the message was lost
     ends_ = asked + lasts;
     HoldUntil(ends_);
     timer_.Set(std::max(asked + lease / 3, context_->Now()));
+  }
+
+  // The lease has expired while the server could not be asked. `fn` may go on, unless another
+  // process leads.
+  void LookWhoLeads() {
+    is_renewing_ = true;
+    const std::string lease = detail::LeaseName(base_);
+    const std::array<std::string_view, 3> words = {"HMGET", lease, "token"};
+    context_->fleet.Core().Commands().Run(
+        lease, words, [self = shared_from_this()](const Answer& answer) {
+          self->is_renewing_ = false;
+          if (self->has_ended_) return self->Publish();
+          const auto& found = answer.reply.elements;
+          if (answer.IsReply() && !found.empty() && found[0].IsText() &&
+              found[0].text != self->token_) {
+            return self->Lose();
+          }
+          self->timer_.Set(self->context_->Now() + self->context_->options.lease / 3);
+        });
+  }
+  // Another process has it.
+  void Lose() {
+    HoldUntil({});
+    is_lost_.store(true, std::memory_order_relaxed);
+    if (fence_.empty()) return;  // it was never ours
+    ++context_->count.lost_leases;
+    if (call_ != nullptr) call_->OnLost();
   }
 
   void OnMessage(const Message& message) noexcept override {
