@@ -355,6 +355,7 @@ TEST_CASE("fleet: when the last caller leaves, of whatever kind, another process
       AwaitFollower(server, key);
       leader->Leave();
       const Page page = follower->Get();
+      CAPTURE(page.message, page.error ? static_cast<int>(*page.error) : 0, page.role);
       CHECK(page.value == "taken over");
       Await([&] { return here.GetStats().calls.in_flight == 0; });
     }
