@@ -176,8 +176,8 @@ inline const Script& TakeScript() {
       if type(outcome) == 'string' and string.sub(outcome, 1, 16) == ARGV[7] then
         return {'outcome', string.sub(outcome, 17)}
       end
-      local forgotten = redis.call('HMGET', KEYS[5], 'token', 'fence', 'tag', 'inbox', 'lasts')
-      if forgotten[2] == ARGV[7] then
+      local forgotten = redis.pcall('HMGET', KEYS[5], 'token', 'fence', 'tag', 'inbox', 'lasts')
+      if forgotten[2] == ARGV[7] then  -- else there is none, or something foreign
         local answer = follow(KEYS[5], forgotten)
         answer[4] = answer[3] and 1
         return answer
@@ -250,7 +250,8 @@ inline const Script& PublishScript() {
   static const Script& script = *new Script(R"lua(
     local name, fence
     for i = 1, 2 do
-      local has = redis.call('HMGET', KEYS[i], 'token', 'fence')
+      local has = redis.pcall('HMGET', KEYS[i], 'token', 'fence')
+      if has['err'] and not string.find(has['err'], 'WRONGTYPE') then return has end
       if has[1] == ARGV[1] and (ARGV[2] == '' or has[2] == ARGV[2]) then
         name, fence = KEYS[i], has[2]
         break
@@ -296,7 +297,8 @@ inline const Script& PublishScript() {
 inline const Script& RenewScript() {
   static const Script& script = *new Script(R"lua(
     for i = 1, 2 do
-      local has = redis.call('HMGET', KEYS[i], 'token', 'fence')
+      local has = redis.pcall('HMGET', KEYS[i], 'token', 'fence')
+      if has['err'] and not string.find(has['err'], 'WRONGTYPE') then return has end
       if has[1] == ARGV[1] and (ARGV[2] == '' or has[2] == ARGV[2]) then
         redis.call('PEXPIRE', KEYS[i], ARGV[3])
         return i
