@@ -8,6 +8,7 @@
 #include <system_error>
 #include <vector>
 
+#include "outages.hpp"
 #include "processes.hpp"
 #include "server.hpp"
 #include "support/catch.hpp"
@@ -17,6 +18,8 @@ using namespace test;
 using namespace std::string_literals;
 using singleflight::Role;
 using singleflight::redis::OnOutage;
+using singleflight::redis::Options;
+using singleflight::redis::Stats;
 
 namespace {
 
@@ -104,4 +107,60 @@ TEST_CASE("Redis outage: a foreign value at a forgotten call's place leaves the 
   CHECK(here.Forget("a"));
   CHECK(leader.Finish().value == "theirs");
   CHECK(follower.Join().value == "theirs");
+}
+
+TEST_CASE("Redis outage: a foreign value at a forgotten call's place is none for a follower") {
+  const RedisServer server;
+  Options asks_often = LongLease(OnOutage::kFail);
+  asks_often.linger = 100ms;
+  RedisPages here(server), there(server, asks_often);
+  RedisLeader leader(here, "a", "theirs"s);
+  Caller follower([&] { return there.Do("a", NeverRun); });
+  AwaitFollowers(server, "a", 1);
+  server.Ask("RPUSH", ForgottenName("t", "a", leader.Token()), "1");
+  const long long asked = Calls(server, "hexists");
+  Await([&] { return Calls(server, "hexists") > asked || there.GetStats().outages > 0; });
+  CHECK(leader.Finish().value == "theirs");
+  CHECK(follower.Join().value == "theirs");
+  CHECK(there.LastOutage() == "");
+}
+
+TEST_CASE("Redis outage: a foreign value at a forgotten call's place does not keep a lease lost") {
+  const RedisServer server;
+  RedisPages here(server, WithLease(1500ms, OnOutage::kFail));
+  RedisLeader leader(here, "a", "theirs"s);
+  server.Ask("RPUSH", ForgottenName("t", "a", leader.Token()), "1");
+  server.Ask("DEL", kLease);
+  Await([&] {
+    return LeaseField(server, "a", "token") == leader.Token() ||
+           here.GetStats().failed_renewals > 0;
+  });
+  CHECK(leader.Finish().value == "theirs");
+  AwaitAnswers(here);
+  CHECK(here.GetStats() == Stats{.executions = 1, .calls = here.GetStats().calls});
+}
+
+TEST_CASE("Redis outage: a foreign value in place of a lease leaves its followers the outcome") {
+  const RedisServer server;
+  RedisPages here(server, LongLease());
+  RedisLeader leader(here, "a", "theirs"s);
+  const std::string outcome = OutcomeName("t", "a", leader.Token());
+  server.Ask("DEL", kLease);
+  server.Ask("RPUSH", kLease, "foreign");
+  CHECK(leader.Finish().value == "theirs");
+  Await([&] { return here.GetStats().unpublished == 1 || here.GetStats().untold == 1; });
+  CHECK(here.GetStats().untold == 0);
+  CHECK(server.Ask("EXISTS", outcome).number == 1);
+  CHECK(server.Ask("LRANGE", kLease, "0", "-1").elements.size() == 1);
+}
+
+TEST_CASE("Redis outage: a leader that finds a foreign value in place of its lease has lost it") {
+  const RedisServer server;
+  RedisPages here(server, WithLease(1500ms, OnOutage::kFail));
+  RedisLeader leader(here, "a", "theirs"s);
+  server.Ask("DEL", kLease);
+  server.Ask("RPUSH", kLease, "foreign");
+  Await([&] { return here.GetStats().lost_leases == 1 || here.GetStats().failed_renewals > 0; });
+  CHECK(here.GetStats().failed_renewals == 0);
+  CHECK(leader.Finish().value == "theirs");
 }
