@@ -96,10 +96,10 @@ std::chrono::milliseconds TimeToOutcome(const ClientOptions& client, const std::
                        return "theirs"s;
                      }));
   for (std::size_t i = 0; i < kFollowers; ++i) {
-    following.push_back(std::make_unique<RedisPages>(client, options));
-    followers.push_back(std::make_unique<Caller<std::string>>([&, i] {
-      auto result = following[i]->Do(key, [] { return "own"s; });
-      done[i] = Clock::now();
+    RedisPages& pages = *following.emplace_back(std::make_unique<RedisPages>(client, options));
+    followers.push_back(std::make_unique<Caller<std::string>>([&pages, &key, &its_end = done[i]] {
+      auto result = pages.Do(key, [] { return "own"s; });
+      its_end = Clock::now();
       return result;
     }));
   }
