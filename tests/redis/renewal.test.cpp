@@ -13,6 +13,7 @@
 
 #include "outages.hpp"
 #include "proxy.hpp"
+#include "sanitizers/sanitizers.hpp"
 #include "server.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -22,7 +23,11 @@ using namespace std::string_literals;
 
 namespace {
 
+#if defined(UNDER_SANITIZER)  // too slow for so many
+constexpr std::size_t kLeases = 500;
+#else
 constexpr std::size_t kLeases = 5'000;
+#endif
 
 // Keeps what it is given, for the time of a long `fn`.
 class Tasks {
