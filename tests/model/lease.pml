@@ -59,10 +59,11 @@
 #define LINGER 256   // an outcome expires before all that wait for it have read it
 #define CUT 512      // the subscription is cut, and the pushes on their way to it are lost
 #define OUTAGE 1024  // a process does not wait for the answer to TAKE, and runs `fn` by itself
+#define RESTORE 2048 // another server takes its place, and has a lease that has ended
 // It is not a mishap if the lease of a dead process expires, or an outcome that nobody waits for.
 
 #ifndef KINDS
-#define KINDS 2047
+#define KINDS 4095
 #endif
 #ifndef MISHAPS
 #define MISHAPS 0
@@ -90,10 +91,10 @@
 #define BIT(number) (1 << (number - 1))  // for sets of tokens or of processes
 #define MAY(kind) (mishaps > 0 && (KINDS & kind))
 // Only these may make two processes execute at the same time for calls that are not forgotten.
-#define ONE_EXECUTION ((KINDS & (EXPIRE | LATE | FLUSH | REFUSE | OUTAGE)) == 0)
+#define ONE_EXECUTION ((KINDS & (EXPIRE | LATE | FLUSH | REFUSE | OUTAGE | RESTORE)) == 0)
 
 // Only these may take a published outcome from those that wait for it.
-#define KEPT ((KINDS & (EXPIRE | LATE | FLUSH | REFUSE | LINGER | OUTAGE)) == 0)
+#define KEPT ((KINDS & (EXPIRE | LATE | FLUSH | REFUSE | LINGER | OUTAGE | RESTORE)) == 0)
 
 // What a leader publishes, what a push says, and what an outcome on the server is.
 #define UNSET 0
@@ -106,6 +107,7 @@
 #define LEAD 5
 #define FOLLOW 6
 #define FOLLOW_FORGOTTEN 7  // follow a call that was forgotten
+#define LEAD_FORGOTTEN 8    // this call was forgotten
 
 // The states of a local call.
 #define IDLE 0
@@ -117,6 +119,7 @@
 #define OVER 6
 #define DEAD 7
 
+#define HOLDS(token) (call[token].answer == LEAD || call[token].answer == LEAD_FORGOTTEN)
 #define UNANSWERED(token) (call[token].state == ASKING || call[token].state == ANSWERED)
 
 // The commands that can be late.
@@ -128,29 +131,34 @@ typedef Call {  // by its token
   // The server has stored these.
   bit forgotten;           // forgotten:TOKEN exists
   unsigned followers : 3;  // the processes in the lease or in forgotten:TOKEN
-  unsigned fence : 3;      // how many leases were made for the token: the fence in the last one
+  unsigned fence : 3;      // the fence in it
   unsigned outcome : 2;    // outcome:TOKEN
+  unsigned outcome_fence : 3;
   // These are on their way.
   unsigned pushed : 3;  // the processes to which the outcome is pushed
   unsigned push : 3;    // what the push says
   unsigned push_fence : 3;  // the lease that it is for
   unsigned notice : 3;  // the processes to which "forget TOKEN" is pushed
+  unsigned notice_fence : 3;
+  unsigned disowned : 3;  // the fence that a process names which ends a lease that it has not got
   unsigned late : 2;    // a copy of a command that the server has not run
   byte late_says;       // the token that a late TAKE waits for, or what a late PUBLISH says
-  unsigned late_fence : 3;
+  unsigned late_fence : 3;  // the fence that it names
   // The process has these.
   unsigned state : 3;
   byte waited;           // the token that it waits for
-  unsigned answer : 3;   // of TAKE, on its way
+  unsigned answer : 4;   // of TAKE, on its way
   unsigned waited_fence : 3;
   byte holder;           // the token in this answer
-  bit overtaken;         // a push with this token came before it was read
+  bit overtaken;         // a push about the lease in this answer came before it was read
+  bit overtaken_forgotten;  // and said that its call was forgotten
   bit landed;            // nobody waits for it, but an answer to TAKE is on its way
   bit due;               // it is to ask again at once
   unsigned payload : 2;  // what it publishes
-  unsigned known : 3;    // the fence in the answer, and of its own lease once it leads
+  unsigned known : 3;    // the fence in the answer, and of its own lease once it leads. 0: unknown
   bit lost;              // another one has its lease, or it was forgotten: no renewal
   // These are facts. Only the assertions use most of them.
+  unsigned made : 3;     // how many leases TAKE has made for it
   bit ran;               // it has executed
   bit expired;           // its lease has expired, which the clock of its process says, too
   bit stray;             // a late command has made its lease
@@ -171,10 +179,24 @@ unsigned owed : 6;    // the calls that waited when the value that they wait for
 unsigned asking : 6;  // the calls whose callers wait; only the assertions use it
 
 #define EXISTS(token) (lease == token || call[token].forgotten)
+#ifdef FAULT_fence_not_compared
+#define IS_HELD(token, of_fence) EXISTS(token)
+#else
+#define IS_HELD(token, of_fence) \
+  (EXISTS(token) && (of_fence == 0 || call[token].fence == of_fence))
+#endif
 #define FOLLOWED(token, process) (EXISTS(token) && (call[token].followers & BIT(process)))
-// TAKE names the older calls of the process that may still hold the lease.
-#define OLDER_OF_OWN(token, process)                                                       \
-  (lease != NONE && lease < token && PROCESS(lease) == process && call[lease].state != DEAD)
+// The lease has the inbox of `process`. A process that has died had another one.
+#define OF_OWN(token, process)                             \
+  (lease != NONE && PROCESS(lease) == process && \
+   (call[lease].state == DEAD) == (call[token].state == DEAD))
+#define HAS_OUTCOME(token, of_fence) \
+  (call[token].outcome != UNSET && OUTCOME_FENCE(token, of_fence))
+#ifdef FAULT_outcome_without_fence
+#define OUTCOME_FENCE(token, of_fence) true
+#else
+#define OUTCOME_FENCE(token, of_fence) (call[token].outcome_fence == of_fence)
+#endif
 // Newcomers of `process` would join `token`, although the process knows that what it waits for was
 // forgotten.
 #define KNOWN_FORGOTTEN(token, process, holder) \
@@ -196,6 +218,23 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
   (call[token].state == FOLLOWING &&                                                          \
    (call[token].due || LEASE_ENDED(call[token].waited) ||                                     \
     (TICK && (EXISTS(token) || !FOLLOWED(call[token].waited, process)))))
+// The process of `token` hears the question whether it holds its lease, and does not.
+#ifdef FAULT_held_lease_disowned
+#define LISTED(token) false
+#else
+#define LISTED(token)                                                       \
+  ((call[token].state == LEADING || call[token].state == PUBLISHING) && \
+   (call[token].known == 0 || call[token].known == call[token].fence))
+#endif
+#ifdef FAULT_disowned_before_the_answer
+#define TAKES(process) false
+#else
+#define TAKES(process) \
+  (call[process].state == ANSWERED || (ASKS > 1 && call[TOKENS - PROCESSES + process].state == ANSWERED))
+#endif
+#define MAY_DISOWN(token)                                                            \
+  (call[token].state != DEAD && !deaf[PROCESS(token)] && !TAKES(PROCESS(token)) && \
+   !LISTED(token))
 #define HEARS(process) (deaf[process] -> 0 : BIT(process))
 #define HEARING (HEARS(1) | HEARS(2) | HEARS(PROCESSES))
 
@@ -203,7 +242,7 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
 
 inline MakeLease(t) {
   assert(lease == NONE);  // nobody else's lease is replaced
-  lease = t; call[t].followers = 0; call[t].fence++
+  lease = t; call[t].followers = 0; call[t].made++; call[t].fence = call[t].made
 }
 
 inline Delete(t) {
@@ -211,18 +250,19 @@ inline Delete(t) {
   call[t].forgotten = 0; call[t].followers = 0
 }
 
-// The script of TAKE of process `me` for token t, which waits for the outcome of `waits`.
-inline TakeScript(t, me, waits, answers, holds, fence_of) {
+// The script of TAKE of process `me` for token t, which waits for the outcome of `waits`, whose
+// lease has fence `named`.
+inline TakeScript(t, me, waits, named, answers, holds, fence_of) {
   if
 #ifdef FAULT_outcome_before_own_lease
-  :: call[waits].outcome != UNSET -> answers = call[waits].outcome; holds = waits
-  :: EXISTS(t) && call[waits].outcome == UNSET -> answers = LEAD; fence_of = call[t].fence
+  :: HAS_OUTCOME(waits, named) -> answers = call[waits].outcome; holds = waits
+  :: EXISTS(t) && !HAS_OUTCOME(waits, named) -> answers = LEAD; fence_of = call[t].fence
 #else
 #ifndef FAULT_own_lease_not_known
   :: lease == t -> answers = LEAD; fence_of = call[t].fence
 #endif
 #ifndef FAULT_own_forgotten_lease_not_known
-  :: call[t].forgotten -> answers = LEAD; fence_of = call[t].fence
+  :: call[t].forgotten -> answers = LEAD_FORGOTTEN; fence_of = call[t].fence
 #endif
 #endif
 #ifndef FAULT_own_outcome_not_known
@@ -231,22 +271,23 @@ inline TakeScript(t, me, waits, answers, holds, fence_of) {
   :: else ->
     if
 #ifndef FAULT_outcome_not_looked_for
-    :: call[waits].outcome != UNSET -> answers = call[waits].outcome; holds = waits
+    :: HAS_OUTCOME(waits, named) -> answers = call[waits].outcome; holds = waits
 #endif
 #ifndef FAULT_forgotten_not_followed
-    :: call[waits].forgotten ->
+    :: call[waits].forgotten && call[waits].fence == named ->
       call[waits].followers = call[waits].followers | BIT(me);
       answers = FOLLOW_FORGOTTEN; holds = waits; fence_of = call[waits].fence
 #endif
     :: else ->
       // Who is on a call stays on it.
-      assert(call[waits].outcome == UNSET && !call[waits].forgotten);
+      assert(!HAS_OUTCOME(waits, named) && !(call[waits].forgotten && call[waits].fence == named));
       if
       :: lease == NONE -> MakeLease(t); answers = LEAD; fence_of = call[t].fence
 #ifndef FAULT_own_older_lease_followed
-      :: OLDER_OF_OWN(t, me) ->
-        // The process has said that this call has landed or was forgotten. Its followers stay.
-        assert(current[me] != lease);
+      :: OF_OWN(t, me) ->
+        // The process has landed or forgotten this call, unless this TAKE is late. Its followers
+        // stay.
+        assert(current[me] != lease || lease > t);
         call[lease].forgotten = 1; lease = NONE;
         MakeLease(t); answers = LEAD; fence_of = call[t].fence
 #endif
@@ -263,22 +304,40 @@ inline TakeScript(t, me, waits, answers, holds, fence_of) {
   fi
 }
 
-// What the script of RENEW does if it finds neither the lease nor the forgotten lease of t.
-inline RemakeLease(t) {
+// What the script of RENEW does if it does not find the lease of t with fence `knows`.
+inline RemakeLease(t, knows) {
   if
 #ifdef FAULT_renew_remakes_over_another
   :: lease != NONE -> MakeLease(t)
 #endif
 #ifdef FAULT_renew_remakes_landed
-  :: lease == NONE -> MakeLease(t)
+  :: lease == NONE && knows != 0 ->
 #else
-  :: lease == NONE && call[t].outcome == UNSET -> MakeLease(t)
+  :: lease == NONE && knows != 0 && call[t].outcome == UNSET ->
 #endif
+    lease = t; call[t].followers = 0; call[t].fence = knows
   :: else
   fi
 }
 
-// The script of PUBLISH of `says` for token t, whose process was given the fence `knows`.
+// From now on, nobody who asks gets the outcome of t.
+inline CloseCall(t) {
+  i = 1; named = 0;
+  do
+  :: i <= TOKENS ->
+    named = named | (call[i].waited == t || call[i].holder == t -> BIT(i) : 0);
+    i++
+  :: else -> break
+  od;
+  i = 0;
+  // A late command may let others follow it.
+  named = (call[t].late != 0 || MAY(LATE) -> asking : asking & named);
+  call[t].asked = (call[t].closed -> call[t].asked & named : named); call[t].closed = 1;
+  named = 0
+}
+
+// The script of PUBLISH of `says` for token t, whose process was given the fence `knows`, or has
+// not heard of it.
 inline PublishScript(t, says, knows) {
   if
 #ifdef FAULT_publish_without_compare
@@ -287,25 +346,25 @@ inline PublishScript(t, says, knows) {
     Delete(lease)
   :: !EXISTS(t) && lease == NONE
 #else
-  :: !EXISTS(t)  // it is too late, or PUBLISH was run before
+  // It is too late, PUBLISH was run before, or a late command has made this lease: its followers
+  // may have asked after t had landed. Those who still wait for t find its outcome.
+  :: !IS_HELD(t, knows) && knows != 0 && call[t].outcome == UNSET ->
+    CloseCall(t);
+    if
+    :: call[t].asked != 0 -> call[t].outcome = says; call[t].outcome_fence = knows
+    :: else
+    fi
+  :: !IS_HELD(t, knows) && (knows == 0 || call[t].outcome != UNSET)
 #endif
-  :: EXISTS(t) ->
-#ifdef FAULT_fence_not_compared
+  :: IS_HELD(t, knows) ->
     call[t].push = says;
-#else
-    // With another fence, a late command has made this lease. Its followers may have asked after t
-    // had landed, so they ask again.
-    call[t].push = (call[t].fence == knows -> says : ABANDONED);
-#endif
 #ifndef FAULT_followers_read_after_delete
     call[t].pushed = call[t].followers;
 #endif
 #ifndef FAULT_lease_not_deleted
     Delete(t);
 #endif
-    call[t].asked = (call[t].closed -> call[t].asked & asking :
-                     (call[t].pushed == 0 -> 0 : asking));
-    call[t].closed = 1;
+    CloseCall(t);
     i = 1;
     do
     :: i <= TOKENS ->
@@ -318,11 +377,19 @@ inline PublishScript(t, says, knows) {
     od;
     i = 0;
     if
+#ifdef FAULT_outcome_not_kept_from_late_renewal
     :: call[t].pushed == 0
+#else
+    :: call[t].pushed == 0 && call[t].late != RENEW
+    // The process has heard no answer to a RENEW, so that it may come now.
+    :: call[t].pushed == 0 && call[t].late == RENEW ->
+      call[t].outcome = call[t].push; call[t].outcome_fence = call[t].fence
+#endif
 #ifdef FAULT_outcome_not_kept
     :: call[t].pushed != 0
 #else
-    :: call[t].pushed != 0 -> call[t].outcome = call[t].push
+    :: call[t].pushed != 0 ->
+      call[t].outcome = call[t].push; call[t].outcome_fence = call[t].fence
 #endif
     :: call[t].pushed != 0 && MAY(REFUSE) ->
       mishaps--;
@@ -330,7 +397,7 @@ inline PublishScript(t, says, knows) {
       call[t].pushed = 0;
 #endif
 #ifdef FAULT_replacement_kept_as_value
-      call[t].outcome = VALUE; call[t].asked = 0;
+      call[t].outcome = VALUE; call[t].outcome_fence = call[t].fence; call[t].asked = 0;
 #endif
       call[t].push = (call[t].push == VALUE -> RUN_YOURSELF : call[t].push)
     fi;
@@ -339,6 +406,27 @@ inline PublishScript(t, says, knows) {
     call[t].push = (call[t].pushed == 0 -> UNSET : call[t].push);
     call[t].push_fence = (call[t].pushed == 0 -> 0 : call[t].fence)
   fi
+}
+
+// The script of PUBLISH of nothing for token w: those who follow ask again.
+inline DisownScript(w) {
+  if
+#ifdef FAULT_disowned_without_fence
+  :: EXISTS(w) ->
+#else
+  :: EXISTS(w) && call[w].fence == call[w].disowned ->
+#endif
+    if
+    :: call[w].pushed == 0 ->
+      call[w].pushed = call[w].followers & HEARING;
+      call[w].push = (call[w].pushed == 0 -> UNSET : ASK);
+      call[w].push_fence = (call[w].pushed == 0 -> 0 : call[w].fence)
+    :: else  // a push is still on its way, so this one is lost
+    fi;
+    Delete(w)
+  :: else
+  fi;
+  call[w].disowned = 0
 }
 
 // ---- What the steps of a process share
@@ -361,10 +449,11 @@ inline Bury() {
   :: i <= TOKENS ->
     if
     :: call[i].state >= OVER && call[i].asked == 0 && call[i].late == 0 && !EXISTS(i) &&
-        !(named & (1 << i)) ->
-      call[i].state = OVER; call[i].fence = 0; call[i].outcome = UNSET; call[i].pushed = 0;
-      call[i].push = UNSET; call[i].push_fence = 0; call[i].notice = 0; call[i].expired = 0;
-      call[i].stray = 0; call[i].was_forgotten = 0; call[i].closed = 1; call[i].noticed = 0
+        call[i].disowned == 0 && !(named & (1 << i)) ->
+      call[i].state = OVER; call[i].fence = 0; call[i].made = 0; call[i].outcome = UNSET;
+      call[i].outcome_fence = 0; call[i].pushed = 0; call[i].push = UNSET; call[i].push_fence = 0;
+      call[i].notice = 0; call[i].notice_fence = 0; call[i].expired = 0; call[i].stray = 0;
+      call[i].was_forgotten = 0; call[i].closed = 1; call[i].noticed = 0
     :: else
     fi;
     i++
@@ -386,15 +475,33 @@ inline End(t, me, how) {
   Bury()
 }
 
+// An answer to a TAKE of call t was lost, which may have brought a lease that nobody needs.
+inline GiveBackIfLanded(t) {
+  if
+  :: call[t].state == ASKING && call[t].landed ->
+    call[t].landed = 0; call[t].state = PUBLISHING; call[t].payload = ABANDONED
+  :: else
+  fi
+}
+
 // The callers of call t have got what they wait for, or have left.
 inline Land(t, me) {
   ForgetLocally(t, me);
   asking = asking & ~BIT(t); owed = owed & ~BIT(t);
   if
   :: UNANSWERED(t) ->
-    call[t].landed = 1; call[t].due = 0; call[t].waited = NONE; call[t].waited_fence = 0
+    call[t].landed = 1; call[t].due = 0; call[t].waited = NONE; call[t].waited_fence = 0;
+    GiveBackIfLanded(t)
   :: else -> End(t, me, OVER)
   fi
+}
+
+// It has heard that its own call was forgotten.
+inline ForgetOwn(t, me) {
+  ForgetLocally(t, me);
+#ifndef FAULT_renew_remakes_forgotten
+  call[t].lost = 1
+#endif
 }
 
 inline Execute(t) {
@@ -429,7 +536,9 @@ endLocal:
   do
   // It starts, or asks again: the server runs TAKE.
   :: atomic {
-      MAY_START(t, me) || call[t].state == ASKING || MAY_ASK_AGAIN(t, me) ->
+      MAY_START(t, me) ||
+          // A connection keeps the order.
+          ((call[t].state == ASKING || MAY_ASK_AGAIN(t, me)) && call[t].disowned == 0) ->
       if
       :: call[t].state == IDLE ->
         started = (t <= PROCESSES && started < t -> t : started);
@@ -439,10 +548,12 @@ endLocal:
       call[t].due = 0; call[t].expired = 0;
       if
       :: MAY(LATE) && call[t].late == 0 ->
-        mishaps--; call[t].late = TAKE; call[t].late_says = call[t].waited
+        mishaps--; call[t].late = TAKE; call[t].late_says = call[t].waited;
+        call[t].late_fence = call[t].waited_fence
       :: true
       fi;
-      TakeScript(t, me, call[t].waited, call[t].answer, call[t].holder, call[t].known);
+      TakeScript(t, me, call[t].waited, call[t].waited_fence, call[t].answer, call[t].holder,
+                 call[t].known);
       assert(call[t].answer != UNSET);
       call[t].state = ANSWERED
     }
@@ -452,15 +563,17 @@ endLocal:
       mishaps--;
       // The process has not heard of the call in the answer, so it cannot know its outcome.
       owed = (call[t].waited != call[t].holder -> owed & ~BIT(t) : owed);
-      call[t].answer = UNSET; call[t].holder = NONE; call[t].overtaken = 0; call[t].known = 0;
-      call[t].state = ASKING
+      call[t].answer = UNSET; call[t].holder = NONE; call[t].known = 0;
+      call[t].overtaken = 0; call[t].overtaken_forgotten = 0;
+      call[t].state = ASKING;
+      GiveBackIfLanded(t)
     }
   // It reads the answer to TAKE.
   :: atomic {
       call[t].state == ANSWERED ->
       call[t].state = FOLLOWING;
       if
-      :: call[t].answer == LEAD && !call[t].landed ->
+      :: HOLDS(t) && !call[t].landed ->
         Execute(t);
         // An execution that starts with a lease that is not forgotten is a new one.
         if
@@ -469,6 +582,20 @@ endLocal:
         :: else
         fi;
         call[t].state = LEADING; call[t].waited = NONE; call[t].waited_fence = 0; call[t].due = 0;
+#ifndef FAULT_forgotten_lead_not_said
+        if
+        :: call[t].answer == LEAD_FORGOTTEN -> ForgetOwn(t, me)
+        :: else
+        fi;
+#endif
+#ifndef FAULT_early_notice_to_leader_dropped
+        if
+        :: call[t].overtaken_forgotten -> ForgetOwn(t, me)
+        :: else
+        fi;
+#endif
+        call[t].noticed = (call[t].was_forgotten && call[t].answer == LEAD_FORGOTTEN ->
+                           call[t].noticed | BIT(me) : call[t].noticed);
         assert(!KNOWN_FORGOTTEN(t, me, t));
         i = 1;
         do
@@ -477,7 +604,7 @@ endLocal:
           i++
         :: else -> break
         od
-      :: call[t].answer == LEAD && call[t].landed ->
+      :: HOLDS(t) && call[t].landed ->
 #ifdef FAULT_lead_of_landed_executed
         Execute(t);
 #endif
@@ -486,7 +613,7 @@ endLocal:
 #else
         call[t].state = PUBLISHING; call[t].payload = ABANDONED
 #endif
-      :: call[t].answer != LEAD && call[t].landed -> End(t, me, OVER)
+      :: !HOLDS(t) && call[t].landed -> End(t, me, OVER)
       :: call[t].answer < LEAD && !call[t].landed ->
         Learn(t, me, call[t].holder, call[t].answer);
         if
@@ -494,7 +621,7 @@ endLocal:
         :: else
         fi;
         lands = 0
-      :: call[t].answer > LEAD && !call[t].landed ->
+      :: !HOLDS(t) && call[t].answer > LEAD && !call[t].landed ->
         call[t].waited = call[t].holder; call[t].waited_fence = call[t].known;
 #ifndef FAULT_forgotten_not_said
         if
@@ -509,16 +636,31 @@ endLocal:
              0);
 #ifndef FAULT_early_push_dropped
         if
-        :: call[t].overtaken -> ForgetLocally(t, me); call[t].due = 1
+        :: call[t].overtaken -> call[t].due = 1
+        :: else
+        fi;
+#endif
+#ifndef FAULT_early_notice_dropped
+        if
+        :: call[t].overtaken_forgotten -> ForgetLocally(t, me)
         :: else
         fi;
 #endif
         assert(!KNOWN_FORGOTTEN(t, me, call[t].waited))
       fi;
-      call[t].answer = UNSET; call[t].holder = NONE; call[t].overtaken = 0;
-      call[t].landed = 0;
+      call[t].answer = UNSET; call[t].holder = NONE;
+      call[t].overtaken = 0; call[t].overtaken_forgotten = 0; call[t].landed = 0;
       call[t].known = (call[t].state == FOLLOWING -> 0 : call[t].known)
     }
+#ifndef FAULT_leader_not_asked
+  // It has the process that is named in the lease look whether it holds it, and that one does not.
+  // An answer that is on its way to that one may bring the lease, so it waits for it.
+  :: atomic {
+      call[t].state == FOLLOWING && TICK && IS_HELD(call[t].waited, call[t].waited_fence) &&
+          call[call[t].waited].disowned == 0 && MAY_DISOWN(call[t].waited) ->
+      call[call[t].waited].disowned = call[call[t].waited].fence
+    }
+#endif
   // All its callers leave.
   :: atomic {
       (UNANSWERED(t) || call[t].state == FOLLOWING) && !call[t].landed && MAY(LEAVE) ->
@@ -542,56 +684,48 @@ endLocal:
     }
   :: atomic {
       UNANSWERED(t) && !call[t].landed && MAY(OUTAGE) ->
+      // It may have been given the lease, so others may wait for its outcome.
       mishaps--; Execute(t);
-      ForgetLocally(t, me);
-      asking = asking & ~BIT(t); owed = owed & ~BIT(t);
+      owed = owed & ~BIT(t);
       call[t].waited = NONE; call[t].waited_fence = 0; call[t].due = 0;
-      call[t].answer = UNSET; call[t].holder = NONE; call[t].known = 0; call[t].landed = 0;
+      call[t].answer = UNSET; call[t].holder = NONE; call[t].known = 0;
+      call[t].overtaken = 0; call[t].overtaken_forgotten = 0;
 #ifdef FAULT_lease_kept_after_outage
       call[t].state = FOLLOWING; End(t, me, OVER)
 #else
-      call[t].state = PUBLISHING; call[t].payload = ABANDONED
+      call[t].state = LEADING
 #endif
     }
-  // RENEW is run, and its answer says something new. If it has made a lease again, this answer may
-  // be lost. The answer to a later RENEW says so, too, which is the next step.
+  // RENEW is run, and has something to learn or to do. Its answer may be lost: the answer to a
+  // later one says the same, which is the next step.
   :: atomic {
-      call[t].state == LEADING && !call[t].lost && lease != t ->
+      call[t].state == LEADING && !call[t].lost && (lease != t || !IS_HELD(t, call[t].known)) ->
       if
-      :: call[t].forgotten ->
-        ForgetLocally(t, me);
-        call[t].noticed = (call[t].was_forgotten -> call[t].noticed | BIT(me) : call[t].noticed);
-#ifndef FAULT_renew_remakes_forgotten
-        call[t].lost = 1
-#endif
+      :: call[t].forgotten && IS_HELD(t, call[t].known) ->
+        ForgetOwn(t, me);
+        call[t].noticed = (call[t].was_forgotten -> call[t].noticed | BIT(me) : call[t].noticed)
 #ifdef FAULT_renew_remakes_expired
-      :: !call[t].forgotten && lease == NONE -> RemakeLease(t); call[t].known = call[t].fence
+      :: !EXISTS(t) && lease == NONE && call[t].known != 0 -> RemakeLease(t, call[t].known)
 #else
-      :: !call[t].forgotten && lease == NONE && call[t].expired -> call[t].lost = 1
+      :: !EXISTS(t) && lease == NONE && call[t].known != 0 && !call[t].expired ->
+        RemakeLease(t, call[t].known)
+      :: !EXISTS(t) && lease == NONE && call[t].known != 0 && call[t].expired -> call[t].lost = 1
 #endif
+      :: !EXISTS(t) && lease == NONE && call[t].known == 0 -> call[t].lost = 1
 #ifdef FAULT_renew_remakes_over_another
-      :: !call[t].forgotten && lease != NONE -> MakeLease(t)
+      :: !EXISTS(t) && lease != NONE -> MakeLease(t)
 #else
-      :: !call[t].forgotten && lease != NONE -> call[t].lost = 1
+      :: !EXISTS(t) && lease != NONE -> call[t].lost = 1
 #endif
-      :: !call[t].forgotten && lease == NONE && !call[t].expired -> RemakeLease(t)
-      fi
-    }
-  :: atomic {
-      call[t].state == LEADING && !call[t].lost && lease == t && call[t].fence != call[t].known ->
-      if
-#ifdef FAULT_expired_lease_adopted
-      :: true -> call[t].known = call[t].fence
-#else
-      :: !call[t].expired -> call[t].known = call[t].fence
-      :: call[t].expired -> call[t].lost = 1
-#endif
+      // A late command has made this lease.
+      :: EXISTS(t) && !IS_HELD(t, call[t].known) -> call[t].lost = 1
       fi
     }
   // A copy of RENEW will be late.
   :: atomic {
-      call[t].state == LEADING && !call[t].lost && MAY(LATE) && call[t].late == 0 ->
-      mishaps--; call[t].late = RENEW
+      call[t].state == LEADING && !call[t].lost && call[t].known != 0 && MAY(LATE) &&
+          call[t].late == 0 ->
+      mishaps--; call[t].late = RENEW; call[t].late_fence = call[t].known
     }
   // `fn` returns, and all its callers with it.
   :: atomic {
@@ -615,6 +749,7 @@ endLocal:
 #ifdef FAULT_publish_not_repeated
       :: MAY(LOSE) -> mishaps--; End(t, me, OVER)
 #endif
+      :: call[t].expired -> End(t, me, OVER)  // by its clock, the lease is not its own any more
       :: true ->
         PublishScript(t, call[t].payload, call[t].known);
         if
@@ -624,6 +759,13 @@ endLocal:
       fi
     }
   od
+}
+
+// Merges states that differ only in what is said about pushes that have come or are lost.
+inline ClearPushes(w) {
+  call[w].push = (call[w].pushed == 0 -> UNSET : call[w].push);
+  call[w].push_fence = (call[w].pushed == 0 -> 0 : call[w].push_fence);
+  call[w].notice_fence = (call[w].notice == 0 -> 0 : call[w].notice_fence)
 }
 
 // ---- What may happen on the way to process p and from it
@@ -643,8 +785,7 @@ endProcess:
       do
       :: j <= TOKENS ->
         call[j].pushed = call[j].pushed & ~BIT(p); call[j].notice = call[j].notice & ~BIT(p);
-        call[j].push = (call[j].pushed == 0 -> UNSET : call[j].push);
-        call[j].push_fence = (call[j].pushed == 0 -> 0 : call[j].push_fence);
+        ClearPushes(j);
         j++
       :: else -> break
       od;
@@ -694,8 +835,7 @@ Crash:
       :: j <= TOKENS ->
         call[j].followers = call[j].followers & ~BIT(p);
         call[j].pushed = call[j].pushed & ~BIT(p); call[j].notice = call[j].notice & ~BIT(p);
-        call[j].push = (call[j].pushed == 0 -> UNSET : call[j].push);
-        call[j].push_fence = (call[j].pushed == 0 -> 0 : call[j].push_fence);
+        ClearPushes(j);
         j++
       :: else -> break
       od;
@@ -706,36 +846,57 @@ Crash:
 
 // ---- What may happen to token w in time
 
-// Process p is told that call w was forgotten.
-inline Notice(p, w) {
+// Process p is told that call w was forgotten, whose lease had this fence.
+inline Notice(p, w, of_fence) {
   j = p;
   do
   :: j <= TOKENS ->
     if
 #ifndef FAULT_notice_ignored
-    :: j == w || call[j].waited == w ->
-      ForgetLocally(j, p);
-#ifndef FAULT_renew_remakes_forgotten
-      call[j].lost = (call[j].lost || (j == w && call[j].state < OVER));
+    :: j == w && (call[j].state == LEADING || call[j].state == PUBLISHING) &&
+#ifdef FAULT_notice_needs_fence
+        call[j].known == of_fence ->
+#else
+        (call[j].known == 0 || call[j].known == of_fence) ->
 #endif
-      skip
+      ForgetOwn(j, p)
+    :: call[j].waited == w && call[j].waited_fence == of_fence -> ForgetLocally(j, p)
 #endif
     :: else
     fi;
     j = j + PROCESSES
   :: else -> break
   od;
-  j = 0;
-  call[w].noticed = call[w].noticed | BIT(p);
-  assert(current[p] == NONE || (current[p] != w && call[current[p]].waited != w))
+  j = 0
 }
 
-// A push with token w has come to process p, which keeps the token while it waits for an answer.
-inline Overtake(p, w) {
+// Process p knows now that call w was forgotten. If w is its own, and does not lead so far, the
+// answer that makes it lead will say so, too.
+inline NoteNotice(p, w, of_fence) {
+  if
+  :: call[w].was_forgotten && call[w].fence == of_fence &&
+      (PROCESS(w) != p || call[w].state > FOLLOWING) ->
+    call[w].noticed = call[w].noticed | BIT(p);
+    assert(current[p] == NONE ||
+           (current[p] != w &&
+            (call[current[p]].waited != w || call[current[p]].waited_fence != of_fence)))
+  :: else
+  fi
+}
+
+// A push about the lease of token w with this fence has come to process p, which remembers that
+// while it waits for an answer.
+inline Overtake(p, w, of_fence, is_notice) {
   j = p;
   do
   :: j <= TOKENS ->
-    call[j].overtaken = (call[j].overtaken || (call[j].state == ANSWERED && call[j].holder == w));
+    if
+    :: call[j].state == ANSWERED && (call[j].holder == w || (j == w && HOLDS(j))) &&
+        call[j].known == of_fence ->
+      call[j].overtaken = 1;
+      call[j].overtaken_forgotten = (is_notice -> 1 : call[j].overtaken_forgotten)
+    :: else
+    fi;
     j = j + PROCESSES
   :: else -> break
   od;
@@ -788,25 +949,26 @@ endServer:
         j = j + PROCESSES
       :: else -> break
       od;
-      Overtake(p, w);
+      Overtake(p, w, call[w].push_fence, false);
       call[w].pushed = call[w].pushed & ~BIT(p);
-      call[w].push = (call[w].pushed == 0 -> UNSET : call[w].push);
-      call[w].push_fence = (call[w].pushed == 0 -> 0 : call[w].push_fence);
+      ClearPushes(w);
       p = 0
     }
   // A process reads that the call was forgotten.
   :: atomic {
       call[w].notice != 0 ->
       NextOf(call[w].notice, p);
-      Notice(p, w);
-      Overtake(p, w);
+      Notice(p, w, call[w].notice_fence);
+      Overtake(p, w, call[w].notice_fence, true);
+      NoteNotice(p, w, call[w].notice_fence);
       call[w].notice = call[w].notice & ~BIT(p);
+      ClearPushes(w);
       p = 0
     }
   // The lease expires.
 #ifndef FAULT_lease_without_expiry
   :: atomic {
-      EXISTS(w) && (call[w].state == DEAD || (call[w].state == OVER && call[w].stray)) ->
+      EXISTS(w) && call[w].state == DEAD ->
       Delete(w);
       call[w].expired = 1;
       call[w].asked = (call[w].closed -> call[w].asked : asking); call[w].closed = 1;
@@ -819,23 +981,31 @@ endServer:
       Delete(w);
       call[w].expired = 1
     }
+  // The server runs the PUBLISH by which a process ends a lease that it does not hold.
+  :: atomic {
+      call[w].disowned != 0 ->
+      DisownScript(w);
+      Bury()
+    }
   // The outcome expires.
   :: atomic {
-      call[w].outcome != UNSET && (call[w].asked == 0 || MAY(LINGER)) ->
-      mishaps = mishaps - (call[w].asked != 0); call[w].outcome = UNSET
+      // It lasts longer than a command can be late.
+      call[w].outcome != UNSET && call[w].late == 0 && (call[w].asked == 0 || MAY(LINGER)) ->
+      mishaps = mishaps - (call[w].asked != 0); call[w].outcome = UNSET;
+      call[w].outcome_fence = 0
     }
   // The server runs a late command.
   :: atomic {
       call[w].late != 0 ->
-      before = call[w].fence;
+      before = EXISTS(w);
       if
       :: call[w].late == TAKE ->
-        TakeScript(w, PROCESS(w), call[w].late_says, unread, unread, unread)
-      :: call[w].late == RENEW && !EXISTS(w) -> RemakeLease(w)
+        TakeScript(w, PROCESS(w), call[w].late_says, call[w].late_fence, unread, unread, unread)
+      :: call[w].late == RENEW && !EXISTS(w) -> RemakeLease(w, call[w].late_fence)
       :: call[w].late == RENEW && EXISTS(w)
       :: call[w].late == PUBLISH -> PublishScript(w, call[w].late_says, call[w].late_fence)
       fi;
-      call[w].stray = (call[w].stray || call[w].fence != before);
+      call[w].stray = (call[w].stray || (EXISTS(w) && !before));
       unread = 0; before = 0; call[w].late = 0; call[w].late_says = 0; call[w].late_fence = 0;
       Bury()
     }
@@ -843,6 +1013,27 @@ endServer:
 }
 
 // ---- Everybody may forget the key, and the server may lose its memory
+
+inline LoseMemory() {
+  lease = NONE;
+  j = 1;
+  do
+  :: j <= TOKENS ->
+    call[j].forgotten = 0; call[j].followers = 0; call[j].outcome = UNSET;
+    call[j].outcome_fence = 0;
+    // Nobody remembers that it was forgotten, unless its leader knows and executes.
+    if
+    :: call[j].was_forgotten && !call[j].lost && !call[j].overtaken_forgotten &&
+        call[j].answer != LEAD_FORGOTTEN ->
+      call[j].was_forgotten = 0; call[j].noticed = 0;
+      call[j].closed = (call[j].state == OVER)
+    :: else
+    fi;
+    j++
+  :: else -> break
+  od;
+  j = 0
+}
 
 proctype Outsider() {
   byte j = 0;
@@ -865,15 +1056,11 @@ endOutsider:
       call[lease].notice = (call[lease].state < OVER ->
                             call[lease].notice | BIT(PROCESS(lease)) : call[lease].notice);
       call[lease].notice = call[lease].notice & HEARING;
+      call[lease].notice_fence = (call[lease].notice == 0 -> 0 : call[lease].fence);
       if
       :: p != 0 ->
-        call[lease].notice = call[lease].notice & ~BIT(p);
-        // An answer that says "follow" is read before this one.
-        if
-        :: call[current[p]].holder == lease -> current[p] = NONE
-        :: else
-        fi;
-        Notice(p, lease)
+        current[p] = NONE;
+        NoteNotice(p, lease, call[lease].fence)
       :: else
       fi;
 #ifdef FAULT_forget_deletes
@@ -885,22 +1072,36 @@ endOutsider:
     }
   :: atomic {
       MAY(FLUSH) ->
-      mishaps--; lease = NONE;
+      mishaps--;
+      LoseMemory()
+    }
+  // All pushes are lost, and all processes find out that they are, as if they were cut off.
+  :: atomic {
+      MAY(RESTORE) ->
+      mishaps--;
+      LoseMemory();
+      j = 1;
+      do
+      :: j <= TOKENS && call[j].state == OVER && call[j].late == 0 -> break
+      :: j < TOKENS -> j++
+      :: else -> break
+      od;
+      if
+      :: call[j].state == OVER && call[j].late == 0 ->
+        lease = j; call[j].stray = 1; call[j].closed = 1;
+        call[j].made = (call[j].made == 0 -> 1 : call[j].made); call[j].fence = call[j].made
+      :: else
+      fi;
       j = 1;
       do
       :: j <= TOKENS ->
-        call[j].forgotten = 0; call[j].followers = 0; call[j].outcome = UNSET;
-        // Nobody remembers that it was forgotten, unless its leader knows and executes.
-        if
-        :: call[j].was_forgotten && !(call[j].noticed & BIT(PROCESS(j))) ->
-          call[j].was_forgotten = 0; call[j].noticed = 0;
-          call[j].closed = (call[j].state == OVER)
-        :: else
-        fi;
+        call[j].pushed = 0; call[j].notice = 0;
+        ClearPushes(j);
         j++
       :: else -> break
       od;
-      j = 0
+      j = 0;
+      deaf[1] = 1; deaf[2] = 1; deaf[PROCESSES] = 1
     }
   od
 }
