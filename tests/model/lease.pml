@@ -186,9 +186,14 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
   (EXISTS(token) && (of_fence == 0 || call[token].fence == of_fence))
 #endif
 #define FOLLOWED(token, process) (EXISTS(token) && (call[token].followers & BIT(process)))
-// The lease has the inbox of `process`. A process that has died had another one.
-#define OF_OWN(token, process)                             \
-  (lease != NONE && PROCESS(lease) == process && \
+// The lease is that of an older call of the same process. One that has died had another inbox.
+#ifdef FAULT_newer_of_own_replaced
+#define OLDER(token) (lease != token)
+#else
+#define OLDER(token) (lease < token)
+#endif
+#define OLDER_OF_OWN(token, process)                                       \
+  (lease != NONE && OLDER(token) && PROCESS(lease) == process && \
    (call[lease].state == DEAD) == (call[token].state == DEAD))
 #define HAS_OUTCOME(token, of_fence) \
   (call[token].outcome != UNSET && OUTCOME_FENCE(token, of_fence))
@@ -230,7 +235,7 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
 #define TAKES(process) false
 #else
 #define TAKES(process) \
-  (call[process].state == ANSWERED || (ASKS > 1 && call[TOKENS - PROCESSES + process].state == ANSWERED))
+  (UNANSWERED(process) || (ASKS > 1 && UNANSWERED(TOKENS - PROCESSES + process)))
 #endif
 #define MAY_DISOWN(token)                                                            \
   (call[token].state != DEAD && !deaf[PROCESS(token)] && !TAKES(PROCESS(token)) && \
@@ -284,10 +289,9 @@ inline TakeScript(t, me, waits, named, answers, holds, fence_of) {
       if
       :: lease == NONE -> MakeLease(t); answers = LEAD; fence_of = call[t].fence
 #ifndef FAULT_own_older_lease_followed
-      :: OF_OWN(t, me) ->
-        // The process has landed or forgotten this call, unless this TAKE is late. Its followers
-        // stay.
-        assert(current[me] != lease || lease > t);
+      :: OLDER_OF_OWN(t, me) ->
+        // The process has landed or forgotten this call. Its followers stay.
+        assert(current[me] != lease);
         call[lease].forgotten = 1; lease = NONE;
         MakeLease(t); answers = LEAD; fence_of = call[t].fence
 #endif
@@ -555,7 +559,13 @@ endLocal:
       TakeScript(t, me, call[t].waited, call[t].waited_fence, call[t].answer, call[t].holder,
                  call[t].known);
       assert(call[t].answer != UNSET);
-      call[t].state = ANSWERED
+      call[t].state = ANSWERED;
+      // An execution that starts with a lease that is not forgotten is a new one.
+      if
+      :: call[t].was_forgotten && lease == t ->
+        call[t].was_forgotten = 0; call[t].noticed = 0; call[t].closed = 0; call[t].asked = 0
+      :: else
+      fi
     }
   // The answer to TAKE is lost.
   :: atomic {
@@ -575,12 +585,6 @@ endLocal:
       if
       :: HOLDS(t) && !call[t].landed ->
         Execute(t);
-        // An execution that starts with a lease that is not forgotten is a new one.
-        if
-        :: call[t].was_forgotten && lease == t ->
-          call[t].was_forgotten = 0; call[t].noticed = 0; call[t].closed = 0; call[t].asked = 0
-        :: else
-        fi;
         call[t].state = LEADING; call[t].waited = NONE; call[t].waited_fence = 0; call[t].due = 0;
 #ifndef FAULT_forgotten_lead_not_said
         if
