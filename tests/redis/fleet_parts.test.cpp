@@ -126,10 +126,16 @@ TEST_CASE("Payload: a payload of the first version is refused") {
 
 TEST_CASE("Redis protocol: tokens are well formed and do not repeat") {
   std::vector<std::string> tokens;
-  for (int i = 0; i < 1000; ++i) tokens.push_back(redis::NewToken());
+  for (int i = 0; i < 1000; ++i) tokens.push_back(redis::NewToken(7));
   CHECK(std::ranges::all_of(tokens, redis::IsToken));
   std::ranges::sort(tokens);
   CHECK(std::ranges::adjacent_find(tokens) == tokens.end());
+}
+
+TEST_CASE("Redis protocol: tokens begin with their order") {
+  CHECK(redis::NewToken(0).starts_with("000000000000"));
+  CHECK(redis::NewToken(0x1f).starts_with("00000000001f"));
+  CHECK(redis::NewToken(0xabcdef987654).starts_with("abcdef987654"));
 }
 
 TEST_CASE("Redis protocol: what is no token is not taken for one") {

@@ -491,6 +491,30 @@ TEST_CASE("redis: a follower of a forgotten call takes over when its leader is d
   CHECK(pages.GetStats().takeovers == 1);
 }
 
+TEST_CASE("redis: a forgotten call whose leader gives up does not replace its successor") {
+  const RedisServer server;
+  const redis::Options options = {.lease = 1h};
+  RedisPages first(server, options), here(server, options), there(server, options);
+  StopSource stop;
+  RedisLeader leader(
+      first, "k",
+      [](const redis::Lease& lease) { return lease.stop().stop_requested() ? ""s : "v"s; },
+      {.stop = stop.get_token()});
+  test::Caller older([&] { return here.Do("k", NeverRun); });
+  AwaitFollowers(server, "k", 1);
+  CHECK(here.Forget("k"));
+  Await([&] { return !server.Ask("EXISTS", LeaseName("t", "k")).number; });
+  RedisLeader newer(here, "k", "w"s);
+  stop.request_stop();             // so the older call asks again
+  AwaitFollowers(server, "k", 1);  // of the newer call's lease
+  CHECK(LeaseField(server, "k", "token") == newer.Token());
+  test::Caller other([&] { return there.Do("k", NeverRun); });
+  AwaitFollowers(server, "k", 2);
+  newer.Finish();
+  CHECK(older.Join().value == "w");
+  CHECK(other.Join().value == "w");
+}
+
 TEST_CASE("redis: Forget says whether this process has a call in flight") {
   const RedisServer server;
   RedisPages here(server), there(server);

@@ -42,7 +42,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   Asking(std::shared_ptr<GroupContext> its_context, std::string_view key)
       : context(std::move(its_context)),
         base_(detail::BaseOf(context->prefix, key)),
-        own_token_(detail::NewToken()),
+        own_token_(context->NewToken()),
         timer_(context->Loop().Timers(), [this] { OnTimer(); }),
         pause_(context->options.linger / 2) {}
   ~Asking() = default;
@@ -130,9 +130,10 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     is_in_flight_ = false;
     std::optional<Taken> taken;
     if (answer.IsReply()) taken = detail::ReadTaken(answer.reply);
-    const bool follows = taken && taken->kind == Taken::Kind::kFollow;
-    const Inbox::Missed missed =
-        context->inbox.TakeAnswered(moment, follows ? taken->text : std::string());
+    std::string id;  // of the lease that the answer tells of
+    if (taken && taken->kind == Taken::Kind::kFollow) id = taken->text;
+    if (taken && taken->kind == Taken::Kind::kLead) id = own_token_ + taken->text;
+    const Inbox::Missed missed = context->inbox.TakeAnswered(moment, id);
     if (answer.IsReply()) {
       may_be_ours_ = false;  // it is known now
       if (!taken) return OnOutage(std::errc::protocol_error, "the server's answer makes no sense");
@@ -166,6 +167,10 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
         return tenure->GiveBack();
       }
       if (has_followed_) ++context->count.takeovers;
+      if (missed.forgotten || taken.is_forgotten) {
+        tenure->NoteForgotten();
+        OnForgottenElsewhere();
+      }
       End();
       return OnLead(std::move(tenure));
     }
@@ -215,6 +220,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     AskAgain();
   }
   void OnClose() noexcept override {}
+  bool Holds() const noexcept override { return false; }
 
   void AskAgain() {
     if (is_in_flight_) {
@@ -250,6 +256,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     context->NoteOutage(why);
     End();
     if (context->options.on_outage == OnOutage::kFail) {
+      GiveBackWhatMayBeOurs();
       return OnFailure(std::make_exception_ptr(Outage(code, why)));
     }
     OnMustRun(std::exchange(may_be_ours_, false) ? MakeTenure({}, now) : nullptr);

@@ -40,6 +40,7 @@ class Listener {
   virtual void OnSubscribed() noexcept = 0;
   // The client is being destroyed.
   virtual void OnClose() noexcept = 0;
+  virtual bool Holds() const noexcept = 0;  // the lease that it is listed for
 
  protected:
   ~Listener() = default;
@@ -54,7 +55,7 @@ class Listener {
 class Inbox : public std::enable_shared_from_this<Inbox> {
  public:
   Inbox(ClientCore& core, std::string_view prefix)
-      : core_(core), channel_((std::string(prefix) += ":inbox:") += detail::NewToken()) {}
+      : core_(core), channel_((std::string(prefix) += ":inbox:") += detail::NewToken(0)) {}
 
   const std::string& Channel() const noexcept { return channel_; }
   bool IsOpen() const noexcept { return is_open_; }  // any thread
@@ -132,9 +133,15 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
       Missed& its = current_.messages[message->id];
       (message->kind == MessageKind::kForgotten ? its.forgotten : its.message) = true;
     }
-    const auto [first, last] = listeners_.equal_range(message->id);
     std::vector<Listener*> told;  // they may remove themselves
-    for (auto each = first; each != last; ++each) told.push_back(each->second);
+    const auto find = [&](const std::string& id) {
+      const auto [first, last] = listeners_.equal_range(id);
+      for (auto each = first; each != last; ++each) told.push_back(each->second);
+    };
+    find(message->id);
+    if (message->kind == MessageKind::kForgotten) {
+      find(std::string(detail::TokenOf(message->id)));  // it may not know the fence
+    }
     for (Listener* const each : told) each->OnMessage(*message);
   }
   // The lease may have been given to a Take that is not answered yet.
@@ -154,7 +161,11 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
     });
   }
   bool IsHeld(const std::string& id) const {
-    return listeners_.contains(id) || listeners_.contains(std::string(detail::TokenOf(id)));
+    const auto [first, last] = listeners_.equal_range(id);
+    for (auto each = first; each != last; ++each) {
+      if (each->second->Holds()) return true;
+    }
+    return listeners_.contains(std::string(detail::TokenOf(id)));
   }
   // Ends a lease that this process does not hold. Those who follow it ask again. If the answer is
   // lost, they will send their question again.
@@ -318,6 +329,11 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
         inbox(*opened_) {}
   ~GroupContext() { inboxes_->Close(opened_); }
 
+  // Thread: any. Errors: std::system_error if there are no random numbers.
+  std::string NewToken() {
+    return detail::NewToken(tokens_.fetch_add(1, std::memory_order_relaxed) + 1);
+  }
+
   EventLoop& Loop() const noexcept { return fleet.Loop(); }
   Clock::time_point Now() const noexcept { return fleet.Loop().Now(); }  // the loop's thread alone
 
@@ -371,6 +387,7 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
  private:
   const std::shared_ptr<Inboxes> inboxes_;
   const std::shared_ptr<Inbox> opened_;
+  std::atomic<std::uint64_t> tokens_ = 0;  // how many there were
 
  public:
   Inbox& inbox;

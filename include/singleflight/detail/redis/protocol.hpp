@@ -11,8 +11,9 @@
 //   BASE:outcome:TOKEN     the fence and the payload, for `linger`. It exists only if another
 //                          process followed, or might have.
 //
-// A token is used for one call only. The fence tells its lease from one that the server has made
-// for the same token later, because a command came late. Together they are the lease's id.
+// A token is used for one call only. Those of one group are in the order of its calls. The fence
+// tells a token's lease from one that the server has made for the same token later, because a
+// command came late. Together they are the lease's id.
 //
 // An inbox is a channel, one for each group: `prefix:inbox:RANDOM`. A message in it is a token, one
 // byte that says what it is, a fence, and a payload:
@@ -37,6 +38,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -48,20 +50,22 @@
 namespace singleflight::redis::detail {
 
 inline constexpr std::size_t kTokenSize = 32;
+inline constexpr std::size_t kOrderSize = 12;
 inline constexpr std::size_t kFenceSize = 16;
 inline constexpr std::size_t kIdSize = kTokenSize + kFenceSize;  // a token and its fence
 
-// Returns 128 random bits as 32 hexadecimal digits.
-inline std::string NewToken() {
-  std::array<unsigned char, kTokenSize / 2> bits;
+// Returns a token: 32 hexadecimal digits, of which the first 12 say the order among the tokens of a
+// group. The other 80 bits are random.
+inline std::string NewToken(std::uint64_t order) {
+  std::array<unsigned char, (kTokenSize - kOrderSize) / 2> bits;
   if (::getentropy(bits.data(), bits.size()) != 0) {
     throw std::system_error(errno, std::generic_category(), "singleflight::redis: getentropy");
   }
-  std::string token;
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string token(kOrderSize, '0');
   token.reserve(kTokenSize);
-  for (const unsigned char byte : bits) {
-    for (const int digit : {byte >> 4, byte & 15}) token += "0123456789abcdef"[digit];
-  }
+  for (std::size_t i = kOrderSize; i-- > 0; order >>= 4) token[i] = kDigits[order & 15];
+  for (const unsigned char byte : bits) (token += kDigits[byte >> 4]) += kDigits[byte & 15];
   return token;
 }
 
@@ -141,8 +145,9 @@ inline std::optional<Message> ReadMessage(std::string_view bytes) {
 // ARGV: own token, milliseconds, inbox, who, tag, BASE:forgotten:, fence of the awaited lease, 1 to
 // have the leader look whether it holds the lease
 //
-// A lease with our own inbox and another token is that of a call which this process has landed or
-// forgotten, but not published so far, or one that a late command has left. It is put aside.
+// A lease with our own inbox and an older token is that of a call which this process has landed or
+// forgotten, but not published so far, or one that a late command has left. It is put aside. One
+// with a newer token is followed: then this call was forgotten, and what it waited for has ended.
 
 inline const Script& TakeScript() {
   static const Script& script = *new Script(R"lua(
@@ -161,12 +166,13 @@ inline const Script& TakeScript() {
       end
       return {'follow', has[1] .. has[2], left}
     end
+    local function order(token) return tonumber(string.sub(token, 1, 12), 16) or 0 end
     local has, exists = {}, redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3])
     if exists > 0 then
       for i = 2, 1, -1 do
         has = redis.pcall('HMGET', KEYS[i], 'token', 'fence', 'tag', 'inbox', 'lasts')
         if has['err'] then return {'foreign'} end
-        if has[1] == ARGV[1] then return {'lead', has[2]} end
+        if has[1] == ARGV[1] then return {'lead', has[2], i == 2 and 1 or nil} end
         if has[1] and not (has[2] and has[4]) then return {'foreign'} end
       end
       if redis.call('EXISTS', KEYS[3]) == 1 then return {'landed'} end
@@ -183,7 +189,7 @@ inline const Script& TakeScript() {
         return answer
       end
     end
-    if has[1] and has[4] == ARGV[3] then
+    if has[1] and has[4] == ARGV[3] and order(has[1]) < order(ARGV[1]) then
       redis.call('RENAME', KEYS[1], ARGV[6] .. has[1])
     elseif has[1] then
       return follow(KEYS[1], has)
@@ -202,7 +208,7 @@ inline const Script& TakeScript() {
 
 struct Taken {
   enum class Kind : unsigned char {
-    kLead,     // `text` is the fence
+    kLead,     // `text` is the fence, and `is_forgotten`
     kFollow,   // `text` is the lease's id, `left` what it has left, and `is_forgotten`
     kOutcome,  // `text` is the payload
     kTag,      // the lease is of another type of value, and `text` is its tag
@@ -224,6 +230,7 @@ inline std::optional<Taken> ReadTaken(Reply& reply) {
   taken.text = std::move(part[1].text);
   if (what == "lead" && detail::IsFence(taken.text)) {
     taken.kind = Taken::Kind::kLead;
+    taken.is_forgotten = part.size() > 2;
   } else if (what == "follow" && part.size() >= 3 && taken.text.size() == kIdSize) {
     taken.kind = Taken::Kind::kFollow;
     taken.is_forgotten = part.size() > 3;
@@ -240,8 +247,10 @@ inline std::optional<Taken> ReadTaken(Reply& reply) {
 //
 // KEYS: lease, forgotten:OWN, outcome:OWN
 // ARGV: own token, fence or '' if it is not known, payload, milliseconds to keep it, payload for
-// the case that the server refuses the first, 1 if the payload goes with the message, else 0
+// the case that the server refuses the first, 1 if the payload goes with the message, else 0, 1 if
+// a Renew of this lease may come late
 //
+// The payload is kept if somebody follows, or if a late Renew must find that the call has landed.
 // If the payload is empty, those who follow only ask again. Answers how many groups follow. -1: the
 // lease was lost, but those who still wait find the outcome. -2: the server has refused the
 // payload.
@@ -271,9 +280,9 @@ inline const Script& PublishScript() {
     end
     redis.call('DEL', name)
     local answer, message = #inboxes, ARGV[1] .. 'a' .. fence
-    if #inboxes > 0 and ARGV[3] ~= '' then
+    if (#inboxes > 0 or ARGV[7] == '1') and ARGV[3] ~= '' then
       local kept = redis.pcall('SET', KEYS[3], fence .. ARGV[3], 'PX', ARGV[4])
-      if kept['err'] then
+      if kept['err'] and #inboxes > 0 then
         answer, message = -2, ARGV[1] .. 'p' .. fence .. ARGV[5]
       elseif ARGV[6] == '1' then
         message = ARGV[1] .. 'p' .. fence .. ARGV[3]

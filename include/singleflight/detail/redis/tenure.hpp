@@ -67,6 +67,12 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     timer_.Set(taken_ + context_->options.lease / 3);
   }
 
+  // The call was forgotten.
+  void NoteForgotten() noexcept {
+    is_forgotten_ = true;
+    if (call_ != nullptr) call_->OnForgotten();
+  }
+
   const std::string& Token() const noexcept { return token_; }  // any thread
   // 0 if it is not known.
   //
@@ -125,7 +131,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   }
 
   void Renew() {
-    if (is_renewing_) return;
+    if (is_renewing_ || IsLost()) return;  // another process may have led meanwhile
     const auto now = context_->Now();
     if (now >= ends_) return LookWhoLeads();  // what the server may have is not ours
     const std::chrono::milliseconds lasts = context_->LeaseAt(now - taken_);
@@ -152,6 +158,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
 
   void OnRenewed(const Answer& answer, Clock::time_point asked, std::chrono::milliseconds lasts) {
     is_renewing_ = false;
+    if (answer.kind == Answer::Kind::kUnknown) may_renew_late_ = true;
     if (has_ended_) return Publish();
     const auto lease = context_->options.lease;
     if (!answer.IsReply()) {
@@ -198,10 +205,6 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   void OnMessage(const Message& message) noexcept override {
     if (message.kind == MessageKind::kForgotten) NoteForgotten();
   }
-  void NoteForgotten() noexcept {
-    is_forgotten_ = true;
-    if (call_ != nullptr) call_->OnForgotten();
-  }
   void OnSubscribed() noexcept override {
     if (has_ended_) {
       if (!is_publishing_ && !is_renewing_) Publish();
@@ -246,8 +249,13 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     const std::string linger = std::to_string(context_->options.linger.count());
     const std::string run_it = PackKind(PayloadKind::kRunIt);
     const std::array<std::string_view, 3> keys = {lease, forgotten, outcome};
-    const std::array<std::string_view, 6> words = {
-        token_, fence_, payload_, linger, run_it, payload_.size() <= kSmall ? "1" : "0"};
+    const std::array<std::string_view, 7> words = {token_,
+                                                   fence_,
+                                                   payload_,
+                                                   linger,
+                                                   run_it,
+                                                   payload_.size() <= kSmall ? "1" : "0",
+                                                   may_renew_late_ ? "1" : "0"};
     if (payload_.size() > kLarge) timer_.Set(context_->Now() + context_->options.lease / 5);
     context_->fleet.Core().Commands().RunScript(
         detail::PublishScript(), keys, words,
@@ -268,6 +276,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     timer_.Set(context_->Now() + kPause);
   }
 
+  bool Holds() const noexcept override { return true; }
   void OnClose() noexcept override {
     if (has_ended_) Finish(/*is_published=*/false);
   }
@@ -302,8 +311,9 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   Timer timer_;                       // for the next renewal, or the next attempt to publish
   Clock::time_point ends_;            // the lease has expired then, unless it is renewed
   std::string id_;
-  bool is_renewing_ = false;    // that command is in flight
-  bool is_publishing_ = false;  // likewise
+  bool is_renewing_ = false;     // that command is in flight
+  bool may_renew_late_ = false;  // one was in flight when its connection was cut
+  bool is_publishing_ = false;   // likewise
   bool is_forgotten_ = false;
   bool has_ended_ = false;
   bool is_untold_ = false;
