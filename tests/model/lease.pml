@@ -185,7 +185,8 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
 #define IS_HELD(token, of_fence) \
   (EXISTS(token) && (of_fence == 0 || call[token].fence == of_fence))
 #endif
-#define FOLLOWED(token, process) (EXISTS(token) && (call[token].followers & BIT(process)))
+#define FOLLOWED(token, of_fence, process) \
+  (IS_HELD(token, of_fence) && (call[token].followers & BIT(process)))
 // The lease is that of an older call of the same process. One that has died had another inbox.
 #ifdef FAULT_newer_of_own_replaced
 #define OLDER(token) (lease != token)
@@ -215,14 +216,15 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
    ((token > PROCESSES && call[PREVIOUS(token)].state != IDLE) || \
     (token <= PROCESSES && started + 1 >= token)))
 #ifdef FAULT_not_asked_again_when_lease_ends
-#define LEASE_ENDED(token) false
+#define LEASE_ENDED(token, of_fence) false
 #else
-#define LEASE_ENDED(token) (call[token].expired && !EXISTS(token))
+#define LEASE_ENDED(token, of_fence) (call[token].expired && !IS_HELD(token, of_fence))
 #endif
-#define MAY_ASK_AGAIN(token, process)                                                         \
-  (call[token].state == FOLLOWING &&                                                          \
-   (call[token].due || LEASE_ENDED(call[token].waited) ||                                     \
-    (TICK && (EXISTS(token) || !FOLLOWED(call[token].waited, process)))))
+#define MAY_ASK_AGAIN(token, process)                                         \
+  (call[token].state == FOLLOWING &&                                          \
+   (call[token].due || LEASE_ENDED(call[token].waited, call[token].waited_fence) || \
+    (TICK && (EXISTS(token) ||                                                \
+              !FOLLOWED(call[token].waited, call[token].waited_fence, process)))))
 // The process of `token` hears the question whether it holds its lease, and does not.
 #ifdef FAULT_held_lease_disowned
 #define LISTED(token) false
@@ -753,8 +755,14 @@ endLocal:
 #ifdef FAULT_publish_not_repeated
       :: MAY(LOSE) -> mishaps--; End(t, me, OVER)
 #endif
-      :: call[t].expired -> End(t, me, OVER)  // by its clock, the lease is not its own any more
+#ifdef FAULT_published_after_expiry
       :: true ->
+#else
+      // By its clock, the lease is not its own any more, whatever the server has. A PUBLISH that was
+      // sent before is late.
+      :: call[t].expired -> End(t, me, OVER)
+      :: !call[t].expired ->
+#endif
         PublishScript(t, call[t].payload, call[t].known);
         if
         :: MAY(LOSE) -> mishaps--
@@ -875,11 +883,12 @@ inline Notice(p, w, of_fence) {
 }
 
 // Process p knows now that call w was forgotten. If w is its own, and does not lead so far, the
-// answer that makes it lead will say so, too.
+// answer that makes it lead will say so, too. A lease that a late command has made is not its own.
 inline NoteNotice(p, w, of_fence) {
   if
   :: call[w].was_forgotten && call[w].fence == of_fence &&
-      (PROCESS(w) != p || call[w].state > FOLLOWING) ->
+      (PROCESS(w) != p ||
+       (call[w].state > FOLLOWING && (call[w].known == 0 || call[w].known == of_fence))) ->
     call[w].noticed = call[w].noticed | BIT(p);
     assert(current[p] == NONE ||
            (current[p] != w &&
@@ -1079,33 +1088,32 @@ endOutsider:
       mishaps--;
       LoseMemory()
     }
-  // All pushes are lost, and all processes find out that they are, as if they were cut off.
+  // Another server has the lease of a call that has landed. All pushes on their way are lost, and
+  // the processes find out that they are, as if they were cut off. A late command does not come to
+  // another server.
   :: atomic {
-      MAY(RESTORE) ->
+      over > 0 && MAY(RESTORE) ->
       mishaps--;
       LoseMemory();
       j = 1;
       do
-      :: j <= TOKENS && call[j].state == OVER && call[j].late == 0 -> break
       :: j < TOKENS -> j++
-      :: else -> break
-      od;
-      if
       :: call[j].state == OVER && call[j].late == 0 ->
         lease = j; call[j].stray = 1; call[j].closed = 1;
-        call[j].made = (call[j].made == 0 -> 1 : call[j].made); call[j].fence = call[j].made
-      :: else
-      fi;
+        call[j].made = (call[j].made == 0 -> 1 : call[j].made); call[j].fence = call[j].made;
+        break
+      :: j == TOKENS -> break
+      od;
       j = 1;
       do
       :: j <= TOKENS ->
         call[j].pushed = 0; call[j].notice = 0;
         ClearPushes(j);
+        deaf[PROCESS(j)] = (current[PROCESS(j)] != NONE);
         j++
       :: else -> break
       od;
-      j = 0;
-      deaf[1] = 1; deaf[2] = 1; deaf[PROCESSES] = 1
+      j = 0
     }
   od
 }
