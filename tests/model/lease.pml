@@ -210,6 +210,9 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
    (call[holder].ran || call[holder].forgotten) && (call[holder].noticed & BIT(process)))
 #define IS_THE_EXECUTION(token) \
   (call[token].state == LEADING && current[PROCESS(token)] == token && !call[token].was_forgotten)
+#define OTHER_ANSWERED(token)                                                                  \
+  (ASKS > 1 &&                                                                                 \
+   call[(token > PROCESSES -> token - PROCESSES : TOKENS - PROCESSES + token)].state == ANSWERED)
 #define PREVIOUS(token) (token > PROCESSES -> token - PROCESSES : NONE)
 #define MAY_START(token, process)                         \
   (call[token].state == IDLE && current[process] == NONE && \
@@ -635,11 +638,11 @@ endLocal:
         :: else
         fi;
 #endif
-        // This answer is word of it, too.
+        // This answer is word of it, too. One for another call that was sent before has come before.
         call[call[t].waited].noticed =
             call[call[t].waited].noticed |
-            (call[t].answer == FOLLOW_FORGOTTEN && call[call[t].waited].was_forgotten -> BIT(me) :
-             0);
+            (call[t].answer == FOLLOW_FORGOTTEN && call[call[t].waited].was_forgotten &&
+             PROCESS(call[t].waited) != me && !OTHER_ANSWERED(t) -> BIT(me) : 0);
 #ifndef FAULT_early_push_dropped
         if
         :: call[t].overtaken -> call[t].due = 1
@@ -1034,6 +1037,11 @@ inline LoseMemory() {
   :: j <= TOKENS ->
     call[j].forgotten = 0; call[j].followers = 0; call[j].outcome = UNSET;
     call[j].outcome_fence = 0;
+    // A server that restarts gets no RENEW from before.
+    if
+    :: call[j].late == RENEW -> call[j].late = 0; call[j].late_fence = 0
+    :: else
+    fi;
     // Nobody remembers that it was forgotten, unless its leader knows and executes.
     if
     :: call[j].was_forgotten && !call[j].lost && !call[j].overtaken_forgotten &&
