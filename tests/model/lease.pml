@@ -18,7 +18,8 @@
 // local call are part of it. A renewal changes nothing while the lease is there, so it is a step
 // only where it has something to learn. An execution without a lease is one step. FORGET and its
 // answer are one step. A command that is cut off before the server has run it is run when it is
-// sent again, so that is no step either.
+// sent again, so that is no step either. A TAKE whose answer was lost is sent again at once. A late
+// RENEW comes neither after the outcome has expired nor to a server that has lost its memory.
 //
 // The assertions say what must hold:
 //
@@ -28,24 +29,27 @@
 //   after it asked, if at all. It gets none that has landed in its own process before.
 // - A call that waits for a call in flight stays on it. Once an outcome is published, those that
 //   wait for it get it, unless a mishap of KEPT has happened.
-// - New callers do not join a call that waits for one that the process knows to be forgotten.
-// - A live process leaves no lease behind, unless a late command has made it. So nobody waits for a
-//   lease to expire, unless its process has died.
+// - New callers do not join a call that the process knows to be forgotten, nor one that waits for
+//   such a call.
+// - A live process leaves no lease behind, unless a late command or another server has made it.
 //
-// A process that waits for ever is found as an invalid end
-// state. A follower asks again every `linger`/2, but here only if the answer has something new to
-// say. With TICK=0, it does not ask again by time, unless the lease that it follows has expired.
+// A process that waits for ever is found as an invalid end state. Only the lease of a dead process
+// expires, unless a live one stalls. So nobody waits for a lease to expire that a live process does
+// not hold. A follower asks again every `linger`/2, but here only if the answer has something new
+// to say. With TICK=0, it does not ask again by time, unless the lease that it follows has expired.
 // Processes differ only by number, so the model explores only executions in which their first steps
 // come in the order of their numbers.
 //
-// FAULT_... plants a fault in the model. Each fault must be found.
-
 // What keeps these promises, beside the scripts: a call that has landed or has no callers gives
-// back the lease that a late answer brings. A process keeps the tokens of pushes that come before
-// the answer to its TAKE. TAKE names the older calls of its process, whose lease it replaces.
-// Whether a lease, a push or PUBLISH are for one and the same lease is seen by its fence, which
-// RENEW tells its leader if it has made the lease again. A leader makes no lease again that has
-// expired by its own clock, or that it knows to be forgotten. RENEW is not sent again.
+// back the lease that a late answer brings, or may have brought. While a process waits for the
+// answer to a TAKE, it remembers which pushes have come. Tokens of a process are in the order of
+// its calls, so TAKE puts aside only leases of older ones. Whether a lease, an outcome, a push or a
+// PUBLISH are for one and the same lease is seen by its fence. A leader makes no lease again that
+// has expired by its own clock, that another one had meanwhile, or that it knows to be forgotten.
+// RENEW is not sent again. Followers have the process that is named in a lease look whether it
+// holds it. If it does not, and waits for no answer, it ends the lease.
+//
+// FAULT_... plants a fault in the model. Each fault must be found.
 
 // The bits of KINDS are the mishaps.
 #define FORGET 1     // the key is forgotten, by a process of the fleet or by an outsider
@@ -59,7 +63,7 @@
 #define LINGER 256   // an outcome expires before all that wait for it have read it
 #define CUT 512      // the subscription is cut, and the pushes on their way to it are lost
 #define OUTAGE 1024  // a process does not wait for the answer to TAKE, and runs `fn` by itself
-#define RESTORE 2048 // another server takes its place, and has a lease that has ended
+#define RESTORE 2048  // another server takes its place, and has a lease that has ended
 // It is not a mishap if the lease of a dead process expires, or an outcome that nobody waits for.
 
 #ifndef KINDS
@@ -135,28 +139,28 @@ typedef Call {  // by its token
   unsigned outcome : 2;    // outcome:TOKEN
   unsigned outcome_fence : 3;
   // These are on their way.
-  unsigned pushed : 3;  // the processes to which the outcome is pushed
-  unsigned push : 3;    // what the push says
+  unsigned pushed : 3;      // the processes to which the outcome is pushed
+  unsigned push : 3;        // what the push says
   unsigned push_fence : 3;  // the lease that it is for
-  unsigned notice : 3;  // the processes to which "forget TOKEN" is pushed
+  unsigned notice : 3;      // the processes to which "forget TOKEN" is pushed
   unsigned notice_fence : 3;
-  unsigned disowned : 3;  // the fence that a process names which ends a lease that it has not got
-  unsigned late : 2;    // a copy of a command that the server has not run
-  byte late_says;       // the token that a late TAKE waits for, or what a late PUBLISH says
+  unsigned disowned : 3;    // the fence that a process names which ends a lease that it has not got
+  unsigned late : 2;        // a copy of a command that the server has not run
+  byte late_says;           // the token that a late TAKE waits for, or what a late PUBLISH says
   unsigned late_fence : 3;  // the fence that it names
   // The process has these.
   unsigned state : 3;
-  byte waited;           // the token that it waits for
-  unsigned answer : 4;   // of TAKE, on its way
+  byte waited;              // the token that it waits for
+  unsigned answer : 4;      // of TAKE, on its way
   unsigned waited_fence : 3;
-  byte holder;           // the token in this answer
-  bit overtaken;         // a push about the lease in this answer came before it was read
+  byte holder;              // the token in this answer
+  bit overtaken;            // a push about the lease in this answer came before it was read
   bit overtaken_forgotten;  // and said that its call was forgotten
-  bit landed;            // nobody waits for it, but an answer to TAKE is on its way
-  bit due;               // it is to ask again at once
-  unsigned payload : 2;  // what it publishes
-  unsigned known : 3;    // the fence in the answer, and of its own lease once it leads. 0: unknown
-  bit lost;              // another one has its lease, or it was forgotten: no renewal
+  bit landed;               // nobody waits for it, but an answer to TAKE is on its way
+  bit due;                  // it is to ask again at once
+  unsigned payload : 2;     // what it publishes
+  unsigned known : 3;       // the fence in the answer, and of its own lease once it leads. 0: unknown
+  bit lost;                 // another one has its lease, or it was forgotten: no renewal
   // These are facts. Only the assertions use most of them.
   unsigned made : 3;     // how many leases TAKE has made for it
   bit ran;               // it has executed
@@ -193,7 +197,7 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
 #else
 #define OLDER(token) (lease < token)
 #endif
-#define OLDER_OF_OWN(token, process)                                       \
+#define OLDER_OF_OWN(token, process)                             \
   (lease != NONE && OLDER(token) && PROCESS(lease) == process && \
    (call[lease].state == DEAD) == (call[token].state == DEAD))
 #define HAS_OUTCOME(token, of_fence) \
@@ -205,17 +209,17 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
 #endif
 // Newcomers of `process` would join `token`, although the process knows that what it waits for was
 // forgotten.
-#define KNOWN_FORGOTTEN(token, process, holder) \
+#define KNOWN_FORGOTTEN(token, process, holder)                                      \
   (current[process] == token && call[holder].was_forgotten && !call[holder].stray && \
    (call[holder].ran || call[holder].forgotten) && (call[holder].noticed & BIT(process)))
 #define IS_THE_EXECUTION(token) \
   (call[token].state == LEADING && current[PROCESS(token)] == token && !call[token].was_forgotten)
-#define OTHER_ANSWERED(token)                                                                  \
-  (ASKS > 1 &&                                                                                 \
+#define OTHER_ANSWERED(token) \
+  (ASKS > 1 &&                \
    call[(token > PROCESSES -> token - PROCESSES : TOKENS - PROCESSES + token)].state == ANSWERED)
 #define PREVIOUS(token) (token > PROCESSES -> token - PROCESSES : NONE)
-#define MAY_START(token, process)                         \
-  (call[token].state == IDLE && current[process] == NONE && \
+#define MAY_START(token, process)                                 \
+  (call[token].state == IDLE && current[process] == NONE &&       \
    ((token > PROCESSES && call[PREVIOUS(token)].state != IDLE) || \
     (token <= PROCESSES && started + 1 >= token)))
 #ifdef FAULT_not_asked_again_when_lease_ends
@@ -223,16 +227,16 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
 #else
 #define LEASE_ENDED(token, of_fence) (call[token].expired && !IS_HELD(token, of_fence))
 #endif
-#define MAY_ASK_AGAIN(token, process)                                         \
-  (call[token].state == FOLLOWING &&                                          \
+#define MAY_ASK_AGAIN(token, process)                                               \
+  (call[token].state == FOLLOWING &&                                                \
    (call[token].due || LEASE_ENDED(call[token].waited, call[token].waited_fence) || \
-    (TICK && (EXISTS(token) ||                                                \
+    (TICK && (EXISTS(token) ||                                                      \
               !FOLLOWED(call[token].waited, call[token].waited_fence, process)))))
 // The process of `token` hears the question whether it holds its lease, and does not.
 #ifdef FAULT_held_lease_disowned
 #define LISTED(token) false
 #else
-#define LISTED(token)                                                       \
+#define LISTED(token)                                                   \
   ((call[token].state == LEADING || call[token].state == PUBLISHING) && \
    (call[token].known == 0 || call[token].known == call[token].fence))
 #endif
@@ -242,7 +246,7 @@ unsigned asking : 6;  // the calls whose callers wait; only the assertions use i
 #define TAKES(process) \
   (UNANSWERED(process) || (ASKS > 1 && UNANSWERED(TOKENS - PROCESSES + process)))
 #endif
-#define MAY_DISOWN(token)                                                            \
+#define MAY_DISOWN(token)                                                          \
   (call[token].state != DEAD && !deaf[PROCESS(token)] && !TAKES(PROCESS(token)) && \
    !LISTED(token))
 #define HEARS(process) (deaf[process] -> 0 : BIT(process))
@@ -420,11 +424,7 @@ inline PublishScript(t, says, knows) {
 // The script of PUBLISH of nothing for token w: those who follow ask again.
 inline DisownScript(w) {
   if
-#ifdef FAULT_disowned_without_fence
-  :: EXISTS(w) ->
-#else
   :: EXISTS(w) && call[w].fence == call[w].disowned ->
-#endif
     if
     :: call[w].pushed == 0 ->
       call[w].pushed = call[w].followers & HEARING;
@@ -603,7 +603,9 @@ endLocal:
         :: else
         fi;
 #endif
-        call[t].noticed = (call[t].was_forgotten && call[t].answer == LEAD_FORGOTTEN ->
+        // Now the process has heard both that it leads and that the call was forgotten.
+        call[t].noticed = (call[t].was_forgotten && (call[t].answer == LEAD_FORGOTTEN ||
+                                                     call[t].overtaken_forgotten) ->
                            call[t].noticed | BIT(me) : call[t].noticed);
         assert(!KNOWN_FORGOTTEN(t, me, t));
         i = 1;
@@ -638,7 +640,7 @@ endLocal:
         :: else
         fi;
 #endif
-        // This answer is word of it, too. One for another call that was sent before has come before.
+        // This answer is word of it, too. An earlier one for another call is read before it.
         call[call[t].waited].noticed =
             call[call[t].waited].noticed |
             (call[t].answer == FOLLOW_FORGOTTEN && call[call[t].waited].was_forgotten &&
@@ -761,8 +763,8 @@ endLocal:
 #ifdef FAULT_published_after_expiry
       :: true ->
 #else
-      // By its clock, the lease is not its own any more, whatever the server has. A PUBLISH that was
-      // sent before is late.
+      // By its clock, the lease is not its own any more, whatever the server has. A PUBLISH that
+      // was sent before is late.
       :: call[t].expired -> End(t, me, OVER)
       :: !call[t].expired ->
 #endif
