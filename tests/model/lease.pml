@@ -159,7 +159,7 @@ typedef Call {  // by its token
   bit landed;               // nobody waits for it, but an answer to TAKE is on its way
   bit due;                  // it is to ask again at once
   unsigned payload : 2;     // what it publishes
-  unsigned known : 3;       // the fence in the answer, and of its own lease once it leads. 0: unknown
+  unsigned known : 3;       // the fence in the answer, then of its own lease. 0: unknown
   bit lost;                 // another one has its lease, or it was forgotten: no renewal
   // These are facts. Only the assertions use most of them.
   unsigned made : 3;     // how many leases TAKE has made for it

@@ -373,8 +373,9 @@ TEST_CASE("redis: a thread that is cancelled while it waits for another process 
   follower.Cancel();
   CHECK(follower.JoinWasUnwound());
   CHECK(there.Callers("k") == 0);
+  server.Ask("HDEL", LeaseName("t", "k"), "f:" + InboxesAt(server, LeaseName("t", "k")).at(0));
   test::Caller another([&] { return there.Do("k", NeverRun); });
-  AwaitCallers(there, "k", 1);
+  AwaitFollowers(server, "k", 1);
   leader.Finish();
   CHECK(another.Join().value == "v");
 }
