@@ -4,6 +4,7 @@
 // connections, so a message may overtake the answer that says whom it is about.
 
 #include <atomic>
+#include <latch>
 #include <memory>
 #include <optional>
 #include <singleflight/async.hpp>
@@ -35,6 +36,8 @@ std::string IdOf(char digit) { return TokenOf(digit) += kFence; }
 // Counts what it hears.
 class TestListener : public detail::Listener {
  public:
+  explicit TestListener(bool holds = true) : holds_(holds) {}
+
   int Messages() const { return messages_; }
   int Subscriptions() const { return subscriptions_; }
 
@@ -42,7 +45,9 @@ class TestListener : public detail::Listener {
   void OnMessage(const detail::Message&) noexcept override { ++messages_; }
   void OnSubscribed() noexcept override { ++subscriptions_; }
   void OnClose() noexcept override {}
+  bool Holds() const noexcept override { return holds_; }
 
+  const bool holds_;
   std::atomic<int> messages_ = 0, subscriptions_ = 0;
 };
 
@@ -87,6 +92,9 @@ class TestInbox {
   }
   void Add(char digit, detail::Listener& listener) {
     client_.OnLoop([&] { inbox_->Add(IdOf(digit), listener); });
+  }
+  void AddWithoutFence(char digit, detail::Listener& listener) {
+    client_.OnLoop([&] { inbox_->Add(TokenOf(digit), listener); });
   }
   // The answer is that this process leads.
   void TakeLeads(const Inbox::Moment& sent, char digit, detail::Listener& holder) {
@@ -254,6 +262,38 @@ TEST_CASE("Redis inbox: a lease that nobody here holds is ended, and one that is
   CHECK(holder.Messages() == 0);  // the inbox itself has answered
 }
 
+TEST_CASE("Redis inbox: who follows a lease does not hold it") {
+  const RedisServer server;
+  TestInbox inbox(server);
+  inbox.AwaitSubscribed();
+  server.Ask("HSET", LeaseName("t", "k"), "token", TokenOf('1'), "fence", kFence);
+  TestListener follower(/*holds=*/false), holder;
+  inbox.Add('1', follower);
+  SECTION("so its process ends a lease that nobody holds") {
+    inbox.Say('1', MessageKind::kHeld, LeaseName("t", "k"));
+    inbox.Settle();
+    CHECK(server.Keys().empty());
+  }
+  SECTION("but another listener may") {
+    inbox.Add('1', holder);
+    inbox.Say('1', MessageKind::kHeld, LeaseName("t", "k"));
+    inbox.Settle();
+    CHECK(server.Keys().size() == 1);
+  }
+}
+
+TEST_CASE("Redis inbox: a holder that has not heard of its fence hears of a Forget, and no more") {
+  const RedisServer server;
+  TestInbox inbox(server);
+  inbox.AwaitSubscribed();
+  TestListener holder;
+  inbox.AddWithoutFence('1', holder);
+  inbox.Say('1', MessageKind::kPayload);
+  CHECK(holder.Messages() == 0);
+  inbox.Say('1', MessageKind::kForgotten);
+  CHECK(holder.Messages() == 1);
+}
+
 TEST_CASE("Redis inbox: a question about a lease waits for the Takes that may have it") {
   const RedisServer server;
   TestInbox inbox(server);
@@ -361,4 +401,34 @@ TEST_CASE("redis: a Forget that overtakes the answer to a follower is heard of a
   CHECK(*process.there.Do("a", [] { return "new"s; }) == "new");
   process.leader_of_a.Finish();
   CHECK(process.CallerOfA().Join().value == "a's");
+}
+
+TEST_CASE("redis: a Forget that overtakes the answer to a leader is heard of all the same") {
+  const RedisServer server;
+  RedisProxy proxy(server.Socket());
+  RedisPages here(server, LongLease()), there(LongTimeouts(proxy.Socket()), LongLease());
+  AwaitSubscribed(server, there);
+  RedisLeader leader_of_b(here, "b", "b's"s);
+  test::Caller follower_of_b([&] { return there.Do("b", NeverRun); });
+  AwaitFollowers(server, "b", 1);
+  AwaitAnswers(there);
+  // The first connection is the one for commands.
+  proxy.HoldAt({RedisProxy::kReplies, proxy.Bytes(0, RedisProxy::kReplies), 0});
+  std::latch finish(1);
+  test::Caller leader([&] {
+    return there.Do("a", [&] {
+      finish.wait();
+      return "old"s;
+    });
+  });
+  Await([&] { return server.Ask("EXISTS", LeaseName("t", "a")).number; });
+  here.Forget("a");
+  Await([&] { return !server.Ask("EXISTS", LeaseName("t", "a")).number; });
+  leader_of_b.Finish();
+  CHECK(follower_of_b.Join().value == "b's");  // so `there` has the message about "a", too
+  proxy.Release();
+  AwaitCallers(there, "a", 0);
+  CHECK(*there.Do("a", [] { return "new"s; }) == "new");
+  finish.count_down();
+  CHECK(leader.Join().value == "old");
 }
