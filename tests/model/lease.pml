@@ -155,7 +155,7 @@ typedef Call {  // by its token
   unsigned waited_fence : 3;
   byte holder;              // the token in this answer
   bit overtaken;            // a push about the lease in this answer came before it was read
-  bit overtaken_forgotten;  // and said that its call was forgotten
+  bit overtaken_forgotten;  // one that says that its call was forgotten
   bit landed;               // nobody waits for it, but an answer to TAKE is on its way
   bit due;                  // it is to ask again at once
   unsigned payload : 2;     // what it publishes
@@ -911,7 +911,7 @@ inline Overtake(p, w, of_fence, is_notice) {
     if
     :: call[j].state == ANSWERED && (call[j].holder == w || (j == w && HOLDS(j))) &&
         call[j].known == of_fence ->
-      call[j].overtaken = 1;
+      call[j].overtaken = (is_notice -> call[j].overtaken : 1);
       call[j].overtaken_forgotten = (is_notice -> 1 : call[j].overtaken_forgotten)
     :: else
     fi;
