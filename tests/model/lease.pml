@@ -279,9 +279,7 @@ inline TakeScript(t, me, waits, named, answers, holds, fence_of) {
   :: call[t].forgotten -> answers = LEAD_FORGOTTEN; fence_of = call[t].fence
 #endif
 #endif
-#ifndef FAULT_own_outcome_not_known
   :: call[t].outcome != UNSET -> answers = UNSET  // t has landed: nobody waits for this answer
-#endif
   :: else ->
     if
 #ifndef FAULT_outcome_not_looked_for
