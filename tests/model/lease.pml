@@ -362,8 +362,9 @@ inline PublishScript(t, says, knows) {
   :: !IS_HELD(t, knows) && knows != 0 && call[t].outcome == UNSET ->
     CloseCall(t);
     if
-    :: call[t].asked != 0 -> call[t].outcome = says; call[t].outcome_fence = knows
-    :: else
+    :: call[t].asked != 0 || call[t].late != 0 ->
+      call[t].outcome = says; call[t].outcome_fence = knows
+    :: else  // it expires before anything else happens
     fi
   :: !IS_HELD(t, knows) && (knows == 0 || call[t].outcome != UNSET)
 #endif
@@ -768,7 +769,12 @@ endLocal:
 #endif
         PublishScript(t, call[t].payload, call[t].known);
         if
-        :: MAY(LOSE) -> mishaps--
+        :: MAY(LOSE) ->
+          mishaps--;
+#ifndef FAULT_repeated_without_fence
+          // If it was run, and TAKE comes late, the same lease would be another one.
+          call[t].payload = (call[t].known == 0 -> ABANDONED : call[t].payload)
+#endif
         :: true -> End(t, me, OVER)
         fi
       fi

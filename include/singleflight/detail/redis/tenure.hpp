@@ -270,6 +270,10 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
       if (answer.reply.integer == -2) ++context_->count.untold;
       return Finish(answer.reply.integer != -1);
     }
+    if (answer.kind == Answer::Kind::kUnknown && fence_.empty()) {
+      // The next attempt may meet a lease that a late Take has made since: others have begun anew.
+      payload_ = PackKind(PayloadKind::kAbandoned);
+    }
     const bool is_large = payload_.size() > kLarge;
     if (answer.kind == Answer::Kind::kUnknown && is_large && ++cuts_ == 2) CannotTell();
     if (answer.kind == Answer::Kind::kRefused && !MayComeTrue(answer) && !is_untold_) CannotTell();
