@@ -504,6 +504,15 @@ inline Land(t, me) {
   fi
 }
 
+// An execution that starts without a forgotten lease is a new one.
+inline BeginAnew(t) {
+  if
+  :: call[t].was_forgotten ->
+    call[t].was_forgotten = 0; call[t].noticed = 0; call[t].closed = 0; call[t].asked = 0
+  :: else
+  fi
+}
+
 // It has heard that its own call was forgotten.
 inline ForgetOwn(t, me) {
   ForgetLocally(t, me);
@@ -564,10 +573,8 @@ endLocal:
                  call[t].known);
       assert(call[t].answer != UNSET);
       call[t].state = ANSWERED;
-      // An execution that starts with a lease that is not forgotten is a new one.
       if
-      :: call[t].was_forgotten && lease == t ->
-        call[t].was_forgotten = 0; call[t].noticed = 0; call[t].closed = 0; call[t].asked = 0
+      :: lease == t -> BeginAnew(t)
       :: else
       fi
     }
@@ -696,6 +703,10 @@ endLocal:
       UNANSWERED(t) && !call[t].landed && MAY(OUTAGE) ->
       // It may have been given the lease, so others may wait for its outcome.
       mishaps--; Execute(t);
+      if
+      :: !call[t].forgotten -> BeginAnew(t)
+      :: else
+      fi;
       owed = owed & ~BIT(t);
       call[t].waited = NONE; call[t].waited_fence = 0; call[t].due = 0;
       call[t].answer = UNSET; call[t].holder = NONE; call[t].known = 0;
@@ -1048,10 +1059,11 @@ inline LoseMemory() {
     :: call[j].late == RENEW -> call[j].late = 0; call[j].late_fence = 0
     :: else
     fi;
-    // Nobody remembers that it was forgotten, unless its leader knows and executes.
+    // Nobody remembers that it was forgotten, unless its leader knows and executes, and knows its
+    // fence.
     if
-    :: call[j].was_forgotten && !call[j].lost && !call[j].overtaken_forgotten &&
-        call[j].answer != LEAD_FORGOTTEN ->
+    :: call[j].was_forgotten && !(call[j].lost && call[j].known != 0) &&
+        !call[j].overtaken_forgotten && call[j].answer != LEAD_FORGOTTEN ->
       call[j].was_forgotten = 0; call[j].noticed = 0;
       call[j].closed = (call[j].state == OVER)
     :: else
