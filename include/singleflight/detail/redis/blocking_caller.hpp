@@ -42,8 +42,9 @@ class BlockingCaller;
 // Lifetime: a Lease is valid until `fn` returns.
 class Lease {
  public:
-  // Returns 128 random bits as 32 hexadecimal digits, which the server has at `prefix:{key}:lease`.
-  // Empty if `fn` runs without the server, see OnOutage. Valid as long as the Lease.
+  // Returns 32 hexadecimal digits, which no other lease has. The server has them in the field
+  // `token` of `prefix:{key}:lease`. Empty if `fn` runs without the server, see OnOutage. Valid as
+  // long as the Lease.
   std::string_view token() const noexcept {
     return held_ != nullptr ? std::string_view(held_->Token()) : std::string_view();
   }
