@@ -1022,8 +1022,8 @@ endServer:
     }
   // The outcome expires.
   :: atomic {
-      // It lasts longer than a command can be late.
-      call[w].outcome != UNSET && call[w].late == 0 && (call[w].asked == 0 || MAY(LINGER)) ->
+      // It lasts longer than a RENEW can be late.
+      call[w].outcome != UNSET && call[w].late != RENEW && (call[w].asked == 0 || MAY(LINGER)) ->
       mishaps = mishaps - (call[w].asked != 0); call[w].outcome = UNSET;
       call[w].outcome_fence = 0
     }
