@@ -101,6 +101,11 @@ class AsyncCall {
     const std::lock_guard lock(mutex_);
     if (phase_ != Phase::kLanded) ledger.SetLeader(call, waiter);
   }
+  // Whether a new caller could still get this call's result.
+  bool IsWanted() noexcept {
+    const std::lock_guard lock(mutex_);
+    return phase_ != Phase::kLanded && ledger.IsWanted(call);
+  }
   // Forgets the call, if it has not landed.
   void Forget() noexcept {
     const std::lock_guard lock(mutex_);

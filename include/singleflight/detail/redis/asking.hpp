@@ -58,10 +58,14 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   // Another process leads for now.
   virtual void OnFollows() noexcept = 0;
   virtual void OnForgottenElsewhere() noexcept = 0;
+  // Whether the next caller of this process begins a call of its own.
+  virtual bool IsForgotten() const noexcept = 0;
 
   void Begin() {
     began_ = context->Now();
     is_asking_ = true;
+    // The token of a later call may have been made before ours: it must not be taken for an older.
+    if (IsForgotten()) own_token_.replace(0, kOrderSize, kOrderSize, '0');
     if (context->fleet.WaitsForForget(base_, [self = shared_from_this()] { self->Take(); })) return;
     Take();
   }
@@ -282,7 +286,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   }
 
   const std::string base_;
-  const std::string own_token_;
+  std::string own_token_;
   Timer timer_;                         // for the next time to ask
   std::string awaited_;                 // the id of the lease that it follows, or empty
   Clock::time_point began_ = {};        // when it last heard of the server, or began

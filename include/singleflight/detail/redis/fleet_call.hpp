@@ -220,6 +220,7 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
 
   void OnFollows() noexcept override { SlotOf(*async_).NotifyFollows(); }
   void OnForgottenElsewhere() noexcept override { async_->Forget(); }
+  bool IsForgotten() const noexcept override { return !async_->IsWanted(); }
 
   void OnOutcome(std::string payload, std::string token) noexcept override {
     Deliver([this, payload = std::move(payload), token = std::move(token)] {
