@@ -83,9 +83,13 @@ struct PublishOutcome {
   using Ledger = typename LocalGroup<Value>::Lead::LedgerType;
   using Guard = LeaseGuard<typename Ledger::AsyncCall>;
 
-  void operator()(Ledger&, const singleflight::detail::CallBase&, const std::string&,
+  void operator()(Ledger& ledger, const singleflight::detail::CallBase& call, const std::string&,
                   singleflight::detail::Outcome<Value>& outcome) const {
     if (guard == nullptr) return;
+    // A function that obeys a stop may return before the guard has been told of it. Others must not
+    // get what it returns then.
+    const bool is_unwanted = call.stop.stop_requested() && ledger.TakesStop(call);
+    if (is_unwanted && !(**guard).IsLost()) return guard->GiveBack();
     Publish(outcome);
     guard->Release();
   }
