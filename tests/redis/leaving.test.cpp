@@ -10,10 +10,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <latch>
 #include <memory>
 #include <optional>
+#include <singleflight/async.hpp>
 #include <singleflight/redis.hpp>
 #include <stdexcept>
 #include <string>
@@ -266,6 +268,27 @@ TEST_CASE("redis: other processes take over a call that nobody in the leader's p
   CHECK(*here.Do("k", [] { return "newcomer's"s; }) == "newcomer's");
   CHECK(leader.Finish().value == "stopped");
   CHECK(there.GetStats().takeovers == 1);
+  CHECK(here.GetStats().unpublished == 0);
+}
+
+TEST_CASE("redis: what fn returns because it was asked to stop reaches no other process") {
+  const RedisServer server;
+  RedisPages here(server), there(server);
+  std::promise<void> begun;
+  std::optional<StopCallback<std::function<void()>>> delay;
+  Future<std::string> leader = DoAsync(here, "k", [&](const StopToken& stop) {
+    // The newest callback runs first: what the library does in such a one comes after the landing.
+    delay.emplace(stop, [&] { Await([&] { return here.GetStats().calls.in_flight == 0; }); });
+    begun.set_value();
+    Await([&] { return stop.stop_requested(); });
+    return "stopped"s;
+  });
+  begun.get_future().wait();
+  test::Caller follower([&] { return there.Do("k", [] { return "taken over"s; }); });
+  AwaitFollowers(server, "k", 1);
+  leader = {};
+  CHECK(follower.Join().value == "taken over");
+  CHECK(there.GetStats().remote == 0);
   CHECK(here.GetStats().unpublished == 0);
 }
 
