@@ -183,13 +183,14 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     switch (taken.kind) {
       case Taken::Kind::kFollow: {
         if (awaited_ != taken.text) Await(taken.text);
+        has_followed_ = true;
         lease_until_ = now + taken.left;
         if (missed.forgotten || taken.is_forgotten) OnForgottenElsewhere();
         if (std::exchange(asks_again_, false) || missed.message) return Take();
         const Clock::duration until_expiry = taken.left + std::chrono::milliseconds(1);
         timer_.Set(now + std::min(until_expiry, pause_));
         pause_ = std::min<Clock::duration>(2 * pause_, context->options.linger / 2);
-        if (!std::exchange(has_followed_, true)) OnFollows();
+        if (!std::exchange(is_known_to_follow_, true)) OnFollows();
         return;
       }
       case Taken::Kind::kOutcome:
@@ -298,7 +299,8 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   bool is_in_flight_ = false;           // a command of its
   bool asks_again_ = false;             // as soon as that is answered
   bool has_followed_ = false;
-  bool may_be_ours_ = false;  // an answer was lost: the lease may have been taken for us
+  bool is_known_to_follow_ = false;  // OnFollows was called
+  bool may_be_ours_ = false;         // an answer was lost: the lease may have been taken for us
 };
 
 }  // namespace singleflight::redis::detail
