@@ -4,6 +4,7 @@
 // connections, so a message may overtake the answer that says whom it is about.
 
 #include <atomic>
+#include <functional>
 #include <latch>
 #include <memory>
 #include <optional>
@@ -332,14 +333,15 @@ namespace {
 // A process that follows the calls for "a" and for "b", and has the answer about "b" only.
 class Overtaken {
  public:
-  explicit Overtaken(const RedisServer& server) : server_(server) {
+  explicit Overtaken(const RedisServer& server, std::function<std::string()> fn_of_a = NeverRun)
+      : server_(server) {
     AwaitSubscribed(server, there);
     b_ = there.Join("b", Follows{&follows_});
     Await([&] { return follows_ > 0; });
     AwaitAnswers(there);
     // The first connection is the one for commands.
     proxy_.HoldAt({RedisProxy::kReplies, proxy_.Bytes(0, RedisProxy::kReplies), 0});
-    a_.emplace([&] { return there.Do("a", NeverRun, {.timeout = 20s}); });
+    a_.emplace([this, fn_of_a] { return there.Do("a", fn_of_a, {.timeout = 20s}); });
     AwaitFollowers(server, "a", 1);
   }
 
@@ -367,7 +369,11 @@ class Overtaken {
  public:
   RedisPages here{server_, LongLease()};
   RedisPages there{LongTimeouts(proxy_.Socket()), LongLease()};
-  RedisLeader<> leader_of_a{here, "a", "a's"s};
+  singleflight::StopSource stop_of_a;
+  RedisLeader<> leader_of_a{here,
+                            "a",
+                            RedisLeader<>::Fn([](const auto&) { return "a's"s; }),
+                            {.stop = stop_of_a.get_token()}};
 
  private:
   RedisLeader<> leader_of_b_{here, "b", "b's"s};
@@ -431,4 +437,14 @@ TEST_CASE("redis: a Forget that overtakes the answer to a leader is heard of all
   CHECK(*there.Do("a", [] { return "new"s; }) == "new");
   finish.count_down();
   CHECK(leader.Join().value == "old");
+}
+
+TEST_CASE("redis: a lease that is given back before a follower has its answer is taken over") {
+  const RedisServer server;
+  Overtaken process(server, [] { return "taken over"s; });
+  process.stop_of_a.request_stop();
+  process.AwaitMessages();
+  process.LetAnswerCome();
+  CHECK(process.CallerOfA().Join().value == "taken over");
+  CHECK(process.there.GetStats().takeovers == 1);
 }
