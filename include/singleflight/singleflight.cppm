@@ -64,6 +64,12 @@ using singleflight::Stats;
 using singleflight::Lead;
 using singleflight::Waiter;
 
+// lru_cache.hpp, lru_cache_options.hpp
+using singleflight::LruCache;
+using singleflight::LruCacheOptions;
+using singleflight::LruCacheStats;
+using singleflight::LruCacheTraits;
+
 // many.hpp, key_result.hpp
 using singleflight::CoDoMany;
 using singleflight::DoMany;

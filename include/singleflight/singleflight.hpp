@@ -14,6 +14,8 @@
 #include "hash.hpp"
 #include "key_result.hpp"
 #include "lead.hpp"
+#include "lru_cache.hpp"
+#include "lru_cache_options.hpp"
 #include "many.hpp"
 #include "options.hpp"
 #include "read_through.hpp"
