@@ -36,6 +36,7 @@
 #include <memory>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "detail/blocking.hpp"
 #include "detail/call.hpp"
@@ -52,6 +53,10 @@
 
 namespace singleflight {
 
+namespace detail {
+template <class Key, class Value, class Cache, class Hash, class KeyEqual, class Traits>
+class Loads;
+}
 template <class Key, class Value, class Cache, class Hash, class KeyEqual, class Traits>
 class ReadThrough;
 namespace redis {
@@ -264,6 +269,8 @@ class Group {
  private:
   template <class, class, class, class, class, class>
   friend class ReadThrough;
+  template <class, class, class, class, class, class>
+  friend class detail::Loads;
   template <class, class>
   friend class redis::Group;
 
@@ -272,6 +279,28 @@ class Group {
     return Visit(key, [this](const Shard&, const Call* call) {
       return call != nullptr && !ledger_.TooOld(*call);
     });
+  }
+
+  // As Forget, for all keys.
+  void ForgetAll() {
+    ledger_.VisitAll([](const Shard& shard) {
+      shard->Visit([&shard](detail::CallBase& call) { shard->Forget(call); });
+    });
+  }
+
+  // As Forget, for the keys of calls now in flight of which `is_it(key)` is true. It asks of
+  // copies, with no lock held.
+  template <class Predicate>
+  void ForgetIf(const Predicate& is_it) {
+    std::vector<Key> keys;
+    ledger_.VisitAll([&keys](const Shard& shard) {
+      shard->Visit([&keys](detail::CallBase& call) {
+        keys.emplace_back(static_cast<const Call&>(call).key.get());
+      });
+    });
+    for (const Key& key : keys) {
+      if (is_it(key)) Forget(key);
+    }
   }
 
   template <class Fn, class Hook = detail::NoHook>

@@ -88,7 +88,6 @@ class Lead {
   // Errors: what `fn` throws is the call's failure, and is not thrown here.
   template <class Fn>
   bool Run(Fn&& fn) {
-    detail::CheckFn<Value, Fn>();
     struct LandIfUnwound {  // if the thread is cancelled inside `fn`
       ~LandIfUnwound() {
         if (finished || !LandOnce(async, {}, detail::NoHook())) return;
@@ -99,14 +98,16 @@ class Lead {
       bool finished = false;
     };
     const std::shared_ptr<Async> async = async_;  // as in Land
-    const BeforeLanding before = before_;
+    BeforeLanding before = before_;
+    auto&& work = detail::Heeded(before, std::forward<Fn>(fn));
+    detail::CheckFn<Value, decltype(work)>();
     if (!async->StartsRunning()) return false;
     if constexpr (detail::kTakesStopToken<Fn>) async->TakeStop();
     Outcome outcome;
     {
       LandIfUnwound landing{*async, before};
       const detail::RunningScope running(*async->call.state);
-      detail::Execute<Value>(outcome, std::forward<Fn>(fn), async->call.stop);
+      detail::Execute<Value>(outcome, std::forward<decltype(work)>(work), async->call.stop);
       landing.finished = true;
     }
     return LandOnce(*async, std::move(outcome), before);
@@ -133,6 +134,12 @@ class Lead {
 
   // Internal: the group's threads.
   detail::ThreadReaper& Reaper() const noexcept { return async_->ledger.Reaper(); }
+
+  // Internal: of a ReadThrough's Lead, whether no caller waits for the call.
+  static constexpr bool kMayBeBackground = requires(const BeforeLanding& hook) {
+    hook.IsBackground();
+  };
+  const BeforeLanding& Hook() const noexcept { return before_; }
 
   // Internal: the stop token, for what notices the group's destruction. It does not count as taken.
   StopToken WatchStop() const noexcept { return async_->call.stop.get_token(); }

@@ -114,16 +114,20 @@ class LruCache {
   // Cost: allocates nothing, unless the copy does.
   template <class K = detail::BracedKey<Key>>
   std::optional<Value> Get(const K& key) {
-    return Look(key, [](Shard& shard, detail::LruNodeBase* node) {
-      ++(node != nullptr ? shard.hits : shard.misses);
-      if (node != nullptr && !node->asked_for) node->asked_for = true;
-    });
+    return Look(key, NowIfNeeded(), kCounted);
   }
 
-  // The same, but it neither counts nor marks the entry as asked for.
+  // The same, for a caller that keeps the time in the value: also returns an entry that has
+  // expired, if it has not been removed yet. It does not read the clock.
+  template <class K = detail::BracedKey<Key>>
+  std::optional<Value> GetAtAnyAge(const K& key) {
+    return Look(key, (std::numeric_limits<Time>::min)(), kCounted);
+  }
+
+  // Like Get, but it neither counts nor marks the entry as asked for.
   template <class K = detail::BracedKey<Key>>
   std::optional<Value> Peek(const K& key) {
-    return Look(key, [](Shard&, const detail::LruNodeBase*) {});
+    return Look(key, NowIfNeeded(), [](Shard&, const Node*) {});
   }
 
   // Puts a value, which replaces the one that is there. If there is no room, others are evicted.
@@ -238,6 +242,11 @@ class LruCache {
     Shard& shard_;
   };
 
+  static constexpr auto kCounted = [](Shard& shard, Node* node) {
+    ++(node != nullptr ? shard.hits : shard.misses);
+    if (node != nullptr && !node->asked_for) node->asked_for = true;
+  };
+
   static Time Now() { return Duration(Traits::Clock::now().time_since_epoch()).count(); }
   // Where no entry expires, the clock is not read.
   Time NowIfNeeded() const {
@@ -255,17 +264,16 @@ class LruCache {
   }
 
   template <class K, class Note>
-  std::optional<Value> Look(const K& key, const Note& note) {
+  std::optional<Value> Look(const K& key, Time now, const Note& note) {
     auto&& adapted = KeyRef::Adapt(key);
     const KeyRef ref(adapted);
     const std::uint64_t hash = HashOf(ref);
-    const Time now = NowIfNeeded();
     Removed removed;
     Shard& at = ShardOf(hash);
     if constexpr (kCopiesAtOnce) {
       const Locked shard(at);
-      const Node* const node = FindLive(*shard, hash, ref, now, removed);
-      note(*shard, const_cast<Node*>(node));
+      Node* const node = FindLive(*shard, hash, ref, now, removed);
+      note(*shard, node);
       return node != nullptr ? std::optional<Value>(node->value) : std::nullopt;
     } else {
       const Pin pin = [&] {

@@ -4,21 +4,35 @@
 // ReadThrough: a cache and a group combined. A value that the cache has comes from the cache. A
 // value that it lacks is loaded once for all callers that ask at the same time.
 //
-//   singleflight::ReadThrough<std::string, User, Cache> users(Cache(1000));
+//   singleflight::ReadThrough<std::string, User> users({.ttl = 60s, .stale_for = 10s});
 //
-//   const auto user = users.Get("user:42", [] { return Load(42); });
+//   const auto user = users.Get("user:42", [id = 42] { return Load(id); });
 //   ...
 //   Save(changed);
 //   users.Invalidate("user:42");  // a load that began earlier cannot put the old user back
 //
-// The cache is yours or a library's. Its size, its eviction and its expiry are its own. It needs:
+// Its cache is an LruCache, and the options say how long values live, how they are refreshed, and
+// what happens after a failure: see read_through_options.hpp. A load may say that of its own value:
+//
+//   return singleflight::Cached(user, {.ttl = 5s});
+//
+// **Warning:** with stale_for or early_refresh, a load may run after the Get that brought it has
+// returned. It must own what it uses, so capture by value.
+//
+// The cache may also be yours or a library's: ReadThrough<Key, Value, Cache>. It needs:
 //
 //   std::optional<Value> Get(key);        // empty: the cache does not have it
 //   void Put(key, const Value& value);
 //   void Erase(key);                      // for Invalidate
+//   void Clear();                         // for InvalidateAll
+//   void EraseIf(predicate);              // for InvalidateIf: those with predicate(const Key&)
 //
-// `key` is a const Key&. For a string Key it is a std::string_view, if all three operations accept
-// that. The cache is called under a lock, unless it declares that it need not be:
+// Its size, its eviction and its expiry are its own, so the options that say how long values live
+// are refused. If it keeps CacheEntry<Value> instead of Value, all options work. If its Put also
+// takes a Duration, it learns how long it need keep a value.
+//
+// `key` is a const Key&. For a string Key it is a std::string_view, if the first three operations
+// accept that. The cache is called under a lock, unless it declares that it need not be:
 //
 //   static constexpr bool kConcurrent = true;
 //
@@ -31,8 +45,8 @@
 //
 // Warning: do not put a cache that waits for a network on an event loop. It would block the loop.
 //
-// Warning: neither the cache nor the values that it copies and destroys may call back into the
-// ReadThrough, or into another that refers to the same cache.
+// Warning: a cache of yours, and the values that it copies and destroys, may not call back into the
+// ReadThrough, or into another that refers to the same cache. Values in an LruCache may.
 //
 // DoAsync, CoDo, AsyncDo and DoMany accept a ReadThrough in place of a group. Their `fn` is the
 // load:
@@ -44,14 +58,13 @@
 // misses just before another's load lands, and asks the group just after, loads a second time. And
 // a value that is invalidated while it is loaded is put back.
 
-#include <atomic>
+#include <chrono>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <type_traits>
 #include <utility>
 
@@ -59,13 +72,14 @@
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/landed_state.hpp"
-#include "detail/read_through/guarded_cache.hpp"
-#include "detail/read_through/key_lock.hpp"
-#include "detail/read_through/striped_counter.hpp"
+#include "detail/read_through/load_note.hpp"
+#include "detail/read_through/loads.hpp"
+#include "detail/read_through/value_store.hpp"
 #include "detail/task.hpp"
 #include "future.hpp"
 #include "group.hpp"
 #include "hash.hpp"
+#include "latency_histogram.hpp"
 #include "lead.hpp"
 #include "options.hpp"
 #include "read_through_options.hpp"
@@ -80,54 +94,34 @@ namespace singleflight {
 // different objects, so a handle that is copied must be kConcurrent.)
 //
 // Thread: every member may be called on any thread at any time, except the destructor.
-template <class Key, class Value, class Cache, class Hash = DefaultHash<Key>,
-          class KeyEqual = DefaultEqual<Key>, class Traits = GroupTraits>
-class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see misses_
-  using GuardedCache = detail::GuardedCache<Cache, Key, Value, typename Traits::Mutex>;
-  using Group = singleflight::Group<Key, Value, Hash, KeyEqual, Traits>;
-  using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
-  using Ledger = typename Group::Lead::LedgerType;
-
+template <class Key, class Value, class Cache = DefaultCache, class Hash = DefaultHash<Key>,
+          class KeyEqual = DefaultEqual<Key>, class Traits = ReadThroughTraits>
+class ReadThrough {
   static_assert(!std::is_void_v<Value>, "Value is void: there is nothing to cache; use a Group");
-  static_assert(CacheFor<std::remove_reference_t<Cache>, Key, Value>,
-                "Cache needs `std::optional<Value> Get(const Key&)`, of just that type, and "
-                "`Put(const Key&, const Value&)`");
-
-  static_assert(!std::is_rvalue_reference_v<Cache>, "Cache must be a value or a `Cache&`");
   static_assert(std::is_reference_v<Cache> || std::move_constructible<Cache>,
                 "Cache cannot be moved: construct it elsewhere and pass `Cache&`");
 
-  // The hook before a load's call lands: puts its value into the cache.
-  struct PutValue {
-    ReadThrough* self;
-    bool may_be_cached;  // the leader did not look in the cache, which may hold an old value
-
-    void operator()(Ledger& ledger, const detail::CallBase& call, const auto& key,
-                    const detail::Outcome<Value>& outcome) const {
-      if (const Value* const value = outcome.value()) {
-        self->Put(ledger, call, key, may_be_cached, *value);
-      }
-    }
-  };
+  using Loads = detail::Loads<Key, Value, Cache, Hash, KeyEqual, Traits>;
+  using Store = typename Loads::Store;
+  using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
+  using Reason = detail::LoadReason;
 
  public:
   using KeyType = Key;
   using ValueType = Value;
   using HashType = Hash;
   using KeyEqualType = KeyEqual;
-  using Waiter = typename Group::Waiter;
-  using Lead = singleflight::Lead<Ledger, PutValue>;
+  using Options = ReadThroughOptions<Key, Value>;
+  using Waiter = typename Loads::Waiter;
+  using Lead = typename Loads::Lead;
 
-  // Errors: throws std::invalid_argument as Group does, and for cache_not_found with a Value that
-  //   cannot be empty.
-  explicit ReadThrough(Cache cache, ReadThroughOptions options = {})
-      : options_(options), cache_(std::forward<Cache>(cache)), group_(options.group) {
-    if (options.cache_not_found && !detail::kCanBeNotFound<Value>) {
-      throw std::invalid_argument(
-          "singleflight: cache_not_found needs a Value that can say \"not found\": use "
-          "std::optional or a pointer, or declare IsNotFound(const Value&)");
-    }
-  }
+  // Errors: throws std::invalid_argument for options that make no sense, or that the cache or the
+  //   Value cannot fulfil, and as Group does.
+  explicit ReadThrough(Options options = {}) requires std::same_as<Cache, DefaultCache>
+      : loads_(std::move(options)) {}
+  explicit ReadThrough(Cache cache,
+                       Options options = {}) requires(!std::same_as<Cache, DefaultCache>)
+      : loads_(std::move(options), std::forward<Cache>(cache)) {}
 
   // Like ~Group: asks loads that are led asynchronously to stop, and waits for them.
   ~ReadThrough() = default;
@@ -139,7 +133,13 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   // neither, leads a call, which looks in the cache again. If that finds nothing either, the call
   // runs `load()` or `load(StopToken)`, and puts the value before it lands. A value that this
   // caller finds at its first look is not shared(), and its role() is kLeader. `key` is as in
-  // Group::Do.
+  // Group::Do. `load` may return Cached(value, options) in place of a Value.
+  //
+  // A value that has expired is returned only if stale_for allows it. Then, and if early_refresh
+  // says so, a copy of `load` refreshes it in the background, unless a call for `key` is in flight.
+  // With a soft_timeout, a caller that finds an expired value waits for that first. It gets the
+  // expired value when the time is over, its timeout passes, its stop is requested or the load
+  // fails.
   //
   // A value is put only while its call is wanted: not if Invalidate or a newer call (max_age) came
   // first, nor if the last caller left a load that takes a stop token. A load that takes none goes
@@ -151,11 +151,11 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   //   IsFailure) is cached.
   template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Get(const K& key, Fn&& load) {
-    return GetWith(key, std::forward<Fn>(load), nullptr);
+    return loads_.Get(KeyRef::Adapt(key), std::forward<Fn>(load), nullptr);
   }
   template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Get(const K& key, Fn&& load, CallOptions options) {
-    return GetWith(key, std::forward<Fn>(load), &options);
+    return loads_.Get(KeyRef::Adapt(key), std::forward<Fn>(load), &options);
   }
 
   // Erases the cache's entry and forgets the call in flight. A Get that starts after this has
@@ -168,34 +168,73 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   // Lifetime: `key` must not be an object inside the cache.
   template <class K = detail::BracedKey<Key>>
   void Invalidate(const K& key) {
-    static_assert(GuardedCache::kCanErase, "to Invalidate, the Cache needs `Erase(const Key&)`");
+    static_assert(Store::kCanErase, "to Invalidate, the Cache needs `Erase(const Key&)`");
     auto&& adapted = KeyRef::Adapt(key);
-    const typename detail::KeyLock::Holder changing(key_locks_,
-                                                    group_.ledger_.HashOf(KeyRef(adapted)));
-    try {
-      cache_.Erase(adapted);
-    } catch (...) {
-      group_.Forget(adapted);
-      throw;
-    }
-    group_.Forget(adapted);  // last: a call that began meanwhile may have looked before the Erase
+    store().Erase(adapted, group().ledger_.HashOf(KeyRef(adapted)), Forgetting(adapted));
+  }
+
+  // The same for all keys, or for those of which `predicate(const Key&)` is true.
+  //
+  // Thread: waits while values are being put. The predicate runs on this thread. With an LruCache
+  //   it may use the ReadThrough. It is asked more than once of a key.
+  // Errors: throws what Cache::Clear, Cache::EraseIf or the predicate throws. Entries may then
+  //   remain. InvalidateIf copies the keys of the calls in flight, and throws what that throws.
+  void InvalidateAll() {
+    static_assert(Store::kCanClear, "to InvalidateAll, the Cache needs `Clear()`");
+    store().Clear([this] { group().ForgetAll(); });
+  }
+  template <class Predicate>
+  void InvalidateIf(Predicate&& predicate) {
+    static_assert(Store::kCanEraseIf,
+                  "to InvalidateIf, the Cache needs `EraseIf(predicate)`, which calls "
+                  "predicate(const Key&) and erases the keys for which it is true");
+    static_assert(std::predicate<Predicate&, const Key&>,
+                  "predicate must be callable as predicate(const Key&) and return bool: a load in "
+                  "flight has no value yet");
+    static_assert(std::copy_constructible<Key>,
+                  "InvalidateIf copies the keys of loads in flight, and this Key cannot be copied");
+    store().EraseIf(predicate, [&] { group().ForgetIf(predicate); });
+  }
+
+  // Puts a value of the caller's own, which may be Cached(value, options), and forgets the call in
+  // flight. A Get that starts after this has returned never sees an older value, and a load that
+  // began before cannot replace it. Callers already on the call get its value. keep_if is not
+  // asked, and "not found" is put, too.
+  //
+  // Thread: waits while a value for `key` is being put.
+  // Errors: throws what Cache::Put throws, or copying the value. If the cache throws, the old entry
+  //   is erased, and the call is forgotten.
+  template <class K = detail::BracedKey<Key>>
+  void Put(const K& key, const Value& value) {
+    PutWith(key, value, {});
+  }
+  template <class K = detail::BracedKey<Key>>
+  void Put(const K& key, const Cached<Value>& value) {
+    PutWith(key, value.value, value.options);
+  }
+
+  // Returns a copy of what Get would return without a load: a value that is fresh, or that
+  // stale_for allows. It counts nothing, and refreshes nothing.
+  template <class K = detail::BracedKey<Key>>
+  std::optional<Value> Peek(const K& key) {
+    return store().Peek(KeyRef::Adapt(key)).hit;
   }
 
   // Loads the value again and puts it. While it is loading, readers still get the old value from
   // the cache (stale-while-revalidate, RFC 5861). If a call is in flight for `key`, joins it, even
   // if a Get began it. That load began earlier, so invalidate first if the source has changed.
   //
-  // If the load fails, the old value stays. If it finds nothing, and "not found" is not cached, the
-  // old value is erased, provided that the cache has Erase.
+  // If the load fails, the old value stays. If its value is not put, the old value is erased,
+  // provided that the cache has Erase. A retry_after does not hold it up.
   //
   // Thread, Leaving, Errors: as in Get.
   template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load) {
-    return LoadOnce(/*may_be_cached=*/true, KeyRef::Adapt(key), std::forward<Fn>(load), nullptr);
+    return loads_.LoadOnce({Reason::kAsked}, KeyRef::Adapt(key), std::forward<Fn>(load), nullptr);
   }
   template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load, CallOptions options) {
-    return LoadOnce(/*may_be_cached=*/true, KeyRef::Adapt(key), std::forward<Fn>(load), &options);
+    return loads_.LoadOnce({Reason::kAsked}, KeyRef::Adapt(key), std::forward<Fn>(load), &options);
   }
 
   // The same in the background: returns at once. kFollower means that a call is in flight for `key`
@@ -211,192 +250,90 @@ class ReadThrough {  // NOLINT(clang-analyzer-optin.performance.Padding): see mi
   template <class K = detail::BracedKey<Key>, class Fn, class Executor>
   Role Refresh(const K& key, Fn&& load, Executor&& executor) requires
       std::invocable<Executor, detail::Task<ReadThrough, std::decay_t<Fn>>> {
-    struct Unattended final : Waiter {
-      void OnLanded() noexcept override { delete this; }
-    };
-    detail::CheckFn<Value, std::decay_t<Fn>>();
+    detail::CheckLoad<Value, std::decay_t<Fn>>();
     detail::CheckKept<Fn>();
     auto&& adapted = KeyRef::Adapt(key);
-    if (group_.WouldFollow(adapted)) return Role::kFollower;
-    auto waiter = std::make_unique<Unattended>();
-    const auto launch = [&](Lead lead) {
-      static_cast<void>(waiter.release());  // it has joined: OnLanded deletes it
+    if (group().WouldFollow(adapted)) return Role::kFollower;
+    return loads_.JoinUnattended({Reason::kAsked}, adapted, [&](Lead lead) {
       std::invoke(std::forward<Executor>(executor), detail::Task<ReadThrough, std::decay_t<Fn>>(
                                                         std::move(lead), std::forward<Fn>(load)));
-    };
-    const Role role =
-        group_.Join(adapted, *waiter, Launching(/*may_be_cached=*/true, adapted, launch));
-    static_cast<void>(waiter.release());  // another call may have begun meanwhile
-    return role;
+    });
   }
 
   // Returns how many callers are on the call in flight for `key`, as Group::Callers.
   template <class K = detail::BracedKey<Key>>
   std::size_t Callers(const K& key) const {
-    return group_.Callers(key);
+    return group().Callers(key);
   }
 
   // Returns the statistics. As in Group::GetStats, they are not a snapshot of one moment.
-  ReadThroughStats GetStats() const {
-    return {hits_.Sum(),          misses_.load(),       loads_.load(),    outdated_.load(),
-            get_failures_.load(), put_failures_.load(), group_.GetStats()};
-  }
+  ReadThroughStats GetStats() const { return loads_.store.GetStats(group().GetStats()); }
+
+  // Returns how long the loads took, failed ones included, from when they began until their calls
+  // landed.
+  const LatencyHistogram& LoadTimes() const noexcept { return loads_.store.LoadTimes(); }
 
   // Refuses newcomers to the loads, and waits until none is in flight, like Group::Close. Callers
   // still get what the cache has.
-  void Close() { group_.Close(); }
+  void Close() { group().Close(); }
 
   // Like those of Group, for callers that do not block. A value that the cache has reaches the
-  // waiter before Join returns, or makes the Future ready. The role is then kLeader, and `launch`
-  // does not run.
+  // waiter before Join returns, or makes the Future ready. The role is then kLeader. `launch` runs
+  // only if the value is to be refreshed. No caller waits for that call.
   //
   // Thread: the cache is called on this thread, and on the one that lands the call.
   template <class K = detail::BracedKey<Key>, class Launch>
   Role Join(const K& key, Waiter& waiter, Launch&& launch,
             OnFailure on_failure = OnFailure::kShare) {
     auto&& adapted = KeyRef::Adapt(key);
-    Lookup lookup = FirstLookup(adapted);
-    if (lookup.hit) {
-      detail::LandedState<Value>::Notify(waiter, std::move(*lookup.hit));
+    auto found = loads_.FirstLook(adapted);
+    if (found.hit) {
+      loads_.RefreshBy(found, adapted, launch);
+      detail::LandedState<Value>::Notify(waiter, std::move(*found.hit));
       return Role::kLeader;
     }
-    return group_.Join(adapted, waiter,
-                       Launching(lookup.failed, adapted, std::forward<Launch>(launch)), on_failure);
+    return group().Join(
+        adapted, waiter,
+        loads_.Launching(loads_.NoteOf(found), adapted, std::forward<Launch>(launch)), on_failure);
   }
   template <class K = detail::BracedKey<Key>, class Launch>
   Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
-    return group_.JoinAgain(key, waiter, [&](typename Group::Lead lead) {
+    return group().JoinAgain(key, waiter, [&](typename Loads::Group::Lead lead) {
       auto&& adapted = KeyRef::Adapt(key);
-      Launching(/*may_be_cached=*/false, adapted, std::forward<Launch>(launch))(std::move(lead));
+      loads_.Launching({Reason::kMiss}, adapted, std::forward<Launch>(launch))(std::move(lead));
     });
   }
-  void GiveUp(Waiter& waiter) noexcept { group_.GiveUp(waiter); }
+  void GiveUp(Waiter& waiter) noexcept { group().GiveUp(waiter); }
   template <class K = detail::BracedKey<Key>, class Launch>
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
-    Lookup lookup = FirstLookup(adapted);
-    if (lookup.hit) {
-      return Future<Value>(detail::LandedState<Value>::Ready(std::move(*lookup.hit)),
-                           Role::kLeader);
+    auto found = loads_.FirstLook(adapted);
+    if (found.hit) {
+      loads_.RefreshBy(found, adapted, launch);
+      return Future<Value>(detail::LandedState<Value>::Ready(std::move(*found.hit)), Role::kLeader);
     }
-    return group_.Join(adapted, Launching(lookup.failed, adapted, std::forward<Launch>(launch)));
+    return group().Join(
+        adapted, loads_.Launching(loads_.NoteOf(found), adapted, std::forward<Launch>(launch)));
   }
   bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
 
  private:
-  static constexpr auto kRelaxed = std::memory_order_relaxed;  // for counters only
+  auto& group() noexcept { return loads_.group; }
+  const auto& group() const noexcept { return loads_.group; }
+  auto& store() noexcept { return loads_.store; }
 
-  struct Lookup {
-    std::optional<Value> hit;
-    bool failed;  // the cache threw, so it may hold a value
-  };
+  template <class Adapted>
+  auto Forgetting(const Adapted& key) {
+    return [this, &key] { group().Forget(key); };
+  }
 
-  template <class K, class Fn>
-  Result<Value> GetWith(const K& key, Fn&& load, const CallOptions* options) {
+  template <class K>
+  void PutWith(const K& key, const Value& value, const CachedOptions& own) {
     auto&& adapted = KeyRef::Adapt(key);
-    Lookup lookup = FirstLookup(adapted);
-    if (lookup.hit) {
-      return detail::ResultFactory::Alone<Value>(std::move(*lookup.hit), Role::kLeader);
-    }
-    return LoadOnce(lookup.failed, adapted, std::forward<Fn>(load), options);
+    store().Put(adapted, group().ledger_.HashOf(KeyRef(adapted)), value, own, Forgetting(adapted));
   }
 
-  // Leads or follows the call that loads `key`. Its leader first looks in the cache again, unless
-  // `may_be_cached`: then the cache may hold an old value, which is not wanted.
-  template <class Adapted, class Fn>
-  Result<Value> LoadOnce(bool may_be_cached, const Adapted& key, Fn&& load,
-                         const CallOptions* options) {
-    detail::CheckFn<Value, Fn>();
-    bool loaded = false;
-    const auto work = [&](auto... stop) -> Value requires std::invocable<Fn, decltype(stop)...> {
-      if (!may_be_cached) {
-        if (std::optional<Value> hit = Look(key).hit) return std::move(*hit);
-      }
-      loads_.fetch_add(1, kRelaxed);
-      loaded = true;
-      return std::invoke(std::forward<Fn>(load), std::move(stop)...);
-    };
-    const PutValue put{this, may_be_cached};
-    const auto before_landing = [&](Ledger& ledger, const detail::CallBase& call, const auto&,
-                                    const detail::Outcome<Value>& outcome) {
-      if (loaded) put(ledger, call, key, outcome);
-    };
-    return group_.DoWith(KeyRef(key), work, options, before_landing);
-  }
-
-  // The same for a call that is landed by a Lead.
-  template <class Adapted, class Launch>
-  auto Launching(bool may_be_cached, const Adapted& key, Launch&& launch) {
-    static_assert(std::is_invocable_v<Launch, Lead>,
-                  "launch must be callable as launch(ReadThrough::Lead)");
-    const PutValue put{this, may_be_cached};
-    return [this, put, &key, &launch](typename Group::Lead lead) {
-      if (!put.may_be_cached) {
-        if (std::optional<Value> hit = Look(key).hit) {
-          lead.Succeed(std::move(*hit));
-          return;
-        }
-      }
-      loads_.fetch_add(1, kRelaxed);
-      std::invoke(std::forward<Launch>(launch), Lead(lead, put));
-    };
-  }
-
-  template <class Adapted>
-  Lookup FirstLookup(const Adapted& key) {
-    Lookup lookup = Look(key);
-    if (lookup.hit) {
-      hits_.Add();
-    } else {
-      misses_.fetch_add(1, kRelaxed);
-    }
-    return lookup;
-  }
-
-  template <class Adapted>
-  Lookup Look(const Adapted& key) {
-    try {
-      return {cache_.Get(key), /*failed=*/false};
-    } catch (...) {
-      static_cast<void>(detail::Caught());
-    }
-    get_failures_.fetch_add(1, kRelaxed);
-    return {std::nullopt, /*failed=*/true};
-  }
-
-  // Puts what a load returned, if its call is still wanted. The key's lock keeps Invalidate from
-  // coming between these two steps, and loads of one key from putting in the wrong order.
-  template <class CacheKey>
-  void Put(Ledger& ledger, const detail::CallBase& call, const CacheKey& key, bool may_be_cached,
-           const Value& value) {
-    try {
-      if (singleflight::IsFailure(value)) return;
-      const bool put = options_.cache_not_found || !singleflight::IsNotFound(value);
-      const bool erase = !put && may_be_cached && GuardedCache::kCanErase;
-      if (!put && !erase) return;
-      const detail::KeyLock::Holder changing(key_locks_, call.hash);
-      if (!ledger.IsWanted(call)) {
-        outdated_.fetch_add(1, kRelaxed);
-        return;
-      }
-      if (put) return cache_.Put(key, value);
-      if constexpr (GuardedCache::kCanErase) return cache_.Erase(key);
-    } catch (...) {
-      static_cast<void>(detail::Caught());
-    }
-    put_failures_.fetch_add(1, kRelaxed);
-  }
-
-  const ReadThroughOptions options_;
-  GuardedCache cache_;
-  detail::KeyLock key_locks_;  // serialize changes of one key's entry
-  detail::StripedCounter hits_;
-  std::atomic<std::uint64_t> misses_ = 0;  // not on the cache line that hits read
-  std::atomic<std::uint64_t> loads_ = 0;
-  std::atomic<std::uint64_t> outdated_ = 0;
-  std::atomic<std::uint64_t> get_failures_ = 0;
-  std::atomic<std::uint64_t> put_failures_ = 0;
-  Group group_;  // declared last, so destroyed first: its calls use the fields above
+  Loads loads_;
 };
 
 }  // namespace singleflight

@@ -60,7 +60,8 @@ using singleflight::Result;
 using singleflight::Role;
 using singleflight::Stats;
 
-// lead.hpp, waiter.hpp
+// latency_histogram.hpp, lead.hpp, waiter.hpp
+using singleflight::LatencyHistogram;
 using singleflight::Lead;
 using singleflight::Waiter;
 
@@ -77,10 +78,15 @@ using singleflight::DoManyAsync;
 using singleflight::KeyResult;
 
 // read_through.hpp, read_through_options.hpp
+using singleflight::Cached;
+using singleflight::CachedOptions;
+using singleflight::CacheEntry;
 using singleflight::CacheFor;
+using singleflight::DefaultCache;
 using singleflight::ReadThrough;
 using singleflight::ReadThroughOptions;
 using singleflight::ReadThroughStats;
+using singleflight::ReadThroughTraits;
 
 // stop_token.hpp, version.hpp
 using singleflight::kNoStopState;

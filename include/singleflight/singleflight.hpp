@@ -13,6 +13,7 @@
 #include "group.hpp"
 #include "hash.hpp"
 #include "key_result.hpp"
+#include "latency_histogram.hpp"
 #include "lead.hpp"
 #include "lru_cache.hpp"
 #include "lru_cache_options.hpp"

@@ -53,7 +53,7 @@ Routine Await(G& group, Fn load, bool& done) {
 
 // Loads the value once by each way of waiting, and returns how often that put it.
 template <class Value>
-int PutsOf(const Value& value, singleflight::ReadThroughOptions options = {}) {
+int PutsOf(const Value& value, typename Cached<Value>::Options options = {}) {
   FakeCache<Value> cache;
   Cached<Value> values(cache, options);
   const auto load = [&value] { return value; };

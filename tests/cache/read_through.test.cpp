@@ -17,7 +17,6 @@
 using namespace test;
 using singleflight::Group;
 using singleflight::ReadThrough;
-using singleflight::ReadThroughOptions;
 using singleflight::Role;
 
 namespace {

@@ -96,7 +96,7 @@ using ReadThrough = singleflight::ReadThrough<int, Value, Cache&, singleflight::
 template <class Cache>
 class NaivePair {
  public:
-  NaivePair(Cache& cache, singleflight::ReadThroughOptions options)
+  NaivePair(Cache& cache, singleflight::ReadThroughOptions<int, Value> options)
       : cache_(cache), group_(options.group) {}
 
   template <class Load>
@@ -139,7 +139,8 @@ class WorldOf {
   using Users = UsersType;
 
   explicit WorldOf(GroupOptions options)
-      : users(std::make_unique<Users>(cache, singleflight::ReadThroughOptions{.group = options})) {}
+      : users(std::make_unique<Users>(
+            cache, singleflight::ReadThroughOptions<int, Value>{.group = options})) {}
 
   CacheType cache;
   std::unique_ptr<Users> users;

@@ -91,6 +91,18 @@ class alignas(64) Shard {
     ++size_;
   }
 
+  // Visits the calls that a caller may find.
+  template <class Visitor>
+  void Visit(Visitor&& visitor) {
+    for (std::size_t i = 0; i <= mask_; ++i) {
+      for (CallBase* call = mask_ == 0 ? one_ : many_[i]; call != nullptr;) {
+        CallBase* const next = call->next;  // the visitor may forget the call
+        visitor(*call);
+        call = next;
+      }
+    }
+  }
+
   // The call continues, but no caller finds it any more.
   void Forget(CallBase& call) noexcept {
     Erase(call);

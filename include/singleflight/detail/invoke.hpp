@@ -15,7 +15,18 @@
 #include "outcome.hpp"
 #include "thread_mark.hpp"
 
-namespace singleflight::detail {
+namespace singleflight {
+
+template <class T>
+class Cached;
+
+namespace detail {
+
+// Whether a load has returned its value with what it says of it: see read_through_options.hpp.
+template <class T>
+inline constexpr bool kIsCached = false;
+template <class T>
+inline constexpr bool kIsCached<Cached<T>> = true;
 
 // Not inlined, because GCC 12 warns falsely that an inlined StopSource() is uninitialized.
 [[gnu::noinline]] inline StopSource NewStopSource() { return StopSource(); }
@@ -93,6 +104,16 @@ template <class Value, class Fn>
 // A call without a hook.
 struct NoHook {};
 
+// Returns a call's `fn`, or what its hook makes of it. What is returned refers to `fn`.
+template <class Hook, class Fn>
+decltype(auto) Heeded([[maybe_unused]] Hook& hook, Fn&& fn) {
+  if constexpr (requires { hook.Heed(std::forward<Fn>(fn)); }) {
+    return hook.Heed(std::forward<Fn>(fn));
+  } else {
+    return static_cast<Fn&&>(fn);
+  }
+}
+
 // Runs a hook just before a call lands. That is still the leader's work, so a wait in the hook that
 // would never end is an error.
 template <class Hook, class... Args>
@@ -103,4 +124,6 @@ void RunHook(const Hook& hook, Args&&... args) {
   }
 }
 
-}  // namespace singleflight::detail
+}  // namespace detail
+
+}  // namespace singleflight

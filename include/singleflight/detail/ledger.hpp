@@ -74,6 +74,7 @@ class Ledger {
     });
     return sum;
   }
+  void VisitAll(const auto& visitor) { table_.VisitAll(visitor); }
 
   static CallExtra& ExtraOf(State& state) noexcept {
     return static_cast<LedgerState&>(state).extra;

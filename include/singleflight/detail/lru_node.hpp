@@ -6,20 +6,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <utility>
 #include <vector>
 
+#include "cache_time.hpp"
+
 namespace singleflight::detail {
-
-// Nanoseconds since the epoch of a cache's clock.
-using CacheTime = std::int64_t;
-inline constexpr CacheTime kNoEnd = (std::numeric_limits<CacheTime>::max)();
-
-// Saturates. `length` is not negative.
-constexpr CacheTime Later(CacheTime moment, CacheTime length) noexcept {
-  return moment > 0 && length > kNoEnd - moment ? kNoEnd : moment + length;
-}
 
 // An entry without its key and value. It is owned by its references: one of the cache while the
 // entry is in it, and one of each reader that copies the value.

@@ -132,6 +132,12 @@ struct ResultFactory {
     return Shared<Value>(nullptr, role);
   }
 
+  template <class Value>
+  static Value TakeValue(Outcome<Value>& outcome) {
+    if (outcome.Threw()) std::rethrow_exception(outcome.Error());
+    return std::move(*outcome.value());
+  }
+
   // Takes the value out, for the only caller of a call. Throws if the call threw.
   template <class Value>
   static Result<Value> Take(Outcome<Value>& outcome, Role role) {

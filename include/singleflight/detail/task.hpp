@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "../stop_token.hpp"
@@ -53,12 +55,16 @@ class Task {
 
     // Destroys what `fn` has captured before the call lands.
     template <class... Args>
-    Stored<Value> RunFn(Args&&... args) {
+    auto RunFn(Args&&... args) {
       struct DestroyFn {
         ~DestroyFn() { fn.reset(); }
         std::optional<Fn>& fn;
       } const destroy{fn};
-      return detail::Invoke<Value>(std::move(*fn), std::forward<Args>(args)...);
+      if constexpr (kIsCached<std::invoke_result_t<Fn, Args...>>) {
+        return std::invoke(std::move(*fn), std::forward<Args>(args)...);  // Lead::Run unpacks it
+      } else {
+        return detail::Invoke<Value>(std::move(*fn), std::forward<Args>(args)...);
+      }
     }
 
     typename G::Lead lead;

@@ -4,11 +4,15 @@
 // GuardedCache: a user's cache, as a ReadThrough calls it.
 
 #include <concepts>
+#include <cstdint>
 #include <mutex>
 #include <optional>
 #include <type_traits>
 #include <utility>
+#include <variant>
 
+#include "../../lru_cache_options.hpp"
+#include "../../timeout.hpp"
 #include "../keeps_apart.hpp"
 #include "cache_key.hpp"
 #include "cache_mutex.hpp"
@@ -28,6 +32,29 @@ template <class Cache, class Key>
 concept CanErase = requires(Cache& cache, const Key& key) {
   cache.Erase(key);
 };
+template <class Cache>
+concept CanClear = requires(Cache& cache) {
+  cache.Clear();
+};
+template <class Cache, class Key>
+concept CanEraseIf = requires(Cache& cache, bool (&predicate)(const Key&)) {
+  cache.EraseIf(predicate);
+};
+template <class Cache, class Key, class Value>
+concept TakesTtl = requires(Cache& cache, const Key& key, const Value& value, Duration ttl) {
+  cache.Put(key, value, ttl);
+};
+
+// What is taken out of a cache that says so, such as an LruCache.
+template <class Cache>
+struct RemovedFrom {
+  using Type = std::monostate;
+};
+template <class Cache>
+requires requires { typename Cache::Removed; }
+struct RemovedFrom<Cache> {
+  using Type = typename Cache::Removed;
+};
 
 // Calls a user's cache the way it asks for: under a lock unless it is kConcurrent, and with views
 // of string keys if every operation accepts them. Results other than values are ignored. `Cache`
@@ -46,31 +73,81 @@ class GuardedCache {
 
  public:
   static constexpr bool kCanErase = CanErase<Type, Key>;
+  static constexpr bool kCanClear = CanClear<Type>;
+  static constexpr bool kCanEraseIf = CanEraseIf<Type, Key>;
+  static constexpr bool kTakesTtl = TakesTtl<Type, Key, Value>;
+  using Removed = typename RemovedFrom<Type>::Type;
 
-  explicit GuardedCache(Cache&& cache) : mutex_(cache), cache_(std::forward<Cache>(cache)) {}
+  // From a cache, or from what one is made of.
+  template <class From>
+  explicit GuardedCache(From&& from) : mutex_(from), cache_(std::forward<From>(from)) {}
 
   template <class K>
   std::optional<Value> Get(const K& key) {
     auto&& taken = KeyFor(key);
     static_assert(CheckKey<CallsGet<Type>, decltype(taken)>());
     const std::lock_guard lock(mutex_);
-    return cache_.Get(taken);
+    if constexpr (requires { cache_.GetAtAnyAge(taken); }) {
+      return cache_.GetAtAnyAge(taken);
+    } else {
+      return cache_.Get(taken);
+    }
   }
 
+  // Like Get, but leaves no trace, if the cache can do that.
   template <class K>
-  void Put(const K& key, const Value& value) {
+  std::optional<Value> Peek(const K& key) {
+    auto&& taken = KeyFor(key);
+    if constexpr (requires {
+                    { cache_.Peek(taken) } -> std::same_as<std::optional<Value>>;
+                  }) {
+      const std::lock_guard lock(mutex_);
+      return cache_.Peek(taken);
+    } else {
+      return Get(key);
+    }
+  }
+
+  // `ttl` is ignored by a cache that does not take one.
+  template <class K, class V>
+  Removed Put(const K& key, V&& value, const std::optional<Duration>& ttl) {
     auto&& taken = KeyFor(key);
     static_assert(CheckKey<CallsPut<Type, Value>, decltype(taken)>());
     const std::lock_guard lock(mutex_);
-    static_cast<void>(cache_.Put(taken, value));
+    if constexpr (kTakesTtl) {
+      if (ttl) return Keep([&] { return cache_.Put(taken, std::forward<V>(value), *ttl); });
+    }
+    return Keep([&] { return cache_.Put(taken, std::forward<V>(value)); });
   }
 
   template <class K>
-  void Erase(const K& key) {
+  Removed Erase(const K& key) {
     auto&& taken = KeyFor(key);
     static_assert(CheckKey<CallsErase<Type>, decltype(taken)>());
     const std::lock_guard lock(mutex_);
-    static_cast<void>(cache_.Erase(taken));
+    return Keep([&] { return cache_.Erase(taken); });
+  }
+
+  void Clear() {
+    const std::lock_guard lock(mutex_);
+    static_cast<void>(cache_.Clear());
+  }
+
+  template <class Predicate>
+  void EraseIf(const Predicate& predicate) {
+    const std::lock_guard lock(mutex_);
+    static_cast<void>(cache_.EraseIf(predicate));
+  }
+
+  // Of an LruCache. Others do not say.
+  std::uint64_t Evictions() const {
+    if constexpr (requires(const LruCacheStats& stats) {
+                    { cache_.GetStats() } -> std::same_as<LruCacheStats>;
+                  }) {
+      return cache_.GetStats().evictions;
+    } else {
+      return 0;
+    }
   }
 
  private:
@@ -82,17 +159,28 @@ class GuardedCache {
     }
   }
   struct NoMutex {
-    explicit NoMutex(const Type&) noexcept {}
+    explicit NoMutex(const auto&) noexcept {}
     void lock() const noexcept {}
     void unlock() const noexcept {}
   };
   struct OwnMutex {
-    explicit OwnMutex(const Type&) {}
+    explicit OwnMutex(const auto&) {}
     void lock() { mutex.lock(); }
     void unlock() { mutex.unlock(); }
     Mutex mutex;
   };
   using MutexIfNeeded = std::conditional_t<std::is_reference_v<Cache>, CacheMutex<Mutex>, OwnMutex>;
+
+  // Ignores what an operation returns, unless that is what it has removed.
+  template <class Operation>
+  static Removed Keep(const Operation& operation) {
+    if constexpr (std::same_as<Removed, std::monostate>) {
+      static_cast<void>(operation());
+      return {};
+    } else {
+      return operation();
+    }
+  }
 
   template <class K>
   static decltype(auto) KeyFor(const K& key) {

@@ -24,6 +24,7 @@ class KeyLock {
     Holder(KeyLock& keys, std::uint64_t hash) : hash_(hash), shard_(keys.ShardOf(hash)) {
       std::unique_lock lock(shard_.mutex);
       shard_.released.wait(lock, [this] { return !shard_.IsHeld(hash_); });
+      ticket_ = shard_.next_ticket++;
       next_ = shard_.holders;
       shard_.holders = this;
     }
@@ -42,8 +43,22 @@ class KeyLock {
 
     const std::uint64_t hash_;
     Shard& shard_;
-    Holder* next_;  // guarded by the shard's mutex
+    // Guarded by the shard's mutex.
+    Holder* next_;
+    std::uint64_t ticket_;
   };
+
+  // Waits until all that hold a lock now have released it. It does not wait for those that come
+  // later, and holds up nobody.
+  //
+  // Thread: must not run on a thread that holds a lock.
+  void AwaitHolders() {
+    for (Shard& shard : shards_) {
+      std::unique_lock lock(shard.mutex);
+      const std::uint64_t later = shard.next_ticket;
+      shard.released.wait(lock, [&] { return !shard.IsHeldSince(later); });
+    }
+  }
 
  private:
   struct alignas(64) Shard {
@@ -53,9 +68,17 @@ class KeyLock {
       return holder != nullptr;
     }
 
+    // Whether somebody holds a lock who had it before a ticket was drawn.
+    bool IsHeldSince(std::uint64_t ticket) const noexcept {
+      const Holder* holder = holders;
+      while (holder != nullptr && holder->ticket_ >= ticket) holder = holder->next_;
+      return holder != nullptr;
+    }
+
     std::mutex mutex;
     std::condition_variable released;
-    Holder* holders = nullptr;  // guarded by mutex; at most one per thread
+    std::uint64_t next_ticket = 0;  // guarded by mutex
+    Holder* holders = nullptr;      // guarded by mutex; at most one per thread
   };
 
   Shard& ShardOf(std::uint64_t hash) noexcept { return shards_[TopBits<4>(hash)]; }

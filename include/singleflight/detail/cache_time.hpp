@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+namespace singleflight::detail {
+
+// Nanoseconds since the epoch of a cache's clock.
+using CacheTime = std::int64_t;
+inline constexpr CacheTime kNoEnd = (std::numeric_limits<CacheTime>::max)();
+
+// Saturates. `length` is not negative.
+constexpr CacheTime Later(CacheTime moment, CacheTime length) noexcept {
+  return moment > 0 && length > kNoEnd - moment ? kNoEnd : moment + length;
+}
+
+}  // namespace singleflight::detail

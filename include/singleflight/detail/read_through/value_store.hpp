@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// ValueStore: what a ReadThrough does with its cache. It looks, puts, invalidates, and decides by
+// the policy. It knows of the calls in flight only what it is given.
+
+#include <algorithm>
+#include <chrono>
+#include <concepts>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <optional>
+#include <stdexcept>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include "../../latency_histogram.hpp"
+#include "../../lru_cache.hpp"
+#include "../../read_through_options.hpp"
+#include "../../value_traits.hpp"
+#include "../cache_policy.hpp"
+#include "../call.hpp"
+#include "../errors.hpp"
+#include "../key_ref.hpp"
+#include "../outcome.hpp"
+#include "../random.hpp"
+#include "counters.hpp"
+#include "failures.hpp"
+#include "guarded_cache.hpp"
+#include "key_lock.hpp"
+#include "load_note.hpp"
+
+namespace singleflight {
+
+// Stands for the cache of a ReadThrough that is given none: an LruCache of CacheEntries.
+struct DefaultCache {};
+
+namespace detail {
+
+template <class Traits>
+struct CacheTraits : LruCacheTraits {
+  using Mutex = typename Traits::Mutex;
+  using Clock = ClockOf<Traits>;
+};
+
+template <class Cache, class Key, class Value, class Hash, class KeyEqual, class Traits>
+struct CacheOf {
+  using Type = Cache;
+};
+template <class Key, class Value, class Hash, class KeyEqual, class Traits>
+struct CacheOf<DefaultCache, Key, Value, Hash, KeyEqual, Traits> {
+  using Type = LruCache<Key, CacheEntry<Value>, Hash, KeyEqual, CacheTraits<Traits>>;
+};
+
+template <class Key, class Value, class CacheArg, class Hash, class KeyEqual, class Traits>
+class ValueStore {
+  using Cache = typename CacheOf<CacheArg, Key, Value, Hash, KeyEqual, Traits>::Type;
+  using Entry = CacheEntry<Value>;
+  using Clock = ClockOf<Traits>;
+  using Options = ReadThroughOptions<Key, Value>;
+
+ public:
+  static constexpr bool kHasTimes = CacheFor<std::remove_reference_t<Cache>, Key, Entry>;
+
+ private:
+  static_assert(kHasTimes || CacheFor<std::remove_reference_t<Cache>, Key, Value>,
+                "Cache needs `std::optional<Value> Get(const Key&)`, of just that type, and "
+                "`Put(const Key&, const Value&)`");
+  static_assert(!std::is_rvalue_reference_v<Cache>, "Cache must be a value or a `Cache&`");
+
+  using Stored = std::conditional_t<kHasTimes, Entry, Value>;
+  using GuardedCache = detail::GuardedCache<Cache, Key, Stored, typename Traits::Mutex>;
+  using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
+  // What is put: plain values are not copied before that.
+  using ToPut = std::conditional_t<kHasTimes, Entry, std::reference_wrapper<const Value>>;
+
+  static constexpr bool kKeepsFailures = std::copy_constructible<Key>;
+  using Failures =
+      std::conditional_t<kKeepsFailures,
+                         detail::Failures<Key, Value, Hash, KeyEqual, CacheTraits<Traits>>,
+                         NoFailures>;
+
+ public:
+  static constexpr bool kCanErase = GuardedCache::kCanErase;
+  static constexpr bool kCanClear = GuardedCache::kCanClear;
+  static constexpr bool kCanEraseIf = GuardedCache::kCanEraseIf;
+
+  struct Lookup {
+    std::optional<Value> hit;
+    Freshness freshness = Freshness::kFresh;
+    CacheTime fresh_until = kNoEnd;
+    bool failed = false;  // the cache threw, so it may hold a value
+  };
+
+  // From a cache, or with the default one.
+  template <class From>
+  ValueStore(Options&& options, From&& cache)
+      : options_(std::move(options)), policy_(options_), cache_(std::forward<From>(cache)) {
+    Check();
+  }
+  explicit ValueStore(Options&& options)
+      : options_(std::move(options)), policy_(options_), cache_(CacheOptions(options_)) {
+    Check();
+  }
+
+  const Options& GetOptions() const noexcept { return options_; }
+  static CacheTime Now() { return Duration(Clock::now().time_since_epoch()).count(); }
+
+  // ---- Looking
+
+  // A cache that throws counts as one that has nothing.
+  template <class K>
+  Lookup Look(const K& key) {
+    return LookBy([&] { return cache_.Get(key); });
+  }
+  template <class K>
+  Lookup Peek(const K& key) {
+    return LookBy([&] { return cache_.Peek(key); });
+  }
+
+  // What a leader finds that makes its load unnecessary: a value that was put since its caller
+  // looked, or a failure that still stands. None: it must load.
+  template <class K>
+  std::optional<Outcome<Value>> Answer(const K& key, const LoadNote& note) {
+    if (note.LooksAgain()) {
+      const bool is_miss = note.reason == LoadReason::kMiss;
+      if (Lookup found = Look(key); found.hit && found.freshness != Freshness::kStale &&
+                                    (is_miss || found.fresh_until != note.seen)) {
+        return std::optional<Outcome<Value>>(std::in_place, std::in_place, std::move(*found.hit));
+      }
+    }
+    if (note.reason == LoadReason::kAsked) return std::nullopt;
+    if constexpr (kKeepsFailures) {
+      if (failures_) return failures_->Get(key);
+    }
+    return std::nullopt;
+  }
+
+  // Whether the last load failed, and it is too early to try again.
+  template <class K>
+  bool HasFailed(const K& key) {
+    if constexpr (kKeepsFailures) return failures_ && failures_->Has(key);
+    return false;
+  }
+
+  // ---- Changing. Whoever changes a key's entry holds the key's lock, so that no load puts its
+  // value in between. It is given a function that forgets the call in flight, which is last: a call
+  // that began meanwhile may have looked in the cache before the change.
+
+  // A load has finished, and its call is about to land. Puts its value, if the call is still
+  // wanted. The key's lock keeps Invalidate from coming between these two steps, and loads of one
+  // key from putting in the wrong order.
+  template <class Ledger, class K>
+  void Land(Ledger& ledger, const CallBase& call, const K& key, const LoadNote& note,
+            const Outcome<Value>& outcome) {
+    try {
+      const CacheTime now = Now();
+      const CacheTime load_time = (std::max)(now - note.started, CacheTime{0});
+      load_times_.Record(std::chrono::nanoseconds(load_time));
+      const Value* const value = outcome.value();
+      if (value == nullptr || singleflight::IsFailure(*value)) {
+        return KeepFailure(ledger, call, key, outcome);
+      }
+      std::optional<ToPut> put;
+      if (IsKept(*value)) put = Made(*value, note.own, now, load_time);
+      const bool erase = !put && note.MayBeCached() && kCanErase;
+      if (!put && !erase) return;
+      Removed removed;  // destroyed without the key's lock
+      const KeyLock::Holder changing(key_locks_, call.hash);
+      if (!ledger.IsWanted(call)) {
+        Counters::Add(counters_.outdated);
+        return;
+      }
+      ForgetFailure(key, removed);
+      if (put) return PutInto(key, std::move(*put), note.own, now, removed);
+      if constexpr (kCanErase) removed.entries.emplace(cache_.Erase(key));
+      return;
+    } catch (...) {
+      static_cast<void>(Caught());
+    }
+    Counters::Add(counters_.put_failures);
+  }
+
+  template <class K, class Forget>
+  void Put(const K& key, std::uint64_t hash, const Value& value, const CachedOptions& own,
+           const Forget& forget) {
+    Removed removed;
+    const CacheTime now = Now();
+    std::optional<ToPut> put = Made(value, own, now, /*load_time=*/0);
+    const KeyLock::Holder changing(key_locks_, hash);
+    const auto change = [&] {
+      ForgetFailure(key, removed);
+      try {
+        if (put) return PutInto(key, std::move(*put), own, now, removed);
+      } catch (...) {
+        EraseQuietly(key);
+        throw;
+      }
+      if constexpr (kCanErase) removed.entries.emplace(cache_.Erase(key));
+    };
+    ChangeAndForget(change, forget);
+  }
+
+  template <class K, class Forget>
+  void Erase(const K& key, std::uint64_t hash, const Forget& forget) {
+    Removed removed;
+    const KeyLock::Holder changing(key_locks_, hash);
+    const auto change = [&] {
+      ForgetFailure(key, removed);
+      removed.entries.emplace(cache_.Erase(key));
+    };
+    ChangeAndForget(change, forget);
+  }
+
+  // For all keys, or for those of which `is_it(key)` is true. A load that began before this puts
+  // nothing after it: either it is forgotten before it puts, or this waits until it has put. No key
+  // is locked meanwhile. A load that begins meanwhile may put its value, which is new.
+  template <class Forget>
+  void Clear(const Forget& forget) {
+    forget();
+    key_locks_.AwaitHolders();
+    const auto change = [this] {
+      if constexpr (kKeepsFailures) {
+        if (failures_) failures_->Clear();
+      }
+      cache_.Clear();
+    };
+    ChangeAndForget(change, forget);
+  }
+  template <class Predicate, class Forget>
+  void EraseIf(Predicate& is_it, const Forget& forget) {
+    forget();
+    key_locks_.AwaitHolders();
+    const auto change = [&] {
+      const auto is_key = [&is_it](const Key& key) { return static_cast<bool>(is_it(key)); };
+      if constexpr (kKeepsFailures) {
+        if (failures_) failures_->EraseIf(is_key);
+      }
+      cache_.EraseIf(is_key);
+    };
+    ChangeAndForget(change, forget);
+  }
+
+  // ---- Counting
+
+  void CountLook(const Lookup& found) noexcept {
+    if (found.hit) {
+      counters_.hits.Add();
+    } else {
+      Counters::Add(counters_.misses);
+    }
+  }
+  void CountStale() noexcept { Counters::Add(counters_.stale); }
+  // A load begins.
+  void CountLoad(LoadNote& note) {
+    Counters::Add(counters_.loads);
+    if (note.reason == LoadReason::kEarly) Counters::Add(counters_.early_refreshes);
+    note.started = Now();
+  }
+
+  ReadThroughStats GetStats(const Stats& calls) const {
+    return counters_.Get(cache_.Evictions(), calls);
+  }
+  const LatencyHistogram& LoadTimes() const noexcept { return load_times_; }
+
+ private:
+  // What a change has taken out. It is destroyed when no lock is held.
+  struct Removed {
+    std::optional<typename GuardedCache::Removed> entries;
+    std::optional<typename Failures::Removed> failures;
+  };
+
+  template <class Change, class Forget>
+  static void ChangeAndForget(const Change& change, const Forget& forget) {
+    try {
+      change();
+    } catch (...) {
+      forget();
+      throw;
+    }
+    forget();
+  }
+
+  void Check() {
+    const auto check = [](bool holds, const char* otherwise) {
+      if (!holds) throw std::invalid_argument(otherwise);
+    };
+    check(!options_.cache_not_found || kCanBeNotFound<Value>,
+          "singleflight: cache_not_found needs a Value that can say \"not found\": use "
+          "std::optional or a pointer, or declare IsNotFound(const Value&)");
+    check(!options_.not_found_ttl || kCanBeNotFound<Value>,
+          "singleflight: not_found_ttl needs a Value that can say \"not found\": use "
+          "std::optional or a pointer, or declare IsNotFound(const Value&)");
+    check(kHasTimes || !policy_.NeedsTimes(),
+          "singleflight: ttl, jitter, stale_for, early_refresh and not_found_ttl need a cache that "
+          "keeps CacheEntry<Value>, as the default one does");
+    check((std::same_as<CacheArg, DefaultCache>) || (!options_.capacity && !options_.weigher),
+          "singleflight: capacity and weigher are those of the default cache, and this "
+          "ReadThrough has another");
+    check(policy_.RetryAfter() == 0 || kKeepsFailures,
+          "singleflight: retry_after keeps a copy of the key, and this Key cannot be copied");
+    if constexpr (kKeepsFailures) {
+      if (policy_.RetryAfter() > 0) failures_.emplace(policy_.RetryAfter());
+    }
+  }
+
+  // The options of the default cache.
+  static LruCacheOptions<Key, Entry> CacheOptions(const Options& options) {
+    LruCacheOptions<Key, Entry> its;
+    if (options.capacity) its.capacity = *options.capacity;
+    if (options.weigher) {
+      its.weigher = [weigher = options.weigher](const Key& key, const Entry& entry) {
+        return weigher(key, entry.value);
+      };
+    }
+    return its;
+  }
+
+  static double Random() {
+    if constexpr (requires { Traits::Random(); }) {
+      return Traits::Random();
+    } else {
+      return detail::RandomUnit();
+    }
+  }
+
+  template <class Ask>
+  Lookup LookBy(const Ask& ask) {
+    try {
+      std::optional<Stored> found = ask();
+      if constexpr (kHasTimes) {
+        return found ? Judged(std::move(*found)) : Lookup{};
+      } else {
+        return {std::move(found)};
+      }
+    } catch (...) {
+      static_cast<void>(Caught());
+    }
+    Counters::Add(counters_.get_failures);
+    return {.hit = std::nullopt, .failed = true};
+  }
+
+  Lookup Judged(Entry&& found) const {
+    const CacheTimes times{found.fresh_until, found.usable_until, found.load_time};
+    const Freshness freshness = policy_.FreshnessOf(times, Now, Random);
+    if (freshness == Freshness::kUseless) return {};
+    return {std::move(found.value), freshness, found.fresh_until};
+  }
+
+  // Whether a load's value is put at all.
+  bool IsKept(const Value& value) const {
+    return (options_.cache_not_found || options_.not_found_ttl ||
+            !singleflight::IsNotFound(value)) &&
+           (!options_.keep_if || options_.keep_if(value));
+  }
+
+  // Makes what is put. None: its time is not positive, or the cache cannot keep it for its time.
+  std::optional<ToPut> Made(const Value& value, const CachedOptions& own, CacheTime now,
+                            CacheTime load_time) const {
+    if constexpr (kHasTimes) {
+      const CacheTimes times =
+          policy_.TimesOf(now, load_time, singleflight::IsNotFound(value), own.ttl, Random);
+      if (times.fresh_until <= now) return std::nullopt;
+      return ToPut{value, times.fresh_until, times.usable_until, times.load_time};
+    } else {
+      if (own.ttl && (own.ttl->count() <= 0 || !GuardedCache::kTakesTtl)) return std::nullopt;
+      return std::cref(value);
+    }
+  }
+
+  template <class K>
+  void PutInto(const K& key, ToPut&& put, const CachedOptions& own, CacheTime now,
+               Removed& removed) {
+    if constexpr (kHasTimes) {
+      std::optional<Duration> ttl;
+      if (put.usable_until != kNoEnd) ttl = std::chrono::nanoseconds(put.usable_until - now);
+      removed.entries.emplace(cache_.Put(key, std::move(put), ttl));
+    } else {
+      removed.entries.emplace(cache_.Put(key, put.get(), own.ttl));
+    }
+  }
+
+  // ---- Failures
+
+  template <class Ledger, class K>
+  void KeepFailure(Ledger& ledger, const CallBase& call, const K& key,
+                   const Outcome<Value>& outcome) {
+    if constexpr (kKeepsFailures) {
+      if (!failures_) return;
+      auto failure = Failures::Made(outcome);
+      if (!failure) return;
+      Removed removed;
+      const KeyLock::Holder changing(key_locks_, call.hash);
+      if (ledger.IsWanted(call))
+        removed.failures.emplace(failures_->Keep(key, std::move(*failure)));
+    }
+  }
+
+  template <class K>
+  void EraseQuietly(const K& key) {
+    if constexpr (kCanErase) {
+      try {
+        static_cast<void>(cache_.Erase(key));
+      } catch (...) {
+        static_cast<void>(Caught());
+      }
+    }
+  }
+
+  template <class K>
+  void ForgetFailure(const K& key, Removed& removed) {
+    if constexpr (kKeepsFailures) {
+      if (failures_) removed.failures.emplace(failures_->Erase(key));
+    }
+  }
+
+  const Options options_;
+  const CachePolicy policy_;
+  GuardedCache cache_;
+  std::optional<Failures> failures_;  // none unless there is a retry_after
+  KeyLock key_locks_;                 // serialize changes of one key's entry
+  Counters counters_;
+  LatencyHistogram load_times_;
+};
+
+}  // namespace detail
+
+}  // namespace singleflight
