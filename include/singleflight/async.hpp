@@ -48,7 +48,7 @@ concept CallableWithOutcome = requires(Callback callback, KeyResult<Value> (&out
 // These are evaluated in a static_assert, so that what they say is a compiler's first error.
 template <class G, class Fn, class Executor>
 constexpr void CheckAsync() {
-  detail::CheckFn<typename G::ValueType, std::decay_t<Fn>>();
+  detail::CheckFnOf<G, std::decay_t<Fn>>();
   detail::CheckKept<Fn>();
   static_assert(std::is_invocable_v<Executor, Task<G, std::decay_t<Fn>>>,
                 "executor must be callable as executor(task), where task is copyable and callable "

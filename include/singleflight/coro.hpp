@@ -60,8 +60,9 @@ constexpr void CheckCoDo() {
   using Resume = std::decay_t<ResumeOn>;
   constexpr bool kIsHere = std::same_as<Executor, OnThisThread>;
   constexpr bool kIsAwaited = detail::ReturnsAwaitable<Value, Kept>();
-  if constexpr (!kIsAwaited) detail::CheckFn<Value, std::conditional_t<kIsHere, Fn, Kept>>();
-  if constexpr (kIsAwaited || !kIsHere || !std::is_lvalue_reference_v<Fn>) {
+  if constexpr (!kIsAwaited) detail::CheckFnOf<G, std::conditional_t<kIsHere, Fn, Kept>>();
+  constexpr bool kMayRefresh = requires { requires G::Lead::kMayBeBackground; };
+  if constexpr (kIsAwaited || !kIsHere || kMayRefresh || !std::is_lvalue_reference_v<Fn>) {
     detail::CheckKept<Fn>();
   }
   static_assert(
@@ -117,7 +118,7 @@ auto MakeOwningCoDoCall(G& group, K&& key, Fn&& fn, Executor&& executor, StopTok
   detail::CheckCoDo<G, K, Fn, Executor, ResumeOn>();
   static_assert((detail::CheckKept<Fn>(), true));  // evaluated here, to be the first error
   if constexpr (!detail::ReturnsAwaitable<typename G::ValueType, Kept>()) {
-    detail::CheckFn<typename G::ValueType, Kept>();
+    detail::CheckFnOf<G, Kept>();
   }
   static_assert(std::constructible_from<KeptExecutor, Executor>,
                 "a caller that may ask again, or asks a fleet, keeps the executor: pass "

@@ -135,10 +135,10 @@ class Lead {
   // Internal: the group's threads.
   detail::ThreadReaper& Reaper() const noexcept { return async_->ledger.Reaper(); }
 
-  // Internal: of a ReadThrough's Lead, whether no caller waits for the call.
-  static constexpr bool kMayBeBackground = requires(const BeforeLanding& hook) {
-    hook.IsBackground();
-  };
+  // Internal: of a ReadThrough's Lead. No caller may be waiting for the call, and then it must not
+  // be worked for on the thread that asks. And its work may return Cached.
+  static constexpr bool kMayBeBackground = requires { requires BeforeLanding::kMayBeBackground; };
+  static constexpr bool kTakesCached = requires { requires BeforeLanding::kTakesCached; };
   const BeforeLanding& Hook() const noexcept { return before_; }
 
   // Internal: the stop token, for what notices the group's destruction. It does not count as taken.

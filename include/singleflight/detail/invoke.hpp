@@ -60,6 +60,24 @@ constexpr void CheckFn() {
   }
 }
 
+template <class Fn>
+constexpr bool ReturnsCached() {
+  if constexpr (std::is_invocable_v<Fn> || kTakesStopToken<Fn>) {
+    return kIsCached<
+        std::remove_cvref_t<decltype(detail::CallWithStop(std::declval<Fn>(), StopToken()))>>;
+  } else {
+    return false;
+  }
+}
+
+// Checks an `fn` that the Lead of a `G` will run.
+template <class G, class Fn>
+constexpr void CheckFnOf() {
+  if constexpr (!(ReturnsCached<Fn>() && requires { requires G::Lead::kTakesCached; })) {
+    detail::CheckFn<typename G::ValueType, Fn>();
+  }
+}
+
 // Checks that a call which outlives the expression that made it can keep `fn`.
 template <class Fn>
 constexpr void CheckKept() {

@@ -3,6 +3,7 @@
 
 // LedCalls: the calls that one run of a batch's `fn` lands.
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <deque>
@@ -74,6 +75,18 @@ class LedCalls {
     leads_.clear();
     keys_.clear();
     stops_.clear();
+  }
+
+  static constexpr bool kMayBeBackground = requires { requires Lead::kMayBeBackground; };
+  // Whether all of them are refreshes of a ReadThrough, for which no caller waits.
+  bool AreBackground() const noexcept requires kMayBeBackground {
+    return std::all_of(leads_.begin(), leads_.end(),
+                       [](const Lead& lead) { return lead.Hook().IsBackground(); });
+  }
+  template <class Task>
+  void RunInBackground(Task&& task) const requires kMayBeBackground {
+    const auto hook = leads_.front().Hook();  // the task may destroy the Leads
+    hook.RunInBackground(std::forward<Task>(task));
   }
 
   bool Empty() const noexcept { return leads_.empty(); }

@@ -70,6 +70,11 @@ class CoDoWork {
       Start(detail::Drive<typename G::ValueType>(
           DriverWork<Lead, Kept>(std::move(lead), std::forward<Fn>(fn_))));
     } else if constexpr (std::same_as<Executor, OnThisThread>) {
+      if constexpr (requires { requires Lead::kMayBeBackground; }) {
+        if (const auto hook = lead.Hook(); hook.IsBackground()) {
+          return hook.RunInBackground(Task<G, Kept>(std::move(lead), std::forward<Fn>(fn_)));
+        }
+      }
       lead.Run(std::forward<Fn>(fn_));
     } else {
       Give(Task<G, Kept>(std::move(lead), std::forward<Fn>(fn_)));

@@ -22,6 +22,7 @@
 #include "../thread_waiter.hpp"
 #include "../wait_graph.hpp"
 #include "batch_members.hpp"
+#include "batch_work.hpp"
 
 namespace singleflight::detail {
 
@@ -46,7 +47,7 @@ class Batch {
     while (!asking_.empty()) {
       led_.Clear();
       for (Member* member : asking_) JoinOrLead<BatchFn<G, Fn>::kTakesStop>(*member);
-      if (!led_.Empty()) Lead(fn);
+      if (!led_.Empty() && !LeadsInBackground(fn)) Lead(fn);
       Follow();
       KeepThoseThatAskAgain();
     }
@@ -121,6 +122,31 @@ class Batch {
   void BeforeBlocking() {
     const StopCallback on_stop(options_.stop, LeaveAll{this});
     group_.BeforeBlocking();
+  }
+
+  // If this batch only refreshes values that its caller has, a copy of `fn` does that elsewhere.
+  template <class Fn>
+  bool LeadsInBackground(Fn& fn) {
+    if constexpr (LedCalls<G>::kMayBeBackground) {
+      using Kept = std::decay_t<Fn>;
+      static_assert(std::constructible_from<Kept, Fn&>,
+                    "a ReadThrough may keep fn to refresh values in the background: pass one that "
+                    "can be copied");
+      if (!led_.AreBackground()) return false;
+      BatchLeads<G, Kept> leads;
+      std::exception_ptr error;
+      try {
+        leads.Take(led_);
+      } catch (...) {
+        error = Caught();
+      }
+      if (error != nullptr) led_.Fail(error);  // they are still here
+      leads.Begin(
+          fn, [](const auto& work) { work->Calls().RunInBackground(BatchTask<G, Kept>(work)); });
+      return true;
+    } else {
+      return false;
+    }
   }
 
   // Runs `fn` for the calls that this batch leads, and lands them.

@@ -210,6 +210,12 @@ class BatchLeads {
   }
 
   bool Empty() const noexcept { return work_ == nullptr || work_->Calls().Empty(); }
+  // Adds all of them. If this throws, none.
+  void Take(LedCalls<G>& calls) {
+    work_ = std::make_shared<Work>();
+    work_->Calls() = std::move(calls);
+    calls.Clear();
+  }
 
   // If there are any, keeps `fn`, and has `launch(work)` run it. What this throws is the failure of
   // the calls, unless the work has begun.

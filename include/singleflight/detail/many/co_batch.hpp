@@ -240,6 +240,10 @@ class CoDoManyWork {
  private:
   void Launch(const std::shared_ptr<Work>& work) {
     if constexpr (std::same_as<ExecutorArg, NoExecutor>) {
+      if constexpr (LedCalls<Group>::kMayBeBackground && !AwaitedBy<Group, Fn>::kIsAwaited) {
+        auto& calls = work->Calls();
+        if (calls.AreBackground()) return calls.RunInBackground(BatchTask<Group, Fn>(work));
+      }
       Work::Run(work);
     } else {
       std::invoke(std::forward<ExecutorArg>(executor_), BatchTask<Group, Fn>(work));

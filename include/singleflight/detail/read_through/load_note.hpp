@@ -49,16 +49,6 @@ struct LoadNote {
 
 // ---- Loads that return Cached(value, options)
 
-template <class Fn>
-constexpr bool ReturnsCached() {
-  if constexpr (std::is_invocable_v<Fn> || kTakesStopToken<Fn>) {
-    return kIsCached<
-        std::remove_cvref_t<decltype(detail::CallWithStop(std::declval<Fn>(), StopToken()))>>;
-  } else {
-    return false;
-  }
-}
-
 // Takes the value out of what a load returned, and notes what the load said of it.
 template <class Value, class Returned>
 Value TakeCached(Returned&& returned, CachedOptions& own) {

@@ -49,6 +49,10 @@ class Loads {
 
   // The hook before a load's call lands: puts its value into the cache.
   struct LandLoad {
+    static constexpr bool kTakesCached = true;  // in place of a Value
+    static constexpr bool kMayBeBackground =
+        ValueStore<Key, Value, Cache, Hash, KeyEqual, Traits>::kHasTimes;
+
     Loads* self;
     LoadNote note;
 

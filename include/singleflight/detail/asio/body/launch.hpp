@@ -40,8 +40,9 @@ constexpr bool ReturnsNetAwaitable() {
   }
 }
 
-template <class Value, class Fn>
+template <class G, class Fn>
 constexpr void CheckNetFn() {
+  using Value = typename G::ValueType;
   if constexpr (SINGLEFLIGHT_ASIO::ReturnsNetAwaitable<Fn>()) {
     using Awaited = typename AwaitableTraitsOf<Fn>::Awaited;
     detail::CheckDropped<Value, Awaited>();
@@ -49,7 +50,7 @@ constexpr void CheckNetFn() {
                   "fn must return an awaitable of the group's Value or of something that converts "
                   "to it");
   } else {
-    detail::CheckFn<Value, Fn>();
+    detail::CheckFnOf<G, Fn>();
   }
 }
 

@@ -132,7 +132,7 @@ auto StartAsyncDo(G& group, typename G::KeyType&& key, Fn&& fn, Token&& token,
   using Value = typename G::ValueType;
   using Kept = std::decay_t<Fn>;
   // Evaluated here, so that what they say is a compiler's first error.
-  static_assert((detail::CheckKept<Fn>(), SINGLEFLIGHT_ASIO::CheckNetFn<Value, Kept>(), true));
+  static_assert((detail::CheckKept<Fn>(), SINGLEFLIGHT_ASIO::CheckNetFn<G, Kept>(), true));
   static_assert(TokenFor<Token, Value>,
                 "the token must be a completion token for the signature "
                 "void(std::exception_ptr, singleflight::Result<Value>)");

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// A ReadThrough in virtual time, and an executor that runs refreshes when the test says so.
+
+#include <functional>
+#include <singleflight/read_through.hpp>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "support/support.hpp"
+#include "virtual_clock.hpp"
+
+namespace test {
+
+using PolicyClock = VirtualClock<struct OfPolicies>;
+
+struct PolicyTraits : singleflight::ReadThroughTraits {
+  using Clock = PolicyClock;
+  static double Random() { return random; }
+  static inline double random = 1;  // in (0, 1]
+};
+
+template <class Value, class Cache = singleflight::DefaultCache, class Key = std::string>
+using InVirtualTime = singleflight::ReadThrough<Key, Value, Cache, singleflight::DefaultHash<Key>,
+                                                singleflight::DefaultEqual<Key>, PolicyTraits>;
+
+// Keeps what it gets until Run.
+class Later {
+ public:
+  auto Executor() {
+    return [this](std::function<void()> task) { tasks_.push_back(std::move(task)); };
+  }
+  // Runs the tasks, and returns how many there were.
+  std::size_t Run() {
+    const auto tasks = std::exchange(tasks_, {});
+    for (const auto& task : tasks) task();
+    return tasks.size();
+  }
+  std::size_t Count() const { return tasks_.size(); }
+  void Drop() { tasks_.clear(); }
+
+ private:
+  std::vector<std::function<void()>> tasks_;
+};
+
+inline int MustNotLoad() { throw std::logic_error("this load must not run"); }
+
+// A load that returns a value, and counts.
+struct CountedLoad {
+  auto Returning(int value) {
+    return [this, value] {
+      ++count;
+      return value;
+    };
+  }
+  auto Failing() {
+    return [this]() -> int {
+      ++count;
+      throw std::runtime_error("the source is down");
+    };
+  }
+  std::atomic<int> count = 0;
+};
+
+}  // namespace test
