@@ -47,6 +47,7 @@ struct Loaded {
 };
 using Value = std::optional<Loaded>;
 constexpr std::size_t kPrimed = ~std::size_t{0};  // the `load` of the value that Prime puts
+constexpr std::size_t kPutByHand = kPrimed - 1;   // and of those that a caller puts
 
 std::size_t VersionOf(const Value& value) { return value ? value->version : 0; }
 
@@ -63,10 +64,15 @@ class Cache {
   void Put(int, const Value& value) {
     Access(Mode::kWrite, [&] { value_ = value; });
     const Untracked unseen;
-    puts.push_back(value->load);
+    if (value->load != kPutByHand) puts.push_back(value->load);
   }
   void Erase(int) {
     Access(Mode::kWrite, [this] { value_.reset(); });
+  }
+  void Clear() { Erase(kKey); }
+  template <class Predicate>
+  void EraseIf(const Predicate& is_it) {
+    if (is_it(kKey)) Erase(kKey);
   }
 
   // Only for use when the threads have finished.
@@ -203,10 +209,25 @@ class WorldOf {
     seen.old_values += VersionOf(value) < invalidated_;
   }
 
-  // Changes the source and invalidates the key.
+  // Changes the source and invalidates the key, by itself or with others, or puts the new value.
   void Change() {
+    ChangeBy([this](std::size_t) { users->Invalidate(kKey); });
+  }
+  void ChangeAll() {
+    ChangeBy([this](std::size_t) { users->InvalidateAll(); });
+  }
+  void ChangeIf() {
+    ChangeBy([this](std::size_t) { users->InvalidateIf([](int key) { return key == kKey; }); });
+  }
+  // Whoever puts must keep others from changing the source between reading it and the Put.
+  void ChangeByPut() {
+    const std::lock_guard lock(changing_);
+    ChangeBy([this](std::size_t version) { users->Put(kKey, Loaded{kPutByHand, version}); });
+  }
+  template <class Change>
+  void ChangeBy(const Change& change) {
     const std::size_t version = Save();
-    users->Invalidate(kKey);
+    change(version);
     Point(&invalidated_, Mode::kWrite);
     const Untracked unseen;
     invalidated_ = std::max(invalidated_, version);
@@ -289,6 +310,7 @@ class WorldOf {
 
   // Once the threads have started, these are used only under Untracked. The search identifies them
   // by their addresses.
+  std::mutex changing_;          // not used by those that invalidate
   std::size_t saved_ = 0;        // the source's version
   std::size_t invalidated_ = 0;  // versions older than this have been invalidated
   std::size_t gets_ = 0;
@@ -337,6 +359,9 @@ void ExploreSome(const char* name, std::size_t runs, Body&& body) {
 const auto get = [](auto& world) { world.Get(); };
 const auto refresh = [](auto& world) { world.Refresh(); };
 const auto change = [](auto& world) { world.Change(); };
+const auto change_all = [](auto& world) { world.ChangeAll(); };
+const auto change_if = [](auto& world) { world.ChangeIf(); };
+const auto change_by_put = [](auto& world) { world.ChangeByPut(); };
 const auto change_then_get = [](auto& world) {
   world.Change();
   world.Get();
@@ -516,6 +541,55 @@ TEST_CASE("Interleavings: an asynchronous load that was invalidated does not put
   });
 }
 
+TEST_CASE(
+    "Interleavings: a load in flight undoes neither InvalidateAll nor InvalidateIf nor a Put") {
+  const auto explore = [](const std::string& name, auto change_it) {
+    const auto change_it_then_get = [change_it](auto& world) {
+      change_it(world);
+      world.Get();
+    };
+    ExploreBoth(name, [&](auto& scenario) {
+      scenario.Thread(get);
+      scenario.Thread(change_it_then_get);
+      scenario.AtEnd(caches_the_change);
+    });
+    CHECK(seen.outdated > 0);
+    CHECK(seen.old_values > 0);
+    ExploreBoth(name + "_primed", [&](auto& scenario) {
+      scenario->Prime();
+      scenario.Thread(get);
+      scenario.Thread(change_it_then_get);
+      scenario.AtEnd(caches_the_change);
+    });
+    ExploreBoth(name + "_refreshed", [&](auto& scenario) {
+      scenario->Prime();
+      scenario.Thread(refresh);
+      scenario.Thread(change_it_then_get);
+      scenario.AtEnd(caches_the_change);
+    });
+    CHECK(seen.outdated > 0);
+    ExploreBoth(name + "_async", [&](auto& scenario) {
+      Submitted submitted(scenario);
+      scenario.Thread(submitted.Running());
+      scenario.Thread(change_it_then_get);
+      scenario.Finally(
+          [world = submitted.world, getting = submitted.Getting()] { getting(*world); });
+      scenario.AtEnd(caches_the_change);
+    });
+    CHECK(seen.outdated > 0);
+    ExploreSome((name + "_4").c_str(), 2000, [&](auto& scenario) {
+      scenario.Thread(get);
+      scenario.Thread(change_it_then_get);
+      scenario.Thread(change_it_then_get);
+      scenario.Thread(get);
+      scenario.AtEnd([](auto& world) { world.ExpectCached(2); });
+    });
+  };
+  explore("change_all", change_all);
+  explore("change_if", change_if);
+  explore("change_by_put", change_by_put);
+}
+
 TEST_CASE("Interleavings: when two loads are in flight, the value of the later one stays") {
   // The first load was invalidated before the second began. So it makes no difference which of them
   // finishes first.
@@ -685,8 +759,8 @@ const auto refresh_in_background = [](auto& world) {
 const auto pass_time = [](auto&) { interleave::PassTime(2ms); };
 
 template <class World>
-void RunDrawn(unsigned drawn, World& world) {
-  switch (drawn % 12) {
+void RunDrawn(unsigned drawn, World& world, bool changes_by_put) {
+  switch (drawn % 14) {
     case 0:
       return get_async(world);
     case 1:
@@ -702,9 +776,13 @@ void RunDrawn(unsigned drawn, World& world) {
     case 6:
       return pass_time(world);
     case 7:
+      return changes_by_put ? change_by_put(world) : change_all(world);
     case 8:
+      return changes_by_put ? change_by_put(world) : change_if(world);
     case 9:
-      return change(world);
+    case 10:
+    case 11:
+      return changes_by_put ? change_by_put(world) : change(world);
     default:
       return get(world);
   }
@@ -720,10 +798,11 @@ std::size_t ExploreProgram(unsigned seed) {
                    if (random() % 3 == 0) options.max_age = 1ms;
                    Scenario<kConcurrent> scenario(run, options);
                    if (random() % 2 == 0) scenario->Prime();
+                   const bool by_put = random() % 3 == 0;
                    for (int thread = 0; thread < 3; ++thread) {
-                     scenario.Thread([first = random(), second = random()](auto& world) {
-                       RunDrawn(static_cast<unsigned>(first), world);
-                       RunDrawn(static_cast<unsigned>(second), world);
+                     scenario.Thread([first = random(), second = random(), by_put](auto& world) {
+                       RunDrawn(static_cast<unsigned>(first), world, by_put);
+                       RunDrawn(static_cast<unsigned>(second), world, by_put);
                      });
                    }
                  })
