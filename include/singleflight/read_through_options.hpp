@@ -37,7 +37,8 @@ struct ReadThroughOptions {
   // this. Callers that do not block get the expired value at once. None: so does Get.
   std::optional<Duration> soft_timeout = {};
   // Refreshes a value in the background before it expires: the longer its load took, the earlier,
-  // at random. 1 is a good factor, and a larger one refreshes earlier. 0: not at all. Needs times.
+  // at random. 1 is a good factor, and a larger one refreshes earlier. 0: not at all. A value that
+  // was put by hand took no time. Needs times.
   double early_refresh = 0;
   // How long after a failed load nobody loads again. Meanwhile callers get the expired value, if
   // stale_for allows it, or else the same failure. Only an explicit Refresh loads. Failures are

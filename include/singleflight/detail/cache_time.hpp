@@ -15,4 +15,9 @@ constexpr CacheTime Later(CacheTime moment, CacheTime length) noexcept {
   return moment > 0 && length > kNoEnd - moment ? kNoEnd : moment + length;
 }
 
+// Saturates.
+constexpr CacheTime Between(CacheTime from, CacheTime to) noexcept {
+  return from < 0 && to > kNoEnd + from ? kNoEnd : to - from;
+}
+
 }  // namespace singleflight::detail

@@ -12,6 +12,7 @@
 #include <variant>
 
 #include "../../lru_cache_options.hpp"
+#include "../../read_through_options.hpp"
 #include "../../timeout.hpp"
 #include "../keeps_apart.hpp"
 #include "cache_key.hpp"
@@ -27,6 +28,11 @@ concept CacheFor = requires(Cache& cache, const Key& key, const Value& value) {
 };
 
 namespace detail {
+
+template <class T>
+inline constexpr bool kIsEntry = false;
+template <class Value>
+inline constexpr bool kIsEntry<CacheEntry<Value>> = true;
 
 template <class Cache, class Key>
 concept CanErase = requires(Cache& cache, const Key& key) {
@@ -87,7 +93,7 @@ class GuardedCache {
     auto&& taken = KeyFor(key);
     static_assert(CheckKey<CallsGet<Type>, decltype(taken)>());
     const std::lock_guard lock(mutex_);
-    if constexpr (requires { cache_.GetAtAnyAge(taken); }) {
+    if constexpr (kIsEntry<Value> && requires { cache_.GetAtAnyAge(taken); }) {  // it has its times
       return cache_.GetAtAnyAge(taken);
     } else {
       return cache_.Get(taken);

@@ -157,7 +157,7 @@ class ValueStore {
             const Outcome<Value>& outcome) {
     try {
       const CacheTime now = Now();
-      const CacheTime load_time = (std::max)(now - note.started, CacheTime{0});
+      const CacheTime load_time = Between(note.started, (std::max)(note.started, now));
       load_times_.Record(std::chrono::nanoseconds(load_time));
       const Value* const value = outcome.value();
       if (value == nullptr || singleflight::IsFailure(*value)) {
@@ -375,7 +375,8 @@ class ValueStore {
                Removed& removed) {
     if constexpr (kHasTimes) {
       std::optional<Duration> ttl;
-      if (put.usable_until != kNoEnd) ttl = std::chrono::nanoseconds(put.usable_until - now);
+      if (put.usable_until != kNoEnd)
+        ttl = std::chrono::nanoseconds(Between(now, put.usable_until));
       removed.entries.emplace(cache_.Put(key, std::move(put), ttl));
     } else {
       removed.entries.emplace(cache_.Put(key, put.get(), own.ttl));
