@@ -92,8 +92,8 @@ class Loads {
     Lookup found = FirstLook(key);
     if (!found.hit) return LoadOnce(NoteOf(found), key, std::forward<Fn>(load), options);
     if constexpr (Store::kHasTimes) {
-      detail::CheckLoad<Value, std::decay_t<Fn>>();
-      detail::CheckKept<Fn>();
+      // Evaluated here, so that what they say is a compiler's first error.
+      static_assert((detail::CheckLoad<Value, std::decay_t<Fn>>(), detail::CheckKept<Fn>(), true));
       if (found.freshness == Freshness::kStale && store.GetOptions().soft_timeout) {
         if (auto result = GetInTime(NoteOf(found), key, load, options)) return std::move(*result);
         store.CountStale();
