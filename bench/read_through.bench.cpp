@@ -67,6 +67,18 @@ void Get(benchmark::State& state) {
 BENCHMARK(Get<Map>)->Name("read_through/hit");
 BENCHMARK(Get<Nothing>)->Name("read_through/load");
 
+// With the default cache, and nothing that expires.
+void GetByDefault(benchmark::State& state) {
+  singleflight::ReadThrough<std::string, int> numbers;
+  numbers.Put(key, 42);
+  const std::uint64_t allocations_before = allocations_of_this_thread;
+  for (auto _ : state) benchmark::DoNotOptimize(numbers.Get(key, Load));
+  state.counters["allocations"] =
+      benchmark::Counter(static_cast<double>(allocations_of_this_thread - allocations_before),
+                         benchmark::Counter::kAvgIterations);
+}
+BENCHMARK(GetByDefault)->Name("read_through/hit_by_default");
+
 void LoadOfPair(benchmark::State& state) {
   Nothing cache;
   singleflight::Group<std::string, int> group;
