@@ -87,10 +87,12 @@ struct Run {
 // Runs `load` against a new backend: calls `ask(backend, key)` for each request. A request comes
 // when it is due, however slow the answers are, and its latency counts from then.
 //
-// Thread: `ask` is called on load.threads threads. Returns when they have finished.
+// Thread: `ask` is called on load.threads threads. Returns when they have finished, and `finish()`
+//   has returned, which waits for what they have begun.
 // Errors: where `ask` throws Backend::NoConnection, the request is unanswered.
-template <class Ask>
-Run Measure(const char* name, const Load& load, Ask ask) {
+template <class Ask, class Finish = void (*)()>
+Run Measure(
+    const char* name, const Load& load, Ask ask, Finish finish = [] {}) {
   using namespace std::chrono_literals;
   const auto start = Backend::Clock::now() + 100ms;  // all threads are running by then
   Backend backend(load, start);
@@ -111,6 +113,7 @@ Run Measure(const char* name, const Load& load, Ask ask) {
     });
   }
   threads.clear();  // joins them
+  finish();
   std::ranges::sort(latencies);
   Run run{name, load.deadline, std::move(latencies), {}};
   for (const auto started : backend.started()) run.executions.push_back(started - start);

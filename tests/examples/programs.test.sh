@@ -137,12 +137,12 @@ check 'herd: a word instead of a number is refused' refused 2 "not 'many'" ./her
 check 'herd: a flag without a value is refused' refused 2 '--zipf needs a value' ./herd --zipf
 
 check 'cache runs' run ./cache --rate 400 --seconds 0.5 --backend-ms 20 --ttl-ms 1000000
-check 'cache: all four runs have every request' printed 1 'requests +200 +200 +200 +200'
-check 'cache: without protection each request runs a query, with both each key does' printed 1 \
-  'executions +200 +[0-9]+ +[0-9]+ +4'
+check 'cache: all five runs have every request' printed 1 'requests +200 +200 +200 +200 +200'
+check 'cache: without protection each request runs a query, with a fresh value none does' \
+  printed 1 'executions +200 +0 +[0-9]+ +0 +0'
 check 'cache: it explains the lines over time' printed 1 \
   'Queries over time\. Each character is [0-9]+ ms: how many queries started in it'
-check 'cache: each run has a line over time' printed 4 '(no protection|[a-z]+) +[.1-9#]{60}'
+check 'cache: each run has a line over time' printed 5 '(no protection|[a-z]+) +[.1-9#]{60}'
 check 'cache: an unknown flag is refused' refused 2 'unknown flag --speed' ./cache --speed 3
 
 check 'examples/run: an unknown name is refused' refused 2 "no example 'slowstart'" \
