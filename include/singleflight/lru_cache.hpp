@@ -302,7 +302,7 @@ class LruCache {
     auto&& adapted = KeyRef::Adapt(key);
     const KeyRef ref(adapted);
     const std::uint64_t hash = HashOf(ref);
-    if (ttl != detail::kNoEnd) may_expire_.store(true, kRelaxed);
+    if (ttl != detail::kNoEnd && !may_expire_.load(kRelaxed)) may_expire_.store(true, kRelaxed);
     const Time now = NowIfNeeded();
     const Time expires = ttl <= 0 || ttl == detail::kNoEnd ? ttl : detail::Later(now, ttl);
     auto node = MakeNode(hash, ref, std::move(value), expires);

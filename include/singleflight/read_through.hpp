@@ -46,7 +46,8 @@
 // Warning: do not put a cache that waits for a network on an event loop. It would block the loop.
 //
 // Warning: a cache of yours, and the values that it copies and destroys, may not call back into the
-// ReadThrough, or into another that refers to the same cache. Values in an LruCache may.
+// ReadThrough, or into another that refers to the same cache. Values in an LruCache may, but not
+// while the ReadThrough is being destroyed.
 //
 // DoAsync, CoDo, AsyncDo and DoMany accept a ReadThrough in place of a group. Their `fn` is the
 // load:
@@ -58,17 +59,14 @@
 // misses just before another's load lands, and asks the group just after, loads a second time. And
 // a value that is invalidated while it is loaded is put back.
 
-#include <chrono>
 #include <concepts>
 #include <cstddef>
-#include <cstdint>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
 
-#include "detail/call.hpp"
+#include "detail/braced_key.hpp"
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/landed_state.hpp"
@@ -160,8 +158,9 @@ class ReadThrough {
 
   // Erases the cache's entry and forgets the call in flight. A Get that starts after this has
   // returned never sees the cached value, nor one whose load began before. So change the source
-  // first, and then invalidate. Callers already on the call get its value. Other ReadThroughs and
-  // processes that use the same cache must invalidate their own loads.
+  // first, and then invalidate. What retry_after remembers of the key is dropped, too. Callers
+  // already on the call get its value. Other ReadThroughs and processes that use the same cache
+  // must invalidate their own loads.
   //
   // Thread: waits while a value for `key` is being put.
   // Errors: throws what Cache::Erase throws. The entry may then remain, but the call is forgotten.
@@ -208,8 +207,8 @@ class ReadThrough {
   void Put(const K& key, const Value& value) {
     PutWith(key, value, {});
   }
-  template <class K = detail::BracedKey<Key>>
-  void Put(const K& key, const Cached<Value>& value) {
+  template <class K = detail::BracedKey<Key>, class T>
+  void Put(const K& key, const Cached<T>& value) {
     PutWith(key, value.value, value.options);
   }
 

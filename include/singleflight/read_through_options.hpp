@@ -66,6 +66,9 @@ struct ReadThroughOptions {
   GroupOptions group = {};
 };
 
+// Stands for the cache of a ReadThrough that is given none: an LruCache of CacheEntries.
+struct DefaultCache {};
+
 // Compile-time settings. Derive from this and change what you need.
 struct ReadThroughTraits : GroupTraits {
   using Clock = std::chrono::steady_clock;  // read only if values expire, and for each load

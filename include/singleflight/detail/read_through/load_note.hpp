@@ -68,7 +68,7 @@ constexpr void CheckLoad() {
 // Runs a load. It is callable as the load is, and returns a Value, which is made where it stays.
 template <class Value, class Fn>
 auto Unpacking(Fn&& load, CachedOptions& own) {
-  return [&load, &own ](auto... stop) -> Value requires std::is_invocable_v<Fn, decltype(stop)...> {
+  return [&](auto... stop) -> Value requires std::is_invocable_v<Fn, decltype(stop)...> {
     if constexpr (detail::ReturnsCached<Fn>()) {
       return detail::TakeCached<Value>(std::invoke(std::forward<Fn>(load), std::move(stop)...),
                                        own);

@@ -27,32 +27,13 @@
 #include "../outcome.hpp"
 #include "../random.hpp"
 #include "counters.hpp"
+#include "default_cache.hpp"
 #include "failures.hpp"
 #include "guarded_cache.hpp"
 #include "key_lock.hpp"
 #include "load_note.hpp"
 
-namespace singleflight {
-
-// Stands for the cache of a ReadThrough that is given none: an LruCache of CacheEntries.
-struct DefaultCache {};
-
-namespace detail {
-
-template <class Traits>
-struct CacheTraits : LruCacheTraits {
-  using Mutex = typename Traits::Mutex;
-  using Clock = ClockOf<Traits>;
-};
-
-template <class Cache, class Key, class Value, class Hash, class KeyEqual, class Traits>
-struct CacheOf {
-  using Type = Cache;
-};
-template <class Key, class Value, class Hash, class KeyEqual, class Traits>
-struct CacheOf<DefaultCache, Key, Value, Hash, KeyEqual, Traits> {
-  using Type = LruCache<Key, CacheEntry<Value>, Hash, KeyEqual, CacheTraits<Traits>>;
-};
+namespace singleflight::detail {
 
 template <class Key, class Value, class CacheArg, class Hash, class KeyEqual, class Traits>
 class ValueStore {
@@ -394,8 +375,8 @@ class ValueStore {
       if (!failure) return;
       Removed removed;
       const KeyLock::Holder changing(key_locks_, call.hash);
-      if (ledger.IsWanted(call))
-        removed.failures.emplace(failures_->Keep(key, std::move(*failure)));
+      if (!ledger.IsWanted(call)) return;
+      removed.failures.emplace(failures_->Keep(key, std::move(*failure)));
     }
   }
 
@@ -426,6 +407,4 @@ class ValueStore {
   LatencyHistogram load_times_;
 };
 
-}  // namespace detail
-
-}  // namespace singleflight
+}  // namespace singleflight::detail
