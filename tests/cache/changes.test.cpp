@@ -120,7 +120,9 @@ TEST_CASE("ReadThrough: a value that is put is found by those who ask afterwards
   users.Put("key", Cached(2, {.ttl = 1h}));
   Clock::Pass(59min);
   CHECK(*users.Get("key", MustNotLoad) == 2);
-  users.Put("key", Cached(3, {.ttl = 0s}));
+  users.Put("key", {3});
+  CHECK(users.Peek("key") == 3);
+  users.Put("key", Cached(short(3), {.ttl = 0s}));
   CHECK_FALSE(users.Peek("key").has_value());
 }
 
@@ -148,13 +150,13 @@ TEST_CASE("ReadThrough: if a Put fails, the outdated value is gone, and the load
   Watched users(cache);
   users.Put("key", 1);
   cache.before_put = [] { throw std::runtime_error("the cache is full"); };
-  std::optional<HeldLoad<Watched>> before;
-  users.Invalidate("key");
-  before.emplace(users, "key", 1);
+  CHECK_THROWS_WITH(users.Put("key", 2), "the cache is full");
+  CHECK_FALSE(users.Peek("key").has_value());
+  HeldLoad before(users, "key", 1);
   CHECK_THROWS_WITH(users.Put("key", 2), "the cache is full");
   CHECK(users.Callers("key") == 0);
   cache.before_put = nullptr;
-  CHECK(before->Finish().value == 1);
+  CHECK(before.Finish().value == 1);
   CHECK_FALSE(users.Peek("key").has_value());
 }
 

@@ -3,7 +3,10 @@
 
 // A ReadThrough in virtual time, and an executor that runs refreshes when the test says so.
 
+#include <atomic>
+#include <cstddef>
 #include <functional>
+#include <mutex>
 #include <singleflight/read_through.hpp>
 #include <stdexcept>
 #include <string>
@@ -27,23 +30,35 @@ template <class Value, class Cache = singleflight::DefaultCache, class Key = std
 using InVirtualTime = singleflight::ReadThrough<Key, Value, Cache, singleflight::DefaultHash<Key>,
                                                 singleflight::DefaultEqual<Key>, PolicyTraits>;
 
-// Keeps what it gets until Run.
+// Keeps what it gets until Run. Any thread may give it something.
 class Later {
  public:
   auto Executor() {
-    return [this](std::function<void()> task) { tasks_.push_back(std::move(task)); };
+    return [this](std::function<void()> task) {
+      const std::lock_guard lock(mutex_);
+      tasks_.push_back(std::move(task));
+    };
   }
   // Runs the tasks, and returns how many there were.
   std::size_t Run() {
-    const auto tasks = std::exchange(tasks_, {});
+    const auto tasks = Take();
     for (const auto& task : tasks) task();
     return tasks.size();
   }
-  std::size_t Count() const { return tasks_.size(); }
-  void Drop() { tasks_.clear(); }
+  std::size_t Count() const {
+    const std::lock_guard lock(mutex_);
+    return tasks_.size();
+  }
+  void Drop() { Take(); }
 
  private:
-  std::vector<std::function<void()>> tasks_;
+  std::vector<std::function<void()>> Take() {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(tasks_, {});
+  }
+
+  mutable std::mutex mutex_;
+  std::vector<std::function<void()>> tasks_;  // guarded by mutex_
 };
 
 inline int MustNotLoad() { throw std::logic_error("this load must not run"); }
