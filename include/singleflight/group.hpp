@@ -59,9 +59,9 @@ class Loads;
 }
 template <class Key, class Value, class Cache, class Hash, class KeyEqual, class Traits>
 class ReadThrough;
-namespace redis {
-template <class Value, class ValueCodec>
-class Group;
+namespace redis::detail {
+template <class Value, class Call, class Context>
+class FleetGroup;
 }
 
 // Neither copyable nor movable: keep it where it is, in a std::unique_ptr or in a std::deque.
@@ -271,8 +271,8 @@ class Group {
   friend class ReadThrough;
   template <class, class, class, class, class, class>
   friend class detail::Loads;
-  template <class, class>
-  friend class redis::Group;
+  template <class, class, class>
+  friend class redis::detail::FleetGroup;
 
   // Whether a caller for `key` would be a follower now.
   bool WouldFollow(const auto& key) const {

@@ -65,31 +65,20 @@
 // define SINGLEFLIGHT_REDIS_TLS and link -lssl -lcrypto. Runs on Linux and other systems with
 // getentropy and poll.
 
-#include <algorithm>
-#include <chrono>
-#include <concepts>
 #include <cstddef>
-#include <cstdint>
-#include <exception>
-#include <functional>
 #include <memory>
-#include <mutex>
-#include <stdexcept>
 #include <string>
 #include <string_view>
-#include <type_traits>
+#include <tuple>
 #include <utility>
 
-#include "detail/errors.hpp"
-#include "detail/group_like.hpp"
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/redis/blocking_caller.hpp"
 #include "detail/redis/check_options.hpp"
 #include "detail/redis/fleet.hpp"
 #include "detail/redis/fleet_call.hpp"
-#include "detail/thread_mark.hpp"
-#include "group.hpp"
+#include "detail/redis/fleet_group.hpp"
 #include "redis_client.hpp"
 #include "redis_codec.hpp"
 #include "redis_options.hpp"
@@ -102,29 +91,19 @@ namespace singleflight::redis {
 // Lifetime: the Client must outlive the Group. In a forked child, members that ask throw
 //   `operation_not_permitted`, and the destructor leaves the server and the parent alone.
 template <class Value, class ValueCodec = Codec<Value>>
-class Group : private FoundByLookup {
+class Group
+    : public detail::FleetGroup<Value, detail::FleetCall<Value, ValueCodec>, detail::GroupContext> {
   static_assert(CodecFor<ValueCodec, Value>,
                 "a codec needs static functions Encode(const Value&), whose result converts to "
                 "std::string_view, and Decode(std::string_view), which returns "
                 "std::optional<Value>");
 
-  using Local = detail::LocalGroup<Value>;
-  using KeyRef = singleflight::detail::KeyRefOf<Local>;
-  using Call = detail::FleetCall<Value, ValueCodec>;
-  using State = singleflight::detail::SharedState<Value>;
-  using Ledger = typename Local::Lead::LedgerType;
+  using Base =
+      detail::FleetGroup<Value, detail::FleetCall<Value, ValueCodec>, detail::GroupContext>;
+  using KeyRef = typename Base::KeyRef;
 
  public:
-  using KeyType = std::string;
-  using ValueType = Value;
   using CodecType = ValueCodec;
-  using HashType = typename Local::HashType;
-  using KeyEqualType = typename Local::KeyEqualType;
-  using Waiter = typename Local::Waiter;
-  using Lead = typename Call::Lead;
-
-  // The `launch` of Join is kept, and called later, on another thread: see group_like.hpp.
-  static constexpr bool kLaunchesLater = true;
 
   // All names of the group on the server begin with `prefix`, which must not be empty, nor contain
   // braces: those mark the key. Give each type of value, and each format of it, a prefix of its
@@ -132,27 +111,16 @@ class Group : private FoundByLookup {
   //
   // Errors: std::invalid_argument for a prefix or an option that cannot be used.
   Group(Client& client, std::string_view prefix, const Options& options = {})
-      : core_(detail::ClientAccess::Core(client)),
-        context_((detail::CheckGroupOptions(prefix, options),
-                  std::make_shared<detail::GroupContext>(
-                      detail::ClientAccess::FleetOf(client), std::string(prefix), options,
-                      std::string(detail::TagOf<Value, ValueCodec>())))),
-        local_(std::make_unique<Local>(options.group)) {}
+      : Base(client, (detail::CheckGroupOptions(prefix, options),
+                      std::make_shared<detail::GroupContext>(
+                          detail::ClientAccess::FleetOf(client), std::string(prefix), options,
+                          std::string(detail::TagOf<Value, ValueCodec>())))) {}
 
   // Asks the calls that are led asynchronously to stop, and waits until they have landed, as ~Group
   // does. Calls that wait for another process land with `operation_canceled`.
   //
   // Lifetime: no thread may be inside another member, or enter one, meanwhile.
-  ~Group() {
-    if (core_.Loop().IsForked()) {
-      static_cast<void>(local_.release());  // its calls are the parent's
-    } else {
-      singleflight::detail::BeforeBlocking();
-    }
-  }
-
-  Group(const Group&) = delete;
-  Group& operator=(const Group&) = delete;
+  ~Group() = default;
 
   // Returns the result of the call in flight for `key` in any process. If there is none, leads one:
   // runs `fn()`, `fn(StopToken)` or `fn(const Lease&)`, whichever it accepts. The key is as in
@@ -176,12 +144,7 @@ class Group : private FoundByLookup {
   template <class K = singleflight::detail::BracedKey<std::string>, class Fn>
   Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
     detail::CheckFleetFn<Value, Fn>();
-    if (options.stop.stop_requested()) {
-      std::rethrow_exception(singleflight::detail::MakeCanceled());
-    }
-    detail::BlockingCaller<Call, Value, Fn> caller(fn, options);
-    return caller.Ask(
-        [&](bool again) { return JoinAndStart(key, caller, again, options.on_failure); });
+    return this->DoWith(std::tuple(), key, fn, options);
   }
 
   template <class K = singleflight::detail::BracedKey<std::string>, class Fn,
@@ -195,167 +158,26 @@ class Group : private FoundByLookup {
   // Errors: throws `operation_not_permitted` in a forked child, and std::bad_alloc.
   template <class K = singleflight::detail::BracedKey<std::string>>
   bool Forget(const K& key) {
-    core_.Start();
+    this->core_.Start();
     auto&& adapted = KeyRef::Adapt(key);
-    std::string base = detail::BaseOf(context_->prefix, adapted);
-    const bool had = local_->Forget(adapted);  // before the server's answer does so
-    context_->Loop().Post([context = context_, base = std::move(base)] { context->Forget(base); });
-    return local_->Forget(adapted) || had;  // also a call that has begun meanwhile
+    const std::shared_ptr<detail::GroupContext>& context = this->context_;
+    std::string base = detail::BaseOf(context->prefix, adapted);
+    const bool had = this->local_->Forget(adapted);  // before the server's answer does so
+    context->Loop().Post([context, base = std::move(base)] { context->Forget(base); });
+    return this->local_->Forget(adapted) || had;  // also a call that has begun meanwhile
   }
 
   // Returns how many callers of this process are now on its call for `key`, or 0 if there is none.
   template <class K = singleflight::detail::BracedKey<std::string>>
   std::size_t Callers(const K& key) const {
-    return local_->Callers(key);
+    return this->local_->Callers(key);
   }
 
   // Returns the counts of this process.
-  Stats GetStats() const {
-    const detail::Counters& count = context_->count;
-    const std::uint64_t abandoned = count.abandoned;
-    Stats stats{.executions = count.executions,
-                .remote = count.remote,
-                .takeovers = count.takeovers,
-                .unpublished = count.unpublished,
-                .untold = count.untold,
-                .told_to_run = count.told_to_run,
-                .failed_renewals = count.failed_renewals,
-                .lost_leases = count.lost_leases,
-                .undecodable = count.undecodable,
-                .outages = count.outages,
-                .calls = local_->GetStats()};
-    stats.calls.failures -= std::min(abandoned, stats.calls.failures);  // these only look like ones
-    return stats;
-  }
+  Stats GetStats() const { return this->FleetStats(); }
 
-  // Returns what the last outage was, for a log, or an empty string if there was none.
-  std::string LastOutage() const {
-    const std::lock_guard lock(context_->mutex);
-    return context_->last_outage;
-  }
-
-  // Refuses newcomers from now on, and waits until no call is in flight in this process: see
-  // Group::Close.
-  void Close() {
-    singleflight::detail::BeforeBlocking();
-    local_->Close();
-  }
-
-  // Like those of Group, for callers that do not block: see waiter.hpp. But `launch` is called
-  // later, if this process leads, and its caller may have left by then. So it must own what it
-  // needs. It is kept only if no other caller's is.
-  //
-  // Thread: `launch` runs on a thread of the client's, and must not block it.
-  template <class K = singleflight::detail::BracedKey<std::string>, class Launch>
-  Role Join(const K& key, Waiter& waiter, Launch&& launch,
-            OnFailure on_failure = OnFailure::kShare) {
-    return Offer(JoinAndStart(key, waiter, /*again=*/false, on_failure), &waiter,
-                 std::forward<Launch>(launch));
-  }
-  template <class K = singleflight::detail::BracedKey<std::string>, class Launch>
-  Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
-    return Offer(JoinAndStart(key, waiter, /*again=*/true, OnFailure::kShare), &waiter,
-                 std::forward<Launch>(launch));
-  }
-  void GiveUp(Waiter& waiter) noexcept { local_->GiveUp(waiter); }
-  template <class K = singleflight::detail::BracedKey<std::string>, class Launch>
-  Future<Value> Join(const K& key, Launch&& launch) {
-    core_.Start();
-    auto&& adapted = KeyRef::Adapt(key);
-    const KeyRef ref(adapted);
-    auto joined = local_->JoinOrLead(ref, local_->ledger_.HashOf(ref), nullptr, false);
-    Joined ours{joined.state, joined.led == nullptr ? Role::kFollower : Role::kLeader};
-    Future<Value> future(std::move(joined.state), ours.role);
-    if (joined.led != nullptr) Start(std::move(joined.led));
-    Offer(std::move(ours), nullptr, std::forward<Launch>(launch));
-    return future;
-  }
-  bool Leave(Waiter& waiter) noexcept { return waiter.Leave(); }
-
-  // Internal: a thread that blocks joins, and offers to do the work. It must withdraw that, or be
-  // given the lead.
-  using ThreadRunner = typename Call::Runner;
-  template <class K = singleflight::detail::BracedKey<std::string>>
-  detail::JoinedCall<Value> JoinOnThread(const K& key, Waiter& waiter, ThreadRunner& runner,
-                                         bool again, OnFailure on_failure) {
-    Joined joined = JoinAndStart(key, waiter, again, on_failure);
-    if (joined.state != nullptr) Call::Offer(*joined.state, runner, waiter);
-    return joined;
-  }
-  static bool Withdraw(State& state, ThreadRunner& runner) noexcept {
-    return Call::Withdraw(state, runner);
-  }
-  // Internal: runs `task()` on the thread that delivers.
-  void Deliver(std::function<void()> task) { context_->fleet.Deliveries().Post(std::move(task)); }
-
-  // Internal: runs a plain `fn` that was given no executor.
-  template <class Task>
-  void Execute(Task task) {
-    const std::shared_ptr<detail::GroupContext> context = context_;  // the group may be gone soon
-    if (context->options.executor) return context->options.executor(std::move(task));
-    local_->ledger_.Reaper().Start(std::move(task));
-  }
-
- private:
-  using Joined = detail::JoinedCall<Value>;
-
-  template <class K>
-  Joined JoinAndStart(const K& key, Waiter& waiter, bool again, OnFailure on_failure) {
-    core_.Start();
-    auto&& adapted = KeyRef::Adapt(key);
-    const KeyRef ref(adapted);
-    Joined ours;
-    typename Local::Joined joined;
-    if (again) {
-      joined = local_->JoinSecondTry(adapted, waiter, &ours.state);
-    } else {
-      joined = local_->JoinOrLead(ref, local_->ledger_.HashOf(ref), &waiter,
-                                  on_failure == OnFailure::kRetry, nullptr, &ours.state);
-    }
-    if (joined.has_landed) waiter.OnLanded();
-    if (joined.led == nullptr) return ours;
-    ours.role = Role::kLeader;
-    Start(std::move(joined.led));
-    return ours;
-  }
-
-  void Start(std::shared_ptr<typename Ledger::AsyncCall> led) {
-    std::exception_ptr error;
-    try {
-      return Call::Start(context_, led);
-    } catch (...) {
-      error = singleflight::detail::Caught();
-    }
-    Call::Close(*led->call.state);
-    typename Local::Lead(std::move(led)).Fail(std::move(error));  // outside the catch block
-  }
-
-  // Keeps `launch`, unless another caller's is kept for this call. If that throws, the waiter has
-  // left. But if the call has landed meanwhile, nothing is thrown.
-  template <class Launch>
-  static Role Offer(Joined&& joined, Waiter* waiter, Launch&& launch) {
-    using Runner = detail::LaunchRunner<Lead, std::decay_t<Launch>>;
-    static_assert(std::is_invocable_v<std::decay_t<Launch>, Lead>,
-                  "launch must be callable as launch(redis::Group::Lead)");
-    if (joined.state == nullptr || !Call::NeedsRunner(*joined.state)) return joined.role;
-    std::unique_ptr<Runner> runner;
-    std::exception_ptr error;
-    try {
-      runner = std::make_unique<Runner>(std::in_place, std::forward<Launch>(launch));
-    } catch (...) {
-      error = singleflight::detail::Caught();
-    }
-    if (error == nullptr) {
-      Call::Offer(*joined.state, std::move(runner), waiter);
-    } else if (waiter == nullptr || joined.state->Leave({.waiter = waiter})) {
-      std::rethrow_exception(std::move(error));
-    }
-    return joined.role;
-  }
-
-  detail::ClientCore& core_;
-  const std::shared_ptr<detail::GroupContext> context_;
-  std::unique_ptr<Local> local_;  // declared last, so destroyed first: its calls use the rest
+  // LastOutage, Close, and what callers that do not block use, as in singleflight::Group: see
+  // detail/redis/fleet_group.hpp.
 };
 
 }  // namespace singleflight::redis

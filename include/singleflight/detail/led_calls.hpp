@@ -78,10 +78,14 @@ class LedCalls {
   }
 
   static constexpr bool kMayBeBackground = requires { requires Lead::kMayBeBackground; };
-  // Whether all of them are refreshes of a ReadThrough, for which no caller waits.
+  // Whether it is a refresh of a ReadThrough, for which no caller waits.
+  static bool IsBackground(const Lead& lead) noexcept {
+    if constexpr (kMayBeBackground) return lead.Hook().IsBackground();
+    return false;
+  }
+  // Whether all of them are.
   bool AreBackground() const noexcept requires kMayBeBackground {
-    return std::all_of(leads_.begin(), leads_.end(),
-                       [](const Lead& lead) { return lead.Hook().IsBackground(); });
+    return std::all_of(leads_.begin(), leads_.end(), IsBackground);
   }
   template <class Task>
   void RunInBackground(Task&& task) const requires kMayBeBackground {

@@ -56,6 +56,9 @@ class WaitTarget {
     running_on_.compare_exchange_strong(from, to, std::memory_order_acq_rel);
   }
 
+  // Another call, without which this one makes no progress while no thread runs it. Guarded by the
+  // table's mutex.
+  const WaitTarget* waits_for_ = nullptr;
   // States: the leader's thread, if it blocks in Do. The thread that is inside `fn`, if the call is
   // led asynchronously, and kNoThread while there is none. kLanded once the call has landed.
   std::atomic<ThreadId> running_on_;
@@ -108,6 +111,17 @@ class WaitEdge {
     return ClosesCycle(target);
   }
 
+  // Says that a call makes no progress before another one has landed, which must outlive it. False:
+  // that would never end, and nothing was said.
+  [[nodiscard]] static bool Link(WaitTarget& call, const WaitTarget& to) {
+    const std::lock_guard lock(table.mutex);
+    for (const WaitTarget* target = &to; target != nullptr; target = Next(*target)) {
+      if (target == &call) return false;
+    }
+    call.waits_for_ = &to;
+    return true;
+  }
+
   void Remove() noexcept {
     if (target_ == nullptr) return;
     const std::lock_guard lock(table.mutex);
@@ -135,15 +149,18 @@ class WaitEdge {
 
   // A thread in a call that has not landed is alive, and a thread has an edge only while it waits.
   bool ClosesCycle(const WaitTarget& first) const noexcept {
-    for (const WaitTarget* target = &first;;) {
-      const ThreadId leader = target->running_on_.load(std::memory_order_acquire);
-      if (leader == WaitTarget::kNoThread) return false;
-      if (leader == thread_) return true;
-      const WaitEdge* edge = BucketOf(leader);
-      while (edge != nullptr && edge->thread_ != leader) edge = edge->next_;
-      if (edge == nullptr) return false;
-      target = edge->target_;
+    for (const WaitTarget* target = &first; target != nullptr; target = Next(*target)) {
+      if (target->running_on_.load(std::memory_order_acquire) == thread_) return true;
     }
+    return false;
+  }
+  // Returns the call that this one waits for. Null: none is recorded.
+  static const WaitTarget* Next(const WaitTarget& target) noexcept {
+    const ThreadId leader = target.running_on_.load(std::memory_order_acquire);
+    if (leader == WaitTarget::kNoThread) return target.waits_for_;
+    const WaitEdge* edge = BucketOf(leader);
+    while (edge != nullptr && edge->thread_ != leader) edge = edge->next_;
+    return edge == nullptr ? nullptr : edge->target_;
   }
 
   const ThreadId thread_ = ThisThread();

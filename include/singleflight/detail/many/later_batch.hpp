@@ -6,12 +6,14 @@
 // those that it leads, and follows the others. If another process gives up one of these, it runs
 // `fn` for that one, too.
 
+#include <concepts>
 #include <condition_variable>
 #include <cstddef>
 #include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -29,6 +31,7 @@
 #include "../thread_mark.hpp"
 #include "../wait_graph.hpp"
 #include "batch_members.hpp"
+#include "batch_work.hpp"
 
 namespace singleflight::detail {
 
@@ -74,6 +77,7 @@ class LaterBatch {
       Follow(fn);
       std::erase_if(asking_, [](const Member* member) { return !member->AsksAgain(); });
     }
+    RefreshElsewhere(fn);
     return members_.TakeResults();
   }
 
@@ -89,6 +93,10 @@ class LaterBatch {
     }
     void Take(Lead its_lead) noexcept override {
       batch->Change([&] {
+        if (LedCalls<G>::IsBackground(its_lead)) {  // this caller does not wait for that
+          refresh.emplace(std::move(its_lead));
+          return;
+        }
         lead.emplace(std::move(its_lead));
         ++batch->granted_;
         Decide();
@@ -104,6 +112,7 @@ class LaterBatch {
     LaterBatch* batch = nullptr;
     std::shared_ptr<State> call;  // the one that it is on, until it has left or landed
     std::optional<Lead> running;  // while `fn` runs for it
+    std::optional<Lead> refresh;  // of a call that refreshes the value. Guarded until it has landed
     // Guarded by the batch's mutex.
     std::optional<Lead> lead;  // until `fn` runs for it
     bool landed = false;
@@ -224,6 +233,27 @@ class LaterBatch {
       }
     }
   };
+
+  // Has a copy of `fn` refresh values elsewhere.
+  template <class Fn>
+  void RefreshElsewhere(Fn& fn) {
+    if constexpr (LedCalls<G>::kMayBeBackground) {
+      using Kept = std::decay_t<Fn>;
+      static_assert(std::constructible_from<Kept, Fn&>,
+                    "a ReadThrough may keep fn to refresh values in the background: pass one that "
+                    "can be copied");
+      BatchLeads<G, Kept> leads;
+      try {
+        for (Member& member : members_) {
+          if (member.refresh) leads.Add(*member.key, *std::exchange(member.refresh, {}));
+        }
+      } catch (...) {  // the calls of those that are left land when they are dropped
+        static_cast<void>(Caught());
+      }
+      leads.Begin(
+          fn, [](const auto& work) { work->Calls().RunInBackground(BatchTask<G, Kept>(work)); });
+    }
+  }
 
   // Runs `fn` for the calls that were given to this batch, and lands them.
   template <class Fn>

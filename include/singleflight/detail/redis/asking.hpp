@@ -2,7 +2,8 @@
 #pragma once
 
 // Asking: what a process does for one of its calls until it leads or has an outcome: it asks the
-// server for the lease, and follows the process that has it.
+// server for the lease, and follows the process that has it. If there is a cache, CachedAsking asks
+// for the value first.
 
 #include <algorithm>
 #include <array>
@@ -17,6 +18,7 @@
 #include <system_error>
 #include <utility>
 
+#include "../errors.hpp"
 #include "answer.hpp"
 #include "event_loop.hpp"
 #include "fleet.hpp"
@@ -39,9 +41,9 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
 
  protected:
   // Thread: any.
-  Asking(std::shared_ptr<GroupContext> its_context, std::string_view key)
+  Asking(std::shared_ptr<GroupContext> its_context, std::string base)
       : context(std::move(its_context)),
-        base_(detail::BaseOf(context->prefix, key)),
+        base_(std::move(base)),
         own_token_(context->NewToken()),
         timer_(context->Loop().Timers(), [this] { OnTimer(); }),
         pause_(context->options.linger / 2) {}
@@ -61,13 +63,9 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   // Whether the next caller of this process begins a call of its own.
   virtual bool IsForgotten() const noexcept = 0;
 
-  void Begin() {
+  void StartAsking() {
     began_ = context->Now();
     is_asking_ = true;
-    // The token of a later call may have been made before ours: it must not be taken for an older.
-    if (IsForgotten()) own_token_.replace(0, kOrderSize, kOrderSize, '0');
-    if (context->fleet.WaitsForForget(base_, [self = shared_from_this()] { self->Take(); })) return;
-    Take();
   }
   // Nobody wants the outcome any more. True if it was asking: then none of the above comes.
   bool Abandon() {
@@ -85,12 +83,43 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
 
   const std::shared_ptr<GroupContext> context;
 
- private:
   static constexpr auto kPause = std::chrono::milliseconds(25);
 
+  // Makes what is called with the answer to a Take that is sent now.
+  auto AnswerHandler() {
+    return [self = shared_from_this(), asked = context->Now(), moment = context->inbox.TakeSent()](
+               Answer answer) { self->OnAnswer(std::move(answer), asked, moment); };
+  }
+  // The same for a function that this calls later.
+  template <class Derived>
+  std::shared_ptr<Derived> Self(Derived&) {
+    return std::static_pointer_cast<Derived>(shared_from_this());
+  }
+
+  // ---- What a cache does otherwise
+
+  // False: Take is called again later.
+  virtual bool IsReadyToTake() { return true; }
+  virtual void SendTake(std::span<const std::string_view> keys,
+                        std::span<const std::string_view> words) {
+    context->fleet.Core().Commands().RunScript(
+        detail::TakeScript(), keys.first(awaited_.empty() ? 3 : 5), words, AnswerHandler());
+  }
+  virtual void OnAnswered() {}
+  // Whether it may wait for the outcome of the lease with this id.
+  virtual bool CanAwait(const std::string& /*id*/) { return true; }
+  // True: that was all.
+  virtual bool OnTakenFirst(Taken&, Clock::time_point /*asked*/) { return false; }
+  // Ends with an expired value, if there is one that will do. `can_work` says whether this process
+  // could do the call's work instead.
+  virtual bool EndsWithOldValue(bool /*can_work*/) { return false; }
+  virtual void OnEnd() {}
+
   void Take() {
-    if (!is_asking_ || std::exchange(is_in_flight_, true)) return;
+    if (!is_asking_ || is_in_flight_) return;
     timer_.Cancel();
+    if (!IsReadyToTake()) return;
+    is_in_flight_ = true;
     context->inbox.Open();
     const std::string lease = detail::LeaseName(base_);
     const std::string forgotten = detail::ForgottenName(base_, own_token_);
@@ -111,10 +140,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
         any_forgotten,
         awaited_.empty() ? std::string_view() : detail::FenceOf(awaited_),
         std::exchange(doubts_leader_, false) ? "1" : "0"};
-    context->fleet.Core().Commands().RunScript(
-        detail::TakeScript(), std::span(keys).first(awaited_.empty() ? 3 : 5), words,
-        [self = shared_from_this(), asked = context->Now(), moment = context->inbox.TakeSent()](
-            Answer answer) { self->OnAnswer(std::move(answer), asked, moment); });
+    SendTake(keys, words);
   }
 
   // Every now and then the leader is asked whether it holds the lease, which a server may have kept
@@ -132,11 +158,15 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
 
   void OnAnswer(Answer answer, Clock::time_point asked, const Inbox::Moment& moment) {
     is_in_flight_ = false;
+    OnAnswered();
     std::optional<Taken> taken;
     if (answer.IsReply()) taken = detail::ReadTaken(answer.reply);
     std::string id;  // of the lease that the answer tells of
-    if (taken && taken->kind == Taken::Kind::kFollow) id = taken->text;
-    if (taken && taken->kind == Taken::Kind::kLead) id = own_token_ + taken->text;
+    if (taken && (taken->kind == Taken::Kind::kFollow || taken->kind == Taken::Kind::kWait)) {
+      id = taken->text;
+    } else if (taken && taken->kind == Taken::Kind::kLead) {
+      id = own_token_ + taken->text;
+    }
     const Inbox::Missed missed = context->inbox.TakeAnswered(moment, id);
     if (answer.IsReply()) {
       may_be_ours_ = false;  // it is known now
@@ -164,9 +194,10 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
 
   void OnTaken(Taken taken, Clock::time_point asked, const Inbox::Missed& missed) {
     const auto now = context->Now();
+    if (OnTakenFirst(taken, asked)) return;
     if (taken.kind == Taken::Kind::kLead) {
       auto tenure = MakeTenure(std::move(taken.text), asked);
-      if (!is_asking_) {  // too late
+      if (!is_asking_ || EndsWithOldValue(/*can_work=*/true)) {  // too late
         tenure->Begin(nullptr);
         return tenure->GiveBack();
       }
@@ -181,8 +212,15 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     if (!is_asking_) return;
     began_ = now;  // the server answers
     switch (taken.kind) {
+      case Taken::Kind::kWait:
       case Taken::Kind::kFollow: {
-        if (awaited_ != taken.text) Await(taken.text);
+        if (awaited_ != taken.text) {
+          Await(taken.text);
+          if (!CanAwait(taken.text)) {
+            End();
+            return OnFailure(singleflight::detail::MakeDeadlock());
+          }
+        }
         has_followed_ = true;
         lease_until_ = now + taken.left;
         if (missed.forgotten || taken.is_forgotten) OnForgottenElsewhere();
@@ -240,25 +278,33 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
         detail::Unpack(bytes, context->tag_hash, detail::TokenOf(awaited_));
     if (payload && payload->kind == PayloadKind::kRunIt) {
       ++context->count.told_to_run;
+      if (EndsWithOldValue(/*can_work=*/true)) return;
       End();
       GiveBackWhatMayBeOurs();
       return OnMustRun(nullptr);
     }
     if (payload && payload->kind != PayloadKind::kAbandoned) {
+      const bool failed = payload->kind != PayloadKind::kValue;
+      if (failed && EndsWithOldValue(/*can_work=*/false)) return;
       std::string token(detail::TokenOf(awaited_));
-      End();
-      GiveBackWhatMayBeOurs();
-      return OnOutcome(std::move(bytes), std::move(token));
+      return EndWith(std::move(bytes), std::move(token));
     }
     if (!payload) ++context->count.undecodable;
     Await({});
     AskAgain();
   }
 
+  void EndWith(std::string payload, std::string token) {
+    End();
+    GiveBackWhatMayBeOurs();
+    OnOutcome(std::move(payload), std::move(token));
+  }
+
   void OnOutage(std::errc code, const std::string& why) {
     const auto now = context->Now();
     if (!is_asking_) return;
     context->NoteOutage(why);
+    if (EndsWithOldValue(/*can_work=*/false)) return;
     End();
     if (context->options.on_outage == OnOutage::kFail) {
       GiveBackWhatMayBeOurs();
@@ -283,10 +329,11 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   void End() {
     is_asking_ = false;
     timer_.Cancel();
+    OnEnd();
     Await({});
   }
 
-  const std::string base_;
+  std::string base_;
   std::string own_token_;
   Timer timer_;                         // for the next time to ask
   std::string awaited_;                 // the id of the lease that it follows, or empty
@@ -301,6 +348,23 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   bool has_followed_ = false;
   bool is_known_to_follow_ = false;  // OnFollows was called
   bool may_be_ours_ = false;         // an answer was lost: the lease may have been taken for us
+};
+
+// For a group: nothing is on the server but leases, and outcomes for a moment.
+class GroupAsking : public Asking {
+ protected:
+  // Thread: any.
+  GroupAsking(std::shared_ptr<GroupContext> its_context, std::string_view key)
+      : Asking(its_context, detail::BaseOf(its_context->prefix, key)) {}
+  ~GroupAsking() = default;
+
+  void Begin() {
+    StartAsking();
+    // The token of a later call may have been made before ours: it must not be taken for an older.
+    if (IsForgotten()) own_token_.replace(0, kOrderSize, kOrderSize, '0');
+    if (context->fleet.WaitsForForget(base_, [self = Self(*this)] { self->Take(); })) return;
+    Take();
+  }
 };
 
 }  // namespace singleflight::redis::detail

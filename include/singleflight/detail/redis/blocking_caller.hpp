@@ -24,6 +24,7 @@
 #include "../errors.hpp"
 #include "../event.hpp"
 #include "../invoke.hpp"
+#include "../task.hpp"
 #include "../thread_mark.hpp"
 #include "../wait_graph.hpp"
 #include "fleet_call.hpp"
@@ -120,6 +121,9 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
     if (!this->Detach()) AwaitLanded();
   }
 
+  // Offers to do the work of a call. To be called in the `join` below.
+  void Offer(State& state) noexcept { Call::Offer(state, *this, *this); }
+
   // Asks by `join(again)`, which returns a JoinedCall, and waits.
   template <class Join>
   Result<Value> Ask(Join&& join) {
@@ -164,7 +168,6 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
   void Await(JoinedCall<Value> joined) {
     if (joined.state == nullptr) return AwaitLanded();
     call_ = std::move(joined.state);
-    Call::Offer(*call_, *this, *this);
     const StopCallback<OnStop> on_stop(options_.stop, OnStop{this});
     singleflight::detail::WaitEdge edge;
     const bool deadlock = !edge.Record(*call_);
@@ -227,7 +230,35 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
     dropped.swap(lead_);
   }
 
+  struct LeadersGroup {
+    using ValueType = Value;
+    using Lead = typename Call::Lead;
+  };
+
+  // Has a copy of `fn` refresh a value elsewhere: this caller gets the one that there is.
+  void RefreshElsewhere() {
+    if constexpr (Lead::kMayBeBackground) {
+      using Kept = std::decay_t<Fn>;
+      std::optional<Lead> lead;
+      {
+        const std::lock_guard lock(mutex_);
+        lead.swap(lead_);
+      }
+      try {
+        const auto hook = lead->Hook();
+        hook.RunInBackground(singleflight::detail::Task<LeadersGroup, Kept>(std::move(*lead), fn_));
+      } catch (...) {  // the old value stays
+        static_cast<void>(singleflight::detail::Caught());
+      }
+    }
+  }
+  bool LeadsInBackground() const noexcept {
+    if constexpr (Lead::kMayBeBackground) return lead_ && lead_->Hook().IsBackground();
+    return false;
+  }
+
   void RunAndLand() {
+    if (LeadsInBackground()) return RefreshElsewhere();
     State::MakeLeader(*this);
     bool stopped;
     {

@@ -77,6 +77,10 @@ class ClientCore {
     return settings_.max_queued_bytes - std::min(settings_.max_queued_bytes, kRest);
   }
 
+  // Has `on_change()` run on the loop's thread whenever a server's state may have changed. Call it
+  // before Start.
+  void SetOnChange(std::function<void()> on_change) { on_change_ = std::move(on_change); }
+
   // Its Post and IsLoopThread are for any thread, and the rest for the loop's own.
   EventLoop& Loop() noexcept { return loop_; }
 
@@ -106,8 +110,11 @@ class ClientCore {
         nodes.back().why = "no messages: " + without_name(subscriber.Why());
       }
     });
-    const std::lock_guard lock(mutex_);
-    nodes_.swap(nodes);
+    {
+      const std::lock_guard lock(mutex_);
+      nodes_.swap(nodes);
+    }
+    if (on_change_) on_change_();
   }
 
   EventLoop loop_;
@@ -118,6 +125,7 @@ class ClientCore {
   LoopFunction start_;
   LoopFunction close_;
   std::function<void()> last_;
+  std::function<void()> on_change_;  // set before Start
   bool is_closed_ = false;
 };
 

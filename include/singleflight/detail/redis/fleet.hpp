@@ -24,6 +24,7 @@
 
 #include "../../redis_options.hpp"
 #include "answer.hpp"
+#include "channel_hub.hpp"
 #include "client_core.hpp"
 #include "deliverer.hpp"
 #include "payload.hpp"
@@ -237,14 +238,33 @@ class Inboxes {
   std::vector<std::shared_ptr<Inbox>> all_;
 };
 
+// Learns that servers can be used, or cannot any more.
+class ServerWatcher {
+ public:
+  // Thread: the loop's.
+  virtual void OnServersChange() = 0;
+
+ protected:
+  ~ServerWatcher() = default;
+};
+
 class Fleet {
  public:
-  explicit Fleet(ClientCore& core) : core_(core), inboxes_(std::make_shared<Inboxes>(core)) {}
+  explicit Fleet(ClientCore& core) : core_(core), inboxes_(std::make_shared<Inboxes>(core)) {
+    core.SetOnChange([this] { OnServersChange(); });
+  }
   ~Fleet() { inboxes_->TakeAll(); }  // if the loop has not run
 
   ClientCore& Core() noexcept { return core_; }
   EventLoop& Loop() noexcept { return core_.Loop(); }
   Deliverer& Deliveries() noexcept { return deliveries_; }
+
+  // Thread: the loop's, for these two.
+  ChannelHub& Hub() noexcept { return hub_; }
+  void WatchServers(std::weak_ptr<ServerWatcher> watcher) {
+    std::erase_if(watchers_, [](const auto& each) { return each.expired(); });
+    watchers_.push_back(std::move(watcher));
+  }
 
   // A Forget is on its way to the server. EndForgetting must follow. `base` is the key's.
   //
@@ -292,6 +312,12 @@ class Fleet {
   }
 
  private:
+  void OnServersChange() {
+    for (const auto& each : std::vector(watchers_)) {
+      if (const auto watcher = each.lock()) watcher->OnServersChange();
+    }
+  }
+
   struct Forgetting {
     std::size_t count = 0;
     std::vector<std::function<void()>> waiting = {};
@@ -299,7 +325,11 @@ class Fleet {
 
   ClientCore& core_;
   const std::shared_ptr<Inboxes> inboxes_;
-  std::unordered_map<std::string, Forgetting> forgetting_;  // used by the loop's thread alone
+  // Used by the loop's thread alone.
+  std::unordered_map<std::string, Forgetting> forgetting_;
+  ChannelHub hub_;
+  std::vector<std::weak_ptr<ServerWatcher>> watchers_;
+
   std::mutex mutex_;
   // Guarded by mutex_.
   std::size_t publishing_ = 0;  // outcomes that are on their way
@@ -314,6 +344,8 @@ struct Counters {
   std::atomic<std::uint64_t> abandoned = 0;  // calls that landed only because nobody wanted them
 };
 
+class CacheState;
+
 // Shared, because a lease may be given back after its group has been destroyed.
 struct GroupContext : std::enable_shared_from_this<GroupContext> {
   GroupContext(Fleet& its_fleet, std::string its_prefix, const Options& its_options,
@@ -327,7 +359,7 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
         inboxes_(its_fleet.AllInboxes()),
         opened_(inboxes_->Open(prefix)),
         inbox(*opened_) {}
-  ~GroupContext() { inboxes_->Close(opened_); }
+  virtual ~GroupContext() { inboxes_->Close(opened_); }
 
   // Thread: any. Errors: std::system_error if there are no random numbers.
   std::string NewToken() {
@@ -391,6 +423,7 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
 
  public:
   Inbox& inbox;
+  std::shared_ptr<CacheState> cache;  // null if it is not that of a cache
   Counters count;
   std::mutex mutex;
   std::string last_outage;  // guarded by mutex

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// FleetCall: one call of a process's own group, whose work is to ask the fleet. If this process
-// leads, one of the call's callers does the work (see RunnerSlot), and its outcome is published
-// before the call lands.
+// BasicFleetCall: one call of a process's own group, whose work is to ask the fleet. If this
+// process leads, one of the call's callers does the work (see RunnerSlot), and its outcome is
+// published before the call lands. FleetCall: that of a redis::Group.
 
 #include <cstdint>
 #include <exception>
@@ -72,12 +72,15 @@ class LaunchRunner final : public LeadRunner<Lead> {
   Launch launch_;
 };
 
-template <class Value, class ValueCodec>
-class FleetCall final : public Asking, private LeasedCall, private Grant {
+// `AskingBase` asks the server. `HookArg` is what happens before the call lands. `Call` is the
+// class that is derived from this. It has MakeHook(guard), which runs where the work begins.
+template <class Call, class Value, class ValueCodec, class AskingBase, class HookArg>
+class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
+ protected:
   using Ledger = typename LocalGroup<Value>::Lead::LedgerType;
   using Async = typename Ledger::AsyncCall;
   using State = typename Ledger::State;
-  using Hook = PublishOutcome<Value, ValueCodec>;
+  using Hook = HookArg;
   using Outcome = singleflight::detail::Outcome<Value>;
   using Stored = singleflight::detail::Stored<Value>;
 
@@ -85,12 +88,18 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
   using Lead = singleflight::Lead<Ledger, Hook>;
   using Runner = LeadRunner<Lead>;
 
-  // Begins to ask for a call that has just been made.
+  using AskingBase::context;
+
+  // Begins to ask for a call that has just been made. `more` are further arguments of the
+  // constructor.
   //
   // Thread: any. Errors: std::bad_alloc, and std::system_error if there are no random numbers.
   // If it fails, the call must be landed.
-  static void Start(std::shared_ptr<GroupContext> context, const std::shared_ptr<Async>& async) {
-    const auto call = std::make_shared<FleetCall>(std::move(context), async);
+  template <class Context, class... More>
+  static void Start(std::shared_ptr<Context> context, const std::shared_ptr<Async>& async,
+                    More&&... more) {
+    const auto call =
+        std::make_shared<Call>(std::move(context), async, std::forward<More>(more)...);
     call->self_ = call;
     call->async_->TakeStop();  // nobody has begun any work: it can be left at any time
     call->on_stop_.emplace(call->async_->call.stop.get_token(), OnStop{call.get()});
@@ -103,7 +112,7 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
   static void Offer(State& state, Runner& runner, const Waiter<Value>& waiter) noexcept {
     runner.waiter = &waiter;
     if (Grant* const grant = Ledger::ExtraOf(state).Offer(runner)) {
-      static_cast<FleetCall&>(*grant).GiveTo(runner);
+      static_cast<BasicFleetCall&>(*grant).GiveTo(runner);
     }
   }
   static void Offer(State& state, std::unique_ptr<Runner> its_runner,
@@ -111,7 +120,7 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
     its_runner->waiter = waiter;
     std::unique_ptr<redis::detail::Runner> runner = std::move(its_runner);
     if (Grant* const grant = Ledger::ExtraOf(state).Offer(runner)) {
-      static_cast<FleetCall&>(*grant).GiveTo(static_cast<Runner&>(*runner));
+      static_cast<BasicFleetCall&>(*grant).GiveTo(static_cast<Runner&>(*runner));
     }
   }
   static void Close(State& state) noexcept { Ledger::ExtraOf(state).Close(); }
@@ -119,26 +128,26 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
     return Ledger::ExtraOf(state).Withdraw(runner);
   }
 
-  // Used by Start.
-  FleetCall(std::shared_ptr<GroupContext> its_context, std::shared_ptr<Async> async)
-      : Asking(std::move(its_context), async->key), async_(std::move(async)), given_(async_) {}
+ protected:
+  BasicFleetCall(std::shared_ptr<GroupContext> its_context, std::shared_ptr<Async> async)
+      : AskingBase(std::move(its_context), async->key), async_(std::move(async)), given_(async_) {}
+  ~BasicFleetCall() = default;
 
- private:
   struct OnStop {
-    FleetCall* self;
+    BasicFleetCall* self;
     void operator()() const noexcept {
       self->kept_to_cancel_ = self->self_;
       self->context->Loop().Post(self->cancel_);
     }
   };
-  template <void (FleetCall::*kDo)()>
+  template <void (BasicFleetCall::*kDo)()>
   class Task final : public LoopTask {
    public:
-    explicit Task(FleetCall& call) noexcept : call_(call) {}
+    explicit Task(BasicFleetCall& call) noexcept : call_(call) {}
     void Run() noexcept override { (call_.*kDo)(); }
 
    private:
-    FleetCall& call_;
+    BasicFleetCall& call_;
   };
 
   static RunnerSlot& SlotOf(const Async& async) noexcept {
@@ -148,12 +157,12 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
   void BeginAsking() {
     has_begun_ = true;
     if (is_canceled_) return LandUnwanted();
-    Begin();
+    this->Begin();
   }
 
   void Cancel() {
-    const std::shared_ptr<FleetCall> kept = std::move(kept_to_cancel_);
-    if (has_begun_ && (Abandon() || StopsWaiting())) {
+    const std::shared_ptr<Call> kept = std::move(kept_to_cancel_);
+    if (has_begun_ && (this->Abandon() || StopsWaiting())) {
       LandUnwanted();
     } else {
       is_canceled_ = true;
@@ -196,12 +205,13 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
     on_stop_.reset();
     if (!async_->TakeNoStop() && !runner.IsThread()) return LandUnwanted();
     ++context->count.executions;
-    const std::shared_ptr<FleetCall> kept = std::move(self_);
+    const std::shared_ptr<Call> kept = std::move(self_);
     async_->SetLeader(runner.waiter);
+    Hook hook = kept->MakeHook(std::move(guard_));
     if (std::unique_ptr<redis::detail::Runner> other = SlotOf(*async_).Close()) {
       Deliver([owned = std::shared_ptr<redis::detail::Runner>(std::move(other))] {});
     }
-    runner.Take(Lead(singleflight::Lead<Ledger>(std::move(async_)), Hook{std::move(guard_)}));
+    runner.Take(Lead(singleflight::Lead<Ledger>(std::move(async_)), std::move(hook)));
   }
 
   void OnLost() noexcept override {
@@ -239,7 +249,7 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
     if (!outcome) {
       context->Loop().Post([this] {
         if (is_canceled_) return LandUnwanted();
-        Undecodable();
+        this->Undecodable();
       });
       return;
     }
@@ -293,7 +303,7 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
 
   void Land(Outcome&& outcome) {
     on_stop_.reset();
-    const std::shared_ptr<FleetCall> kept = std::move(self_);
+    const std::shared_ptr<Call> kept = std::move(self_);
     SlotOf(*async_).Close();
     singleflight::Lead<Ledger>(std::move(async_)).Land(std::move(outcome));
   }
@@ -303,13 +313,29 @@ class FleetCall final : public Asking, private LeasedCall, private Grant {
   std::shared_ptr<Async> async_;      // until it lands the call, or somebody else will
   const std::weak_ptr<Async> given_;  // the same, for the time after that
   std::optional<StopCallback<OnStop>> on_stop_;
-  std::shared_ptr<FleetCall> self_;              // as long as async_
-  std::shared_ptr<FleetCall> kept_to_cancel_;    // while cancel_ is posted
+  std::shared_ptr<Call> self_;                   // as long as async_
+  std::shared_ptr<Call> kept_to_cancel_;         // while cancel_ is posted
   std::shared_ptr<typename Hook::Guard> guard_;  // null: there is no lease
   bool has_begun_ = false;                       // used by the loop's thread alone
   bool is_canceled_ = false;                     // likewise
-  Task<&FleetCall::BeginAsking> begin_{*this};
-  Task<&FleetCall::Cancel> cancel_{*this};
+  Task<&BasicFleetCall::BeginAsking> begin_{*this};
+  Task<&BasicFleetCall::Cancel> cancel_{*this};
+};
+
+template <class Value, class ValueCodec>
+class FleetCall final : public BasicFleetCall<FleetCall<Value, ValueCodec>, Value, ValueCodec,
+                                              GroupAsking, PublishOutcome<Value, ValueCodec>> {
+  using Base =
+      BasicFleetCall<FleetCall, Value, ValueCodec, GroupAsking, PublishOutcome<Value, ValueCodec>>;
+
+ public:
+  // Used by Start.
+  FleetCall(std::shared_ptr<GroupContext> its_context, std::shared_ptr<typename Base::Async> async)
+      : Base(std::move(its_context), std::move(async)) {}
+
+  typename Base::Hook MakeHook(std::shared_ptr<typename Base::Hook::Guard> guard) const {
+    return {std::move(guard)};
+  }
 };
 
 }  // namespace detail

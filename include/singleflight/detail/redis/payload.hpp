@@ -87,4 +87,11 @@ inline std::optional<Payload> Unpack(std::string_view packed, std::uint64_t tag,
   return payload;
 }
 
+// Whether it is what a leader has packed for values of another type.
+inline bool IsOfAnotherType(std::string_view packed, std::uint64_t tag) noexcept {
+  return packed.size() >= kPayloadHeader &&
+         static_cast<unsigned char>(packed[0]) == kPayloadVersion &&
+         detail::ReadNumber(packed.substr(2)) != tag;
+}
+
 }  // namespace singleflight::redis::detail

@@ -43,6 +43,8 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "reply.hpp"
 #include "script.hpp"
@@ -146,11 +148,11 @@ inline std::optional<Message> ReadMessage(std::string_view bytes) {
 // have the leader look whether it holds the lease
 //
 // A lease with our own inbox and an older token is that of a call which this process has landed or
-// forgotten, but not published so far, or one that a late command has left. It is put aside. One
-// with a newer token is followed: then this call was forgotten, and what it waited for has ended.
+// forgotten, but not published so far, or one that a late command has left. A group puts it aside.
+// One with a newer token is followed: then this call was forgotten, and what it waited for has
+// ended. A cache, whose script begins with more (see cache_protocol.hpp), follows both.
 
-inline const Script& TakeScript() {
-  static const Script& script = *new Script(R"lua(
+inline constexpr std::string_view kTakeText = R"lua(
     local function follow(name, has)
       local left, lasts = redis.call('PTTL', name), tonumber(has[5])
       if left < 0 or not lasts then return {'foreign'} end
@@ -177,7 +179,7 @@ inline const Script& TakeScript() {
       end
       if redis.call('EXISTS', KEYS[3]) == 1 then return {'landed'} end
     end
-    if KEYS[4] then
+    if ARGV[7] ~= '' then
       local outcome = redis.pcall('GET', KEYS[4])
       if type(outcome) == 'string' and string.sub(outcome, 1, 16) == ARGV[7] then
         return {'outcome', string.sub(outcome, 17)}
@@ -189,7 +191,8 @@ inline const Script& TakeScript() {
         return answer
       end
     end
-    if has[1] and has[4] == ARGV[3] and order(has[1]) < order(ARGV[1]) then
+    local is_older = has[1] and has[4] == ARGV[3] and order(has[1]) < order(ARGV[1])
+    if is_older and not KEYS[6] then
       redis.call('RENAME', KEYS[1], ARGV[6] .. has[1])
     elseif has[1] then
       return follow(KEYS[1], has)
@@ -202,9 +205,19 @@ inline const Script& TakeScript() {
       'since', now[1], 'tag', ARGV[5], 'inbox', ARGV[3], 'lasts', ARGV[2])
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
     return {'lead', fence}
-  )lua");
+)lua";
+
+inline const Script& TakeScript() {
+  static const Script& script = *new Script(kTakeText);
   return script;
 }
+
+// A value that a cache has on the server.
+struct CachedValue {
+  std::string payload = {};
+  std::string token = {};               // with which the payload was packed
+  std::chrono::milliseconds left = {};  // for which it is fresh
+};
 
 struct Taken {
   enum class Kind : unsigned char {
@@ -213,12 +226,41 @@ struct Taken {
     kOutcome,  // `text` is the payload
     kTag,      // the lease is of another type of value, and `text` is its tag
     kForeign,  // there is something at the lease's place that this library has not put there
+    // Of a cache:
+    kHit,         // `value`
+    kRefresh,     // likewise, and `text` is the fence of a lease under which to load a new one
+    kWait,        // likewise, but it has expired. `text` and `left` are as for kFollow
+    kFailure,     // the last load has failed a moment ago: `value` is its outcome
+    kGeneration,  // `text` is the present one, or empty if there is none
   };
   Kind kind = Kind::kForeign;
   std::string text = {};
   std::chrono::milliseconds left = {};
   bool is_forgotten = false;
+  CachedValue value = {};
 };
+
+// Reads what only the script of a cache answers.
+inline std::optional<Taken> ReadCached(std::vector<Reply>& part, Taken taken) {
+  if (part.size() < 4 || !part[2].IsText() || part[2].text.size() != kTokenSize) {
+    return std::nullopt;
+  }
+  const std::string& what = part[0].text;
+  taken.value = {std::move(taken.text), std::move(part[2].text),
+                 std::chrono::milliseconds(part[3].integer)};
+  taken.text = part.size() > 4 && part[4].IsText() ? std::move(part[4].text) : std::string();
+  if (what == "hit" || what == "failure") {
+    taken.kind = what == "hit" ? Taken::Kind::kHit : Taken::Kind::kFailure;
+  } else if (what == "refresh" && detail::IsFence(taken.text)) {
+    taken.kind = Taken::Kind::kRefresh;
+  } else if (what == "wait" && part.size() > 5 && taken.text.size() == kIdSize) {
+    taken.kind = Taken::Kind::kWait;
+    taken.left = std::chrono::milliseconds(part[5].integer);
+  } else {
+    return std::nullopt;
+  }
+  return taken;
+}
 
 inline std::optional<Taken> ReadTaken(Reply& reply) {
   auto& part = reply.elements;
@@ -237,8 +279,10 @@ inline std::optional<Taken> ReadTaken(Reply& reply) {
     taken.left = std::chrono::milliseconds(part[2].integer);
   } else if (what == "outcome" || what == "tag") {
     taken.kind = what == "tag" ? Taken::Kind::kTag : Taken::Kind::kOutcome;
+  } else if (what == "generation") {
+    taken.kind = Taken::Kind::kGeneration;
   } else {
-    return std::nullopt;
+    return detail::ReadCached(part, std::move(taken));
   }
   return taken;
 }
@@ -255,8 +299,7 @@ inline std::optional<Taken> ReadTaken(Reply& reply) {
 // lease was lost, but those who still wait find the outcome. -2: the server has refused the
 // payload.
 
-inline const Script& PublishScript() {
-  static const Script& script = *new Script(R"lua(
+inline constexpr std::string_view kPublishText = R"lua(
     local name, fence
     for i = 1, 2 do
       local has = redis.pcall('HMGET', KEYS[i], 'token', 'fence')
@@ -290,7 +333,10 @@ inline const Script& PublishScript() {
     end
     for _, inbox in ipairs(inboxes) do redis.call('PUBLISH', inbox, message) end
     return answer
-  )lua");
+)lua";
+
+inline const Script& PublishScript() {
+  static const Script& script = *new Script(kPublishText);
   return script;
 }
 
@@ -330,8 +376,7 @@ inline const Script& RenewScript() {
 //
 // Answers 1 if there was a lease. The processes on the call are told, so that they forget it, too.
 
-inline const Script& ForgetScript() {
-  static const Script& script = *new Script(R"lua(
+inline constexpr std::string_view kForgetText = R"lua(
     local has = redis.pcall('HMGET', KEYS[1], 'token', 'fence', 'inbox')
     if has['err'] or not (has[1] and has[2] and has[3]) or redis.call('PTTL', KEYS[1]) < 0 then
       return 0
@@ -345,7 +390,10 @@ inline const Script& ForgetScript() {
       end
     end
     return 1
-  )lua");
+)lua";
+
+inline const Script& ForgetScript() {
+  static const Script& script = *new Script(kForgetText);
   return script;
 }
 

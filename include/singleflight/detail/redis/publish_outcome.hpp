@@ -44,6 +44,8 @@ class LeaseGuard {
       : tenure_(std::move(tenure)),
         async_(std::move(async)),
         on_stop_(std::in_place, async_->call.stop.get_token(), OnStop{this}) {}
+  // For a call that nobody waits for: only its group asks it to stop.
+  explicit LeaseGuard(std::shared_ptr<Tenure> tenure) : tenure_(std::move(tenure)) {}
   ~LeaseGuard() {
     if (tenure_ != nullptr) tenure_->GiveBack();  // nothing was published
   }
@@ -84,13 +86,14 @@ struct PublishOutcome {
   using Guard = LeaseGuard<typename Ledger::AsyncCall>;
 
   void operator()(Ledger& ledger, const singleflight::detail::CallBase& call, const std::string&,
-                  singleflight::detail::Outcome<Value>& outcome) const {
+                  singleflight::detail::Outcome<Value>& outcome,
+                  std::optional<PutOrder> put = {}) const {
     if (guard == nullptr) return;
     // A function that obeys a stop may return before the guard has been told of it. Others must not
     // get what it returns then.
     const bool is_unwanted = call.stop.stop_requested() && ledger.TakesStop(call);
     if (is_unwanted && !(**guard).IsLost()) return guard->GiveBack();
-    Publish(outcome);
+    Publish(outcome, std::move(put));
     guard->Release();
   }
   // The thread that does the work is being cancelled, and the call has landed.
@@ -101,14 +104,14 @@ struct PublishOutcome {
   std::shared_ptr<Guard> guard;  // null: there is no lease
 
  private:
-  void Publish(singleflight::detail::Outcome<Value>& outcome) const {
+  void Publish(singleflight::detail::Outcome<Value>& outcome, std::optional<PutOrder> put) const {
     std::exception_ptr error;
     try {
       if (const auto* const value = outcome.value()) {
         if constexpr (std::is_void_v<Value>) {
           return (**guard).End(PayloadKind::kValue, {});
         } else {
-          return (**guard).End(PayloadKind::kValue, ValueCodec::Encode(*value));
+          return (**guard).End(PayloadKind::kValue, ValueCodec::Encode(*value), std::move(put));
         }
       }
     } catch (...) {
@@ -116,21 +119,22 @@ struct PublishOutcome {
     }
     if (error != nullptr) {  // the callers of this process get what Encode has thrown
       outcome.SetError(error);
+      if (put) put = PutOrder{.fresh = "-"};
     } else {
       error = outcome.Error();
     }
-    PublishError(error);
+    PublishError(error, std::move(put));
   }
 
-  void PublishError(const std::exception_ptr& error) const {
+  void PublishError(const std::exception_ptr& error, std::optional<PutOrder> put) const {
     try {
       if constexpr (requires { ValueCodec::EncodeError(error); }) {
         if (const std::optional<std::string> own = ValueCodec::EncodeError(error)) {
-          return (**guard).End(PayloadKind::kOwnError, *own);
+          return (**guard).End(PayloadKind::kOwnError, *own, std::move(put));
         }
       }
       const PackedError packed = detail::PackError(error);
-      (**guard).End(packed.kind, packed.body);
+      (**guard).End(packed.kind, packed.body, std::move(put));
     } catch (...) {
       static_cast<void>(singleflight::detail::Caught());
       PublishRunIt();

@@ -89,6 +89,12 @@ class Router final : private CommandRouter {
     Send(std::make_unique<WithCallback<OnAnswer>>(std::move(on_answer), *this, slot, words));
   }
 
+  // Whether a command for this key would go to a server now.
+  bool CanSend(std::string_view key) {
+    const Topology::Target target = topology_.Find(HashSlot(key));
+    return target.node != nullptr && target.node->IsUp();
+  }
+
   // Replaces the connection on which a command for this key would go. Those in flight on it fail,
   // or are sent on the next one if they are no longer than that.
   void Interrupt(std::string_view key, std::size_t longest) {

@@ -96,12 +96,13 @@ class RunnerSlot {
       waiting_ = &grant;
       return {};
     }
-    auto& runner = static_cast<Runner&>(*runners_.next);
-    runner.Unlink();
-    runner.is_taken_ = true;
-    Taken taken{&runner};
-    if (owned_.get() == &runner) taken.owned = std::move(owned_);
-    return taken;
+    return Take(static_cast<Runner&>(*runners_.next));
+  }
+  // Likewise, but no grant waits.
+  Taken TakeAny() noexcept {
+    const std::lock_guard lock(mutex_);
+    if (closed_ || runners_.Empty()) return {};
+    return Take(static_cast<Runner&>(*runners_.next));
   }
   // False: the grant was given to a runner.
   bool StopWaiting() noexcept {
@@ -132,6 +133,14 @@ class RunnerSlot {
   }
 
  private:
+  // Takes out a runner.
+  Taken Take(Runner& runner) noexcept {
+    runner.Unlink();
+    runner.is_taken_ = true;
+    Taken taken{&runner};
+    if (owned_.get() == &runner) taken.owned = std::move(owned_);
+    return taken;
+  }
   // Gives a grant that waits to `runner`.
   Grant* TakeWaiting(Runner& runner) noexcept {
     runner.is_taken_ = waiting_ != nullptr;

@@ -13,11 +13,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "answer.hpp"
+#include "cache_protocol.hpp"
 #include "event_loop.hpp"
 #include "fleet.hpp"
 #include "payload.hpp"
@@ -36,6 +39,14 @@ class LeasedCall {
 
  protected:
   ~LeasedCall() = default;
+};
+
+// What becomes of a cache's value, in the words of the Land script.
+struct PutOrder {
+  std::string fresh = {};   // '': the old one stays. '-': it is removed
+  std::string usable = {};  // the new one is kept for so long
+  std::string load_time = "0000000000000000";
+  std::string failure = {};  // '': the outcome is not kept as a failure
 };
 
 class Tenure final : public std::enable_shared_from_this<Tenure>,
@@ -73,7 +84,8 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     if (call_ != nullptr) call_->OnForgotten();
   }
 
-  const std::string& Token() const noexcept { return token_; }  // any thread
+  const std::string& Token() const noexcept { return token_; }      // any thread
+  const std::string& FenceText() const noexcept { return fence_; }  // any thread
   // 0 if it is not known.
   //
   // Thread: any.
@@ -95,8 +107,8 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   // Ends the lease with an outcome, or without: the first call of this wins. Does not wait.
   //
   // Thread: any.
-  void End(PayloadKind kind, std::string_view body) {
-    EndWith(kind, detail::Pack({kind, body}, context_->tag_hash, token_));
+  void End(PayloadKind kind, std::string_view body, std::optional<PutOrder> put = {}) {
+    EndWith(kind, detail::Pack({kind, body}, context_->tag_hash, token_), std::move(put));
   }
   void GiveBack() noexcept { EndWith(PayloadKind::kAbandoned, {}); }
 
@@ -107,8 +119,9 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   static constexpr std::size_t kLarge = 64 * 1024;
   static constexpr auto kPause = std::chrono::milliseconds(50);
 
-  void EndWith(PayloadKind kind, std::string packed) noexcept {
+  void EndWith(PayloadKind kind, std::string packed, std::optional<PutOrder> put = {}) noexcept {
     if (ending_.exchange(true)) return;
+    put_ = std::move(put);
     if (context_->Loop().IsForked()) return;  // the lease is the parent's
     kind_ = kind;
     payload_ = std::move(packed);
@@ -236,6 +249,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     if (std::exchange(is_untold_, true)) return;
     ++context_->count.untold;
     payload_ = PackKind(PayloadKind::kRunIt);
+    if (put_) put_ = PutOrder{.fresh = "-"};
   }
 
   void Publish() {
@@ -248,17 +262,27 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     const std::string outcome = detail::OutcomeName(base_, token_);
     const std::string linger = std::to_string(context_->options.linger.count());
     const std::string run_it = PackKind(PayloadKind::kRunIt);
-    const std::array<std::string_view, 3> keys = {lease, forgotten, outcome};
-    const std::array<std::string_view, 7> words = {token_,
-                                                   fence_,
-                                                   payload_,
-                                                   linger,
-                                                   run_it,
-                                                   payload_.size() <= kSmall ? "1" : "0",
-                                                   may_renew_late_ ? "1" : "0"};
+    std::string value, failure;
+    std::array<std::string_view, 5> keys = {lease, forgotten, outcome};
+    std::array<std::string_view, 11> words = {token_,
+                                              fence_,
+                                              payload_,
+                                              linger,
+                                              run_it,
+                                              payload_.size() <= kSmall ? "1" : "0",
+                                              may_renew_late_ ? "1" : "0"};
+    if (put_) {
+      keys[3] = value = detail::ValueName(base_);
+      keys[4] = failure = detail::FailureName(base_);
+      words[7] = put_->fresh;
+      words[8] = put_->usable;
+      words[9] = put_->load_time;
+      words[10] = put_->failure;
+    }
     if (payload_.size() > kLarge) timer_.Set(context_->Now() + context_->options.lease / 5);
     context_->fleet.Core().Commands().RunScript(
-        detail::PublishScript(), keys, words,
+        put_ ? detail::LandScript() : detail::PublishScript(), std::span(keys).first(put_ ? 5 : 3),
+        std::span(words).first(put_ ? 11 : 7),
         [self = shared_from_this()](const Answer& answer) { self->OnPublished(answer); });
   }
 
@@ -308,6 +332,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   // Set by End before it posts.
   PayloadKind kind_ = PayloadKind::kAbandoned;
   std::string payload_;
+  std::optional<PutOrder> put_;  // of a cache
 
   // Used by the loop's thread alone.
   std::shared_ptr<Tenure> self_;

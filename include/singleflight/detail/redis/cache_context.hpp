@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// CacheContext: what the calls of one redis::ReadThrough have in common: its policy, its local
+// cache, and what it counts. PublishLoad: the last of a load's work: its value is put on the
+// server, and goes to the processes that follow.
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "../../latency_histogram.hpp"
+#include "../../lru_cache.hpp"
+#include "../../read_through_options.hpp"
+#include "../../redis_read_through_options.hpp"
+#include "../../value_traits.hpp"
+#include "../cache_policy.hpp"
+#include "../invoke.hpp"
+#include "../new_thread.hpp"
+#include "../outcome.hpp"
+#include "../random.hpp"
+#include "../read_through/load_note.hpp"
+#include "cache_state.hpp"
+#include "fleet.hpp"
+#include "publish_outcome.hpp"
+#include "tenure.hpp"
+
+namespace singleflight::redis::detail {
+
+template <class Value>
+struct LocalEntry {
+  Value value;
+  Clock::time_point fresh_until;
+  Clock::time_point usable_until;
+  CacheState::Epoch epoch;
+};
+
+// Returns a time in the words of a script. What is longer than a hundred years is that long.
+inline std::string Milliseconds(singleflight::detail::CacheTime time) {
+  constexpr singleflight::detail::CacheTime kMost = 3'153'600'000'000;
+  return std::to_string(std::clamp<singleflight::detail::CacheTime>(time / 1'000'000, 1, kMost));
+}
+
+template <class Value>
+class CacheContext final : public GroupContext {
+ public:
+  using Options = ReadThroughOptions<Value>;
+  using Epoch = CacheState::Epoch;
+
+  CacheContext(Fleet& its_fleet, std::string its_prefix, const Options& its_options,
+               std::string its_tag)
+      : GroupContext(its_fleet, std::move(its_prefix), its_options.fleet, std::move(its_tag)),
+        options_(its_options),
+        policy_(its_options) {
+    Check();
+    AskingPolicy asking{.early_refresh = options_.early_refresh};
+    if (options_.soft_timeout) {
+      asking.patience = std::chrono::duration_cast<Clock::duration>(
+          std::chrono::nanoseconds(options_.soft_timeout->count()));
+    }
+    cache = std::make_shared<CacheState>(fleet, prefix, asking, options_.local_ttl.has_value());
+    if (options_.local_ttl) local_.emplace(LocalOptions(options_));
+  }
+
+  const Options& CacheOptions() const noexcept { return options_; }
+
+  // ---- The local cache. Thread: any.
+
+  struct Found {
+    std::optional<Value> value = {};
+    bool is_fresh = false;
+  };
+  Found LookLocal(std::string_view key) {
+    if (!local_) return {};
+    std::optional<LocalEntry<Value>> entry = local_->Get(key);
+    if (!entry || entry->epoch != cache->EpochOf(key)) return {};
+    const auto now = Clock::now();
+    if (now < entry->fresh_until) return {std::move(entry->value), true};
+    if (now < entry->usable_until) return {std::move(entry->value), false};
+    return {};
+  }
+  // `epoch` is that of the moment `asked`, when the value was asked for. `fresh_for` is how long it
+  // was fresh then.
+  void PutLocal(const std::string& key, const Value& value, Epoch epoch, Clock::time_point asked,
+                Clock::duration fresh_for) {
+    if (!local_ || epoch != cache->EpochOf(key)) return;
+    const auto local_ttl = std::chrono::duration_cast<Clock::duration>(
+        std::chrono::nanoseconds(options_.local_ttl->count()));
+    const auto fresh_until = asked + std::clamp(fresh_for, Clock::duration::zero(), local_ttl);
+    const auto stale_for = std::chrono::nanoseconds(options_.stale_for.count());
+    if (fresh_until + stale_for <= Clock::now()) return;
+    local_->Put(key, LocalEntry<Value>{value, fresh_until, fresh_until + stale_for, epoch});
+  }
+  void DropLocal(const std::string& key) {
+    if (local_) local_->Erase(key);
+  }
+  void EraseLocal(const std::string& key) {
+    cache->EndEpoch(key);
+    DropLocal(key);
+  }
+  void ClearLocal() {
+    cache->EndAllEpochs();
+    if (local_) local_->Clear();
+  }
+  std::uint64_t Evictions() const { return local_ ? local_->GetStats().evictions : 0; }
+
+  // ---- The policy. Thread: any.
+
+  // Says what is to become of a value. None: it is not to be put.
+  std::optional<PutOrder> OrderFor(const Value& value, const CachedOptions& own,
+                                   std::chrono::nanoseconds load_time) const {
+    const bool is_not_found = singleflight::IsNotFound(value);
+    const singleflight::detail::CacheTimes times = policy_.TimesOf(
+        0, load_time.count(), is_not_found, own.ttl, singleflight::detail::RandomUnit);
+    if (times.fresh_until <= 0) return std::nullopt;
+    PutOrder order;
+    order.fresh = Milliseconds(times.fresh_until);
+    order.usable = Milliseconds(times.usable_until);
+    std::snprintf(order.load_time.data(), order.load_time.size() + 1, "%016lld",
+                  static_cast<long long>(std::clamp<std::int64_t>(load_time.count() / 1000, 0,
+                                                                  9'999'999'999'999'999)));
+    return order;
+  }
+  // Whether a load's value is put at all.
+  bool IsKept(const Value& value) const {
+    return (options_.cache_not_found || options_.not_found_ttl ||
+            !singleflight::IsNotFound(value)) &&
+           (!options_.keep_if || options_.keep_if(value));
+  }
+  // Returns how long a failure is kept.
+  std::string RetryAfter() const {
+    return policy_.RetryAfter() > 0 ? Milliseconds(policy_.RetryAfter()) : std::string();
+  }
+
+  LocalGroup<Value>* refreshes = nullptr;  // whose calls are the background loads
+  std::atomic<std::uint64_t> local_hits = 0, hits = 0, stale = 0, early_refreshes = 0;
+  LatencyHistogram load_times;
+
+ private:
+  void Check() const {
+    const auto demand = [](bool holds, const char* otherwise) {
+      if (!holds) throw std::invalid_argument(otherwise);
+    };
+    demand(options_.ttl.has_value(),
+           "singleflight::redis: ttl is not set: what InvalidateAll leaves behind must expire");
+    const bool has_not_found = options_.cache_not_found || options_.not_found_ttl;
+    demand(!has_not_found || singleflight::detail::kCanBeNotFound<Value>,
+           "singleflight::redis: cache_not_found and not_found_ttl need a Value that can say \"not "
+           "found\": use std::optional or a pointer, or declare IsNotFound(const Value&)");
+    demand(!options_.local_ttl || options_.local_ttl->count() > 0,
+           "singleflight::redis: local_ttl is not positive");
+    demand(options_.local_ttl || !options_.local_weigher,
+           "singleflight::redis: local_weigher has no effect without local_ttl");
+  }
+
+  static LruCacheOptions<std::string, LocalEntry<Value>> LocalOptions(const Options& options) {
+    LruCacheOptions<std::string, LocalEntry<Value>> its;
+    its.capacity = options.local_capacity;
+    if (options.local_weigher) {
+      its.weigher = [weigher = options.local_weigher](const std::string& key,
+                                                      const LocalEntry<Value>& entry) {
+        return weigher(key, entry.value);
+      };
+    }
+    return its;
+  }
+
+  const Options options_;
+  const singleflight::detail::CachePolicy policy_;
+  std::optional<LruCache<std::string, LocalEntry<Value>>> local_;
+};
+
+// The hook before a load's call lands.
+template <class Value, class ValueCodec>
+struct PublishLoad : PublishOutcome<Value, ValueCodec> {
+  using Base = PublishOutcome<Value, ValueCodec>;
+  using Context = CacheContext<Value>;
+
+  static constexpr bool kTakesCached = true;  // in place of a Value
+  static constexpr bool kMayBeBackground = true;
+
+  void operator()(typename Base::Ledger& ledger, const singleflight::detail::CallBase& call,
+                  const std::string& key, singleflight::detail::Outcome<Value>& outcome) const {
+    const auto load_time = Clock::now() - started;
+    context->load_times.Record(load_time);
+    const Value* const value = outcome.value();
+    const bool failed = value == nullptr || singleflight::IsFailure(*value);
+    std::optional<PutOrder> order;
+    bool is_kept = false;
+    if (failed) {
+      order = PutOrder{.failure = context->RetryAfter()};
+    } else if (context->IsKept(*value)) {
+      order = context->OrderFor(*value, own, load_time);
+      is_kept = order.has_value();
+    }
+    if (!order) order = PutOrder{.fresh = "-"};
+    const std::chrono::milliseconds fresh(is_kept ? std::stoll(order->fresh) : 0);
+    Base::operator()(ledger, call, key, outcome, std::move(order));
+    if (is_kept && outcome.value() != nullptr) {
+      context->PutLocal(key, *outcome.value(), epoch, Clock::now(), fresh);
+    } else if (!failed) {
+      context->DropLocal(key);
+    }
+    if (failed && old != nullptr) outcome.SetValueFrom([this] { return *old; });
+  }
+
+  template <class Fn>
+  requires(singleflight::detail::ReturnsCached<Fn>()) auto Heed(Fn&& load) {
+    return singleflight::detail::Unpacking<Value>(std::forward<Fn>(load), own);
+  }
+  bool IsBackground() const noexcept { return is_background; }
+  template <class Task>
+  void RunInBackground(Task&& task) const {
+    if (const auto& executor = context->options.executor) {
+      executor(std::forward<Task>(task));
+    } else {
+      NewThread()(std::forward<Task>(task));
+    }
+  }
+
+  std::shared_ptr<Context> context;
+  CacheState::Epoch epoch = 0;
+  Clock::time_point started = Clock::now();
+  bool is_background = false;
+  std::shared_ptr<const Value> old = {};  // for its callers, if the load fails
+  CachedOptions own = {};                 // what the load says of its value
+};
+
+}  // namespace singleflight::redis::detail

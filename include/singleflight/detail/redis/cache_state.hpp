@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// CacheState: what a process knows of a cache that it shares with others: the generation of its
+// values, which keys were invalidated, and which keys the server is being asked for.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "../random.hpp"
+#include "../wait_graph.hpp"
+#include "answer.hpp"
+#include "cache_protocol.hpp"
+#include "fleet.hpp"
+#include "payload.hpp"
+
+namespace singleflight::redis::detail {
+
+// What the policy has to do with asking the server.
+struct AskingPolicy {
+  std::optional<Clock::duration> patience = {};  // soft_timeout
+  double early_refresh = 0;
+};
+
+// Thread: the loop's, unless a member says otherwise.
+class CacheState : public std::enable_shared_from_this<CacheState>, public ServerWatcher {
+ public:
+  // `is_local` says whether there is a local cache. Thread: any.
+  CacheState(Fleet& fleet, std::string prefix, const AskingPolicy& policy, bool is_local)
+      : fleet_(fleet),
+        policy_(policy),
+        prefix_(std::move(prefix)),
+        generation_name_(detail::GenerationName(prefix_)),
+        channel_(detail::InvalidationsChannel(prefix_)),
+        is_local_(is_local) {}
+
+  const std::optional<Clock::duration>& Patience() const noexcept { return policy_.patience; }
+  // Returns how much earlier than it expires a value is refreshed, in millionths of the time that
+  // its load took: XFetch, see cache_policy.hpp.
+  std::string DrawEarliness() const {
+    if (policy_.early_refresh <= 0) return "0";
+    const double times = -std::log(singleflight::detail::RandomUnit()) * policy_.early_refresh;
+    return std::to_string(static_cast<std::int64_t>(std::min(times, 1e6) * 1e6));
+  }
+
+  const std::string& GenerationName() const noexcept { return generation_name_; }
+  const std::string& Channel() const noexcept { return channel_; }
+
+  // ---- Epochs. A local value is of no use any more once its epoch is over. It is the one in which
+  // the server was asked for the value, so that a message that has come since then counts.
+  //
+  // Thread: any.
+
+  using Epoch = std::uint64_t;
+  Epoch EpochOf(std::string_view key) const noexcept {
+    // Both only grow, so their sum is the same only if both are.
+    return of_all_.load(std::memory_order_relaxed) + OfKey(key).load(std::memory_order_relaxed);
+  }
+  void EndEpoch(std::string_view key) noexcept {
+    OfKey(key).fetch_add(1, std::memory_order_relaxed);
+  }
+  void EndAllEpochs() noexcept {
+    of_all_.fetch_add(1, std::memory_order_relaxed);
+    emptied_.fetch_add(1, std::memory_order_relaxed);
+  }
+  std::uint64_t Emptied() const noexcept { return emptied_; }
+  std::uint64_t Invalidations() const noexcept { return invalidations_; }
+
+  // ---- The generation
+
+  // Calls `then(failure)` once the generation is known, or with the answer that it did not get.
+  void WithGeneration(std::function<void(const Answer*)> then) {
+    if (!generation_.empty()) return then(nullptr);
+    waiting_.push_back(std::move(then));
+    Fetch();
+  }
+  const std::string& Generation() const noexcept { return generation_; }
+  // The server has this one. Empty: it has lost it.
+  void Learn(std::string generation) {
+    if (generation == generation_) return;
+    if (!generation.empty() && generation >= newest_) {
+      generation_ = newest_ = std::move(generation);
+      EndAllEpochs();
+    } else {  // it is told the newest, unless that has only overtaken an older answer
+      generation_.clear();
+    }
+  }
+  std::string BaseOf(std::string_view key) const {
+    return detail::BaseOf(prefix_ + ':' + generation_, key);
+  }
+
+  // ---- Turns: at most one command at a time asks for a key. Those that come meanwhile ask
+  // together, afterwards.
+
+  // True: `then` runs when it is its turn. False: it is. EndTurn must follow.
+  bool WaitsForTurn(const std::string& key, std::function<void()> then) {
+    const auto [found, is_first] = turns_.try_emplace(key);
+    if (!is_first) found->second.push_back(std::move(then));
+    return !is_first;
+  }
+  void EndTurn(const std::string& key) {
+    const auto found = turns_.find(key);
+    if (found->second.empty()) {
+      turns_.erase(found);
+      return;
+    }
+    const std::function<void()> next = std::move(found->second.front());
+    found->second.erase(found->second.begin());
+    next();
+  }
+
+  // ---- Calls of this process
+
+  // `call` works under the lease with this id.
+  void NoteLead(const std::string& id, std::weak_ptr<const singleflight::detail::WaitTarget> call) {
+    leads_.insert_or_assign(id, std::move(call));
+    if (leads_.size() < 2 * leads_alive_ + 64) return;
+    std::erase_if(leads_, [](const auto& each) { return each.second.expired(); });
+    leads_alive_ = leads_.size();
+  }
+  std::shared_ptr<const singleflight::detail::WaitTarget> LeadOf(const std::string& id) const {
+    const auto found = leads_.find(id);
+    return found == leads_.end() ? nullptr : found->second.lock();
+  }
+  // A call works without a lease, since no server can be used. `forget` runs as soon as that may
+  // have changed, so that no caller joins it who could ask a server.
+  void WhenServersChange(std::function<void()> forget) { forgets_.push_back(std::move(forget)); }
+  void OnServersChange() override {
+    for (const auto& forget : std::exchange(forgets_, {})) forget();
+  }
+
+  // ---- Messages
+
+  // Thread: any.
+  bool IsOpen() const noexcept { return is_open_; }
+  void Open() {
+    if (is_open_.exchange(true)) return;
+    fleet_.WatchServers(weak_from_this());
+    const auto listen = [this](const std::string& channel, auto on_message, auto on_subscribed) {
+      listeners_.push_back({channel, std::make_shared<const ChannelCallbacks>(ChannelCallbacks{
+                                         std::move(on_message), std::move(on_subscribed)})});
+      fleet_.Hub().Listen(fleet_.Core().Subscriptions(), channel, listeners_.back().second);
+    };
+    const std::weak_ptr<CacheState> weak = weak_from_this();
+    const auto with_self = [weak](auto fn) {
+      return [weak, fn](auto... arguments) {
+        if (const auto self = weak.lock()) fn(*self, arguments...);
+      };
+    };
+    listen(generation_name_, with_self([](CacheState& self, std::string_view generation) {
+             self.Learn(std::string(generation));
+           }),
+           with_self([](CacheState& self) { self.Fetch(); }));
+    if (!is_local_) return;
+    listen(channel_, with_self([](CacheState& self, std::string_view key) {
+             self.invalidations_.fetch_add(1, std::memory_order_relaxed);
+             self.EndEpoch(key);
+           }),
+           with_self([](CacheState& self) { self.EndAllEpochs(); }));
+  }
+  // Call it once, before the client goes.
+  void Close() {
+    for (const auto& [channel, listener] : listeners_) {
+      fleet_.Hub().StopListening(fleet_.Core().Subscriptions(), channel, listener);
+    }
+    listeners_.clear();
+  }
+
+ private:
+  static constexpr std::size_t kStripes = 1024;
+
+  std::atomic<Epoch>& OfKey(std::string_view key) noexcept {
+    return of_key_[detail::Fnv1a(key) % kStripes];
+  }
+  const std::atomic<Epoch>& OfKey(std::string_view key) const noexcept {
+    return of_key_[detail::Fnv1a(key) % kStripes];
+  }
+
+  void Fetch() {
+    if (std::exchange(is_fetching_, true)) return;
+    const std::array<std::string_view, 1> keys = {generation_name_};
+    const std::array<std::string_view, 1> words = {newest_};
+    fleet_.Core().Commands().RunScript(
+        detail::GenerationScript(), keys, words,
+        [self = shared_from_this()](Answer answer) { self->OnFetched(std::move(answer)); });
+  }
+  void OnFetched(Answer answer) {
+    is_fetching_ = false;
+    if (answer.IsReply() && answer.reply.IsText() && !answer.reply.text.empty()) {
+      Learn(answer.reply.text);
+    } else if (answer.IsReply()) {
+      answer.kind = Answer::Kind::kRefused;
+      answer.why = generation_name_ + " holds something that is no generation";
+    }
+    const bool failed = generation_.empty();
+    for (const auto& then : std::exchange(waiting_, {})) then(failed ? &answer : nullptr);
+  }
+
+  Fleet& fleet_;
+  const AskingPolicy policy_;
+  const std::string prefix_;
+  const std::string generation_name_;
+  const std::string channel_;
+  const bool is_local_;
+  std::atomic<Epoch> of_all_ = 0;
+  std::array<std::atomic<Epoch>, kStripes> of_key_ = {};
+  std::atomic<std::uint64_t> emptied_ = 0, invalidations_ = 0;  // relaxed: counts
+  std::atomic<bool> is_open_ = false;
+
+  // Used by the loop's thread alone.
+  std::vector<std::pair<std::string, ChannelHub::Listener>> listeners_;
+  std::string generation_;  // empty: not known
+  std::string newest_;      // that was ever known
+  bool is_fetching_ = false;
+  std::vector<std::function<void(const Answer*)>> waiting_;  // for the generation
+  std::unordered_map<std::string, std::weak_ptr<const singleflight::detail::WaitTarget>> leads_;
+  std::size_t leads_alive_ = 0;  // when those that have gone were last removed
+  std::vector<std::function<void()>> forgets_;
+  std::unordered_map<std::string, std::vector<std::function<void()>>> turns_;  // by key
+};
+
+}  // namespace singleflight::redis::detail

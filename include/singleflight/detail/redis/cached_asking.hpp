@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// CachedAsking: Asking, where the server may have a value already.
+
+#include <algorithm>
+#include <array>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "answer.hpp"
+#include "asking.hpp"
+#include "cache_protocol.hpp"
+#include "cache_state.hpp"
+#include "event_loop.hpp"
+#include "fleet.hpp"
+#include "protocol.hpp"
+#include "tenure.hpp"
+#include "timer_queue.hpp"
+
+namespace singleflight::redis::detail {
+
+// It ends as Asking does, or with OnHit, or with OnOldValue if there is one.
+//
+// Thread: the loop's.
+class CachedAsking : public Asking {
+ protected:
+  // Thread: any.
+  CachedAsking(std::shared_ptr<GroupContext> its_context, std::string_view key)
+      : Asking(std::move(its_context), {}),
+        key_(key),
+        patience_(context->Loop().Timers(), [this] { OnImpatient(); }) {}
+  ~CachedAsking() = default;
+
+  // The server is being asked. What it answers is of no use to a caller that comes later.
+  virtual void OnAsks() noexcept = 0;
+  // The server has a value.
+  virtual void OnHit(CachedValue value) noexcept = 0;
+  // This process should load a new value in the background.
+  virtual void OnRefresh(std::shared_ptr<Tenure> tenure, bool is_early) noexcept = 0;
+  // Whether this process has an expired value.
+  virtual bool HasOldValue() const noexcept = 0;
+  // Its callers are to have that.
+  virtual void OnOldValue() noexcept = 0;
+
+  void Begin() {
+    StartAsking();
+    if (const auto& patience = context->cache->Patience(); patience && HasOldValue()) {
+      patience_.Set(began_ + *patience);
+    }
+    const auto take = [](CachedAsking& self) {
+      self.has_turn_ = true;
+      if (!self.is_asking_) return self.OnAnswered();
+      self.Take();
+    };
+    const auto later = [take, self = Self(*this)] { take(*self); };
+    if (!context->cache->WaitsForTurn(key_, later)) take(*this);
+  }
+  // The outcome, or the value, did not decode.
+  void Undecodable() {
+    ignores_value_ = true;
+    stale_.reset();
+    Asking::Undecodable();
+  }
+  // The value is of another type.
+  void OfAnotherType() {
+    StartAsking();
+    stale_.reset();
+    OnOutage(std::errc::protocol_error, detail::Printable(base_) +
+                                            " has a value of another type than '" + context->tag +
+                                            "': give each type a prefix of its own");
+  }
+
+ private:
+  // The generation must be known.
+  bool IsReadyToTake() override {
+    CacheState& cache = *context->cache;
+    cache.Open();
+    if (cache.Generation().empty()) {
+      cache.WithGeneration(
+          [self = Self(*this)](const Answer* failure) { self->OnGeneration(failure); });
+      return false;
+    }
+    if (std::string base = cache.BaseOf(key_); base != base_) {
+      GiveBackWhatMayBeOurs();
+      Await({});  // a lease of another generation
+      base_ = std::move(base);
+    }
+    is_sent_ = context->fleet.Core().Commands().CanSend(base_);
+    if (is_sent_) OnAsks();
+    return true;
+  }
+  void OnGeneration(const Answer* failure) {
+    if (!is_asking_) return OnAnswered();
+    if (failure == nullptr) return Take();
+    if (std::exchange(is_in_flight_, true)) return;
+    AnswerHandler()(*failure);
+  }
+
+  void SendTake(std::span<const std::string_view> keys,
+                std::span<const std::string_view> words) override {
+    const CacheState& cache = *context->cache;
+    const std::string value = detail::ValueName(base_);
+    const std::string failure = detail::FailureName(base_);
+    const std::string earliness = cache.DrawEarliness();
+    std::array<std::string_view, 7> all_keys;
+    *std::ranges::copy(keys, all_keys.begin()).out = value;
+    all_keys.back() = failure;
+    std::array<std::string_view, 13> all_words;
+    std::ranges::copy(
+        std::array<std::string_view, 5>{cache.GenerationName(), cache.Generation(), earliness,
+                                        cache.Patience() ? "1" : "0", ignores_value_ ? "1" : "0"},
+        std::ranges::copy(words, all_words.begin()).out);
+    context->fleet.Core().Commands().RunScript(detail::GetScript(), all_keys, all_words,
+                                               AnswerHandler());
+  }
+
+  // The next may ask for the key.
+  void OnAnswered() override {
+    if (std::exchange(has_turn_, false)) context->cache->EndTurn(key_);
+  }
+
+  bool OnTakenFirst(Taken& taken, Clock::time_point asked) override {
+    if (!std::exchange(is_sent_, true)) {
+      OnAsks();  // it is not known when the server was asked
+      if (taken.kind != Taken::Kind::kLead && is_asking_) {
+        Take();
+        return true;
+      }
+    }
+    switch (taken.kind) {
+      case Taken::Kind::kRefresh:
+        OnLeaseToRefresh(std::move(taken), asked);
+        return true;
+      case Taken::Kind::kGeneration:
+        context->cache->Learn(std::move(taken.text));
+        Take();
+        return true;
+      case Taken::Kind::kHit:
+        if (!is_asking_) return true;
+        End();
+        OnHit(std::move(taken.value));
+        return true;
+      case Taken::Kind::kFailure:
+        if (!is_asking_ || EndsWithOldValue(/*can_work=*/false)) return true;
+        EndWith(std::move(taken.value.payload), std::move(taken.value.token));
+        return true;
+      case Taken::Kind::kWait:
+        if (is_asking_) WaitForNewer(std::move(taken.value));
+        return false;  // this follows the process that loads it
+      default:
+        return false;
+    }
+  }
+
+  // The server has a value, and this process has the lease to load a new one.
+  void OnLeaseToRefresh(Taken&& taken, Clock::time_point asked) {
+    auto tenure = MakeTenure(std::move(taken.text), asked);
+    if (!is_asking_) {
+      tenure->Begin(nullptr);
+      return tenure->GiveBack();
+    }
+    const bool is_early = taken.value.left > Clock::duration::zero();
+    if (is_early || !context->cache->Patience()) {
+      End();
+      OnRefresh(std::move(tenure), is_early);
+      return OnHit(std::move(taken.value));
+    }
+    began_ = context->Now();
+    WaitForNewer(std::move(taken.value));  // as any other process does
+    Await(own_token_ + tenure->FenceText());
+    lease_until_ = asked + context->options.lease;
+    timer_.Set(began_ + pause_);
+    OnRefresh(std::move(tenure), is_early);
+    try {
+      own_token_ = context->NewToken();  // for a lease that this may take later
+    } catch (const std::exception&) {
+      EndsWithOldValue(/*can_work=*/false);
+    }
+  }
+
+  // There is an expired value, and a process loads a new one.
+  void WaitForNewer(CachedValue&& value) {
+    stale_ = std::move(value);
+    if (!patience_.IsSet()) patience_.Set(context->Now() + *context->cache->Patience());
+  }
+  void OnImpatient() {
+    if (is_asking_) EndsWithOldValue(/*can_work=*/false);
+  }
+  bool EndsWithOldValue(bool can_work) override {
+    if (!stale_ && (can_work || !HasOldValue())) return false;
+    // If it has come from the server, the work of this call was given away, or is another's.
+    const std::optional<CachedValue> stale = std::exchange(stale_, {});
+    End();
+    GiveBackWhatMayBeOurs();
+    stale ? OnHit(*stale) : OnOldValue();
+    return true;
+  }
+  void OnEnd() override { patience_.Cancel(); }
+
+  const std::string key_;
+  bool has_turn_ = false;             // nobody else asks for the key at this time
+  bool is_sent_ = false;              // the command in flight was sent at once
+  bool ignores_value_ = false;        // it did not decode
+  std::optional<CachedValue> stale_;  // it has expired, and a new one is waited for
+  Timer patience_;
+};
+
+}  // namespace singleflight::redis::detail

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// CachedCall: one call of a redis::ReadThrough, which asks the server for a value and, if there is
+// none, is led or follows like that of a redis::Group.
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "../../waiter.hpp"
+#include "../errors.hpp"
+#include "../wait_graph.hpp"
+#include "cache_context.hpp"
+#include "cached_asking.hpp"
+#include "fleet_call.hpp"
+#include "payload.hpp"
+#include "runner_slot.hpp"
+#include "tenure.hpp"
+
+namespace singleflight::redis::detail {
+
+template <class Value, class ValueCodec>
+class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Value, ValueCodec,
+                                               CachedAsking, PublishLoad<Value, ValueCodec>> {
+  using Base =
+      BasicFleetCall<CachedCall, Value, ValueCodec, CachedAsking, PublishLoad<Value, ValueCodec>>;
+  using Context = CacheContext<Value>;
+  using Outcome = typename Base::Outcome;
+  using Guard = typename Base::Hook::Guard;
+
+ public:
+  // Used by Start. `old` is an expired value that callers may have if there is no other. Null:
+  // there is none.
+  CachedCall(std::shared_ptr<Context> its_context, std::shared_ptr<typename Base::Async> async,
+             std::shared_ptr<const Value> old = {})
+      : Base(std::move(its_context), std::move(async)),
+        old_(std::move(old)),
+        epoch_(this->context->cache->EpochOf(this->async_->key)) {}
+
+  typename Base::Hook MakeHook(std::shared_ptr<Guard> guard) const {
+    return {{std::move(guard)}, CacheOf(), epoch_, Clock::now(), /*is_background=*/false, old_};
+  }
+
+ private:
+  std::shared_ptr<Context> CacheOf() const noexcept {
+    return std::static_pointer_cast<Context>(this->context);
+  }
+
+  void OnAsks() noexcept override {
+    this->async_->Forget();
+    asked_ = this->context->Now();
+    epoch_ = this->context->cache->EpochOf(this->async_->key);
+  }
+
+  // It must not wait for itself: a load of this process may be asking for its own key.
+  bool CanAwait(const std::string& id) override {
+    awaits_ = this->context->cache->LeadOf(id);
+    return awaits_ == nullptr ||
+           singleflight::detail::WaitEdge::Link(*this->async_->call.state, *awaits_);
+  }
+  void OnLead(std::shared_ptr<Tenure> tenure) noexcept override {
+    this->context->cache->NoteLead(tenure->Token() + tenure->FenceText(), this->async_->call.state);
+    Base::OnLead(std::move(tenure));
+  }
+  void OnMustRun(std::shared_ptr<Tenure> tenure) noexcept override {
+    this->context->cache->WhenServersChange([given = this->given_, fleet = &this->context->fleet] {
+      if (std::shared_ptr<typename Base::Async> async = given.lock()) {
+        async->Forget();
+        fleet->Deliveries().Post([released = std::move(async)] {});  // what it holds is the user's
+      }
+    });
+    Base::OnMustRun(std::move(tenure));
+  }
+
+  void OnHit(CachedValue value) noexcept override {
+    this->Deliver([this, value = std::move(value)] { LandHit(value); });
+  }
+
+  bool HasOldValue() const noexcept override { return old_ != nullptr; }
+  void OnOldValue() noexcept override {
+    ++CacheOf()->stale;
+    this->Deliver([this] { this->Land(Outcome(std::in_place, *old_)); });
+  }
+
+  // One of the callers, or its function, gets a call of its own for the background load.
+  void OnRefresh(std::shared_ptr<Tenure> tenure, bool is_early) noexcept override {
+    tenure->Begin(nullptr);
+    const auto guard = std::make_shared<Guard>(std::move(tenure));  // if dropped, gives it back
+    RunnerSlot::Taken first = this->SlotOf(*this->async_).TakeAny();
+    if (first.runner == nullptr) return;  // all callers have left
+    auto* const runner = static_cast<typename Base::Runner*>(first.runner);
+    const auto owned = std::shared_ptr<Runner>(std::move(first.owned));
+    auto hook = MakeHook(guard);
+    hook.is_background = true;
+    hook.old = nullptr;
+    const auto launch = [&](typename LocalGroup<Value>::Lead lead) {
+      ++this->context->count.executions;
+      if (is_early) ++CacheOf()->early_refreshes;
+      typename Base::Lead full(std::move(lead), std::move(hook));
+      if (owned == nullptr) return runner->Take(std::move(full));
+      this->Deliver([runner, owned, full]() mutable { runner->Take(std::move(full)); });
+    };
+    try {
+      JoinUnattended(launch);
+    } catch (...) {  // no memory: nobody refreshes it now
+      static_cast<void>(singleflight::detail::Caught());
+    }
+  }
+  template <class Launch>
+  void JoinUnattended(const Launch& launch) {
+    struct Unattended final : Waiter<Value> {
+      void OnLanded() noexcept override { delete this; }
+    };
+    auto waiter = std::make_unique<Unattended>();
+    CacheOf()->refreshes->Join(
+        this->async_->key, *waiter, [&](typename LocalGroup<Value>::Lead lead) {
+          static_cast<void>(waiter.release());  // it has joined: OnLanded deletes it
+          launch(std::move(lead));
+        });
+    static_cast<void>(waiter.release());  // it waits for an earlier one
+  }
+
+  // Thread: the one that delivers.
+  void LandHit(const CachedValue& hit) {
+    Context& cache = *CacheOf();
+    const auto payload = detail::Unpack(hit.payload, cache.tag_hash, hit.token);
+    std::optional<Outcome> outcome;
+    if (payload && payload->kind == PayloadKind::kValue) outcome = Base::Decode(*payload);
+    if (!outcome) {
+      const bool is_other = !payload && detail::IsOfAnotherType(hit.payload, cache.tag_hash);
+      cache.Loop().Post([this, is_other] {
+        if (this->is_canceled_) return this->LandUnwanted();
+        is_other ? this->OfAnotherType() : this->Undecodable();
+      });
+      return;
+    }
+    ++cache.hits;
+    if (hit.left <= Clock::duration::zero()) ++cache.stale;
+    if (const Value* const value = outcome->value()) {
+      cache.PutLocal(this->async_->key, *value, epoch_, asked_, hit.left);
+    }
+    this->Land(std::move(*outcome));
+  }
+
+  const std::shared_ptr<const Value> old_;
+  // Used by the loop's thread, and from when the call's work begins, by the one that does it.
+  CacheState::Epoch epoch_;
+  Clock::time_point asked_ = {};  // when the server was asked
+  // The call of this process that it follows, if it is one. Kept as long as this, which lands first
+  std::shared_ptr<const singleflight::detail::WaitTarget> awaits_;
+};
+
+}  // namespace singleflight::redis::detail
