@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -49,6 +50,14 @@ inline std::string Milliseconds(singleflight::detail::CacheTime time) {
   return std::to_string(std::clamp<singleflight::detail::CacheTime>(time / 1'000'000, 1, kMost));
 }
 
+// Returns a time that can be added to that of a clock. What is longer than fifty years is that
+// long.
+inline Clock::duration ClockTime(Duration time) {
+  constexpr std::chrono::nanoseconds kMost = std::chrono::hours(50 * 365 * 24);
+  return std::chrono::duration_cast<Clock::duration>(
+      std::min(std::chrono::nanoseconds(time.count()), kMost));
+}
+
 template <class Value>
 class CacheContext final : public GroupContext {
  public:
@@ -62,10 +71,7 @@ class CacheContext final : public GroupContext {
         policy_(its_options) {
     Check();
     AskingPolicy asking{.early_refresh = options_.early_refresh};
-    if (options_.soft_timeout) {
-      asking.patience = std::chrono::duration_cast<Clock::duration>(
-          std::chrono::nanoseconds(options_.soft_timeout->count()));
-    }
+    if (options_.soft_timeout) asking.patience = detail::ClockTime(*options_.soft_timeout);
     cache = std::make_shared<CacheState>(fleet, prefix, asking, options_.local_ttl.has_value());
     if (options_.local_ttl) local_.emplace(LocalOptions(options_));
   }
@@ -92,12 +98,21 @@ class CacheContext final : public GroupContext {
   void PutLocal(const std::string& key, const Value& value, Epoch epoch, Clock::time_point asked,
                 Clock::duration fresh_for) {
     if (!local_ || epoch != cache->EpochOf(key)) return;
-    const auto local_ttl = std::chrono::duration_cast<Clock::duration>(
-        std::chrono::nanoseconds(options_.local_ttl->count()));
+    const auto local_ttl = detail::ClockTime(*options_.local_ttl);
     const auto fresh_until = asked + std::clamp(fresh_for, Clock::duration::zero(), local_ttl);
-    const auto stale_for = std::chrono::nanoseconds(options_.stale_for.count());
-    if (fresh_until + stale_for <= Clock::now()) return;
-    local_->Put(key, LocalEntry<Value>{value, fresh_until, fresh_until + stale_for, epoch});
+    const auto usable_until = fresh_until + detail::ClockTime(options_.stale_for);
+    if (usable_until <= Clock::now()) return;
+    local_->Put(key, LocalEntry<Value>{value, fresh_until, usable_until, epoch});
+  }
+  // Does the same, unless the weigher, a copy or an allocation throws.
+  void TryPutLocal(const std::string& key, const Value& value, Epoch epoch, Clock::time_point asked,
+                   Clock::duration fresh_for) {
+    try {
+      return PutLocal(key, value, epoch, asked, fresh_for);
+    } catch (...) {
+      static_cast<void>(singleflight::detail::Caught());
+    }
+    DropLocal(key);
   }
   void DropLocal(const std::string& key) {
     if (local_) local_->Erase(key);
@@ -151,6 +166,10 @@ class CacheContext final : public GroupContext {
     };
     demand(options_.ttl.has_value(),
            "singleflight::redis: ttl is not set: what InvalidateAll leaves behind must expire");
+    constexpr Duration kLeast = std::chrono::milliseconds(1);
+    demand(*options_.ttl >= kLeast, "singleflight::redis: ttl is shorter than a millisecond");
+    demand(!options_.not_found_ttl || *options_.not_found_ttl >= kLeast,
+           "singleflight::redis: not_found_ttl is shorter than a millisecond");
     const bool has_not_found = options_.cache_not_found || options_.not_found_ttl;
     demand(!has_not_found || singleflight::detail::kCanBeNotFound<Value>,
            "singleflight::redis: cache_not_found and not_found_ttl need a Value that can say \"not "
@@ -191,25 +210,23 @@ struct PublishLoad : PublishOutcome<Value, ValueCodec> {
                   const std::string& key, singleflight::detail::Outcome<Value>& outcome) const {
     const auto load_time = Clock::now() - started;
     context->load_times.Record(load_time);
-    const Value* const value = outcome.value();
-    const bool failed = value == nullptr || singleflight::IsFailure(*value);
+    const bool failed = singleflight::detail::Failed(outcome);
     std::optional<PutOrder> order;
-    bool is_kept = false;
     if (failed) {
       order = PutOrder{.failure = context->RetryAfter()};
-    } else if (context->IsKept(*value)) {
-      order = context->OrderFor(*value, own, load_time);
-      is_kept = order.has_value();
+    } else {
+      order = OrderFor(*outcome.value(), load_time);
     }
+    const bool is_kept = !failed && order.has_value();
     if (!order) order = PutOrder{.fresh = "-"};
     const std::chrono::milliseconds fresh(is_kept ? std::stoll(order->fresh) : 0);
     Base::operator()(ledger, call, key, outcome, std::move(order));
     if (is_kept && outcome.value() != nullptr) {
-      context->PutLocal(key, *outcome.value(), epoch, Clock::now(), fresh);
+      context->TryPutLocal(key, *outcome.value(), epoch, Clock::now(), fresh);
     } else if (!failed) {
       context->DropLocal(key);
     }
-    if (failed && old != nullptr) outcome.SetValueFrom([this] { return *old; });
+    if (failed && old != nullptr) SetToOld(outcome);
   }
 
   template <class Fn>
@@ -232,6 +249,26 @@ struct PublishLoad : PublishOutcome<Value, ValueCodec> {
   bool is_background = false;
   std::shared_ptr<const Value> old = {};  // for its callers, if the load fails
   CachedOptions own = {};                 // what the load says of its value
+
+ private:
+  // None: the value is not to be put. So if the user's functions throw.
+  std::optional<PutOrder> OrderFor(const Value& value, std::chrono::nanoseconds load_time) const {
+    try {
+      if (context->IsKept(value)) return context->OrderFor(value, own, load_time);
+    } catch (...) {
+      static_cast<void>(singleflight::detail::Caught());
+    }
+    return std::nullopt;
+  }
+  void SetToOld(singleflight::detail::Outcome<Value>& outcome) const {
+    std::exception_ptr error;
+    try {
+      return outcome.SetValueFrom([this] { return *old; });
+    } catch (...) {
+      error = singleflight::detail::Caught();
+    }
+    outcome.SetError(std::move(error));
+  }
 };
 
 }  // namespace singleflight::redis::detail
