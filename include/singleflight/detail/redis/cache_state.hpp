@@ -36,7 +36,7 @@ struct AskingPolicy {
 };
 
 // Thread: the loop's, unless a member says otherwise.
-class CacheState : public std::enable_shared_from_this<CacheState>, public ServerWatcher {
+class CacheState final : public std::enable_shared_from_this<CacheState>, public ServerWatcher {
  public:
   // `is_local` says whether there is a local cache. Thread: any.
   CacheState(Fleet& fleet, std::string prefix, const AskingPolicy& policy, bool is_local)
@@ -120,6 +120,31 @@ class CacheState : public std::enable_shared_from_this<CacheState>, public Serve
     const std::function<void()> next = std::move(found->second.front());
     found->second.erase(found->second.begin());
     next();
+  }
+
+  // ---- Leases of this process that have ended, while their outcomes are on the way to the server
+  //
+  // A call that asks afterwards must not follow such a lease: it would get the failure of a load
+  // that had finished before. If the server does not know the script, or is busy, the question can
+  // get there first.
+
+  // `id` is that of the lease. EndEnding must follow, and may be called twice.
+  void BeginEnding(const std::string& id) { endings_[id].number = ++endings_so_far_; }
+  void EndEnding(const std::string& id) {
+    const auto found = endings_.find(id);
+    if (found == endings_.end()) return;
+    const std::vector<std::function<void()>> waiting = std::move(found->second.waiting);
+    endings_.erase(found);
+    for (const auto& then : waiting) then();
+  }
+  std::uint64_t EndingsSoFar() const noexcept { return endings_so_far_; }
+  // True: `then` runs when the server has the outcome. `asked` is how many leases had ended when
+  // the server was asked.
+  bool WaitsForEnd(const std::string& id, std::uint64_t asked, std::function<void()> then) {
+    const auto found = endings_.find(id);
+    if (found == endings_.end() || found->second.number > asked) return false;
+    found->second.waiting.push_back(std::move(then));
+    return true;
   }
 
   // ---- Calls of this process
@@ -209,6 +234,11 @@ class CacheState : public std::enable_shared_from_this<CacheState>, public Serve
     for (const auto& then : std::exchange(waiting_, {})) then(failed ? &answer : nullptr);
   }
 
+  struct Ending {
+    std::uint64_t number = 0;
+    std::vector<std::function<void()>> waiting = {};
+  };
+
   Fleet& fleet_;
   const AskingPolicy policy_;
   const std::string prefix_;
@@ -227,7 +257,9 @@ class CacheState : public std::enable_shared_from_this<CacheState>, public Serve
   bool is_fetching_ = false;
   std::vector<std::function<void(const Answer*)>> waiting_;  // for the generation
   std::unordered_map<std::string, std::weak_ptr<const singleflight::detail::WaitTarget>> leads_;
-  std::size_t leads_alive_ = 0;  // when those that have gone were last removed
+  std::size_t leads_alive_ = 0;                      // when those that have gone were last removed
+  std::unordered_map<std::string, Ending> endings_;  // by the lease's id
+  std::uint64_t endings_so_far_ = 0;
   std::vector<std::function<void()>> forgets_;
   std::unordered_map<std::string, std::vector<std::function<void()>>> turns_;  // by key
 };

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -62,6 +63,8 @@ class CachedAsking : public Asking {
     const auto later = [take, self = Self(*this)] { take(*self); };
     if (!context->cache->WaitsForTurn(key_, later)) take(*this);
   }
+  // The expired value that was waited with, once this has ended. Thread: the one that delivers.
+  std::optional<CachedValue> TakeStale() { return std::exchange(stale_, {}); }
   // The outcome, or the value, did not decode.
   void Undecodable() {
     ignores_value_ = true;
@@ -117,6 +120,7 @@ class CachedAsking : public Asking {
         std::array<std::string_view, 5>{cache.GenerationName(), cache.Generation(), earliness,
                                         cache.Patience() ? "1" : "0", ignores_value_ ? "1" : "0"},
         std::ranges::copy(words, all_words.begin()).out);
+    endings_so_far_ = cache.EndingsSoFar();
     context->fleet.Core().Commands().RunScript(detail::GetScript(), all_keys, all_words,
                                                AnswerHandler());
   }
@@ -153,10 +157,18 @@ class CachedAsking : public Asking {
         return true;
       case Taken::Kind::kWait:
         if (is_asking_) WaitForNewer(std::move(taken.value));
-        return false;  // this follows the process that loads it
+        return AsksAgainAfter(taken.text);  // else this follows the process that loads it
+      case Taken::Kind::kFollow:
+        return AsksAgainAfter(taken.text);
       default:
         return false;
     }
+  }
+
+  // True if the lease was this process's, and its load had finished before the server was asked.
+  bool AsksAgainAfter(const std::string& id) {
+    return is_asking_ &&
+           context->cache->WaitsForEnd(id, endings_so_far_, [self = Self(*this)] { self->Take(); });
   }
 
   // The server has a value, and this process has the lease to load a new one.
@@ -208,6 +220,7 @@ class CachedAsking : public Asking {
   bool has_turn_ = false;             // nobody else asks for the key at this time
   bool is_sent_ = false;              // the command in flight was sent at once
   bool ignores_value_ = false;        // it did not decode
+  std::uint64_t endings_so_far_ = 0;  // when the server was asked
   std::optional<CachedValue> stale_;  // it has expired, and a new one is waited for
   Timer patience_;
 };

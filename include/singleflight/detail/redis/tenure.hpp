@@ -21,6 +21,7 @@
 
 #include "answer.hpp"
 #include "cache_protocol.hpp"
+#include "cache_state.hpp"
 #include "event_loop.hpp"
 #include "fleet.hpp"
 #include "payload.hpp"
@@ -233,6 +234,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     has_ended_ = true;
     call_ = nullptr;
     timer_.Cancel();
+    if (context_->cache != nullptr) context_->cache->BeginEnding(id_);
     const std::size_t limit =
         std::min(context_->options.max_value, context_->fleet.Core().RoomForValue());
     if (payload_.size() > limit + kPayloadHeader) CannotTell();
@@ -290,6 +292,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     if (self_ == nullptr) return;
     timer_.Cancel();
     is_publishing_ = false;
+    NoteAnswer();
     if (answer.IsReply()) {
       if (answer.reply.integer == -2) ++context_->count.untold;
       return Finish(answer.reply.integer != -1);
@@ -305,6 +308,12 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   }
 
   bool Holds() const noexcept override { return true; }
+
+  // Calls of a cache that ask for the key need not wait for the outcome any more.
+  void NoteAnswer() {
+    if (context_->cache != nullptr) context_->cache->EndEnding(id_);
+  }
+
   void OnClose() noexcept override {
     if (has_ended_) Finish(/*is_published=*/false);
   }
@@ -315,6 +324,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
       ++context_->count.unpublished;
     }
     timer_.Cancel();
+    NoteAnswer();
     context_->inbox.Remove(id_, *this);
     if (!fence_.empty()) context_->fleet.EndPublishing();
     context_->Loop().Post([self = std::move(self_)] {});  // this may be the last reference
