@@ -5,6 +5,7 @@
 // none, is led or follows like that of a redis::Group.
 
 #include <chrono>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "../../waiter.hpp"
 #include "../errors.hpp"
+#include "../outcome.hpp"
 #include "../wait_graph.hpp"
 #include "cache_context.hpp"
 #include "cached_asking.hpp"
@@ -81,8 +83,7 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
 
   bool HasOldValue() const noexcept override { return old_ != nullptr; }
   void OnOldValue() noexcept override {
-    ++CacheOf()->stale;
-    this->Deliver([this] { this->Land(Outcome(std::in_place, *old_)); });
+    this->Deliver([this] { LandOld(); });
   }
 
   // One of the callers, or its function, gets a call of its own for the background load.
@@ -123,6 +124,29 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
     static_cast<void>(waiter.release());  // it waits for an earlier one
   }
 
+  // A value that is a failure is not what the callers get, if there is an expired one.
+  bool LandsOtherwise(const Outcome& outcome) override {
+    if (outcome.value() == nullptr || !singleflight::detail::Failed(outcome)) return false;
+    if (const std::optional<CachedValue> stale = this->TakeStale()) {
+      LandHit(*stale);
+    } else if (old_ != nullptr) {
+      LandOld();
+    } else {
+      return false;
+    }
+    return true;
+  }
+  void LandOld() {
+    ++CacheOf()->stale;
+    std::exception_ptr error;
+    try {
+      return this->Land(Outcome(std::in_place, *old_));
+    } catch (...) {  // a copy of it throws
+      error = singleflight::detail::Caught();
+    }
+    this->Land(Outcome(std::move(error)));
+  }
+
   // Thread: the one that delivers.
   void LandHit(const CachedValue& hit) {
     Context& cache = *CacheOf();
@@ -140,7 +164,7 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
     ++cache.hits;
     if (hit.left <= Clock::duration::zero()) ++cache.stale;
     if (const Value* const value = outcome->value()) {
-      cache.PutLocal(this->async_->key, *value, epoch_, asked_, hit.left);
+      cache.TryPutLocal(this->async_->key, *value, epoch_, asked_, hit.left);
     }
     this->Land(std::move(*outcome));
   }

@@ -254,9 +254,12 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
       return;
     }
     ++context->count.remote;
+    if (LandsOtherwise(*outcome)) return;
     async_->call.state->SetLedElsewhere();
     Land(std::move(*outcome));
   }
+  // True: the callers get something better than this outcome.
+  virtual bool LandsOtherwise(const Outcome&) { return false; }
 
   // Returns nothing if it does not decode.
   static std::optional<Outcome> Decode(const Payload& payload) {
