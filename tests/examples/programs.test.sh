@@ -14,7 +14,7 @@ server=''
 listening='' try=''
 output=$(mktemp)
 errors=$(mktemp)
-directory=$(mktemp -d)  # redis_fleet creates its own directory in here
+directory=$(mktemp -d)  # programs with a Redis server create its directory in here
 trap '[[ -z $server ]] || kill "$server"; rm -rf "$output" "$errors" "$directory"' EXIT
 
 # check WHAT COMMAND...: fails unless the command succeeds.
@@ -199,6 +199,32 @@ if [[ -x redis_fleet ]] && command -v redis-server > /dev/null; then
     ./redis_fleet --speed 3
 else
   echo 'skipped: redis_fleet (redis-server was not found)'
+fi
+
+if [[ -x fleet_cache ]] && command -v redis-server > /dev/null; then
+  mkdir -p "$directory"
+  export TMPDIR=$directory
+  check 'fleet_cache runs' run ./fleet_cache --seconds 0.7
+  check 'fleet_cache: it prints 8 lines' printed_lines 8
+  check 'fleet_cache: three processes with an empty cache render each page once' printed 1 \
+    'an empty cache +300 +[0-9]+ +50( +[0-9.]+ ms){2}'
+  check 'fleet_cache: readers have hits, and expired pages are rendered again' printed 1 \
+    'readers +[1-9][0-9]+ +[1-9][0-9]* +[1-9][0-9]*( +[0-9.]+ ms){2}'
+  check 'fleet_cache: no page is rendered twice at a time' printed 1 \
+    '  Renders of a page that was being rendered already: 0'
+  check 'fleet_cache: when a process is killed, the others go on' printed 1 \
+    'a process is killed +[1-9][0-9]+ +[1-9][0-9]* +[1-9][0-9]*( +[0-9.]+ ms){2}'
+  check 'fleet_cache: another process renders the page of the one that was killed' printed 1 \
+    '  It was rendering a page\. Another process did so [0-9]+ ms later\. Its lease was 1 s\.'
+  check 'fleet_cache: after Invalidate no reader gets an older page' printed 1 \
+    '  Pages that were invalidated: [1-9][0-9]*\. Readers that got an older one afterwards: 0'
+  check 'fleet_cache: nothing is left of its server' rmdir "$directory"
+  unset TMPDIR
+
+  check 'fleet_cache: an unknown flag is refused' refused 2 'unknown flag --speed' \
+    ./fleet_cache --speed 3
+else
+  echo 'skipped: fleet_cache, which was not built, or there is no redis-server'
 fi
 
 if [[ ! -x http_server || ! -x http_client ]]; then

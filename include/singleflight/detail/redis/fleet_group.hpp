@@ -244,15 +244,15 @@ class FleetGroup : private FoundByLookup {
   // left. But if the call has landed meanwhile, nothing is thrown.
   template <class Launch>
   static auto Keeping(Waiter* waiter, Launch&& launch) {
-    using Runner = LaunchRunner<Lead, std::decay_t<Launch>>;
+    using Kept = LaunchRunner<Lead, std::decay_t<Launch>>;
     static_assert(std::is_invocable_v<std::decay_t<Launch>, Lead>,
                   "launch must be callable as launch(Lead), with the Lead of this group");
     return [waiter, &launch](State& state) {
       if (!Call::NeedsRunner(state)) return;
-      std::unique_ptr<Runner> runner;
+      std::unique_ptr<Kept> runner;
       std::exception_ptr error;
       try {
-        runner = std::make_unique<Runner>(std::in_place, std::forward<Launch>(launch));
+        runner = std::make_unique<Kept>(std::in_place, std::forward<Launch>(launch));
       } catch (...) {
         error = singleflight::detail::Caught();
       }
