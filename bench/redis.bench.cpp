@@ -45,7 +45,7 @@
 #include <vector>
 
 #include "hiredis.hpp"
-#include "support/redis_own_server.hpp"
+#include "redis_support.hpp"
 
 namespace {
 
@@ -55,22 +55,6 @@ using Clock = std::chrono::steady_clock;
 using Group = redis::Group<int>;
 
 const std::string key = "user:0000000000000042";
-
-std::string KeyOf(std::size_t number) {
-  const std::string digits = std::to_string(number);
-  return "user:" + std::string(16 - digits.size(), '0') + digits;
-}
-
-double SecondsSince(Clock::time_point time) {
-  return std::chrono::duration<double>(Clock::now() - time).count();
-}
-
-template <class Step>
-double SecondsOf(const Step& step) {
-  const Clock::time_point start = Clock::now();
-  step();
-  return SecondsSince(start);
-}
 
 // ---- One caller, and one follower
 
@@ -96,55 +80,6 @@ double SecondsUntilTold(const Lead& lead, const Follow& follow, const IsFollowed
 }
 
 // ---- Many callers, each of whom leads
-
-// Returns the seconds for each of `keys` keys.
-double SecondsLedByThreads(Group& group, std::size_t threads, std::size_t keys) {
-  std::latch ready(static_cast<std::ptrdiff_t>(threads) + 1);
-  std::vector<std::thread> all;
-  for (std::size_t i = 0; i < threads; ++i) {
-    all.emplace_back([&group, &ready, own = KeyOf(i), count = keys / threads] {
-      ready.arrive_and_wait();
-      for (std::size_t n = 0; n < count; ++n) {
-        benchmark::DoNotOptimize(group.Do(own, [] { return 42; }));
-      }
-    });
-  }
-  ready.arrive_and_wait();
-  return SecondsOf([&all] {
-           for (std::thread& each : all) each.join();
-         }) /
-         static_cast<double>(keys);
-}
-
-// A coroutine that starts at once and destroys itself.
-struct Detached {
-  struct promise_type {
-    Detached get_return_object() const noexcept { return {}; }
-    std::suspend_never initial_suspend() const noexcept { return {}; }
-    std::suspend_never final_suspend() const noexcept { return {}; }
-    void return_void() const noexcept {}
-    [[noreturn]] void unhandled_exception() const noexcept { std::terminate(); }
-  };
-};
-
-Detached LeadOneAfterAnother(Group& group, std::string own, std::size_t count, std::latch& done) {
-  const auto fn = [] { return 42; };
-  for (std::size_t n = 0; n < count; ++n) {
-    benchmark::DoNotOptimize(co_await singleflight::CoDo(group, own, fn));
-  }
-  done.count_down();
-}
-
-double SecondsLedByCoroutines(Group& group, std::size_t coroutines, std::size_t keys) {
-  std::latch done(static_cast<std::ptrdiff_t>(coroutines));
-  return SecondsOf([&] {
-           for (std::size_t i = 0; i < coroutines; ++i) {
-             LeadOneAfterAnother(group, KeyOf(i), keys / coroutines, done);
-           }
-           done.wait();
-         }) /
-         static_cast<double>(keys);
-}
 
 // The two scripts of each key, as the group sends them.
 class BareScripts {
@@ -204,29 +139,6 @@ class BareScripts {
   std::vector<Names> keys_;
 };
 
-// ---- Turns
-
-struct Way {
-  std::string name;
-  std::function<double()> seconds;
-  int in_a_row = 1;
-};
-
-void TakeTurns(benchmark::State& state, const std::vector<Way>& ways) {
-  for (const Way& way : ways) way.seconds();  // connects
-  std::vector<std::vector<double>> times(ways.size());
-  for (auto _ : state) {
-    for (std::size_t i = 0; i < ways.size(); ++i) {
-      for (int n = 0; n < ways[i].in_a_row; ++n) times[i].push_back(ways[i].seconds());
-    }
-  }
-  for (std::size_t i = 0; i < ways.size(); ++i) {
-    const auto middle = times[i].begin() + std::ssize(times[i]) / 2;
-    std::ranges::nth_element(times[i], middle);
-    state.counters[ways[i].name + "/median"] = *middle;
-  }
-}
-
 // What the server has sent, received and worked so far.
 struct Work {
   explicit Work(PlainRedis& server) {
@@ -242,46 +154,12 @@ struct Work {
   double bytes, seconds;
 };
 
-// No lease is renewed while we count, and a slow machine does not count as an outage.
-redis::ClientOptions PatientClient(const std::string& socket) {
-  return {.unix_socket = socket, .connect_timeout = 1min, .command_timeout = 1min};
-}
+// No lease is renewed while we count.
 redis::Options PatientGroup() {
   return {.lease = 1h,
           .linger = 10s,
           .on_outage = redis::OnOutage::kFail,
           .executor = [](const std::function<void()>& task) { task(); }};  // `fn` costs nothing
-}
-
-// ---- The server, and where it runs
-
-// Keeps this thread, and those that it starts, on some of the processors that it may use.
-class OnProcessors {
- public:
-  enum class Which : unsigned char { kFirst, kOthers };
-  explicit OnProcessors(Which which) {
-    ::sched_getaffinity(0, sizeof(before_), &before_);
-    if (CPU_COUNT(&before_) < 2) return;
-    cpu_set_t chosen = before_;
-    bool is_first = true;
-    for (std::size_t i = 0; i < CPU_SETSIZE; ++i) {
-      if (!CPU_ISSET(i, &before_)) continue;
-      if ((which == Which::kFirst) != std::exchange(is_first, false)) CPU_CLR(i, &chosen);
-    }
-    ::sched_setaffinity(0, sizeof(chosen), &chosen);
-  }
-  ~OnProcessors() { ::sched_setaffinity(0, sizeof(before_), &before_); }
-  OnProcessors(const OnProcessors&) = delete;
-  OnProcessors& operator=(const OnProcessors&) = delete;
-
- private:
-  cpu_set_t before_ = {};
-};
-
-const OwnRedisServer& Server() {
-  const OnProcessors guard(OnProcessors::Which::kFirst);
-  static const OwnRedisServer server;
-  return server;
 }
 
 void OneCaller(benchmark::State& state) try {
@@ -328,20 +206,21 @@ void ManyCallers(benchmark::State& state) try {
   const OnProcessors guard(OnProcessors::Which::kOthers);
   redis::Client redis(PatientClient(socket));
   Group group(redis, "bench", PatientGroup());
+  const KeyOfEach keys(10'000);
   BareScripts bare_1(socket, 1), bare_16(socket, 16), bare_256(socket, 256);
   TakeTurns(state,
-            {{"led/1", [&] { return SecondsLedByThreads(group, 1, 2'000); }},
+            {{"led/1", [&] { return SecondsByThreads(group, 1, 2'000, keys); }},
              {"bare/1", [&] { return bare_1.SecondsForEach(2'000); }},
-             {"led/16", [&] { return SecondsLedByThreads(group, 16, 8'000); }},
+             {"led/16", [&] { return SecondsByThreads(group, 16, 8'000, keys); }},
              {"bare/16", [&] { return bare_16.SecondsForEach(8'000); }},
-             {"led/256", [&] { return SecondsLedByThreads(group, 256, 25'600); }},
-             {"led/coroutines", [&] { return SecondsLedByCoroutines(group, 10'000, 30'000); }},
+             {"led/256", [&] { return SecondsByThreads(group, 256, 25'600, keys); }},
+             {"led/coroutines", [&] { return SecondsByCoroutines(group, 10'000, 30'000, keys); }},
              {"bare/256", [&] { return bare_256.SecondsForEach(25'600); }}});
 
   constexpr int kCounted = 25'600;
   PlainRedis observer(socket);
   const Work before(observer);
-  SecondsLedByThreads(group, 256, kCounted);
+  SecondsByThreads(group, 256, kCounted, keys);
   const Work after(observer);
   state.counters["bytes"] = (after.bytes - before.bytes) / kCounted;
   state.counters["server_cpu_us"] = 1e6 * (after.seconds - before.seconds) / kCounted;
