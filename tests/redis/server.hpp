@@ -240,9 +240,9 @@ class RedisServer {
     const std::string& directory = directory_.Path();
     const std::string file = options_.file.empty() ? Configuration() : options_.file;
     std::vector<std::string> words = {
-        Program(),      file,               "--port", port(port_), "--bind",       "127.0.0.1",
-        "--unixsocket", Socket(),           "--save", "",          "--appendonly", "no",
-        "--logfile",    directory + "/log", "--dir",  directory};
+        Program(), file,     "--port", port(port_),    "--bind", "127.0.0.1", "--unixsocket",
+        Socket(),  "--save", "",       "--appendonly", "no",     "--logfile", directory + "/log",
+        "--dir",   directory};
     if (options_.cluster_enabled) {
       words.insert(words.end(),
                    {"--cluster-enabled", "yes", "--cluster-port", port(cluster_port_)});

@@ -9,5 +9,6 @@ int main() {
   singleflight::redis::Client client;
   singleflight::redis::Group<int> group(client, "values");
   auto executor = [number = std::make_unique<int>(1)](const auto& task) { task(); };
-  static_cast<void>(DoAsync(group, "key", [] { return 1; }, executor));
+  static_cast<void>(DoAsync(
+      group, "key", [] { return 1; }, executor));
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// error: this group keeps executor, and may need it again: pass one that can be called more than once
+// error: this group keeps executor, and may need it again: pass one that can be called more than
 
 #include <singleflight/many.hpp>
 #include <singleflight/redis.hpp>
