@@ -295,13 +295,14 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     NoteAnswer();
     if (answer.IsReply()) {
       if (answer.reply.integer == -2) ++context_->count.untold;
-      return Finish(answer.reply.integer != -1);
+      return Finish(answer.reply.integer != -1 || may_be_published_);
     }
     if (answer.kind == Answer::Kind::kUnknown && fence_.empty()) {
       // The next attempt may meet a lease that a late Take has made since: others have begun anew.
       payload_ = PackKind(PayloadKind::kAbandoned);
     }
     const bool is_large = payload_.size() > kLarge;
+    may_be_published_ = may_be_published_ || answer.kind == Answer::Kind::kUnknown;
     if (answer.kind == Answer::Kind::kUnknown && is_large && ++cuts_ == 2) CannotTell();
     if (answer.kind == Answer::Kind::kRefused && !MayComeTrue(answer) && !is_untold_) CannotTell();
     timer_.Set(context_->Now() + kPause);
@@ -356,7 +357,8 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   bool is_forgotten_ = false;
   bool has_ended_ = false;
   bool is_untold_ = false;
-  int cuts_ = 0;  // of the connection, while a large payload was on its way
+  bool may_be_published_ = false;  // an answer was lost: that attempt may have ended the lease
+  int cuts_ = 0;                   // of the connection, while a large payload was on its way
 };
 
 }  // namespace singleflight::redis::detail
