@@ -101,7 +101,7 @@ Outcome<std::string> Lead(RedisPages& group, const RedisServer& server, const st
 std::vector<std::string> Immortal(const RedisServer& server) {
   std::vector<std::string> names;
   for (const std::string& name : server.Keys()) {
-    if (server.Ask("PTTL", name).number <= 0) names.push_back(name);
+    if (server.Ask("PTTL", name).number == -1) names.push_back(name);  // -2: it has expired
   }
   return names;
 }
@@ -152,7 +152,7 @@ void CheckLeadersCutOnce(RedisProxy::Way way) {
     const std::string key = NumberedKey(at);
     proxy.CutAt({way, proxy.Bytes(kCommands, way) + at, kCommands});
     const auto outcome = Lead(group, server, key);
-    Await([&] { return server.Ask("EXISTS", LeaseOf(key)).number == 0; });
+    AwaitPublished(group);
     const auto stats = group.GetStats();
     complain.Unless(outcome.value == kOwn, "the value should be the leader's own");
     complain.Unless(outcome.role == Role::kLeader, "the caller should be a leader");
@@ -160,6 +160,7 @@ void CheckLeadersCutOnce(RedisProxy::Way way) {
     complain.Unless(stats.unpublished == 0, "it should be published");
     complain.Unless(stats.untold == 0, "it should be told");
     complain.Unless(stats.outages == 0, "there should be no outage");
+    complain.Unless(server.Ask("EXISTS", LeaseOf(key)).number == 0, "its lease should be gone");
     complain.Unless(server.Keys("t:{" + key + "}:outcome:*").size() == 1, "it should be kept once");
   });
   CHECK(Immortal(server).empty());

@@ -71,20 +71,6 @@ inline long long Calls(const RedisServer& server, const std::string& command) {
   return begin == std::string::npos ? 0 : std::stoll(stats.substr(begin + name.size()));
 }
 
-// Returns once nothing keeps a process's messages from arriving, so that it asks once for each key.
-// Costs two executions.
-inline void AwaitSubscribed(const RedisServer& server, RedisPages& pages) {
-  static std::atomic<int> calls = 0;
-  const std::string key = "subscribes " + std::to_string(++calls);
-  static_cast<void>(pages.Do(key, [&] {
-    const std::string inbox = LeaseField(server, key, "inbox", kPrefix);
-    Await([&] { return server.Ask("PUBSUB", "NUMSUB", inbox).elements.at(1).number == 1; });
-    return std::string();
-  }));
-  static_cast<void>(pages.Do(key, [] { return std::string(); }));  // its loop has heard of that
-  Await([&] { return server.Keys(std::string(kPrefix) + ":{" + key + "}:*").empty(); });
-}
-
 // Returns when a server has answered all that a process had to ask of it before.
 inline void AwaitAnswers(RedisPages& pages) {
   auto& core = singleflight::redis::detail::ClientAccess::Core(pages.GetClient());
@@ -96,9 +82,29 @@ inline void AwaitAnswers(RedisPages& pages) {
   answered.get_future().wait();
 }
 
+// Returns once nothing keeps a process's messages from arriving, so that it asks once for each key.
+// It has no answer to come then. Costs two executions.
+inline void AwaitSubscribed(const RedisServer& server, RedisPages& pages) {
+  static std::atomic<int> calls = 0;
+  const std::string key = "subscribes " + std::to_string(++calls);
+  static_cast<void>(pages.Do(key, [&] {
+    const std::string inbox = LeaseField(server, key, "inbox", kPrefix);
+    Await([&] { return server.Ask("PUBSUB", "NUMSUB", inbox).elements.at(1).number == 1; });
+    return std::string();
+  }));
+  static_cast<void>(pages.Do(key, [] { return std::string(); }));  // its loop has heard of that
+  Await([&] { return server.Keys(std::string(kPrefix) + ":{" + key + "}:*").empty(); });
+  AwaitAnswers(pages);
+}
+
 inline std::chrono::milliseconds Since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() -
                                                                begin);
+}
+
+// Returns once a process has published all outcomes, or has given up.
+inline void AwaitPublished(RedisPages& pages) {
+  singleflight::redis::detail::ClientAccess::FleetOf(pages.GetClient()).AwaitPublishing(1min);
 }
 
 // Asks `pages` for `key` with a function that returns `value`, and returns the outcome.
