@@ -185,7 +185,7 @@ TEST_CASE(
 
 TEST_CASE("Redis client: an idle subscription that works is kept") {
   const RedisServer server;
-  TestClient client(OptionsAt(server.Socket(), 30ms));
+  TestClient client(OptionsAt(server.Socket(), 900ms));  // an answer may take a third of that
   const Channel channel(client, "c");
   Await([&] { return channel.Subscribed() == 1; });
   const auto pings = [&] {
@@ -193,7 +193,7 @@ TEST_CASE("Redis client: an idle subscription that works is kept") {
     return std::stoi(stats.substr(stats.find("cmdstat_ping:calls=") + 19));
   };
   const int before = pings();
-  Await([&] { return pings() >= before + 10; });
+  Await([&] { return pings() >= before + 3; });
   CHECK(channel.Subscribed() == 1);
 }
 
