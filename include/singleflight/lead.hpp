@@ -146,6 +146,7 @@ class Lead {
 
   // Internal: for a thread that does the work of several calls.
   detail::WaitTarget& Target() const noexcept { return *async_->call.state; }
+  std::shared_ptr<const detail::WaitTarget> SharedTarget() const { return async_->call.state; }
 
  private:
   template <class, class>

@@ -461,6 +461,7 @@ TEST_CASE("redis::ReadThrough: a caller that was stopped before still gets a loc
   PageOptions options = LongTtl();
   options.local_ttl = 1h;
   CachePages pages(server, options);
+  AwaitListening(pages);
   REQUIRE(*pages.Get("k", [] { return "v"s; }) == "v");
   StopSource stop;
   stop.request_stop();
@@ -501,6 +502,81 @@ TEST_CASE("redis::ReadThrough: a load that takes no token goes on without caller
   load.Finish();
   CHECK(following.Join().value == "v");
   CHECK(*there.Get("k", NeverRun) == "v");
+}
+
+TEST_CASE("redis::ReadThrough: a caller that waits for a refresh may leave it") {
+  const RedisServer server;
+  PageOptions options = Stale();
+  options.soft_timeout = 1h;
+  CachePages pages(server, options);
+  PutExpired(server, pages, "k");
+  HeldLoad load("new");
+  const auto batch = [run = load.Load()](auto) { return Strings{run()}; };
+  SECTION("timeout of Get") {
+    CHECK((ErrorOf([&] { return pages.Get("k", load.Load(), {.timeout = 50ms}); }) ==
+           std::errc::timed_out));
+  }
+  SECTION("stop of Get") {
+    StopSource stop;
+    test::Caller caller([&] { return pages.Get("k", load.Load(), {.stop = stop.get_token()}); });
+    load.AwaitBegun();
+    stop.request_stop();
+    CHECK((caller.Join().error == std::errc::operation_canceled));
+  }
+  SECTION("timeout of DoMany") {
+    CHECK((ErrorOf([&] {
+             return DoMany(pages, Strings{"k"}, batch, {.timeout = 50ms}).at(0).result();
+           }) == std::errc::timed_out));
+  }
+  SECTION("stop of DoMany") {
+    StopSource stop;
+    test::Caller caller([&] {
+      return DoMany(pages, Strings{"k"}, batch, {.stop = stop.get_token()}).at(0).result();
+    });
+    load.AwaitBegun();
+    stop.request_stop();
+    CHECK((caller.Join().error == std::errc::operation_canceled));
+  }
+  load.AwaitBegun();  // it goes on
+  load.Finish();
+  AwaitNoLease(server, "k");
+  CHECK(*pages.Get("k", NeverRun) == "new");
+}
+
+TEST_CASE(
+    "redis::ReadThrough: nobody hangs if the value is unreadable and its refresh is dropped") {
+  const Way way = EachWay();
+  CAPTURE(way);
+  const RedisServer server;
+  std::vector<std::function<void()>> dropped;
+  CachePages pages(server, Stale());
+  PutExpired(server, pages, "k");
+  const std::string name = CacheName(server, "k", "value");
+  server.Ask("SETRANGE", name, std::to_string(server.Get(name).value().size() - 1), "#");
+  const auto drop = [](const auto&) {};
+  switch (way) {
+    case Way::kDoAsync: {
+      auto future = DoAsync(pages, "k", NeverRun, drop);
+      CHECK((ErrorOf([&] { return future.Get(); }) == std::errc::owner_dead));
+      return;
+    }
+    case Way::kDoThen: {
+      std::promise<std::exception_ptr> told;
+      const auto caller = DoThen(pages, "k", NeverRun, drop, [&](KeyResult<std::string> result) {
+        told.set_value(result.error());
+      });
+      CHECK(told.get_future().get() != nullptr);
+      return;
+    }
+    default: {  // a caller that blocks does the work itself
+      TaskThread worker;
+      Ask ask(
+          way, pages, "k", [] { return "v"s; }, worker);
+      INFO(ask.Join().message << static_cast<int>(ask.Join().error.value_or(std::errc())));
+      CHECK(ask.Join().value == "v");
+      return;
+    }
+  }
 }
 
 // ---- Batches
@@ -577,4 +653,26 @@ TEST_CASE("redis::ReadThrough: DoMany refreshes expired values in the background
   Await([&] { return pages.Peek("a") == "new" && pages.Peek("b") == "new"; });
   CHECK(runs >= 1);
   CHECK(pages.GetStats().loads == 2);
+}
+
+TEST_CASE("redis::ReadThrough: DoMany begins a refresh before it has waited for the other keys") {
+  const RedisServer server;
+  PageOptions options = Stale();
+  if (GENERATE(false, true)) options.soft_timeout = 1h;
+  CachePages here(server, options), there(server, options);
+  PutExpired(server, here, "stale");
+  HeldLoad elsewhere("elsewhere"), refresh("new");
+  test::Caller leads([&] { return there.Get("missing", elsewhere.Load()); });
+  elsewhere.AwaitBegun();
+  test::Caller batch([&] {
+    auto results = DoMany(
+        here, Strings{"missing", "stale"},
+        [&](std::span<const std::string> keys) { return Strings(keys.size(), refresh.Load()()); });
+    return Result<std::string>(std::move(results.at(1)).result());
+  });
+  refresh.AwaitBegun();  // while the other key is still being loaded
+  refresh.Finish();
+  elsewhere.Finish();
+  CHECK(batch.Join().value == (options.soft_timeout ? "new" : "old"));
+  CHECK(leads.Join().value == "elsewhere");
 }

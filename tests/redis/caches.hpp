@@ -12,11 +12,14 @@
 // Times are the server's, so no test waits for one: Age makes a value as old as it is to be.
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <future>
+#include <memory>
 #include <optional>
 #include <ostream>
 #include <singleflight/redis.hpp>
@@ -142,8 +145,8 @@ inline void SetLoadTime(const RedisServer& server, const std::string& key,
   server.Ask("SETRANGE", CacheName(server, key, "value"), "16", digits);
 }
 
-// Returns when a process with a local cache hears of invalidations, so that it keeps values from now
-// on. Its local cache is emptied when it learns the generation and when it has subscribed.
+// Returns when a process with a local cache hears of invalidations, so that it keeps values from
+// now on. Its local cache is emptied when it learns the generation and when it has subscribed.
 template <class Cache>
 void AwaitListening(Cache& cache) {
   static_cast<void>(cache.Peek("listens"));
@@ -197,6 +200,18 @@ class HeldLoad {
   const std::shared_ptr<Held> held_;
   const And and_then_;
 };
+
+// Returns when a server has answered all that a process had to ask of it before.
+template <class Cache>
+void AwaitAnswersOf(Cache& cache) {
+  auto& core = singleflight::redis::detail::ClientAccess::Core(cache.GetClient());
+  std::promise<void> answered;
+  core.Loop().Post([&] {
+    const std::array<std::string_view, 1> ping = {"PING"};
+    core.Commands().Run(std::nullopt, ping, [&](const auto&) { answered.set_value(); });
+  });
+  answered.get_future().wait();
+}
 
 // Returns when no load of `key` is in flight, and what it has ended with is on the server.
 inline void AwaitNoLease(const RedisServer& server, const std::string& key) {

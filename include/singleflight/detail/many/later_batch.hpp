@@ -95,6 +95,8 @@ class LaterBatch {
       batch->Change([&] {
         if (LedCalls<G>::IsBackground(its_lead)) {  // this caller does not wait for that
           refresh.emplace(std::move(its_lead));
+          ++batch->refreshes_;
+          Decide();
           return;
         }
         lead.emplace(std::move(its_lead));
@@ -112,9 +114,9 @@ class LaterBatch {
     LaterBatch* batch = nullptr;
     std::shared_ptr<State> call;  // the one that it is on, until it has left or landed
     std::optional<Lead> running;  // while `fn` runs for it
-    std::optional<Lead> refresh;  // of a call that refreshes the value. Guarded until it has landed
     // Guarded by the batch's mutex.
-    std::optional<Lead> lead;  // until `fn` runs for it
+    std::optional<Lead> lead;     // until `fn` runs for it
+    std::optional<Lead> refresh;  // of a call that refreshes the value, likewise
     bool landed = false;
     bool is_decided = false;  // whether this batch leads it for now
   };
@@ -156,7 +158,10 @@ class LaterBatch {
   void Follow(Fn& fn) {
     const StopCallback on_stop(options_.stop, [this] { Change([this] { stopped_ = true; }); });
     for (Member* member : asking_) {
-      while (member->call != nullptr && !Await(*member)) LeadGranted(fn);
+      while (member->call != nullptr && !Await(*member)) {
+        RefreshElsewhere(fn);  // first: it does not wait for the work
+        LeadGranted(fn);
+      }
     }
   }
 
@@ -169,7 +174,7 @@ class LaterBatch {
       return true;
     }
     std::unique_lock lock(mutex_);
-    const auto leads = [this] { return granted_ > 0 && undecided_ == 0; };
+    const auto leads = [this] { return granted_ + refreshes_ > 0 && undecided_ == 0; };
     if (!member.landed && !leads()) {
       lock.unlock();
       deadlock = !edge.Record(*member.call);
@@ -244,6 +249,8 @@ class LaterBatch {
                     "can be copied");
       BatchLeads<G, Kept> leads;
       try {
+        const std::lock_guard lock(mutex_);
+        refreshes_ = 0;
         for (Member& member : members_) {
           if (member.refresh) leads.Add(*member.key, *std::exchange(member.refresh, {}));
         }
@@ -261,6 +268,7 @@ class LaterBatch {
     LedCalls<G> led;
     {
       const std::lock_guard lock(mutex_);
+      if (granted_ == 0) return;
       for (Member* member : asking_) {
         if (!member->lead) continue;  // others may be given to this batch from now on
         member->led = true;
@@ -304,6 +312,7 @@ class LaterBatch {
   // Guarded by mutex_.
   std::size_t undecided_ = 0;  // keys of which it is not known whether this batch leads them
   std::size_t granted_ = 0;    // leads for which `fn` has not run
+  std::size_t refreshes_ = 0;  // likewise, of calls that refresh values
   bool stopped_ = false;
   BatchMembers<G, Member> members_;  // declared last, so destroyed first
 };

@@ -217,6 +217,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
         if (awaited_ != taken.text) {
           Await(taken.text);
           if (!CanAwait(taken.text)) {
+            if (EndsWithOldValue(/*can_work=*/false)) return;
             End();
             return OnFailure(singleflight::detail::MakeDeadlock());
           }

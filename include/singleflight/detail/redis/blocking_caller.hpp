@@ -147,7 +147,7 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
   }
   void Take(Lead lead) noexcept override {
     const std::lock_guard lock(mutex_);
-    lead_.emplace(std::move(lead));
+    (IsBackground(lead) ? refresh_ : lead_).emplace(std::move(lead));
     changed_.notify_all();
   }
   // The caller's stop was requested.
@@ -169,10 +169,21 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
     if (joined.state == nullptr) return AwaitLanded();
     call_ = std::move(joined.state);
     const StopCallback<OnStop> on_stop(options_.stop, OnStop{this});
+    while (!AwaitLeadOrLanding()) RefreshElsewhere();
+    if (lead_) RunAndLand();
+    AwaitLanded();
+    call_ = nullptr;
+    DropLead();
+    RefreshElsewhere();
+  }
+
+  // False: it has been told to refresh a value, and still waits.
+  bool AwaitLeadOrLanding() {
     singleflight::detail::WaitEdge edge;
     const bool deadlock = !edge.Record(*call_);
     const bool waited = !deadlock && WaitForSomething();
-    edge.Remove();                              // this thread no longer waits
+    edge.Remove();  // this thread no longer waits
+    if (waited && IsOnlyToRefresh()) return false;
     if (waited) Call::Withdraw(*call_, *this);  // if it has landed, nobody else takes this out
     if (!waited && Leaves()) {
       std::rethrow_exception(deadlock ? singleflight::detail::MakeDeadlock()
@@ -180,23 +191,24 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
                                  ? singleflight::detail::MakeCanceled()
                                  : singleflight::detail::MakeTimedOut());
     }
-    if (lead_) RunAndLand();
-    AwaitLanded();
-    call_ = nullptr;
-    DropLead();
+    return true;
+  }
+  bool IsOnlyToRefresh() {
+    const std::lock_guard lock(mutex_);
+    return refresh_ && !lead_ && !landed_;
   }
 
-  // True: the call has landed, or this caller leads.
+  // True: the call has landed, or this caller leads or is to refresh a value.
   bool WaitForSomething() {
     singleflight::detail::BeforeBlocking();
     std::unique_lock lock(mutex_);
-    const auto woken = [this] { return landed_ || lead_ || stopped_; };
+    const auto woken = [this] { return landed_ || lead_ || refresh_ || stopped_; };
     if (deadline_) {
       changed_.wait_until(lock, *deadline_, woken);
     } else {
       changed_.wait(lock, woken);
     }
-    return landed_ || lead_;
+    return landed_ || lead_ || refresh_;
   }
 
   // False: it is too late to leave. The call has landed, or this caller leads.
@@ -235,15 +247,21 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
     using Lead = typename Call::Lead;
   };
 
-  // Has a copy of `fn` refresh a value elsewhere: this caller gets the one that there is.
+  static bool IsBackground([[maybe_unused]] const Lead& lead) noexcept {
+    if constexpr (Lead::kMayBeBackground) return lead.Hook().IsBackground();
+    return false;
+  }
+  // If it is to refresh a value, has a copy of `fn` do that elsewhere: this caller gets the value
+  // that there is, or waits for the new one as others do.
   void RefreshElsewhere() {
     if constexpr (Lead::kMayBeBackground) {
       using Kept = std::decay_t<Fn>;
       std::optional<Lead> lead;
       {
         const std::lock_guard lock(mutex_);
-        lead.swap(lead_);
+        lead.swap(refresh_);
       }
+      if (!lead) return;
       try {
         const auto hook = lead->Hook();
         hook.RunInBackground(singleflight::detail::Task<LeadersGroup, Kept>(std::move(*lead), fn_));
@@ -252,13 +270,8 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
       }
     }
   }
-  bool LeadsInBackground() const noexcept {
-    if constexpr (Lead::kMayBeBackground) return lead_ && lead_->Hook().IsBackground();
-    return false;
-  }
 
   void RunAndLand() {
-    if (LeadsInBackground()) return RefreshElsewhere();
     State::MakeLeader(*this);
     bool stopped;
     {
@@ -286,7 +299,8 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
   std::mutex mutex_;
   std::condition_variable changed_;
   // Guarded by mutex_, while other threads may write them.
-  std::optional<Lead> lead_;  // of its call, once it does the work
+  std::optional<Lead> lead_;     // of its call, once it does the work
+  std::optional<Lead> refresh_;  // of a call that refreshes the value
   bool landed_ = false;
   bool stopped_ = false;
   bool leads_ = false;

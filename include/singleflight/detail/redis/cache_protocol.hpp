@@ -79,8 +79,8 @@ inline const Script& InvalidateAllScript() {
 // KEYS: as for Take, with the awaited names in any case, then value and failed
 // ARGV: as for Take, then the name of the generation, the one that our names are of, how much
 // earlier than it expires a value is refreshed, in millionths of the time that its load took, 1 to
-// wait if the value has expired and another process loads a new one, 1 to take no notice of the
-// value
+// wait if the value has expired and another process loads a new one, the token of a value or failure
+// that the process cannot read, which is as if it were not there
 //
 // In a Cluster, the generation is most likely on another node, and is not checked.
 
@@ -98,6 +98,7 @@ inline constexpr std::string_view kLookText = R"lua(
       local now = redis.call('TIME')
       local left = fresh - (now[1] * 1000000 + now[2])
       local payload, token = string.sub(value, 65), string.sub(value, 33, 64)
+      if token == ARGV[13] then return end
       return {'hit', payload, token, math.floor(left / 1000)}, left, load
     end
 )lua";
@@ -108,11 +109,10 @@ inline const Script& GetScript() {
     end
     local outdated = generation()
     if outdated then return outdated end
-    local found, left, load
-    if ARGV[13] ~= '1' then found, left, load = look(KEYS[6]) end
+    local found, left, load = look(KEYS[6])
     if not found then
       local failed = redis.pcall('GET', KEYS[7])
-      if type(failed) == 'string' and #failed >= 32 then
+      if type(failed) == 'string' and #failed >= 32 and string.sub(failed, 1, 32) ~= ARGV[13] then
         return {'failure', string.sub(failed, 33), string.sub(failed, 1, 32), 0}
       end
       return take()

@@ -15,6 +15,7 @@
 #include <system_error>
 #include <utility>
 
+#include "../errors.hpp"
 #include "answer.hpp"
 #include "asking.hpp"
 #include "cache_protocol.hpp"
@@ -63,12 +64,19 @@ class CachedAsking : public Asking {
     const auto later = [take, self = Self(*this)] { take(*self); };
     if (!context->cache->WaitsForTurn(key_, later)) take(*this);
   }
+  // It has ended with a value or an outcome that was packed with this token.
+  void NoteGiven(std::string token) { given_ = std::move(token); }
   // The expired value that was waited with, once this has ended. Thread: the one that delivers.
   std::optional<CachedValue> TakeStale() { return std::exchange(stale_, {}); }
   // The outcome, or the value, did not decode.
   void Undecodable() {
-    ignores_value_ = true;
+    unreadable_ = given_;
     stale_.reset();
+    try {
+      own_token_ = detail::NewToken();  // a refresh may have the lease with the one before
+    } catch (...) {
+      return OnFailure(singleflight::detail::Caught());
+    }
     Asking::Undecodable();
   }
   // The value is of another type.
@@ -118,7 +126,7 @@ class CachedAsking : public Asking {
     std::array<std::string_view, 13> all_words;
     std::ranges::copy(
         std::array<std::string_view, 5>{cache.GenerationName(), cache.Generation(), earliness,
-                                        cache.Patience() ? "1" : "0", ignores_value_ ? "1" : "0"},
+                                        cache.Patience() ? "1" : "0", unreadable_},
         std::ranges::copy(words, all_words.begin()).out);
     endings_so_far_ = cache.EndingsSoFar();
     context->fleet.Core().Commands().RunScript(detail::GetScript(), all_keys, all_words,
@@ -186,15 +194,18 @@ class CachedAsking : public Asking {
     }
     began_ = context->Now();
     WaitForNewer(std::move(taken.value));  // as any other process does
-    Await(own_token_ + tenure->FenceText());
+    const std::string id = own_token_ + tenure->FenceText();
+    Await(id);
     lease_until_ = asked + context->options.lease;
     timer_.Set(began_ + pause_);
     OnRefresh(std::move(tenure), is_early);
+    if (!std::exchange(is_known_to_follow_, true)) OnFollows();
     try {
       own_token_ = context->NewToken();  // for a lease that this may take later
+      if (CanAwait(id)) return;
     } catch (const std::exception&) {
-      EndsWithOldValue(/*can_work=*/false);
     }
+    EndsWithOldValue(/*can_work=*/false);
   }
 
   // There is an expired value, and a process loads a new one.
@@ -219,7 +230,8 @@ class CachedAsking : public Asking {
   const std::string key_;
   bool has_turn_ = false;             // nobody else asks for the key at this time
   bool is_sent_ = false;              // the command in flight was sent at once
-  bool ignores_value_ = false;        // it did not decode
+  std::string given_;                 // the token of the value or outcome that it has ended with
+  std::string unreadable_;            // likewise, of one that did not decode
   std::uint64_t endings_so_far_ = 0;  // when the server was asked
   std::optional<CachedValue> stale_;  // it has expired, and a new one is waited for
   Timer patience_;

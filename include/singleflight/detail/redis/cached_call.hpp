@@ -64,10 +64,12 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
            singleflight::detail::WaitEdge::Link(*this->async_->call.state, *awaits_);
   }
   void OnLead(std::shared_ptr<Tenure> tenure) noexcept override {
+    if (HasNoRunner()) return Vanish(tenure.get());
     this->context->cache->NoteLead(tenure->Token() + tenure->FenceText(), this->async_->call.state);
     Base::OnLead(std::move(tenure));
   }
   void OnMustRun(std::shared_ptr<Tenure> tenure) noexcept override {
+    if (HasNoRunner()) return Vanish(tenure.get());
     this->context->cache->WhenServersChange([given = this->given_, fleet = &this->context->fleet] {
       if (std::shared_ptr<typename Base::Async> async = given.lock()) {
         async->Forget();
@@ -77,6 +79,10 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
     Base::OnMustRun(std::move(tenure));
   }
 
+  void OnOutcome(std::string payload, std::string token) noexcept override {
+    this->NoteGiven(token);
+    Base::OnOutcome(std::move(payload), std::move(token));
+  }
   void OnHit(CachedValue value) noexcept override {
     this->Deliver([this, value = std::move(value)] { LandHit(value); });
   }
@@ -88,27 +94,52 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
 
   // One of the callers, or its function, gets a call of its own for the background load.
   void OnRefresh(std::shared_ptr<Tenure> tenure, bool is_early) noexcept override {
+    const std::string id = tenure->Token() + tenure->FenceText();
     tenure->Begin(nullptr);
     const auto guard = std::make_shared<Guard>(std::move(tenure));  // if dropped, gives it back
-    RunnerSlot::Taken first = this->SlotOf(*this->async_).TakeAny();
-    if (first.runner == nullptr) return;  // all callers have left
-    auto* const runner = static_cast<typename Base::Runner*>(first.runner);
-    const auto owned = std::shared_ptr<Runner>(std::move(first.owned));
     auto hook = MakeHook(guard);
     hook.is_background = true;
     hook.old = nullptr;
     const auto launch = [&](typename LocalGroup<Value>::Lead lead) {
+      const auto target = lead.SharedTarget();
+      typename Base::Lead full(std::move(lead), std::move(hook));
+      this->context->cache->NoteLead(id, target);
       ++this->context->count.executions;
       if (is_early) ++CacheOf()->early_refreshes;
-      typename Base::Lead full(std::move(lead), std::move(hook));
-      if (owned == nullptr) return runner->Take(std::move(full));
-      this->Deliver([runner, owned, full]() mutable { runner->Take(std::move(full)); });
+      if (GiveRefresh(std::move(full))) return;
+      --this->context->count.executions;  // all callers have left
+      if (is_early) --CacheOf()->early_refreshes;
     };
     try {
       JoinUnattended(launch);
     } catch (...) {  // no memory: nobody refreshes it now
       static_cast<void>(singleflight::detail::Caught());
     }
+  }
+  bool GiveRefresh(typename Base::Lead lead) {
+    RunnerSlot::Taken taken;
+    const auto give = [&lead](redis::detail::Runner& runner) {
+      static_cast<typename Base::Runner&>(runner).Take(std::move(lead));
+    };
+    if (!this->SlotOf(*this->async_).GiveOther(give, taken)) return false;
+    if (taken.runner == nullptr) return true;
+    has_given_runner_ = true;
+    this->Deliver([owned = std::shared_ptr<redis::detail::Runner>(std::move(taken.owned)),
+                   lead = std::move(lead)]() mutable {
+      static_cast<typename Base::Runner&>(*owned).Take(std::move(lead));
+    });
+    return true;
+  }
+  // Its only function was to refresh the value, and cannot do the work of this call, too.
+  bool HasNoRunner() noexcept {
+    return has_given_runner_ && !this->SlotOf(*this->async_).HasRunner();
+  }
+  void Vanish(Tenure* tenure) noexcept {
+    if (tenure != nullptr) {
+      tenure->Begin(nullptr);
+      tenure->GiveBack();
+    }
+    this->OnFailure(singleflight::detail::MakeOwnerDead());
   }
   template <class Launch>
   void JoinUnattended(const Launch& launch) {
@@ -155,8 +186,9 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
     if (payload && payload->kind == PayloadKind::kValue) outcome = Base::Decode(*payload);
     if (!outcome) {
       const bool is_other = !payload && detail::IsOfAnotherType(hit.payload, cache.tag_hash);
-      cache.Loop().Post([this, is_other] {
+      cache.Loop().Post([this, is_other, token = hit.token] {
         if (this->is_canceled_) return this->LandUnwanted();
+        this->NoteGiven(token);
         is_other ? this->OfAnotherType() : this->Undecodable();
       });
       return;
@@ -172,7 +204,8 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
   const std::shared_ptr<const Value> old_;
   // Used by the loop's thread, and from when the call's work begins, by the one that does it.
   CacheState::Epoch epoch_;
-  Clock::time_point asked_ = {};  // when the server was asked
+  Clock::time_point asked_ = {};   // when the server was asked
+  bool has_given_runner_ = false;  // to refresh the value. The loop's thread alone
   // The call of this process that it follows, if it is one. Kept as long as this, which lands first
   std::shared_ptr<const singleflight::detail::WaitTarget> awaits_;
 };

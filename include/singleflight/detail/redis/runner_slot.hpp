@@ -98,11 +98,23 @@ class RunnerSlot {
     }
     return Take(static_cast<Runner&>(*runners_.next));
   }
-  // Likewise, but no grant waits.
-  Taken TakeAny() noexcept {
+  // Has the first runner do other work. If it is a thread, `give(runner)` tells it, and it remains
+  // here: it still waits, and may leave. Else it is taken out. False: there is none.
+  template <class Give>
+  bool GiveOther(const Give& give, Taken& taken) noexcept {
     const std::lock_guard lock(mutex_);
-    if (closed_ || runners_.Empty()) return {};
-    return Take(static_cast<Runner&>(*runners_.next));
+    if (closed_ || runners_.Empty()) return false;
+    auto& first = static_cast<Runner&>(*runners_.next);
+    if (first.IsThread()) {
+      give(first);
+    } else {
+      taken = Take(first);
+    }
+    return true;
+  }
+  bool HasRunner() noexcept {
+    const std::lock_guard lock(mutex_);
+    return !runners_.Empty();
   }
   // False: the grant was given to a runner.
   bool StopWaiting() noexcept {
