@@ -66,7 +66,9 @@ class CacheCommand : public std::enable_shared_from_this<CacheCommand> {
     CacheState& cache = *context_->cache;
     cache.Open();
     cache.WithGeneration([self = shared_from_this()](const Answer* failure) {
-      failure == nullptr ? self->SendNow() : self->then_(*failure);
+      if (failure == nullptr) return self->SendNow();
+      self->context_->NoteOutage(failure->why);
+      self->then_(*failure);
     });
   }
 

@@ -88,10 +88,10 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
     Fetch();
   }
   const std::string& Generation() const noexcept { return generation_; }
-  // The server has this one. Empty: it has lost it.
+  // The server has this one. If it has lost it, or has something else there, this is no generation.
   void Learn(std::string generation) {
     if (generation == generation_) return;
-    if (!generation.empty() && generation >= newest_) {
+    if (detail::IsFence(generation) && generation >= newest_) {
       generation_ = newest_ = std::move(generation);
       EndAllEpochs();
     } else {  // it is told the newest, unless that has only overtaken an older answer
@@ -224,7 +224,7 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   }
   void OnFetched(Answer answer) {
     is_fetching_ = false;
-    if (answer.IsReply() && answer.reply.IsText() && !answer.reply.text.empty()) {
+    if (answer.IsReply() && answer.reply.IsText() && detail::IsFence(answer.reply.text)) {
       Learn(answer.reply.text);
     } else if (answer.IsReply()) {
       answer.kind = Answer::Kind::kRefused;
