@@ -43,7 +43,7 @@ constexpr bool ReturnsAwaitable() {
     using Returned = decltype(detail::CallWithStop(std::declval<Fn>(), StopToken()));
     if constexpr (Awaitable<Returned> && !std::same_as<std::remove_cvref_t<Returned>, Value>) {
       using Awaited = decltype(detail::AwaiterOf(std::declval<Returned>()).await_resume());
-      detail::CheckDropped<Value, Awaited>();
+      detail::CheckAwaited<Value, Awaited>();
       return std::is_void_v<Value> || std::convertible_to<Awaited, Value>;
     }
   }

@@ -17,10 +17,18 @@
 
 namespace singleflight {
 
+template <class T>
+class Cached;
 template <class Value>
 class KeyResult;
 
 namespace detail {
+
+// Whether a load has returned its value with what it says of it: see read_through_options.hpp.
+template <class T>
+inline constexpr bool kIsCached = false;
+template <class T>
+inline constexpr bool kIsCached<Cached<T>> = true;
 
 template <class T>
 inline constexpr bool kIsKeyResult = false;
@@ -87,6 +95,29 @@ constexpr void CheckDropped() {
                   "the group's Value is void, so the error that fn may return would be dropped: "
                   "throw it, or make what fn returns the group's Value");
   }
+}
+
+// Whether a call would take an element for a Value, or for what holds one, and lose what a Cached
+// says of it. A std::any, for example, would swallow it.
+template <class Value, class Element>
+constexpr bool IsOrHoldsCached() {
+  using T = std::remove_cvref_t<Element>;
+  if constexpr (std::is_void_v<Element> || std::same_as<T, Value>) {
+    return false;
+  } else if constexpr (!kIsCached<T> && ExpectedLike<Element>) {
+    using Held = std::remove_cvref_t<decltype(detail::ValueOf(std::declval<Element>()))>;
+    return kIsCached<Held> && !std::same_as<Held, Value>;
+  } else {
+    return kIsCached<T>;
+  }
+}
+
+// Refuses what an `fn` that is awaited returned, if that is lost.
+template <class Value, class Awaited>
+constexpr void CheckAwaited() {
+  detail::CheckDropped<Value, Awaited>();
+  static_assert(!detail::IsOrHoldsCached<Value, Awaited>(),
+                "a load that is awaited cannot return Cached: let it return the Value itself");
 }
 
 // What an element is for a group of this Value. kNone: nothing that can be used.

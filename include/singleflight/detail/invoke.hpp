@@ -15,18 +15,7 @@
 #include "outcome.hpp"
 #include "thread_mark.hpp"
 
-namespace singleflight {
-
-template <class T>
-class Cached;
-
-namespace detail {
-
-// Whether a load has returned its value with what it says of it: see read_through_options.hpp.
-template <class T>
-inline constexpr bool kIsCached = false;
-template <class T>
-inline constexpr bool kIsCached<Cached<T>> = true;
+namespace singleflight::detail {
 
 // Not inlined, because GCC 12 warns falsely that an inlined StopSource() is uninitialized.
 [[gnu::noinline]] inline StopSource NewStopSource() { return StopSource(); }
@@ -142,6 +131,4 @@ void RunHook(const Hook& hook, Args&&... args) {
   }
 }
 
-}  // namespace detail
-
-}  // namespace singleflight
+}  // namespace singleflight::detail

@@ -333,9 +333,28 @@ constexpr Reading ReadingOf() {
   }
 }
 
+// Whether an element, or the value of an entry, is or holds a Cached.
+template <class Value, class Range>
+constexpr bool HasCached() {
+  if constexpr (std::ranges::range<Range&>) {
+    using Iterator = std::ranges::iterator_t<Range&>;
+    using Element = std::ranges::range_reference_t<Range&>;
+    if constexpr (detail::IsOrHoldsCached<Value, Element>()) {
+      return true;
+    } else if constexpr (!std::same_as<std::remove_cvref_t<Element>, Value> &&
+                         EntryLike<EntryAt<Iterator>>) {
+      using Mapped = decltype(detail::MappedOf(std::declval<EntryAt<Iterator>>()));
+      return detail::IsOrHoldsCached<Value, Mapped>();
+    }
+  }
+  return false;
+}
+
 // Refuses what cannot be read. True if it can be.
 template <class G, class Returned>
 constexpr bool CheckReturned() {
+  static_assert(!detail::HasCached<typename G::ValueType, std::remove_reference_t<Returned>>(),
+                "the fn of a batch cannot return Cached: let it return the Values themselves");
   constexpr Reading kReading = ReadingOf<G, Returned>();
   constexpr bool kVoid = std::is_void_v<typename G::ValueType>;
   static_assert(kReading != Reading::kMultimap,

@@ -45,8 +45,9 @@ constexpr void CheckNetFn() {
   using Value = typename G::ValueType;
   if constexpr (SINGLEFLIGHT_ASIO::ReturnsNetAwaitable<Fn>()) {
     using Awaited = typename AwaitableTraitsOf<Fn>::Awaited;
-    detail::CheckDropped<Value, Awaited>();
-    static_assert(std::is_void_v<Value> || std::convertible_to<Awaited, Value>,
+    detail::CheckAwaited<Value, Awaited>();
+    static_assert(std::is_void_v<Value> || std::convertible_to<Awaited, Value> ||
+                      detail::IsOrHoldsCached<Value, Awaited>(),
                   "fn must return an awaitable of the group's Value or of something that converts "
                   "to it");
   } else {
