@@ -73,7 +73,7 @@ class CachedAsking : public Asking {
     unreadable_ = given_;
     stale_.reset();
     try {
-      own_token_ = detail::NewToken();  // a refresh may have the lease with the one before
+      own_token_ = context->NewToken();  // a refresh may have the lease with the one before
     } catch (...) {
       return OnFailure(singleflight::detail::Caught());
     }
