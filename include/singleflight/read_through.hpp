@@ -67,6 +67,7 @@
 #include <utility>
 
 #include "detail/braced_key.hpp"
+#include "detail/cached_load.hpp"
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/landed_state.hpp"

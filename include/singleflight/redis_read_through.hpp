@@ -54,11 +54,11 @@
 #include <type_traits>
 #include <utility>
 
+#include "detail/cached_load.hpp"
 #include "detail/errors.hpp"
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/landed_state.hpp"
-#include "detail/read_through/load_note.hpp"
 #include "detail/redis/cache_change.hpp"
 #include "detail/redis/cache_context.hpp"
 #include "detail/redis/cached_call.hpp"

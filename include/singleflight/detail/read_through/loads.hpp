@@ -20,6 +20,7 @@
 #include "../../result.hpp"
 #include "../../stop_token.hpp"
 #include "../../value_traits.hpp"
+#include "../cached_load.hpp"
 #include "../call.hpp"
 #include "../invoke.hpp"
 #include "../key_ref.hpp"
