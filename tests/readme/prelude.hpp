@@ -7,7 +7,6 @@
 #include <coroutine>
 #include <functional>
 #include <iostream>
-#include <optional>
 #include <singleflight/singleflight.hpp>
 #include <span>
 #include <stop_token>
@@ -26,12 +25,6 @@ struct User {
 struct Request {
   std::string Key() const;
   int id;
-};
-struct Cache {
-  explicit Cache(int size);
-  std::optional<User> Get(const std::string& key);
-  void Put(const std::string& key, const User& user);
-  void Erase(const std::string& key);
 };
 User Load(int id);
 void Save(const User& user);
@@ -57,6 +50,7 @@ struct UserTask : std::suspend_always {
 UserTask LoadTask(int id);
 
 #include <singleflight/redis.hpp>
+#include <singleflight/redis_read_through.hpp>
 
 std::string Render(const Request& request);
 

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <optional>
 #include <singleflight/redis.hpp>
+#include <singleflight/redis_read_through.hpp>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -26,13 +27,13 @@ using singleflight::redis::Options;
 
 namespace {
 
-// Returns the commands between the markers in the manual.
-std::vector<std::string> ListedCommands() {
+// Returns the commands between two markers in the manual.
+std::vector<std::string> ListedCommands(const std::string& marker = "rights") {
   const std::filesystem::path here = __FILE__;
   std::ifstream file(here.parent_path() / "../../include/singleflight/README.md");
   const std::string manual(std::istreambuf_iterator<char>(file), {});
-  const std::size_t begin = manual.find("<!-- rights:");
-  const std::size_t end = manual.find("<!-- /rights -->");
+  const std::size_t begin = manual.find("<!-- " + marker + ":");
+  const std::size_t end = manual.find("<!-- /" + marker + " -->");
   REQUIRE((begin != manual.npos && end != manual.npos && begin < end));
   std::istringstream lines(manual.substr(begin, end - begin));
   std::vector<std::string> commands;
@@ -100,6 +101,47 @@ TEST_CASE("The rights in the manual are enough for a group, and it uses each of 
     INFO(right);
     CHECK(Calls(server, right) > 0);
   }
+}
+
+TEST_CASE("The rights in the manual are enough for a cache, and it uses those that it adds") {
+  const RedisServer server;
+  for (const std::string& command : ListedCommands()) server.Ask(command.c_str());
+  const std::vector<std::string> added = ListedCommands("cache rights");
+  REQUIRE(added.size() == 2);
+  for (const std::string& command : added) server.Ask(command.c_str());
+  server.Ask("CONFIG RESETSTAT");
+  ClientOptions client = LongTimeouts(server.Socket());
+  client.user = "app";
+  client.password = "PASSWORD";
+  {
+    singleflight::redis::Client one(client), other(client);
+    using Cache = singleflight::redis::ReadThrough<std::string>;
+    const singleflight::redis::ReadThroughOptions<std::string> options = {
+        .ttl = 10ms,
+        .stale_for = 1h,
+        .local_ttl = 1ms,
+        .fleet = {.lease = 10s, .on_outage = OnOutage::kFail}};
+    Cache cache(one, "shop:cache", options), others(other, "shop:cache", options);
+    for (const std::string& key : {"a"s, ""s, "}"s, "a}b{"s, "*"s}) {
+      INFO("key '" << key << "'");
+      CHECK(*cache.Get(key, [] { return "old"s; }) == "old");
+      Await([&] { return others.GetStats().stale > 0 || *others.Get(key, NeverRun) != "old"; });
+      others.Invalidate(key);
+      CHECK(cache.Peek(key) == std::nullopt);
+      others.Put(key, "new");
+      CHECK(cache.Peek(key) == "new");
+    }
+    others.InvalidateAll();
+    CHECK(cache.Peek("a") == std::nullopt);
+    for (const Cache* each : {&cache, &others}) {
+      CHECK(each->LastOutage() == "");
+      CHECK(each->GetStats().fleet.unpublished == 0);
+      Await([&] { return each->GetStats().emptied >= 2; });  // it heard of another generation
+    }
+    Await([&] { return cache.GetStats().invalidations >= 10; });
+  }
+  CHECK(server.Ask("ACL LOG").elements.empty());  // nothing was refused
+  CHECK(Calls(server, "hget") > 0);
 }
 
 TEST_CASE("A group works over IPv6, with a password") {
