@@ -24,24 +24,17 @@
 // that 256 threads lead.
 
 #include <benchmark/benchmark.h>
-#include <sched.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <coroutine>
 #include <cstddef>
-#include <exception>
 #include <functional>
-#include <iterator>
 #include <latch>
-#include <singleflight/coro.hpp>
 #include <singleflight/redis.hpp>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "hiredis.hpp"
