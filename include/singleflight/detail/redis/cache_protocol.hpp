@@ -77,15 +77,19 @@ inline const Script& InvalidateAllScript() {
 // ---- Get: finds the value, or else does what Take does
 //
 // KEYS: as for Take, with the awaited names in any case, then value and failed
-// ARGV: as for Take, then the name of the generation, the one that our names are of, how much
-// earlier than it expires a value is refreshed, in millionths of the time that its load took, 1 to
-// wait if the value has expired and another process loads a new one, the token of a value or failure
-// that the process cannot read, which is as if it were not there
+// ARGV: as for Take, then
+//    9  the name of the generation
+//   10  the one that our names are of, or '' to go on following a load of an earlier one
+//   11  how much earlier than it expires a value is refreshed, in millionths of the time that its
+//       load took
+//   12  1 to wait if the value has expired and another process loads a new one
+//   13  the token of a value or failure that the process cannot read: as if it were not there
 //
 // In a Cluster, the generation is most likely on another node, and is not checked.
 
 inline constexpr std::string_view kLookText = R"lua(
     local function generation()
+      if ARGV[10] == '' then return end
       local known = redis.pcall('GET', ARGV[9])
       if not known then return {'generation', ''} end
       if type(known) == 'string' and known ~= ARGV[10] then return {'generation', known} end

@@ -98,9 +98,11 @@ class CachedAsking : public Asking {
           [self = Self(*this)](const Answer* failure) { self->OnGeneration(failure); });
       return false;
     }
-    if (std::string base = cache.BaseOf(key_); base != base_) {
+    std::string base = cache.BaseOf(key_);
+    is_outdated_ = base != base_ && !awaited_.empty();
+    if (is_outdated_) return true;  // it follows a load that InvalidateAll has forgotten
+    if (base != base_) {
       GiveBackWhatMayBeOurs();
-      Await({});  // a lease of another generation
       base_ = std::move(base);
     }
     is_sent_ = context->fleet.Core().Commands().CanSend(base_);
@@ -125,8 +127,9 @@ class CachedAsking : public Asking {
     all_keys.back() = failure;
     std::array<std::string_view, 13> all_words;
     std::ranges::copy(
-        std::array<std::string_view, 5>{cache.GenerationName(), cache.Generation(), earliness,
-                                        cache.Patience() ? "1" : "0", unreadable_},
+        std::array<std::string_view, 5>{cache.GenerationName(),
+                                        is_outdated_ ? std::string_view() : cache.Generation(),
+                                        earliness, cache.Patience() ? "1" : "0", unreadable_},
         std::ranges::copy(words, all_words.begin()).out);
     endings_so_far_ = cache.EndingsSoFar();
     context->fleet.Core().Commands().RunScript(detail::GetScript(), all_keys, all_words,
@@ -139,7 +142,7 @@ class CachedAsking : public Asking {
   }
 
   bool OnTakenFirst(Taken& taken, Clock::time_point asked) override {
-    if (!std::exchange(is_sent_, true)) {
+    if (!std::exchange(is_sent_, true) && !is_outdated_) {
       OnAsks();  // it is not known when the server was asked
       if (taken.kind != Taken::Kind::kLead && is_asking_) {
         Take();
@@ -230,6 +233,7 @@ class CachedAsking : public Asking {
   const std::string key_;
   bool has_turn_ = false;             // nobody else asks for the key at this time
   bool is_sent_ = false;              // the command in flight was sent at once
+  bool is_outdated_ = false;          // what it follows is of an earlier generation
   std::string given_;                 // the token of the value or outcome that it has ended with
   std::string unreadable_;            // likewise, of one that did not decode
   std::uint64_t endings_so_far_ = 0;  // when the server was asked
