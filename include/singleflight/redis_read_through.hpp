@@ -38,14 +38,9 @@
 //
 // Needs what redis.hpp needs.
 
-#include <chrono>
 #include <concepts>
-#include <condition_variable>
-#include <cstdint>
 #include <exception>
-#include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -59,7 +54,7 @@
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/landed_state.hpp"
-#include "detail/redis/cache_change.hpp"
+#include "detail/redis/cache_command.hpp"
 #include "detail/redis/cache_context.hpp"
 #include "detail/redis/cached_call.hpp"
 #include "detail/redis/check_options.hpp"
@@ -167,7 +162,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   //   it, and what Leaving says. The values of other processes may then be there still.
   template <class K = singleflight::detail::BracedKey<std::string>>
   void Invalidate(const K& key, CallOptions options = {}) {
-    Block<void>(options, [&](auto done) { InvalidateThen(key, std::move(done)); });
+    detail::BlockOn<void>(options, [&](auto done) { InvalidateThen(key, std::move(done)); });
   }
   // Puts a value of the caller's own, which may be Cached(value, options), in place of what
   // Invalidate would remove. "Not found" is put, too, and keep_if is not asked.
@@ -176,23 +171,24 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   // Errors: also `message_size` if the value is larger than max_value, and what Encode throws.
   template <class K = singleflight::detail::BracedKey<std::string>>
   void Put(const K& key, const Value& value, CallOptions options = {}) {
-    Block<void>(options, [&](auto done) { PutThen(key, value, std::move(done)); });
+    detail::BlockOn<void>(options, [&](auto done) { PutThen(key, value, std::move(done)); });
   }
   template <class K = singleflight::detail::BracedKey<std::string>, class T>
   void Put(const K& key, const Cached<T>& value, CallOptions options = {}) {
-    Block<void>(options, [&](auto done) { PutThen(key, value, std::move(done)); });
+    detail::BlockOn<void>(options, [&](auto done) { PutThen(key, value, std::move(done)); });
   }
   // The same as Invalidate for all keys. What was there takes up room on the server until its time
   // is over.
   void InvalidateAll(CallOptions options = {}) {
-    Block<void>(options, [&](auto done) { InvalidateAllThen(std::move(done)); });
+    detail::BlockOn<void>(options, [&](auto done) { InvalidateAllThen(std::move(done)); });
   }
   // Returns what Get would return without a load: a value that is fresh, or that stale_for allows.
   //
   // Thread, Leaving, Errors: as for Invalidate. Also `protocol_error` if it does not decode.
   template <class K = singleflight::detail::BracedKey<std::string>>
   std::optional<Value> Peek(const K& key, CallOptions options = {}) {
-    return Block<std::optional<Value>>(options, [&](auto done) { PeekThen(key, std::move(done)); });
+    return detail::BlockOn<std::optional<Value>>(
+        options, [&](auto done) { PeekThen(key, std::move(done)); });
   }
 
   // The same for callers that do not block: `callback` gets a KeyResult<void>, which says whether
@@ -221,7 +217,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
              const detail::Answer& answer) mutable {
            this->context_->ClearLocal();
            this->ForgetCalls();  // calls that have not asked the server
-           callback(Told(answer));
+           callback(detail::Told(answer));
          });
   }
   template <class K = singleflight::detail::BracedKey<std::string>, class Callback>
@@ -341,7 +337,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
              const detail::Answer& answer) mutable {
            this->context_->EraseLocal(key);
            this->local_->Forget(key);  // a call that has not asked the server
-           callback(Told(answer));
+           callback(detail::Told(answer));
          });
   }
 
@@ -369,16 +365,8 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
     });
   }
 
-  static std::exception_ptr ErrorOf(const detail::Answer& answer) {
-    const auto code = answer.kind == detail::Answer::Kind::kRefused ? std::errc::protocol_error
-                                                                    : std::errc::not_connected;
-    return std::make_exception_ptr(detail::Outage(code, answer.why));
-  }
-  static KeyResult<void> Told(const detail::Answer& answer) {
-    return answer.IsReply() ? KeyResult<void>() : KeyResult<void>::Failure(ErrorOf(answer));
-  }
   static Peeked PeekedAt(const Context& context, const detail::Answer& answer) {
-    if (!answer.IsReply()) return Peeked::Failure(ErrorOf(answer));
+    if (!answer.IsReply()) return Peeked::Failure(detail::ErrorOf(answer));
     detail::Reply reply = answer.reply;
     const std::optional<detail::Taken> taken = detail::ReadTaken(reply);
     if (!taken || taken->kind != detail::Taken::Kind::kHit) return Peeked(std::optional<Value>());
@@ -394,50 +382,6 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
     }
     return Peeked::Failure(std::make_exception_ptr(
         detail::Outage(std::errc::protocol_error, "the server's value does not decode")));
-  }
-
-  // Blocks until what `begin(done)` has begun calls `done`.
-  template <class T, class Begin>
-  T Block(const CallOptions& options, Begin&& begin) {
-    struct Slot {
-      std::mutex mutex;
-      std::condition_variable changed;
-      std::optional<KeyResult<T>> result;
-      bool stopped = false;
-    };
-    if (options.stop.stop_requested()) {
-      std::rethrow_exception(singleflight::detail::MakeCanceled());
-    }
-    const auto slot = std::make_shared<Slot>();
-    begin([slot](KeyResult<T> result) {
-      const std::lock_guard lock(slot->mutex);
-      slot->result.emplace(std::move(result));
-      slot->changed.notify_all();
-    });
-    singleflight::detail::BeforeBlocking();
-    const StopCallback on_stop(options.stop, [&slot] {
-      const std::lock_guard lock(slot->mutex);
-      slot->stopped = true;
-      slot->changed.notify_all();
-    });
-    std::unique_lock lock(slot->mutex);
-    const auto woken = [&] { return slot->result || slot->stopped; };
-    if (const auto deadline = options.timeout.Deadline()) {
-      slot->changed.wait_until(lock, *deadline, woken);
-    } else {
-      slot->changed.wait(lock, woken);
-    }
-    if (slot->result) {
-      if constexpr (std::is_void_v<T>) {
-        static_cast<void>(*slot->result);
-        if (auto error = slot->result->error()) std::rethrow_exception(std::move(error));
-        return;
-      } else {
-        return T(**slot->result);
-      }
-    }
-    std::rethrow_exception(slot->stopped ? singleflight::detail::MakeCanceled()
-                                         : singleflight::detail::MakeTimedOut());
   }
 
   detail::PendingCommands pending_;

@@ -182,7 +182,7 @@ TEST_CASE("redis::ReadThrough: a hit whose answer comes after a message is not k
   Await([&] { return here.GetStats().invalidations == 1; });
   REQUIRE(here.Peek("k") == "old");
   REQUIRE(*there.Get("k", NeverRun) == "old");  // the script is known
-  std::size_t commands = 0;  // the connection that is not for messages
+  std::size_t commands = 0;                     // the connection that is not for messages
   for (std::size_t i = 1; i < proxy.Connections(); ++i) {
     if (proxy.Bytes(i, RedisProxy::kRequests) > proxy.Bytes(commands, RedisProxy::kRequests)) {
       commands = i;
