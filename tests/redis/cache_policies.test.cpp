@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -84,6 +85,28 @@ TEST_CASE("redis::ReadThrough: a value is fresh for its ttl after it was put, an
   CHECK(*here.Get("k", NeverRun) == "second");
   CHECK(here.GetStats().loads == 1);
   CHECK(there.GetStats().hits == 1);
+}
+
+TEST_CASE(
+    "redis::ReadThrough: without stale_for no expired value is used, and no load outlives Get") {
+  // The server's own expiry is in milliseconds, and may come later.
+  const RedisServer server;
+  CachePages pages(server, LongTtl());
+  pages.Put("k", "old");
+  const std::string name = CacheName(server, "k", "value");
+  server.Ask("EVAL",
+             "local v, t = redis.call('GET', KEYS[1]), redis.call('TIME') "
+             "redis.call('SET', KEYS[1], string.format('%010d%06d', t[1], t[2]) .. "
+             "string.sub(v, 17), 'KEEPTTL')",
+             "1", name);
+  REQUIRE(TimeLeft(server, "k") > 59min);
+  CHECK_FALSE(pages.Peek("k").has_value());
+  std::thread::id ran_on;
+  CHECK(*pages.Get("k", [&] {
+    ran_on = std::this_thread::get_id();
+    return "new"s;
+  }) == "new");
+  CHECK(ran_on == std::this_thread::get_id());
 }
 
 TEST_CASE("redis::ReadThrough: no process tells the server what time it is") {

@@ -12,6 +12,15 @@
 //   callers KEY           reports how many callers of this process are on the call
 //   stats                 reports the group's statistics
 //   fork KEY              a forked child asks for KEY, forgets it, destroys the group, and exits
+//   cache TTL_MS LOCAL_MS makes a redis::ReadThrough<std::string> beside the group. LOCAL_MS 0: it
+//   has
+//                         no local cache
+//   get KEY               a thread asks the cache for KEY. Its load is like `fn`
+//   pages COUNT THREADS   THREADS threads ask the cache for COUNT pages, one after the other
+//   steady COUNT THREADS  the same, again and again until "stop"
+//   history FILE THREADS TIMES INVALIDATES CHECKS
+//                         THREADS threads ask the cache, and invalidate if INVALIDATES is 1, TIMES
+//                         times each: see cache_fleet.test.cpp
 //   end                   destroys the group and exits, when all callers have their results
 //
 // It reports on its standard output:
@@ -19,6 +28,11 @@
 //   running KEY TOKEN FENCE          `fn` has begun. TOKEN is "-" if there is none
 //   landed KEY ROLE SHARED VALUE     a caller got VALUE. SHARED is shared or alone
 //   failed KEY ERROR                 a caller got ERROR instead
+//   loading KEY                      the cache's load has begun
+//   rendered PAGE NANOSECONDS        the load of a page has begun, by the machine's clock
+//   asked - COUNT                    a thread of pages or steady has finished
+//   remembered - GETS BAD            a thread of history has finished. BAD is how many values were
+//                                    older than an Invalidate that had returned
 //   callers KEY COUNT, stats - NUMBER..., child KEY ERROR ERROR, forked KEY STATUS
 //
 // It exits at once if its parent exits or closes the input.
@@ -27,6 +41,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <csignal>
@@ -35,9 +50,12 @@
 #include <cstdlib>
 #include <exception>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
+#include <random>
 #include <singleflight/redis.hpp>
+#include <singleflight/redis_read_through.hpp>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -47,6 +65,7 @@
 #include <utility>
 #include <vector>
 
+#include "history.hpp"
 #include "sanitizers/sanitizers.hpp"
 
 #if defined(UNDER_SANITIZER)
@@ -62,6 +81,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using Group = singleflight::redis::Group<std::string>;
+using Cache = singleflight::redis::ReadThrough<std::string>;
 using singleflight::Role;
 using singleflight::redis::Lease;
 
@@ -75,6 +95,7 @@ class Member {
   Member(std::string name, const singleflight::redis::ClientOptions& client_options,
          const singleflight::redis::Options& options)
       : name_(std::move(name)),
+        options_(options),
         client_(new singleflight::redis::Client(client_options)),
         group_(new Group(*client_, "fleet", options)) {}
 
@@ -107,8 +128,34 @@ class Member {
     } else if (command == "fork") {
       words >> key;
       Fork(key);
+    } else if (command == "cache") {
+      std::int64_t ttl = 0, local = 0;
+      words >> ttl >> local;
+      MakeCache(std::chrono::milliseconds(ttl), std::chrono::milliseconds(local));
+    } else if (command == "get") {
+      words >> key;
+      threads_.emplace_back([this, key] { Get(key); });
+    } else if (command == "pages" || command == "steady") {
+      int pages = 0, threads = 0;
+      words >> pages >> threads;
+      for (; threads > 0; --threads) {
+        threads_.emplace_back([this, pages, again = command == "steady"] { Browse(pages, again); });
+      }
+    } else if (command == "stop") {
+      stopped_ = true;
+    } else if (command == "history") {
+      std::string file;
+      int threads = 0, times = 0;
+      bool invalidates = false, checks = false;
+      words >> file >> threads >> times >> invalidates >> checks;
+      for (; threads > 0; --threads) {
+        threads_.emplace_back([=, this, seed = static_cast<unsigned>(threads)] {
+          Remember(file, seed, times, invalidates, checks);
+        });
+      }
     } else if (command == "end") {
       for (std::thread& thread : threads_) thread.join();
+      delete cache_;
       delete group_;
       delete client_;
       std::exit(0);
@@ -128,9 +175,81 @@ class Member {
     }
   }
 
+  // ---- The cache
+
+  void MakeCache(std::chrono::milliseconds ttl, std::chrono::milliseconds local) {
+    singleflight::redis::ReadThroughOptions<std::string> options{.ttl = ttl};
+    if (local.count() > 0) options.local_ttl = local;
+    options.fleet = options_;
+    cache_ = new Cache(*client_, "cache", options);
+  }
+
+  void Get(const std::string& key) {
+    try {
+      const auto result = cache_->Get(key, [&] {
+        Report("loading " + key);
+        return Obey(key);
+      });
+      Report("landed " + key + (result.role() == Role::kLeader ? " leader" : " follower") +
+             (result.shared() ? " shared " : " alone ") + *result);
+    } catch (...) {
+      Report("failed " + key + ' ' + NameOf(std::current_exception()));
+    }
+  }
+
+  void Browse(int pages, bool again) {
+    int count = 0;
+    do {
+      for (int i = 0; i < pages && !stopped_; ++i, ++count) {
+        const std::string page = "page" + std::to_string(i);
+        try {
+          static_cast<void>(cache_->Get(page, [&] {
+            const auto now = std::chrono::steady_clock::now().time_since_epoch();
+            const std::chrono::nanoseconds begun = now;
+            Report("rendered " + page + ' ' + std::to_string(begun.count()));
+            return "the text of " + page;
+          }));
+        } catch (...) {
+          Report("failed " + page + ' ' + NameOf(std::current_exception()));
+        }
+      }
+    } while (again && !stopped_);
+    Report("asked - " + std::to_string(count));
+  }
+
+  void Remember(const std::string& file, unsigned seed, int times, bool invalidates, bool checks) {
+    const test::SharedHistory history(file);
+    std::mt19937 random(seed * 1000 + static_cast<unsigned>(::getpid()));
+    std::uint64_t gets = 0, bad = 0;
+    for (int i = 0; i < times; ++i) {
+      const std::size_t number = random() % test::History::kKeys;
+      const std::string key = "k" + std::to_string(number);
+      auto& its = history->keys[number];
+      ++history->steps;
+      try {
+        if (invalidates && random() % 20 == 0) {
+          const std::uint64_t version = ++its.version;
+          random() % 5 == 0 ? cache_->InvalidateAll() : cache_->Invalidate(key);
+          its.RaiseTo(version);
+          continue;
+        }
+        const std::uint64_t least = its.least;
+        const auto value = cache_->Get(key, [&] { return std::to_string(its.version.load()); });
+        ++gets;
+        if (checks && std::stoull(*value) < least) ++bad;
+      } catch (const std::system_error&) {  // an outage: nothing was promised
+      } catch (const singleflight::redis::RemoteError&) {
+      }
+    }
+    Report("remembered - " + std::to_string(gets) + ' ' + std::to_string(bad));
+  }
+
   std::string Run(const std::string& key, const Lease& lease) {
     const std::string token(lease.token().empty() ? "-" : lease.token());
     Report("running " + key + ' ' + token + ' ' + std::to_string(lease.fence()));
+    return Obey(key);
+  }
+  std::string Obey(const std::string& key) {
     const Order order = AwaitOrder(key);
     if (order.what == "throw") throw std::logic_error(order.text);
     if (order.what == "throw_int") throw 7;
@@ -222,8 +341,11 @@ class Member {
   }
 
   const std::string name_;
+  const singleflight::redis::Options options_;
   singleflight::redis::Client* const client_;
   Group* const group_;  // both are destroyed by "end" only: at std::exit threads may be inside it
+  Cache* cache_ = nullptr;  // likewise
+  std::atomic<bool> stopped_ = false;
   std::mutex reporting_;
   std::mutex mutex_;
   std::condition_variable ordered_;

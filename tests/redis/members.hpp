@@ -106,6 +106,22 @@ class RedisMember {
     Send("order " + std::string(key) + ' ' + std::string(what));
   }
 
+  // ---- The cache: see member.cpp
+
+  void MakeCache(std::chrono::milliseconds ttl, std::chrono::milliseconds local = {}) {
+    Send("cache " + std::to_string(ttl.count()) + ' ' + std::to_string(local.count()));
+  }
+  void Command(std::string_view line) { Send(std::string(line)); }
+  // Returns what a report says after its kind and key.
+  std::string AwaitReport(std::string_view kind, std::string_view key = "-") {
+    return Await(kind, key);
+  }
+  // Returns the next report of that kind: its key, and what it says.
+  std::pair<std::string, std::string> AwaitAny(std::string_view kind) {
+    Line line = AwaitLine([&](const Line& each) { return each.kind == kind; });
+    return {std::move(line.key), std::move(line.rest)};
+  }
+
   // Each report is returned once.
   MemberRun AwaitRun(std::string_view key) {
     std::istringstream words(Await("running", key));

@@ -100,8 +100,8 @@ class CacheCommand : public std::enable_shared_from_this<CacheCommand> {
       }
       case Kind::kPeek:
         Run(detail::PeekScript(), std::array<std::string_view, 1>{value_name},
-            std::array<std::string_view, 10>{"", "", "", "", "", "", "", "", cache.GenerationName(),
-                                             cache.Generation()});
+            std::array<std::string_view, 12>{"", "", "", "", "", "", "", "", cache.GenerationName(),
+                                             cache.Generation(), "", cache.WhenExpired()});
         return;
       case Kind::kInvalidateAll:
         Run(detail::InvalidateAllScript(), std::array<std::string_view, 1>{cache.GenerationName()},

@@ -70,7 +70,8 @@ class CacheContext final : public GroupContext {
         options_(its_options),
         policy_(its_options) {
     Check();
-    AskingPolicy asking{.early_refresh = options_.early_refresh};
+    AskingPolicy asking{.uses_expired = options_.stale_for.count() > 0,
+                        .early_refresh = options_.early_refresh};
     if (options_.soft_timeout) asking.patience = detail::ClockTime(*options_.soft_timeout);
     cache = std::make_shared<CacheState>(fleet, prefix, asking, options_.local_ttl.has_value());
     if (options_.local_ttl) local_.emplace(LocalOptions(options_));

@@ -82,7 +82,9 @@ inline const Script& InvalidateAllScript() {
 //   10  the one that our names are of, or '' to go on following a load of an earlier one
 //   11  how much earlier than it expires a value is refreshed, in millionths of the time that its
 //       load took
-//   12  1 to wait if the value has expired and another process loads a new one
+//   12  1 to wait if the value has expired and another process loads a new one, 0 to take the
+//   expired
+//       one, '' if that is of no use: the server's own expiry may be a millisecond later
 //   13  the token of a value or failure that the process cannot read: as if it were not there
 //
 // In a Cluster, the generation is most likely on another node, and is not checked.
@@ -102,7 +104,7 @@ inline constexpr std::string_view kLookText = R"lua(
       local now = redis.call('TIME')
       local left = fresh - (now[1] * 1000000 + now[2])
       local payload, token = string.sub(value, 65), string.sub(value, 33, 64)
-      if token == ARGV[13] then return end
+      if token == ARGV[13] or (left <= 0 and ARGV[12] == '') then return end
       return {'hit', payload, token, math.floor(left / 1000)}, left, load
     end
 )lua";
@@ -144,7 +146,7 @@ inline const Script& GetScript() {
 
 // ---- Peek: finds the value, and does nothing else
 //
-// KEYS: value. ARGV: eight that are not used, then the generation's name, and ours
+// KEYS: value. ARGV: those of the same numbers as for Get, of which the first eight are not used
 
 inline const Script& PeekScript() {
   static const Script& script = *new Script(std::string(kLookText) + R"lua(

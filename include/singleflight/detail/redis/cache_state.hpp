@@ -31,6 +31,7 @@ namespace singleflight::redis::detail {
 
 // What the policy has to do with asking the server.
 struct AskingPolicy {
+  bool uses_expired = false;                     // there is a stale_for
   std::optional<Clock::duration> patience = {};  // soft_timeout
   double early_refresh = 0;
 };
@@ -48,6 +49,10 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
         is_local_(is_local) {}
 
   const std::optional<Clock::duration>& Patience() const noexcept { return policy_.patience; }
+  // Returns what to do with a value that has expired, in the words of the scripts.
+  std::string_view WhenExpired() const noexcept {
+    return !policy_.uses_expired ? std::string_view() : policy_.patience ? "1" : "0";
+  }
   // Returns how much earlier than it expires a value is refreshed, in millionths of the time that
   // its load took: XFetch, see cache_policy.hpp.
   std::string DrawEarliness() const {

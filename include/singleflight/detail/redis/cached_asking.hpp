@@ -129,7 +129,7 @@ class CachedAsking : public Asking {
     std::ranges::copy(
         std::array<std::string_view, 5>{cache.GenerationName(),
                                         is_outdated_ ? std::string_view() : cache.Generation(),
-                                        earliness, cache.Patience() ? "1" : "0", unreadable_},
+                                        earliness, cache.WhenExpired(), unreadable_},
         std::ranges::copy(words, all_words.begin()).out);
     endings_so_far_ = cache.EndingsSoFar();
     context->fleet.Core().Commands().RunScript(detail::GetScript(), all_keys, all_words,
