@@ -162,7 +162,8 @@ TEST_CASE("redis::ReadThrough: a process that is killed at any byte of a put lea
   const RedisServer server;
   PageOptions options = LongTtl();
   options.fleet.lease = options.fleet.linger = 300ms;
-  CachePages there(server, options);
+  CachePages there(server, options, "cache");
+  REQUIRE_FALSE(there.Peek("key").has_value());  // there is a generation
   // How many bytes the process sends for a put, and what it receives.
   std::uint64_t size = 0, replies = 0;
   const auto run = [&](std::size_t number, std::optional<RedisProxy::Place> place) {
@@ -172,7 +173,7 @@ TEST_CASE("redis::ReadThrough: a process that is killed at any byte of a put lea
     member.MakeCache(1h);
     member.Command("get " + key);
     static_cast<void>(member.AwaitReport("loading", key));
-    const std::string lease = CacheName(server, key, "lease");
+    const std::string lease = CacheName(server, key, "lease", "cache");
     test::Caller follower([&] { return there.Get(key, [] { return "own"s; }); });
     AwaitInTime([&] { return InboxesAt(server, lease).size() == 1; });
     const std::uint64_t sent = proxy.Bytes(0, RedisProxy::kRequests);
@@ -189,7 +190,7 @@ TEST_CASE("redis::ReadThrough: a process that is killed at any byte of a put lea
       CHECK(member.AwaitEnd() == "signal 9");
     } else {
       CHECK(value == "member:" + key);
-      AwaitNoLease(server, key);
+      AwaitInTime([&] { return server.Ask("EXISTS", lease).number == 0; });
       size = proxy.Bytes(0, RedisProxy::kRequests) - sent;
       replies = proxy.Bytes(0, RedisProxy::kReplies) - heard;
     }

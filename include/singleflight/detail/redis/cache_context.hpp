@@ -253,7 +253,8 @@ struct PublishLoad : PublishOutcome<Value, ValueCodec> {
 
  private:
   // None: the value is not to be put. So if the user's functions throw.
-  std::optional<PutOrder> OrderFor(const Value& value, std::chrono::nanoseconds load_time) const {
+  template <class Found>  // the Value
+  std::optional<PutOrder> OrderFor(const Found& value, std::chrono::nanoseconds load_time) const {
     try {
       if (context->IsKept(value)) return context->OrderFor(value, own, load_time);
     } catch (...) {

@@ -125,7 +125,8 @@ inline const Script& GetScript() {
     end
     if left > 0 and left > load * ARGV[11] / 1000000 then return found end
     local waits = ARGV[12] == '1' and left <= 0
-    local token = redis.pcall('HGET', KEYS[1], 'token')
+    local lease = redis.pcall('HMGET', KEYS[1], 'token')
+    local token = lease['err'] or lease[1]
     if token ~= ARGV[1] then
       if redis.call('EXISTS', KEYS[7]) == 1 then return found end  -- it is too early to try again
       if token and not waits then return found end  -- another one refreshes it, or it is foreign
