@@ -86,7 +86,7 @@ class GuardedCache {
 
   // From a cache, or from what one is made of.
   template <class From>
-  explicit GuardedCache(From&& from) : mutex_(from), cache_(std::forward<From>(from)) {}
+  GuardedCache(std::in_place_t, From&& from) : mutex_(from), cache_(std::forward<From>(from)) {}
 
   template <class K>
   std::optional<Value> Get(const K& key) {

@@ -78,11 +78,15 @@ class ValueStore {
   // From a cache, or with the default one.
   template <class From>
   ValueStore(Options&& options, From&& cache)
-      : options_(std::move(options)), policy_(options_), cache_(std::forward<From>(cache)) {
+      : options_(std::move(options)),
+        policy_(options_),
+        cache_(std::in_place, std::forward<From>(cache)) {
     Check();
   }
   explicit ValueStore(Options&& options)
-      : options_(std::move(options)), policy_(options_), cache_(CacheOptions(options_)) {
+      : options_(std::move(options)),
+        policy_(options_),
+        cache_(std::in_place, CacheOptions(options_)) {
     Check();
   }
 

@@ -355,7 +355,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
 class GroupAsking : public Asking {
  protected:
   // Thread: any.
-  GroupAsking(std::shared_ptr<GroupContext> its_context, std::string_view key)
+  GroupAsking(const std::shared_ptr<GroupContext>& its_context, std::string_view key)
       : Asking(its_context, detail::BaseOf(its_context->prefix, key)) {}
   ~GroupAsking() = default;
 

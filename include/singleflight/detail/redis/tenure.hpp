@@ -115,9 +115,9 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
 
  private:
   // A payload up to this size goes with the message. A follower asks for a larger one.
-  static constexpr std::size_t kSmall = 16 * 1024;
+  static constexpr std::size_t kSmall = std::size_t{16} << 10;
   // One larger than this may be what the server, or the network, does not take.
-  static constexpr std::size_t kLarge = 64 * 1024;
+  static constexpr std::size_t kLarge = std::size_t{64} << 10;
   static constexpr auto kPause = std::chrono::milliseconds(50);
 
   void EndWith(PayloadKind kind, std::string packed, std::optional<PutOrder> put = {}) noexcept {
