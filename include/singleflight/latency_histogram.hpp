@@ -103,8 +103,9 @@ class LatencyHistogram {
 
   static constexpr std::size_t BucketOf(std::uint64_t nanoseconds) noexcept {
     const int octave = (std::max)(0, static_cast<int>(std::bit_width(nanoseconds)) - kSplitBits);
-    if (octave == 0) return static_cast<std::size_t>(nanoseconds);
-    const std::uint64_t place = (nanoseconds >> (octave - 1)) - (std::uint64_t{1} << kSplitBits);
+    if (octave == 0) return static_cast<std::uint32_t>(nanoseconds);
+    const auto place = static_cast<std::uint32_t>((nanoseconds >> (octave - 1)) -
+                                                  (std::uint64_t{1} << kSplitBits));
     const std::size_t bucket = (static_cast<std::size_t>(octave) << kSplitBits) + place;
     return (std::min)(bucket, kBuckets - 1);
   }

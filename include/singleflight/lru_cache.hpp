@@ -255,7 +255,7 @@ class LruCache {
 
   std::uint64_t HashOf(KeyRef key) const { return mix_(hash_(key.get())); }
   Shard& ShardOf(std::uint64_t hash) const noexcept {
-    return shards_[shift_ == 64 ? 0 : static_cast<std::size_t>(hash >> shift_)];
+    return shards_[shift_ == 64 ? 0 : static_cast<std::uint32_t>(hash >> shift_)];
   }
   Node* Find(const Shard& shard, std::uint64_t hash, KeyRef key) const {
     return static_cast<Node*>(shard.Table().Find(hash, [&](const detail::LruNodeBase& node) {

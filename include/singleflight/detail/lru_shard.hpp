@@ -70,7 +70,7 @@ class LruTable {
   // Buckets up to count_ exist. Those from (mask_ + 1) / 2 on were split off. The cache's shards
   // are told apart by the uppermost bits.
   std::size_t IndexOf(std::uint64_t hash) const noexcept {
-    const std::size_t index = static_cast<std::size_t>(hash >> 32) & mask_;
+    const std::size_t index = static_cast<std::uint32_t>(hash >> 32) & mask_;
     return index < count_ ? index : index & (mask_ >> 1);
   }
 

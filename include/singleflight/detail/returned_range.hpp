@@ -336,7 +336,9 @@ constexpr Reading ReadingOf() {
 // Whether an element, or the value of an entry, is or holds a Cached.
 template <class Value, class Range>
 constexpr bool HasCached() {
-  if constexpr (std::ranges::range<Range&>) {
+  if constexpr (std::is_void_v<Range>) {
+    return false;
+  } else if constexpr (std::ranges::range<Range&>) {
     using Iterator = std::ranges::iterator_t<Range&>;
     using Element = std::ranges::range_reference_t<Range&>;
     if constexpr (detail::IsOrHoldsCached<Value, Element>()) {

@@ -225,7 +225,8 @@ class EventLoop {
     LoopTask* none = nullptr;
     const bool sleeps = deferred_ == nullptr &&
                         posted_.compare_exchange_strong(none, &asleep_, std::memory_order_relaxed);
-    ::poll(files_.data(), static_cast<nfds_t>(files_.size()), sleeps ? PollTimeout() : 0);
+    const nfds_t count = files_.size();
+    ::poll(files_.data(), count, sleeps ? PollTimeout() : 0);
     now_ = Clock::now();
     if (files_[0].revents != 0) wake_up_.Clear();
     for (std::size_t i = 1; i < files_.size(); ++i) {

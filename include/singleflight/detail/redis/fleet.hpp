@@ -107,7 +107,8 @@ class Fleet {
 
  private:
   void OnServersChange() {
-    for (const auto& each : std::vector(watchers_)) {
+    const std::vector<std::weak_ptr<ServerWatcher>> watchers = watchers_;  // they may add others
+    for (const auto& each : watchers) {
       if (const auto watcher = each.lock()) watcher->OnServersChange();
     }
   }
