@@ -161,7 +161,7 @@ TEST_CASE("ReadThrough: if a Put fails, the outdated value is gone, and the load
 }
 
 TEST_CASE("ReadThrough: to peek loads nothing, counts nothing and refreshes nothing") {
-  Later later;
+  TaskQueue later;
   Users users({.ttl = 10ms, .stale_for = 10ms, .executor = later.Executor()});
   CHECK_FALSE(users.Peek("key").has_value());
   users.Put("key", 1);
@@ -285,7 +285,7 @@ TEST_CASE("ReadThrough: a cache of one's own may clear, and erase by a predicate
 TEST_CASE(
     "ReadThrough: keys of numbers, and keys that are led asynchronously, are invalidated, too") {
   InVirtualTime<int, singleflight::DefaultCache, int> users;
-  Later pool;
+  TaskQueue pool;
   auto odd = singleflight::DoAsync(
       users, 1, [] { return 1; }, pool.Executor());
   auto even = singleflight::DoAsync(
@@ -306,7 +306,7 @@ class WriteBehind {
  public:
   static constexpr bool kConcurrent = true;
 
-  explicit WriteBehind(Later& writer) : writer_(writer) {}
+  explicit WriteBehind(TaskQueue& writer) : writer_(writer) {}
 
   std::optional<int> Get(const std::string& key) {
     if (const auto on_its_way = on_their_way_.Peek(key)) return on_its_way;
@@ -325,7 +325,7 @@ class WriteBehind {
   }
 
  private:
-  Later& writer_;
+  TaskQueue& writer_;
   FakeCache<int> on_their_way_, slow_;
 };
 
@@ -333,7 +333,7 @@ class WriteBehind {
 
 TEST_CASE(
     "ReadThrough: callers may have a value before a slow cache has it, by a cache that queues") {
-  Later writer;
+  TaskQueue writer;
   WriteBehind cache(writer);
   ReadThrough<std::string, int, WriteBehind&> users(cache);
   CHECK(*users.Get("key", [] { return 1; }) == 1);

@@ -58,7 +58,7 @@ struct Expired {
   }
   int Get(CountedLoad& load, int value) { return *users.Get("key", load.Returning(value)); }
 
-  Later later;
+  TaskQueue later;
   Users users;
 };
 
@@ -224,7 +224,7 @@ TEST_CASE("ReadThrough: if a refresh fails, the expired value is still served") 
 }
 
 TEST_CASE("ReadThrough: an executor that throws or drops a refresh fails no caller") {
-  Later later;
+  TaskQueue later;
   bool throws = true;
   Users users({.ttl = 10ms, .stale_for = 100ms, .executor = [&](std::function<void()> task) {
                  if (throws) throw std::runtime_error("the pool is full");
@@ -244,7 +244,7 @@ TEST_CASE("ReadThrough: an executor that throws or drops a refresh fails no call
 }
 
 TEST_CASE("ReadThrough: if a limit refuses the refresh, the expired value is served") {
-  Later later;
+  TaskQueue later;
   Users users({.ttl = 10ms,
                .stale_for = 100ms,
                .executor = later.Executor(),
@@ -425,7 +425,7 @@ TEST_CASE("ReadThrough: with a soft timeout, a load that fails leaves the expire
 }
 
 TEST_CASE("ReadThrough: a popular value is refreshed before it expires") {
-  Later later;
+  TaskQueue later;
   Users users({.ttl = 100ms, .early_refresh = 1, .executor = later.Executor()});
   const auto load = [](int value) {
     return [value] {
@@ -527,7 +527,7 @@ TEST_CASE("ReadThrough: a cache of plain values does not keep one for longer tha
 
 TEST_CASE("ReadThrough: a cache of one's own that keeps entries has all policies") {
   FakeCache<CacheEntry<int>> cache;
-  Later later;
+  TaskQueue later;
   InVirtualTime<int, decltype(cache)&> users(
       cache, {.ttl = 10ms, .stale_for = 100ms, .executor = later.Executor()});
   CHECK(*users.Get("key", [] { return 1; }) == 1);
@@ -555,7 +555,7 @@ TEST_CASE(
 
 TEST_CASE("ReadThrough: the user's own timer may reload what it likes") {
   Users users({.ttl = 10ms});
-  Later timer;
+  TaskQueue timer;
   CountedLoad load;
   users.Put("key", 0);
   for (int tick = 1; tick <= 3; ++tick) {

@@ -46,7 +46,7 @@ struct Expired {
     CHECK(*users.Get("a", MustNotLoad) == 10);
   }
 
-  Later later;
+  TaskQueue later;
   Users users;
 };
 
@@ -82,7 +82,7 @@ Routine AwaitMany(Users& users, const std::vector<std::string>& keys, Fn& load,
 
 TEST_CASE("ReadThrough: DoAsync gets an expired value at once, and its executor refreshes it") {
   Expired expired;
-  Later pool;
+  TaskQueue pool;
   CHECK(*DoAsync(expired.users, "a", Load, pool.Executor()).Get() == 1);
   CHECK(*DoAsync(expired.users, "a", Load, pool.Executor()).Get() == 1);
   CHECK(pool.Run() == 1);
@@ -91,7 +91,7 @@ TEST_CASE("ReadThrough: DoAsync gets an expired value at once, and its executor 
 
 TEST_CASE("ReadThrough: DoThen gets an expired value at once, and its executor refreshes it") {
   Expired expired;
-  Later pool;
+  TaskQueue pool;
   int got = 0;
   const auto caller =
       DoThen(expired.users, "a", Load, pool.Executor(), [&](KeyResult<int> user) { got = *user; });
@@ -113,7 +113,7 @@ TEST_CASE("ReadThrough: CoDo gets an expired value at once, and waits for no pla
 
 TEST_CASE("ReadThrough: CoDo with an executor gives it the refresh") {
   Expired expired;
-  Later pool;
+  TaskQueue pool;
   std::optional<int> value;
   const Routine routine = AwaitOn(expired.users, Load, pool.Executor(), value);
   CHECK(value == 1);
@@ -161,7 +161,7 @@ TEST_CASE("ReadThrough: DoMany that must load one key refreshes the others by th
 TEST_CASE(
     "ReadThrough: if the executor throws, DoMany has its values, and the next one refreshes") {
   bool throws = true;
-  Later later;
+  TaskQueue later;
   Users users({.ttl = 10ms, .stale_for = 100ms, .executor = [&](std::function<void()> task) {
                  if (throws) throw std::runtime_error("the pool is full");
                  later.Executor()(std::move(task));
@@ -178,7 +178,7 @@ TEST_CASE(
 
 TEST_CASE("ReadThrough: DoManyAsync gives the refreshes to its executor") {
   Expired expired;
-  Later pool;
+  TaskQueue pool;
   auto futures = DoManyAsync(expired.users, {"a", "b"}, LoadAll, pool.Executor());
   CHECK(*futures[0].Get() == 1);
   CHECK(*futures[1].Get() == 2);

@@ -31,7 +31,7 @@ using InVirtualTime = singleflight::ReadThrough<Key, Value, Cache, singleflight:
                                                 singleflight::DefaultEqual<Key>, PolicyTraits>;
 
 // Keeps what it gets until Run. Any thread may give it something.
-class Later {
+class TaskQueue {
  public:
   auto Executor() {
     return [this](std::function<void()> task) {

@@ -250,10 +250,12 @@ TEST_CASE("redis::ReadThrough: callers of every way share one load with another 
   CHECK(beside.Join().value == "v");
   CHECK(elsewhere.Join().value == "v");
   CHECK(beside.Join().role == Role::kFollower);
-  CHECK(elsewhere.Join().role == Role::kFollower);
-  CHECK(elsewhere.Join().shared);
   CHECK(load.Runs() == 1);
-  CHECK(there.GetStats().fleet.remote == 1);
+  // If it asks again, because its subscription has just begun, it may find the value itself.
+  const bool is_told = there.GetStats().fleet.remote == 1;
+  CHECK((elsewhere.Join().role == Role::kFollower) == is_told);
+  CHECK(elsewhere.Join().shared == is_told);
+  CHECK((is_told || there.GetStats().hits == 1));
 }
 
 TEST_CASE(

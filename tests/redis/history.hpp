@@ -18,7 +18,7 @@
 
 namespace test {
 
-struct History {
+struct VersionHistory {
   static constexpr std::size_t kKeys = 4;
 
   struct Key {
@@ -42,22 +42,23 @@ class SharedHistory {
   explicit SharedHistory(const std::string& file) {
     const int opened = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     void* memory = MAP_FAILED;
-    if (opened >= 0 && ::ftruncate(opened, sizeof(History)) == 0) {
-      memory = ::mmap(nullptr, sizeof(History), PROT_READ | PROT_WRITE, MAP_SHARED, opened, 0);
+    if (opened >= 0 && ::ftruncate(opened, sizeof(VersionHistory)) == 0) {
+      memory =
+          ::mmap(nullptr, sizeof(VersionHistory), PROT_READ | PROT_WRITE, MAP_SHARED, opened, 0);
     }
     const int error = errno;
     ::close(opened);
     if (memory == MAP_FAILED) throw std::system_error(error, std::generic_category(), file);
-    history_ = static_cast<History*>(memory);
+    history_ = static_cast<VersionHistory*>(memory);
   }
-  ~SharedHistory() { ::munmap(history_, sizeof(History)); }
+  ~SharedHistory() { ::munmap(history_, sizeof(VersionHistory)); }
   SharedHistory(const SharedHistory&) = delete;
   SharedHistory& operator=(const SharedHistory&) = delete;
 
-  History* operator->() const { return history_; }
+  VersionHistory* operator->() const { return history_; }
 
  private:
-  History* history_;
+  VersionHistory* history_;
 };
 
 }  // namespace test

@@ -4,6 +4,7 @@
 // connections, so a message may overtake the answer that says whom it is about.
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <latch>
 #include <memory>
@@ -57,7 +58,7 @@ class TestInbox {
  public:
   explicit TestInbox(const RedisServer& server) : server_(server) {
     client_.OnLoop([&] {
-      inbox_->Add(IdOf('f'), witness_);
+      inbox_->Add(Kept(IdOf('f')), witness_);
       inbox_->Open();
     });
   }
@@ -92,16 +93,16 @@ class TestInbox {
     return missed;
   }
   void Add(char digit, detail::Listener& listener) {
-    client_.OnLoop([&] { inbox_->Add(IdOf(digit), listener); });
+    client_.OnLoop([&] { inbox_->Add(Kept(IdOf(digit)), listener); });
   }
   void AddWithoutFence(char digit, detail::Listener& listener) {
-    client_.OnLoop([&] { inbox_->Add(TokenOf(digit), listener); });
+    client_.OnLoop([&] { inbox_->Add(Kept(TokenOf(digit)), listener); });
   }
   // The answer is that this process leads.
   void TakeLeads(const Inbox::Moment& sent, char digit, detail::Listener& holder) {
     client_.OnLoop([&] {
       inbox_->TakeAnswered(sent, {});
-      inbox_->Add(IdOf(digit), holder);
+      inbox_->Add(Kept(IdOf(digit)), holder);
     });
   }
 
@@ -112,6 +113,9 @@ class TestInbox {
   }
 
  private:
+  // An id must stay while its listener is listed.
+  const std::string& Kept(std::string id) { return ids_.emplace_back(std::move(id)); }
+
   void Publish(char digit, MessageKind kind, std::string_view text) const {
     std::string message = TokenOf(digit);
     message += static_cast<char>(kind);
@@ -120,6 +124,7 @@ class TestInbox {
   }
 
   const RedisServer& server_;
+  std::deque<std::string> ids_;
   TestListener witness_;
   TestClient client_{ClientOptionsFor(server_)};
   const std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>(client_.Core(), "t");

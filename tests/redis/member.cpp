@@ -222,7 +222,7 @@ class Member {
     std::mt19937 random(seed * 1000 + static_cast<unsigned>(::getpid()));
     std::uint64_t gets = 0, bad = 0;
     for (int i = 0; i < times; ++i) {
-      const std::size_t number = random() % test::History::kKeys;
+      const std::size_t number = random() % test::VersionHistory::kKeys;
       const std::string key = "k" + std::to_string(number);
       auto& its = history->keys[number];
       ++history->steps;

@@ -62,7 +62,9 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
     ForEach([](Listener& each) { each.OnClose(); });
   }
 
+  // `id` is the listener's own, and stays as it is while that is listed.
   void Add(const std::string& id, Listener& listener) { listeners_.emplace(id, &listener); }
+  void Add(std::string&&, Listener&) = delete;
   void Remove(const std::string& id, Listener& listener) noexcept {
     const auto [first, last] = listeners_.equal_range(id);
     for (auto each = first; each != last; ++each) {
@@ -157,7 +159,7 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
     for (auto each = first; each != last; ++each) {
       if (each->second->Holds()) return true;
     }
-    return listeners_.contains(std::string(detail::TokenOf(id)));
+    return listeners_.contains(detail::TokenOf(id));
   }
   // Ends a lease that this process does not hold. Those who follow it ask again. If the answer is
   // lost, they will send their question again.
@@ -191,7 +193,7 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
   std::uint64_t subscription_ = 0;  // how often it was subscribed
   std::uint64_t generation_ = 0;
   Generation current_, previous_;
-  std::unordered_multimap<std::string, Listener*> listeners_;  // by the lease's id
+  std::unordered_multimap<std::string_view, Listener*> listeners_;  // by the lease's id
 };
 
 // The inboxes of a client. What the groups share may be destroyed after the client, if that is
