@@ -50,7 +50,7 @@ class LoopTask {
   virtual void Run() noexcept = 0;
 
  protected:
-  ~LoopTask() = default;
+  virtual ~LoopTask() = default;  // EventLoop is a friend, so compilers warn if it is not virtual
 
  private:
   friend class EventLoop;
