@@ -31,7 +31,7 @@
 namespace singleflight::redis::detail {
 
 // It ends with exactly one of OnLead, OnOutcome, OnMustRun and OnFailure, unless Abandon comes
-// first. OnOutcome may be followed by Undecodable, which begins anew.
+// first. OnOutcome may be followed by Undecodable, which asks again.
 //
 // Thread: the loop's.
 class Asking : public std::enable_shared_from_this<Asking>, private Listener {

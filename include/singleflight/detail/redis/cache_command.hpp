@@ -122,7 +122,8 @@ class CacheCommand : public std::enable_shared_from_this<CacheCommand> {
     if (answer.IsReply() && answer.reply.elements.size() == 2 &&
         answer.reply.elements[0].text == "generation") {
       context_->cache->Learn(std::move(answer.reply.elements[1].text));
-      return Send();
+      if (++outdated_ < CacheState::kMostGenerations) return Send();
+      answer = {Answer::Kind::kRefused, {}, CacheState::kNoGenerationLasts};
     }
     if (answer.IsReply() && kind_ == Kind::kInvalidateAll) {
       context_->cache->Learn(answer.reply.text);
@@ -135,7 +136,8 @@ class CacheCommand : public std::enable_shared_from_this<CacheCommand> {
   const Kind kind_;
   const std::string key_;
   const std::function<void(Answer)> then_;
-  int lost_ = 0;  // answers
+  int lost_ = 0;      // answers
+  int outdated_ = 0;  // how often another generation was in use
 };
 
 // ---- What a caller gets

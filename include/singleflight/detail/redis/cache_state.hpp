@@ -48,6 +48,11 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
         channel_(detail::InvalidationsChannel(prefix_)),
         is_local_(is_local) {}
 
+  // A server that evicts the generation, or changes it, as often as it is asked cannot be used.
+  static constexpr int kMostGenerations = 100;
+  static constexpr const char* kNoGenerationLasts =
+      "the generation of the cache's values does not last: is it evicted?";
+
   const std::optional<Clock::duration>& Patience() const noexcept { return policy_.patience; }
   // Returns what to do with a value that has expired, in the words of the scripts.
   std::string_view WhenExpired() const noexcept {

@@ -155,7 +155,11 @@ class CachedAsking : public Asking {
         return true;
       case Taken::Kind::kGeneration:
         context->cache->Learn(std::move(taken.text));
-        Take();
+        if (++outdated_ == CacheState::kMostGenerations) {
+          OnOutage(std::errc::protocol_error, CacheState::kNoGenerationLasts);
+        } else {
+          Take();
+        }
         return true;
       case Taken::Kind::kHit:
         if (!is_asking_) return true;
@@ -231,6 +235,7 @@ class CachedAsking : public Asking {
   void OnEnd() override { patience_.Cancel(); }
 
   const std::string key_;
+  int outdated_ = 0;                  // how often another generation was in use
   bool has_turn_ = false;             // nobody else asks for the key at this time
   bool is_sent_ = false;              // the command in flight was sent at once
   bool is_outdated_ = false;          // what it follows is of an earlier generation

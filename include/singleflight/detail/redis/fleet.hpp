@@ -165,7 +165,7 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
   Clock::time_point Now() const noexcept { return fleet.Loop().Now(); }  // the loop's thread alone
 
   // Returns how long a lease lasts for a call that leads since `age`: it does not outlast the
-  // maximum age. Zero: it does not last any longer.
+  // maximum age. Zero: it ends.
   std::chrono::milliseconds LeaseAt(Clock::duration age) const {
     using std::chrono::milliseconds;
     if (!options.group.max_age) return options.lease;

@@ -126,7 +126,7 @@ class Node {
     }
   }
 
-  // Connects anew, because what is in flight takes too long.
+  // Connects again, because what is in flight takes too long.
   void Interrupt(const std::string& why) {
     if (!IsUp()) return;
     is_interrupted_ = true;
