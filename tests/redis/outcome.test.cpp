@@ -5,12 +5,14 @@
 // its end.
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <singleflight/future.hpp>
 #include <singleflight/redis.hpp>
 #include <stdexcept>
 #include <string>
@@ -62,6 +64,14 @@ class Fleet {
   std::vector<std::unique_ptr<RedisPages>> following;
 };
 
+// A follower's function, which says when its process knows that another one leads.
+struct Following {
+  void operator()(RedisPages::Lead) const { throw std::logic_error("fn was run"); }
+  void OnFollows() const noexcept { ++*known; }
+
+  std::atomic<std::size_t>* known;
+};
+
 // Something goes wrong at the end of `fn`, and stops going wrong later.
 struct Mishap {
   std::function<void()> begin;
@@ -74,33 +84,28 @@ struct Mishap {
 std::chrono::milliseconds TimeToOutcome(Fleet& fleet, const Mishap& mishap,
                                         std::chrono::milliseconds fn_time) {
   const auto begun = Clock::now();
-  std::vector<Clock::time_point> done(kFollowers);
-  std::vector<std::unique_ptr<Caller<std::string>>> followers;
+  std::atomic<std::size_t> known = 0;
+  std::vector<singleflight::Future<std::string>> followers;
   RedisLeader leader(fleet.leading, "a", RedisLeader<>::Fn([&](const auto&) {
                        mishap.begin();
                        Await([&] { return Since(begun) >= fn_time; });
                        return "theirs"s;
                      }));
-  for (std::size_t i = 0; i < kFollowers; ++i) {
-    followers.push_back(std::make_unique<Caller<std::string>>([&, i] {
-      auto result = fleet.following[i]->Do("a", NeverRun);
-      done[i] = Clock::now();
-      return result;
-    }));
+  for (const auto& process : fleet.following) {
+    followers.push_back(process->Join("a", Following{&known}));
   }
-  AwaitFollowers(fleet.server, "a", kFollowers);
+  Await([&] { return known == kFollowers; });
   const auto mishap_begins = Clock::now();
   CHECK(leader.Finish().value == "theirs");  // it does not wait for the server
   Await([&] { return Since(mishap_begins) >= mishap.time; });
   const auto back = Clock::now();
   mishap.end();
   for (auto& follower : followers) {
-    const auto& outcome = follower->Join();
-    CHECK(outcome.value == "theirs");
-    CHECK(outcome.role == singleflight::Role::kFollower);
+    const auto result = follower.Get();
+    CHECK(*result == "theirs");
+    CHECK(result.role() == singleflight::Role::kFollower);
   }
-  return std::chrono::duration_cast<std::chrono::milliseconds>(*std::ranges::max_element(done) -
-                                                               back);
+  return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - back);
 }
 
 void CheckSoon(Fleet& fleet, const Mishap& mishap) {
