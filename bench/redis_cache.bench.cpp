@@ -58,7 +58,7 @@ class BareGets {
   BareGets(const std::string& socket, std::size_t in_flight) : client_(socket) {
     for (std::size_t i = 0; i < in_flight; ++i) {
       names_.push_back("bare:{" + KeyOf(i) + "}:value");
-      client_.Ask("SET %s %s", names_.back().c_str(), std::string(86, 'v').c_str());
+      client_.Ask("SET %s %s", names_.back().c_str(), std::string(87, 'v').c_str());
     }
   }
   double SecondsForEach(std::size_t count) {
@@ -72,7 +72,7 @@ class BareGets {
   void GetAll() {
     for (const std::string& name : names_) client_.Append({"GET", name});
     for (std::size_t i = 0; i < names_.size(); ++i) {
-      if (client_.Read()->len != 86) throw std::runtime_error("the bare GET got something else");
+      if (client_.Read()->len != 87) throw std::runtime_error("the bare GET got something else");
     }
   }
 
@@ -134,9 +134,9 @@ class BareLoads {
       }
     }
     for (const std::string& base : bases) {
-      client_.Append({"EVALSHA", redis::detail::LandScript().Digest(), "5", base + ":lease",
+      client_.Append({"EVALSHA", redis::detail::LandScript().Digest(), "6", base + ":lease",
                       base + ":forgotten:" + kToken, base + ":outcome:" + kToken, base + ":value",
-                      base + ":failed", kToken, "", kPayload, "10000", kRunIt, "1", "5000", "5000",
+                      base + ":fresh", base + ":failed", kToken, "", kPayload, "10000", kRunIt, "1", "5000", "5000",
                       "0000000000000001", ""});
     }
     for (std::size_t i = 0; i < in_flight_; ++i) client_.Read();

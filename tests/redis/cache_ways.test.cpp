@@ -623,7 +623,8 @@ TEST_CASE("redis::ReadThrough: DoMany asks for all keys before the first answer 
       bytes += proxy.Bytes(i, RedisProxy::kRequests);
     return bytes;
   };
-  REQUIRE(*pages.Get("a", NeverRun) == "a!");  // the script is known
+  for (const std::string& key : keys) REQUIRE(*pages.Get(key, NeverRun) == key + "!");
+  // All are expected to be there now, so that the commands are as long as one another.
   const std::uint64_t before = sent();
   REQUIRE(*pages.Get("a", NeverRun) == "a!");
   const std::uint64_t size = sent() - before;

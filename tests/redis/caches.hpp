@@ -134,7 +134,8 @@ inline void Age(const RedisServer& server, const std::string& key, std::chrono::
       end
     end
   )lua",
-             "2", CacheName(server, key, "value"), CacheName(server, key, "failed"),
+             "3", CacheName(server, key, "value"), CacheName(server, key, "fresh"),
+             CacheName(server, key, "failed"),
              std::to_string(by.count()));
 }
 // Makes it look as if the load of the server's value for `key` had taken so long.

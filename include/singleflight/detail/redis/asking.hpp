@@ -41,10 +41,10 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
 
  protected:
   // Thread: any.
-  Asking(std::shared_ptr<GroupContext> its_context, std::string base)
+  Asking(std::shared_ptr<GroupContext> its_context, std::string base, std::string own_token)
       : context(std::move(its_context)),
         base_(std::move(base)),
-        own_token_(context->NewToken()),
+        own_token_(std::move(own_token)),
         timer_(context->Loop().Timers(), [this] { OnTimer(); }),
         pause_(context->options.linger / 2) {}
   ~Asking() = default;
@@ -356,7 +356,7 @@ class GroupAsking : public Asking {
  protected:
   // Thread: any.
   GroupAsking(const std::shared_ptr<GroupContext>& its_context, std::string_view key)
-      : Asking(its_context, detail::BaseOf(its_context->prefix, key)) {}
+      : Asking(its_context, detail::BaseOf(its_context->prefix, key), its_context->NewToken()) {}
   ~GroupAsking() = default;
 
   void Begin() {

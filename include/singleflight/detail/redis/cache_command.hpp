@@ -90,9 +90,11 @@ class CacheCommand : public std::enable_shared_from_this<CacheCommand> {
     switch (kind_) {
       case Kind::kInvalidate: {
         const std::string lease = detail::LeaseName(base);
+        const std::string fresh = detail::FreshName(base);
         const std::string failure = detail::FailureName(base);
         const std::string forgotten = detail::ForgottenName(base, {});
-        Run(detail::InvalidateScript(), std::array<std::string_view, 3>{lease, value_name, failure},
+        Run(detail::InvalidateScript(),
+            std::array<std::string_view, 4>{lease, value_name, fresh, failure},
             std::array<std::string_view, 9>{forgotten, cache.Channel(), key_, value.fresh,
                                             value.usable, value.token, value.payload,
                                             cache.GenerationName(), cache.Generation()});

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bitset>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -101,24 +102,36 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   // The server has this one. If it has lost it, or has something else there, this is no generation.
   void Learn(std::string generation) {
     if (generation == generation_) return;
+    ++generations_;
     if (detail::IsFence(generation) && generation >= newest_) {
       generation_ = newest_ = std::move(generation);
+      space_ = prefix_ + ':' + generation_;
       EndAllEpochs();
     } else {  // it is told the newest, unless that has only overtaken an older answer
       generation_.clear();
     }
   }
-  std::string BaseOf(std::string_view key) const {
-    return detail::BaseOf(prefix_ + ':' + generation_, key);
+  // Returns how often the generation has changed.
+  std::uint64_t Generations() const noexcept { return generations_; }
+  std::string BaseOf(std::string_view key) const { return detail::BaseOf(space_, key); }
+
+  // ---- Hits: a key for which the server had a value when it was last asked is looked up by an
+  // MGET first. That does not say how long the value will be fresh, so it is of no use if the
+  // policy, or a local cache, needs to know.
+
+  bool ExpectsHit(std::string_view key) const noexcept {
+    return !is_local_ && policy_.early_refresh <= 0 && expects_hit_[StripeOf(key)];
   }
+  void NoteHit(std::string_view key, bool is_hit) noexcept { expects_hit_[StripeOf(key)] = is_hit; }
 
   // ---- Turns: at most one command at a time asks for a key. Those that come meanwhile ask
   // together, afterwards.
 
   // True: `then` runs when it is its turn. False: it is. EndTurn must follow.
-  bool WaitsForTurn(const std::string& key, std::function<void()> then) {
+  template <class Then>
+  bool WaitsForTurn(const std::string& key, const Then& then) {
     const auto [found, is_first] = turns_.try_emplace(key);
-    if (!is_first) found->second.push_back(std::move(then));
+    if (!is_first) found->second.push_back(then);
     return !is_first;
   }
   void EndTurn(const std::string& key) {
@@ -217,11 +230,12 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
  private:
   static constexpr std::size_t kStripes = 1024;
 
-  std::atomic<Epoch>& OfKey(std::string_view key) noexcept {
-    return of_key_[detail::Fnv1a(key) % kStripes];
+  static std::size_t StripeOf(std::string_view key) noexcept {
+    return detail::Fnv1a(key) % kStripes;
   }
+  std::atomic<Epoch>& OfKey(std::string_view key) noexcept { return of_key_[StripeOf(key)]; }
   const std::atomic<Epoch>& OfKey(std::string_view key) const noexcept {
-    return of_key_[detail::Fnv1a(key) % kStripes];
+    return of_key_[StripeOf(key)];
   }
 
   void Fetch() {
@@ -264,6 +278,8 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   std::vector<std::pair<std::string, ChannelHub::Listener>> listeners_;
   std::string generation_;  // empty: not known
   std::string newest_;      // that was ever known
+  std::string space_;       // the prefix of names in this generation
+  std::uint64_t generations_ = 0;
   bool is_fetching_ = false;
   std::vector<std::function<void(const Answer*)>> waiting_;  // for the generation
   std::unordered_map<std::string, std::weak_ptr<const singleflight::detail::WaitTarget>> leads_;
@@ -272,6 +288,7 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   std::uint64_t endings_so_far_ = 0;
   std::vector<std::function<void()>> forgets_;
   std::unordered_map<std::string, std::vector<std::function<void()>>> turns_;  // by key
+  std::bitset<kStripes> expects_hit_;
 };
 
 }  // namespace singleflight::redis::detail

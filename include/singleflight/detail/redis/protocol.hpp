@@ -39,6 +39,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -89,16 +90,23 @@ inline std::string Who() {
   return std::string(host.data()) + ':' + std::to_string(::getpid());
 }
 
+// Returns these, one after another.
+//
+// Cost: one allocation.
+inline std::string Joined(std::initializer_list<std::string_view> parts) {
+  std::size_t size = 0;
+  for (const std::string_view part : parts) size += part.size();
+  std::string joined;
+  joined.reserve(size);
+  for (const std::string_view part : parts) joined += part;
+  return joined;
+}
+
 // Names what belongs to one key of a Group. A Redis Cluster chooses the node by what is in the
 // first braces, unless that is empty. So a key that would leave the braces empty comes after them.
 inline std::string BaseOf(std::string_view prefix, std::string_view key) {
-  std::string base(prefix);
-  if (key.empty() || key.front() == '}') {
-    (base += ".{.}") += key;
-  } else {
-    ((base += ":{") += key) += '}';
-  }
-  return base;
+  if (key.empty() || key.front() == '}') return Joined({prefix, ".{.}", key});
+  return Joined({prefix, ":{", key, "}"});
 }
 // Returns a name for a message, which stays one line, and a short one, whatever is in the key.
 inline std::string Printable(std::string_view name) {
@@ -115,12 +123,12 @@ inline std::string Printable(std::string_view name) {
   return name.size() > kMost ? text += "..." : text;
 }
 inline constexpr std::string_view kLeaseSuffix = ":lease";
-inline std::string LeaseName(std::string_view base) { return std::string(base) += kLeaseSuffix; }
+inline std::string LeaseName(std::string_view base) { return Joined({base, kLeaseSuffix}); }
 inline std::string OutcomeName(std::string_view base, std::string_view token) {
-  return (std::string(base) += ":outcome:") += token;
+  return Joined({base, ":outcome:", token});
 }
 inline std::string ForgottenName(std::string_view base, std::string_view token) {
-  return (std::string(base) += ":forgotten:") += token;
+  return Joined({base, ":forgotten:", token});
 }
 
 enum class MessageKind : char { kPayload = 'p', kAsk = 'a', kForgotten = 'f', kHeld = 'h' };

@@ -36,6 +36,12 @@ struct Reply {
   bool IsText() const noexcept { return type == Type::kString || type == Type::kStatus; }
 };
 
+// Returns how many bytes these words are in a command, or a few more.
+inline std::size_t SizeOf(std::span<const std::string_view> words) noexcept {
+  std::size_t size = 0;
+  for (const std::string_view word : words) size += word.size() + 16;
+  return size;
+}
 // Appends a command of these words, which may hold any bytes.
 inline void AppendHeader(std::string& out, char kind, std::size_t number) {
   std::array<char, 24> text;
@@ -50,6 +56,7 @@ inline void AppendWord(std::string& out, std::string_view word) {
   out += "\r\n";
 }
 inline void AppendCommand(std::string& out, std::span<const std::string_view> words) {
+  out.reserve(out.size() + SizeOf(words) + 16);
   AppendHeader(out, '*', words.size());
   for (const std::string_view word : words) AppendWord(out, word);
 }
@@ -97,9 +104,10 @@ class ReplyParser {
   };
 
   static constexpr std::size_t kMaxDepth = 16;
-  static constexpr std::size_t kMaxLine = 65'536;             // of a status, an error or a number
-  static constexpr long long kMaxLength = 1LL << 40;          // of what a server can mean
-  static constexpr std::size_t kKeptBuffer = 1'048'576;       // capacity that is not given back
+  static constexpr std::size_t kReserved = 8;            // elements: the server may say anything
+  static constexpr std::size_t kMaxLine = 65'536;        // of a status, an error or a number
+  static constexpr long long kMaxLength = 1LL << 40;     // of what a server can mean
+  static constexpr std::size_t kKeptBuffer = 1'048'576;  // capacity that is not given back
   static constexpr std::size_t kElementCost = sizeof(Reply);  // so that empty elements count, too
 
   // Reads elements from the front of `bytes` until a whole reply is in done_.
@@ -176,6 +184,7 @@ class ReplyParser {
           }
           if (stack_.size() == kMaxDepth) return Step::kInvalid;
           stack_.push_back({{Reply::Type::kArray}, static_cast<std::size_t>(length)});
+          stack_.back().array.elements.reserve(std::min(stack_.back().left, kReserved));
           break;
         }
         default:

@@ -48,7 +48,7 @@ class RoutedCommand : public Command {
                 std::span<const std::string_view> keys, std::span<const std::string_view> arguments)
       : router_(router), slot_(slot), script_(&script) {
     words_ = 3 + keys.size() + arguments.size();
-    bytes_.reserve(SizeOf(keys) + SizeOf(arguments) + 128);
+    bytes_.reserve(detail::SizeOf(keys) + detail::SizeOf(arguments) + 128);
     AppendScriptHead("EVALSHA", script.Digest());
     AppendWord(bytes_, std::to_string(keys.size()));
     for (const std::string_view key : keys) AppendWord(bytes_, key);
@@ -109,12 +109,6 @@ class RoutedCommand : public Command {
 
  private:
   static constexpr std::string_view kAsking = "*1\r\n$6\r\nASKING\r\n";
-
-  static std::size_t SizeOf(std::span<const std::string_view> words) noexcept {
-    std::size_t size = 0;
-    for (const std::string_view word : words) size += word.size() + 16;
-    return size;
-  }
 
   void AppendScriptHead(std::string_view name, std::string_view script) {
     AppendHeader(bytes_, '*', words_);

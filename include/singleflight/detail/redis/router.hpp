@@ -89,6 +89,8 @@ class Router final : private CommandRouter {
     Send(std::make_unique<WithCallback<OnAnswer>>(std::move(on_answer), *this, slot, words));
   }
 
+  bool IsCluster() const noexcept { return topology_.IsCluster(); }
+
   // Whether a command for this key would go to a server now.
   bool CanSend(std::string_view key) {
     const Topology::Target target = topology_.Find(HashSlot(key));

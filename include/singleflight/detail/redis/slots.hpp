@@ -4,7 +4,9 @@
 // What a Redis Cluster says: HashSlot, where a key belongs, ParseRedirect, where a command
 // should have been sent, and ParseSlots, which node has which keys.
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,6 +19,17 @@ namespace singleflight::redis::detail {
 
 inline constexpr unsigned kSlots = 16384;
 
+// What a byte makes of the CRC-16/XMODEM, by the remainder's upper half.
+inline constexpr std::array<std::uint16_t, 256> kCrcSteps = [] {
+  std::array<std::uint16_t, 256> steps = {};
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    unsigned crc = byte << 8;
+    for (int bit = 0; bit < 8; ++bit) crc = crc << 1 ^ ((crc & 0x8000) != 0 ? 0x1021U : 0U);
+    steps[byte] = static_cast<std::uint16_t>(crc);
+  }
+  return steps;
+}();
+
 // Returns the slot of a key: the CRC-16/XMODEM of what is between its first opening brace and the
 // next closing one. If that is empty or missing, the whole key counts. Source: "Key distribution
 // model" in the Redis Cluster specification.
@@ -28,10 +41,7 @@ inline unsigned HashSlot(std::string_view key) noexcept {
   }
   unsigned crc = 0;
   for (const char byte : key) {
-    crc ^= static_cast<unsigned>(static_cast<unsigned char>(byte)) << 8;
-    for (int bit = 0; bit < 8; ++bit) {
-      crc = (crc << 1 ^ ((crc & 0x8000) != 0 ? 0x1021U : 0U)) & 0xffff;
-    }
+    crc = (crc << 8 & 0xffff) ^ kCrcSteps[crc >> 8 ^ static_cast<unsigned char>(byte)];
   }
   return crc % kSlots;
 }

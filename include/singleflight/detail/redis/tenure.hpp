@@ -264,8 +264,8 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     const std::string outcome = detail::OutcomeName(base_, token_);
     const std::string linger = std::to_string(context_->options.linger.count());
     const std::string run_it = PackKind(PayloadKind::kRunIt);
-    std::string value, failure;
-    std::array<std::string_view, 5> keys = {lease, forgotten, outcome};
+    std::string value, fresh, failure;
+    std::array<std::string_view, 6> keys = {lease, forgotten, outcome};
     std::array<std::string_view, 11> words = {token_,
                                               fence_,
                                               payload_,
@@ -275,7 +275,8 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
                                               may_renew_late_ ? "1" : "0"};
     if (put_) {
       keys[3] = value = detail::ValueName(base_);
-      keys[4] = failure = detail::FailureName(base_);
+      keys[4] = fresh = detail::FreshName(base_);
+      keys[5] = failure = detail::FailureName(base_);
       words[7] = put_->fresh;
       words[8] = put_->usable;
       words[9] = put_->load_time;
@@ -283,7 +284,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     }
     if (payload_.size() > kLarge) timer_.Set(context_->Now() + context_->options.lease / 5);
     context_->fleet.Core().Commands().RunScript(
-        put_ ? detail::LandScript() : detail::PublishScript(), std::span(keys).first(put_ ? 5 : 3),
+        put_ ? detail::LandScript() : detail::PublishScript(), std::span(keys).first(put_ ? 6 : 3),
         std::span(words).first(put_ ? 11 : 7),
         [self = shared_from_this()](const Answer& answer) { self->OnPublished(answer); });
   }

@@ -80,6 +80,8 @@ class Topology {
     for (const auto& [address, node] : nodes_) node->Pause(why);
   }
 
+  bool IsCluster() const noexcept { return slots_.IsInUse(); }
+
   struct Target {
     Node* node = nullptr;   // up. Null: there is none now
     bool may_come = false;  // then: `on_change` says when there may be one
