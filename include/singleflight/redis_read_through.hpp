@@ -304,9 +304,9 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
     if (found.is_fresh) ++this->context_->local_hits;
     return found;
   }
-  static std::tuple<std::shared_ptr<const Value>> OldOf(typename Context::Found&& found) {
+  static std::tuple<detail::OldValue<Value>> OldOf(typename Context::Found&& found) {
     if (!found.value) return {};
-    return {std::make_shared<const Value>(std::move(*found.value))};
+    return {{std::make_shared<const Value>(std::move(*found.value)), found.epoch}};
   }
 
   template <class K, class Callback>

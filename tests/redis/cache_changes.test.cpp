@@ -23,6 +23,7 @@
 #include "caches.hpp"
 #include "outages.hpp"
 #include "processes.hpp"
+#include "proxy.hpp"
 #include "server.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
@@ -72,6 +73,48 @@ PageOptions Local() {
 }
 
 }  // namespace
+
+TEST_CASE("redis::ReadThrough: a lease that the server has lost is not made again") {
+  const RedisServer server;
+  PageOptions options = LongTtl();
+  options.fleet.lease = 300ms;
+  CachePages here(server, options), there(server, LongTtl());
+  HeldLoad load("old");
+  test::Caller caller([&] { return here.Get("k", load.Load()); });
+  load.AwaitBegun();
+  server.Ask("DEL", CacheName(server, "k", "lease"));
+  there.Invalidate("k");  // it finds no load that it could forget
+  Await([&] { return here.GetStats().fleet.lost_leases == 1 || HasLease(server, "k"); });
+  load.Finish();
+  CHECK(caller.Join().value == "old");
+  CHECK(*there.Get("k", [] { return "new"s; }) == "new");
+  CHECK(*here.Get("k", [] { return "new"s; }) == "new");
+}
+
+TEST_CASE("redis::ReadThrough: a load without a lease puts nothing under one that comes late") {
+  const RedisServer server;
+  RedisProxy proxy(server.Socket());
+  PageOptions options = LongTtl();
+  options.fleet.on_outage = redis::OnOutage::kRunLocally;
+  CachePages here(ShortTimeouts(proxy.Socket()), options), there(server, LongTtl());
+  REQUIRE(*here.Get("other", [] { return "v"s; }) == "v");  // the script is known
+  proxy.HoldAt(EndOfReplies(proxy));
+  HeldLoad load("old");
+  test::Caller caller([&] { return here.Get("k", load.Load()); });
+  Await([&] { return HasLease(server, "k"); });
+  proxy.GoAway();
+  load.AwaitBegun();
+  // The command is late: the lease comes only after an invalidation.
+  const std::string lease = CacheName(server, "k", "lease");
+  server.Ask("RENAME", lease, "later");
+  there.Invalidate("k");
+  server.Ask("RENAME", "later", lease);
+  load.Finish();
+  CHECK(caller.Join().value == "old");
+  proxy.ComeBack();
+  AwaitNoLease(server, "k");
+  CHECK_FALSE(Has(server, "k", "value"));
+}
 
 TEST_CASE(
     "redis::ReadThrough: after Invalidate, every process loads or gets what was loaded since") {

@@ -182,14 +182,8 @@ TEST_CASE("redis::ReadThrough: a hit whose answer comes after a message is not k
   Await([&] { return here.GetStats().invalidations == 1; });
   REQUIRE(here.Peek("k") == "old");
   REQUIRE(*there.Get("k", NeverRun) == "old");  // the script is known
-  std::size_t commands = 0;                     // the connection that is not for messages
-  for (std::size_t i = 1; i < proxy.Connections(); ++i) {
-    if (proxy.Bytes(i, RedisProxy::kRequests) > proxy.Bytes(commands, RedisProxy::kRequests)) {
-      commands = i;
-    }
-  }
   server.Ask("CONFIG", "RESETSTAT");
-  proxy.HoldAt({RedisProxy::kReplies, proxy.Bytes(commands, RedisProxy::kReplies), commands});
+  proxy.HoldAt(EndOfReplies(proxy));
   test::Caller caller([&] { return here.Get("k", NeverRun); });
   Await(
       [&] { return Calls(server, "evalsha") + Calls(server, "eval") == 1; });  // it has its answer
@@ -198,6 +192,37 @@ TEST_CASE("redis::ReadThrough: a hit whose answer comes after a message is not k
   proxy.Release();
   CHECK(caller.Join().value == "old");
   CHECK(*here.Get("k", [] { return "new"s; }) == "new");
+}
+
+TEST_CASE("redis::ReadThrough: an old value is not for callers who began after its invalidation") {
+  const RedisServer server;
+  RedisProxy proxy(server.Socket());
+  PageOptions options = Local(1ms);
+  options.stale_for = 1h;
+  CachePages here(LongTimeouts(proxy.Socket()), options), there(server, LongTtl());
+  AwaitListening(here);
+  there.Put("k", "old");
+  Await([&] { return here.GetStats().invalidations == 1; });
+  REQUIRE(*here.Get("k", NeverRun) == "old");
+  const auto kept = std::chrono::steady_clock::now();
+  Await([&] { return std::chrono::steady_clock::now() > kept + 1ms; });  // it has expired
+  server.Ask("CONFIG", "RESETSTAT");
+  const auto in_flight = [&] { return here.GetStats().fleet.calls.in_flight; };
+  proxy.HoldAt(EndOfReplies(proxy));
+  test::Caller asking([&] { return here.Get("k", NeverRun); });
+  Await([&] { return Calls(server, "evalsha") + Calls(server, "eval") == 1; });
+  const auto fail = []() -> std::string { throw std::runtime_error("the load has failed"); };
+  // It has the old value, and waits until nobody else asks.
+  test::Caller waiting([&] { return here.Get("k", fail); });
+  Await([&] { return in_flight() == 2; });
+  there.Invalidate("k");
+  Await([&] { return here.GetStats().invalidations == 2; });
+  test::Caller later([&] { return here.Get("k", fail); });
+  Await([&] { return here.GetStats().fleet.calls.followers == 1; });
+  proxy.Release();
+  CHECK(asking.Join().value == "old");
+  CHECK(later.Join().message == "the load has failed");
+  waiting.Join();
 }
 
 TEST_CASE("redis::ReadThrough: when messages may have been lost, no older local value is used") {

@@ -39,17 +39,6 @@ struct Commands {
   const RedisServer& server;
 };
 
-// What has come so far on the connection that is not for messages.
-RedisProxy::Place EndOfReplies(RedisProxy& proxy) {
-  std::size_t connection = 0;
-  for (std::size_t i = 1; i < proxy.Connections(); ++i) {
-    if (proxy.Bytes(i, RedisProxy::kRequests) > proxy.Bytes(connection, RedisProxy::kRequests)) {
-      connection = i;
-    }
-  }
-  return {RedisProxy::kReplies, proxy.Bytes(connection, RedisProxy::kReplies), connection};
-}
-
 // Has `pages` get the value of "k" in a way that makes it expect a hit the next time.
 void Expect(CachePages& pages, const std::string& value) {
   REQUIRE(*pages.Get("k", NeverRun) == value);

@@ -31,6 +31,7 @@
 
 #include "outages.hpp"
 #include "processes.hpp"
+#include "proxy.hpp"
 #include "server.hpp"
 #include "support/support.hpp"
 #include "ways.hpp"
@@ -135,8 +136,7 @@ inline void Age(const RedisServer& server, const std::string& key, std::chrono::
     end
   )lua",
              "3", CacheName(server, key, "value"), CacheName(server, key, "fresh"),
-             CacheName(server, key, "failed"),
-             std::to_string(by.count()));
+             CacheName(server, key, "failed"), std::to_string(by.count()));
 }
 // Makes it look as if the load of the server's value for `key` had taken so long.
 inline void SetLoadTime(const RedisServer& server, const std::string& key,
@@ -152,6 +152,19 @@ template <class Cache>
 void AwaitListening(Cache& cache) {
   static_cast<void>(cache.Peek("listens"));
   Await([&] { return cache.GetStats().emptied >= 2; });
+}
+
+// ---- Through a proxy
+
+// What has come so far on the connection that is not for messages.
+inline RedisProxy::Place EndOfReplies(const RedisProxy& proxy) {
+  std::size_t connection = 0;
+  for (std::size_t i = 1; i < proxy.Connections(); ++i) {
+    if (proxy.Bytes(i, RedisProxy::kRequests) > proxy.Bytes(connection, RedisProxy::kRequests)) {
+      connection = i;
+    }
+  }
+  return {RedisProxy::kReplies, proxy.Bytes(connection, RedisProxy::kReplies), connection};
 }
 
 // ---- Loads

@@ -311,6 +311,8 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
       GiveBackWhatMayBeOurs();
       return OnFailure(std::make_exception_ptr(Outage(code, why)));
     }
+    // A late command may make the lease when `fn` has begun, and its value been invalidated.
+    if (context->cache != nullptr) GiveBackWhatMayBeOurs();
     OnMustRun(std::exchange(may_be_ours_, false) ? MakeTenure({}, now) : nullptr);
   }
 

@@ -58,6 +58,14 @@ inline Clock::duration ClockTime(Duration time) {
       std::min(std::chrono::nanoseconds(time.count()), kMost));
 }
 
+// An expired value of the local cache, for callers who get no other one. Once its epoch is over, it
+// must not reach a caller who has begun since.
+template <class Value>
+struct OldValue {
+  std::shared_ptr<const Value> value = {};  // null: there is none
+  CacheState::Epoch epoch = 0;
+};
+
 template <class Value>
 class CacheContext final : public GroupContext {
  public:
@@ -84,15 +92,20 @@ class CacheContext final : public GroupContext {
   struct Found {
     std::optional<Value> value = {};
     bool is_fresh = false;
+    Epoch epoch = 0;
   };
   Found LookLocal(std::string_view key) {
     if (!local_) return {};
     std::optional<LocalEntry<Value>> entry = local_->Get(key);
     if (!entry || entry->epoch != cache->EpochOf(key)) return {};
     const auto now = Clock::now();
-    if (now < entry->fresh_until) return {std::move(entry->value), true};
-    if (now < entry->usable_until) return {std::move(entry->value), false};
+    if (now < entry->fresh_until) return {std::move(entry->value), true, entry->epoch};
+    if (now < entry->usable_until) return {std::move(entry->value), false, entry->epoch};
     return {};
+  }
+  // Whether a call may end with it, which nobody joins any more.
+  bool MayGive(const OldValue<Value>& old, std::string_view key) const noexcept {
+    return old.value != nullptr && old.epoch == cache->EpochOf(key);
   }
   // `epoch` is that of the moment `asked`, when the value was asked for. `fresh_for` is how long it
   // was fresh then.
@@ -207,7 +220,7 @@ struct PublishLoad : PublishOutcome<Value, ValueCodec> {
   static constexpr bool kTakesCached = true;  // in place of a Value
   static constexpr bool kMayBeBackground = true;
 
-  void operator()(typename Base::Ledger& ledger, const singleflight::detail::CallBase& call,
+  void operator()(typename Base::Ledger& ledger, singleflight::detail::CallBase& call,
                   const std::string& key, singleflight::detail::Outcome<Value>& outcome) const {
     const auto load_time = Clock::now() - started;
     context->load_times.Record(load_time);
@@ -227,7 +240,10 @@ struct PublishLoad : PublishOutcome<Value, ValueCodec> {
     } else if (!failed) {
       context->DropLocal(key);
     }
-    if (failed && old != nullptr) SetToOld(outcome);
+    if (failed && old.value != nullptr) {
+      ledger.Forget(call);
+      if (context->MayGive(old, key)) SetToOld(outcome);
+    }
   }
 
   template <class Fn>
@@ -248,8 +264,8 @@ struct PublishLoad : PublishOutcome<Value, ValueCodec> {
   CacheState::Epoch epoch = 0;
   Clock::time_point started = Clock::now();
   bool is_background = false;
-  std::shared_ptr<const Value> old = {};  // for its callers, if the load fails
-  CachedOptions own = {};                 // what the load says of its value
+  OldValue<Value> old = {};  // for its callers, if the load fails
+  CachedOptions own = {};    // what the load says of its value
 
  private:
   // None: the value is not to be put. So if the user's functions throw.
@@ -265,7 +281,7 @@ struct PublishLoad : PublishOutcome<Value, ValueCodec> {
   void SetToOld(singleflight::detail::Outcome<Value>& outcome) const {
     std::exception_ptr error;
     try {
-      return outcome.SetValueFrom([this] { return *old; });
+      return outcome.SetValueFrom([this] { return *old.value; });
     } catch (...) {
       error = singleflight::detail::Caught();
     }

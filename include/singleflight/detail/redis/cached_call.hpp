@@ -34,10 +34,9 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
   using Guard = typename Base::Hook::Guard;
 
  public:
-  // Used by Start. `old` is an expired value that callers may have if there is no other. Null:
-  // there is none.
+  // Used by Start.
   CachedCall(std::shared_ptr<Context> its_context, std::shared_ptr<typename Base::Async> async,
-             std::shared_ptr<const Value> old = {})
+             OldValue<Value> old = {})
       : Base(std::move(its_context), std::move(async)),
         old_(std::move(old)),
         epoch_(this->context->cache->EpochOf(this->async_->key)) {}
@@ -87,8 +86,11 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
     this->Deliver([this, value = std::move(value)] { LandHit(value); });
   }
 
-  bool HasOldValue() const noexcept override { return old_ != nullptr; }
+  bool HasOldValue() const noexcept override {
+    return old_.value != nullptr && CacheOf()->MayGive(old_, this->async_->key);
+  }
   void OnOldValue() noexcept override {
+    this->async_->Forget();
     this->Deliver([this] { LandOld(); });
   }
 
@@ -99,7 +101,7 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
     const auto guard = std::make_shared<Guard>(std::move(tenure));  // if dropped, gives it back
     auto hook = MakeHook(guard);
     hook.is_background = true;
-    hook.old = nullptr;
+    hook.old = {};
     const auto launch = [&](typename LocalGroup<Value>::Lead lead) {
       const auto target = lead.SharedTarget();
       typename Base::Lead full(std::move(lead), std::move(hook));
@@ -160,7 +162,7 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
     if (outcome.value() == nullptr || !singleflight::detail::Failed(outcome)) return false;
     if (const std::optional<CachedValue> stale = this->TakeStale()) {
       LandHit(*stale);
-    } else if (old_ != nullptr) {
+    } else if (HasOldValue()) {
       LandOld();
     } else {
       return false;
@@ -171,7 +173,7 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
     ++CacheOf()->stale;
     std::exception_ptr error;
     try {
-      return this->Land(Outcome(std::in_place, *old_));
+      return this->Land(Outcome(std::in_place, *old_.value));
     } catch (...) {  // a copy of it throws
       error = singleflight::detail::Caught();
     }
@@ -201,7 +203,7 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
     this->Land(std::move(*outcome));
   }
 
-  const std::shared_ptr<const Value> old_;
+  const OldValue<Value> old_;
   // Used by the loop's thread, and from when the call's work begins, by the one that does it.
   CacheState::Epoch epoch_;
   Clock::time_point asked_ = {};   // when the server was asked

@@ -351,11 +351,13 @@ inline const Script& PublishScript() {
 // ---- Renew: lets a lease last longer
 //
 // KEYS: lease, forgotten:OWN, outcome:OWN
-// ARGV: own token, fence or '', milliseconds, inbox, who, tag, 1 if it may be made again
+// ARGV: own token, fence or '', milliseconds, inbox, who, tag, 1 if it may be made again, 2 if it
+// is a cache's, else 0
 //
 // A lease that is not there, and cannot have expired, has been lost with the server's memory. It is
-// made again, if the call is not known to be forgotten. Answers 1 if it is held, 2 if it is that of
-// a forgotten call, and 0 if it is lost.
+// made again, if the call is not known to be forgotten. That of a cache is not: its value may have
+// been invalidated meanwhile. Answers 1 if it is held, 2 if it is that of a forgotten call, 3 if it
+// is a cache's that nobody has, and 0 if it is lost.
 
 inline const Script& RenewScript() {
   static const Script& script = *new Script(R"lua(
@@ -367,9 +369,9 @@ inline const Script& RenewScript() {
         return i
       end
     end
-    if ARGV[7] ~= '1' or ARGV[2] == '' or redis.call('EXISTS', KEYS[1], KEYS[3]) > 0 then
-      return 0
-    end
+    if ARGV[2] == '' or redis.call('EXISTS', KEYS[1], KEYS[3]) > 0 then return 0 end
+    if ARGV[7] == '2' then return 3 end
+    if ARGV[7] ~= '1' then return 0 end
     redis.call('HSET', KEYS[1], 'token', ARGV[1], 'fence', ARGV[2], 'who', ARGV[5],
       'since', redis.call('TIME')[1], 'tag', ARGV[6], 'inbox', ARGV[4], 'lasts', ARGV[3])
     redis.call('PEXPIRE', KEYS[1], ARGV[3])

@@ -102,7 +102,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     return Clock::now().time_since_epoch().count() < held_until_.load(std::memory_order_relaxed);
   }
 
-  // True: another process has the lease. Any thread.
+  // True: the lease is not this process's any more. Any thread.
   bool IsLost() const noexcept { return is_lost_.load(std::memory_order_relaxed); }
 
   // Ends the lease with an outcome, or without: the first call of this wins. Does not wait.
@@ -156,13 +156,9 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     const std::string outcome = detail::OutcomeName(base_, token_);
     const std::string milliseconds = std::to_string(lasts.count());
     const std::array<std::string_view, 3> keys = {lease, forgotten, outcome};
-    const std::array<std::string_view, 7> words = {token_,
-                                                   fence_,
-                                                   milliseconds,
-                                                   context_->inbox.Channel(),
-                                                   context_->who,
-                                                   context_->tag,
-                                                   is_forgotten_ ? "0" : "1"};
+    const std::array<std::string_view, 7> words = {
+        token_,        fence_,        milliseconds,  context_->inbox.Channel(),
+        context_->who, context_->tag, WhenVanished()};
     context_->fleet.Core().Commands().RunScript(
         detail::RenewScript(), keys, words,
         [self = shared_from_this(), asked = now, lasts](const Answer& answer) {
@@ -183,6 +179,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
       return;
     }
     if (answer.reply.integer == 0) return Lose();
+    if (answer.reply.integer == 3) return Vanish();
     if (answer.reply.integer == 2 && !is_forgotten_) NoteForgotten();  // the message was lost
     ends_ = asked + lasts;
     HoldUntil(ends_);
@@ -206,6 +203,17 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
           }
           self->timer_.Set(self->context_->Now() + self->context_->options.lease / 3);
         });
+  }
+  // Returns what to do if the server has lost the lease, in the words of the script.
+  std::string_view WhenVanished() const noexcept {
+    return context_->cache != nullptr ? "2" : is_forgotten_ ? "0" : "1";
+  }
+  // The server has lost it, and no process has another one. `fn` may go on, for those on the call.
+  void Vanish() {
+    HoldUntil({});
+    is_lost_.store(true, std::memory_order_relaxed);
+    ++context_->count.lost_leases;
+    if (!is_forgotten_) NoteForgotten();
   }
   // Another process has it.
   void Lose() {
