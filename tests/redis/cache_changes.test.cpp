@@ -231,6 +231,35 @@ TEST_CASE("redis::ReadThrough: a Get that begins after a change joins no load fr
   CHECK(*pages.Get("k", NeverRun) == "last");
 }
 
+TEST_CASE(
+    "redis::ReadThrough: a Get that begins after a change joins no call that has asked before") {
+  const Change change = EachChange();
+  CAPTURE(static_cast<int>(change));
+  const RedisServer server;
+  RedisProxy proxy(server.Socket());
+  CachePages here(LongTimeouts(proxy.Socket()), Local()), there(server, LongTtl());
+  AwaitListening(here);
+  there.Put("k", "old");
+  REQUIRE(*there.Get("k", NeverRun) == "old");  // the server knows the script from now on
+  AwaitAnswersOf(here);
+  const HeldAnswer answer(proxy);
+  test::Caller before([&] { return here.Get("k", NeverRun); });
+  answer.AwaitAnswered();  // it is on its way
+  Apply(change, there);
+  test::Caller after([&] { return here.Get("k", [] { return "new"s; }); });
+  const auto asked = [&] {
+    const Stats calls = here.GetStats().fleet.calls;
+    return calls.executions + calls.followers;
+  };
+  Await([&] { return asked() == 2; });
+  CHECK(here.GetStats().fleet.calls.followers == 0);
+  proxy.Release();
+  CHECK(before.Join().value == "old");
+  CHECK(after.Join().value == (change == Change::kPut ? "put" : "new"));
+  CHECK(after.Join().role == Role::kLeader);
+  CHECK_FALSE(after.Join().shared);
+}
+
 TEST_CASE("redis::ReadThrough: any bytes may be a key, and keys do not meet") {
   const RedisServer server;
   CachePages here(server, Local()), there(server, LongTtl());

@@ -181,12 +181,11 @@ TEST_CASE("redis::ReadThrough: a hit whose answer comes after a message is not k
   there.Put("k", "old");
   Await([&] { return here.GetStats().invalidations == 1; });
   REQUIRE(here.Peek("k") == "old");
-  REQUIRE(*there.Get("k", NeverRun) == "old");  // the script is known
-  server.Ask("CONFIG", "RESETSTAT");
-  proxy.HoldAt(EndOfReplies(proxy));
+  REQUIRE(*there.Get("k", NeverRun) == "old");  // the server knows the script from now on
+  AwaitAnswersOf(here);
+  const HeldAnswer answer(proxy);
   test::Caller caller([&] { return here.Get("k", NeverRun); });
-  Await(
-      [&] { return Calls(server, "evalsha") + Calls(server, "eval") == 1; });  // it has its answer
+  answer.AwaitAnswered();
   there.Invalidate("k");
   Await([&] { return here.GetStats().invalidations == 2; });
   proxy.Release();

@@ -215,6 +215,26 @@ class HeldLoad {
   const And and_then_;
 };
 
+// Holds what the server answers next to a process whose client has asked something through `proxy`.
+// Release of the proxy lets it through.
+class HeldAnswer {
+ public:
+  explicit HeldAnswer(RedisProxy& proxy)
+      : proxy_(proxy), first_(proxy.Bytes(kCommands, RedisProxy::kReplies) + 1) {
+    proxy.HoldAt({RedisProxy::kReplies, first_, kCommands});
+  }
+  // Returns when the server has run what it was asked, since the first byte of its answer is here.
+  void AwaitAnswered() const {
+    Await([&] { return proxy_.Bytes(kCommands, RedisProxy::kReplies) == first_; });
+  }
+
+ private:
+  static constexpr std::size_t kCommands = 0;  // a client connects for messages after that
+
+  RedisProxy& proxy_;
+  const std::uint64_t first_;
+};
+
 // Returns when a server has answered all that a process had to ask of it before.
 template <class Cache>
 void AwaitAnswersOf(Cache& cache) {
