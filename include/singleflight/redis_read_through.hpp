@@ -105,6 +105,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
                                         options, std::string(detail::TagOf<Value, ValueCodec>())))),
         refreshes_(std::make_unique<typename Base::Local>()) {
     this->context_->refreshes = refreshes_.get();
+    this->context_->NoteRefusals();
   }
 
   // As ~Group of redis.hpp. Waits for background loads, and for commands such as InvalidateThen.

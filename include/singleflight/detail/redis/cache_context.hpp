@@ -87,6 +87,13 @@ class CacheContext final : public GroupContext {
 
   const Options& CacheOptions() const noexcept { return options_; }
 
+  // Notes it as an outage if the server refuses messages. Call it once, before anything is asked.
+  void NoteRefusals() {
+    cache->WhenRefused([weak = this->weak_from_this()](const std::string& why) {
+      if (const auto self = weak.lock()) self->NoteOutage(why);
+    });
+  }
+
   // ---- The local cache. Thread: any.
 
   struct Found {
@@ -95,7 +102,7 @@ class CacheContext final : public GroupContext {
     Epoch epoch = 0;
   };
   Found LookLocal(std::string_view key) {
-    if (!local_) return {};
+    if (!local_ || cache->IsDeaf()) return {};
     std::optional<LocalEntry<Value>> entry = local_->Get(key);
     if (!entry || entry->epoch != cache->EpochOf(key)) return {};
     const auto now = Clock::now();
@@ -111,7 +118,7 @@ class CacheContext final : public GroupContext {
   // was fresh then.
   void PutLocal(const std::string& key, const Value& value, Epoch epoch, Clock::time_point asked,
                 Clock::duration fresh_for) {
-    if (!local_ || epoch != cache->EpochOf(key)) return;
+    if (!local_ || cache->IsDeaf() || epoch != cache->EpochOf(key)) return;
     const auto local_ttl = detail::ClockTime(*options_.local_ttl);
     const auto fresh_until = asked + std::clamp(fresh_for, Clock::duration::zero(), local_ttl);
     const auto usable_until = fresh_until + detail::ClockTime(options_.stale_for);

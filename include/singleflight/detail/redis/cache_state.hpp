@@ -192,21 +192,37 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
 
   // ---- Messages
 
+  // Has `then(why)` run when the server begins to refuse messages, on the loop's thread. Call it
+  // before the first Open.
+  void WhenRefused(std::function<void(const std::string&)> then) {
+    when_refused_ = std::move(then);
+  }
+  // The server refuses messages, so nobody would notice that a local value is invalidated.
+  //
+  // Thread: any.
+  bool IsDeaf() const noexcept { return is_deaf_.load(std::memory_order_relaxed); }
+
   // Thread: any.
   bool IsOpen() const noexcept { return is_open_; }
   void Open() {
     if (is_open_.exchange(true)) return;
     fleet_.WatchServers(weak_from_this());
-    const auto listen = [this](const std::string& channel, auto on_message, auto on_subscribed) {
-      listeners_.push_back({channel, std::make_shared<const ChannelCallbacks>(ChannelCallbacks{
-                                         std::move(on_message), std::move(on_subscribed)})});
-      fleet_.Hub().Listen(fleet_.Core().Subscriptions(), channel, listeners_.back().second);
-    };
     const std::weak_ptr<CacheState> weak = weak_from_this();
     const auto with_self = [weak](auto fn) {
       return [weak, fn](auto... arguments) {
-        if (const auto self = weak.lock()) fn(*self, arguments...);
+        if (const auto self = weak.lock()) std::invoke(fn, *self, arguments...);
       };
+    };
+    const auto listen = [&](const std::string& channel, auto on_message, auto on_subscribed) {
+      auto subscribed = [then = std::move(on_subscribed), channel,
+                         note = with_self(&CacheState::OnSubscribed)] {
+        then();
+        note(channel);
+      };
+      listeners_.push_back({channel, std::make_shared<const ChannelCallbacks>(ChannelCallbacks{
+                                         std::move(on_message), std::move(subscribed),
+                                         with_self(&CacheState::OnRefused)})});
+      fleet_.Hub().Listen(fleet_.Core().Subscriptions(), channel, listeners_.back().second);
     };
     listen(generation_name_, with_self([](CacheState& self, std::string_view generation) {
              self.Learn(std::string(generation));
@@ -236,6 +252,19 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   std::atomic<Epoch>& OfKey(std::string_view key) noexcept { return of_key_[StripeOf(key)]; }
   const std::atomic<Epoch>& OfKey(std::string_view key) const noexcept {
     return of_key_[StripeOf(key)];
+  }
+
+  void OnSubscribed(const std::string& channel) {
+    std::erase(unheard_, channel);
+    if (unheard_.empty()) is_deaf_ = false;
+  }
+  // The connection for messages is tried again soon, and with it the generation is learned.
+  void OnRefused(const std::string& why) {
+    unheard_.clear();
+    for (const auto& each : listeners_) unheard_.push_back(each.first);
+    Fetch();
+    if (is_deaf_.exchange(true) || !when_refused_) return;
+    when_refused_(is_local_ ? why + ": so the local cache is not used" : why);
   }
 
   void Fetch() {
@@ -273,12 +302,16 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   std::array<std::atomic<Epoch>, kStripes> of_key_ = {};
   std::atomic<std::uint64_t> emptied_ = 0, invalidations_ = 0;  // relaxed: counts
   std::atomic<bool> is_open_ = false;
+  // From a refusal until all channels are subscribed to. Only a hint: it guards nothing.
+  std::atomic<bool> is_deaf_ = false;
+  std::function<void(const std::string&)> when_refused_;  // set before Open
 
   // Used by the loop's thread alone.
   std::vector<std::pair<std::string, ChannelHub::Listener>> listeners_;
-  std::string generation_;  // empty: not known
-  std::string newest_;      // that was ever known
-  std::string space_;       // the prefix of names in this generation
+  std::vector<std::string> unheard_;  // channels not subscribed to since the last refusal
+  std::string generation_;            // empty: not known
+  std::string newest_;                // that was ever known
+  std::string space_;                 // the prefix of names in this generation
   std::uint64_t generations_ = 0;
   bool is_fetching_ = false;
   std::vector<std::function<void(const Answer*)>> waiting_;  // for the generation

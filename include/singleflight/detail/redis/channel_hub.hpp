@@ -22,7 +22,8 @@ class ChannelHub {
  public:
   using Listener = std::shared_ptr<const ChannelCallbacks>;
 
-  // The listener's on_subscribed is called later, and whenever messages may have been lost.
+  // The listener's on_subscribed is called later, and whenever messages may have been lost. It has
+  // all three functions.
   void Listen(Subscriber& subscriber, const std::string& channel, Listener listener) {
     listeners_[channel].push_back(std::move(listener));
     subscriber.Subscribe(
@@ -30,7 +31,10 @@ class ChannelHub {
         {[this, channel](std::string_view message) {
            ForEach(channel, [&](const auto& each) { each.on_message(message); });
          },
-         [this, channel] { ForEach(channel, [](const auto& each) { each.on_subscribed(); }); }});
+         [this, channel] { ForEach(channel, [](const auto& each) { each.on_subscribed(); }); },
+         [this, channel](const std::string& why) {
+           ForEach(channel, [&](const auto& each) { each.on_refused(why); });
+         }});
   }
   void StopListening(Subscriber& subscriber, const std::string& channel, const Listener& listener) {
     const auto found = listeners_.find(channel);

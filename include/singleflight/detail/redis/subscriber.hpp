@@ -20,15 +20,19 @@
 #include "command.hpp"
 #include "event_loop.hpp"
 #include "node.hpp"
+#include "protocol.hpp"
 #include "reply.hpp"
 
 namespace singleflight::redis::detail {
 
-// Neither function may throw, but both may subscribe and unsubscribe.
+// No function may throw, but all may subscribe and unsubscribe.
 struct ChannelCallbacks {
   std::function<void(std::string_view message)> on_message;
   // Every message that is published from now on is delivered, as long as the connection lasts.
   std::function<void()> on_subscribed;
+  // The server refuses this channel or another one. Until on_subscribed no message comes. `why` is
+  // one line that names the server and the channel.
+  std::function<void(const std::string& why)> on_refused = {};
 };
 
 class Subscriber {
@@ -101,7 +105,7 @@ class Subscriber {
     }
     void OnReply(std::unique_ptr<Command>, Reply reply) noexcept override {
       if (reply.IsError()) {
-        subscriber_.connection_.Fail("answered SUBSCRIBE with: " + reply.text);
+        subscriber_.OnRefused(channel_, reply.text);
       } else if (callbacks_ != nullptr) {
         subscriber_.OnSubscribed(channel_, callbacks_);
       }
@@ -156,6 +160,17 @@ class Subscriber {
     const auto found = channels_.find(channel);
     if (found == channels_.end() || found->second != callbacks) return;  // it was replaced since
     if (callbacks->on_subscribed) callbacks->on_subscribed();
+  }
+
+  // The connection is of no use: each channel is needed.
+  void OnRefused(const std::string& channel, const std::string& error) {
+    const std::string why =
+        node_->Name() + ": refuses the channel " + detail::Printable(channel) + ": " + error;
+    const auto channels = channels_;
+    for (const auto& [name, callbacks] : channels) {
+      if (callbacks->on_refused) callbacks->on_refused(why);
+    }
+    connection_.Fail("answered SUBSCRIBE with: " + error);
   }
 
   // The reply is ["message", channel, message].
