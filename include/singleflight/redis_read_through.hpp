@@ -184,6 +184,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
     detail::BlockOn<void>(options, [&](auto done) { InvalidateAllThen(std::move(done)); });
   }
   // Returns what Get would return without a load: a value that is fresh, or that stale_for allows.
+  // While the server cannot be used, that is the local cache's. soft_timeout has no effect.
   //
   // Thread, Leaving, Errors: as for Invalidate. Also `protocol_error` if it does not decode.
   template <class K = singleflight::detail::BracedKey<std::string>>
@@ -233,10 +234,13 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
       });
       return;
     }
-    Send(
-        Command::Kind::kPeek, std::move(copy), {},
-        [this, callback = std::decay_t<Callback>(std::forward<Callback>(callback))](
-            const detail::Answer& answer) mutable { callback(PeekedAt(*this->context_, answer)); });
+    Send(Command::Kind::kPeek, std::move(copy), {},
+         [this, old = std::move(found.value),
+          callback = std::decay_t<Callback>(std::forward<Callback>(callback))](
+             const detail::Answer& answer) mutable {
+           callback(answer.IsReply() || !old ? PeekedAt(*this->context_, answer)
+                                             : Peeked(std::move(old)));
+         });
   }
 
   // Returns the counts of this process.
