@@ -154,6 +154,15 @@ void AwaitListening(Cache& cache) {
   Await([&] { return cache.GetStats().emptied >= 2; });
 }
 
+// Puts a value, and returns when this process, which has a local cache, has heard of that. Else the
+// message could still remove what is kept here afterwards.
+template <class Cache, class Value>
+void PutAndHear(Cache& cache, const std::string& key, const Value& value) {
+  const auto heard = cache.GetStats().invalidations;
+  cache.Put(key, value);
+  Await([&] { return cache.GetStats().invalidations > heard; });
+}
+
 // ---- Through a proxy
 
 // What has come so far on the connection that is not for messages.
