@@ -3,15 +3,20 @@
 // Tests one redis::ReadThrough in several real processes: no page is loaded twice while it is
 // fresh, no Get sees a value from before an Invalidate, and a process may die at any byte of a put.
 
+#include <sys/wait.h>
+
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <list>
 #include <map>
-#include <memory>
+#include <mutex>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +30,7 @@
 #include "support/catch.hpp"
 #include "support/support.hpp"
 #include "support/temporary_directory.hpp"
+#include "support/threads.hpp"
 
 using namespace test;
 using namespace std::string_literals;
@@ -157,49 +163,143 @@ TEST_CASE("redis::ReadThrough: no Get sees a value older than an Invalidate that
   CHECK(gets > kAll / 10);  // in an outage, asking fails fast
 }
 
-TEST_CASE("redis::ReadThrough: a process that is killed at any byte of a put leaves no harm") {
-  // What others get is its value, if that was put, or else what they load themselves.
-  const RedisServer server;
-  PageOptions options = LongTtl();
-  options.fleet.lease = options.fleet.linger = 300ms;
-  CachePages there(server, options, "cache");
-  REQUIRE_FALSE(there.Peek("key").has_value());  // there is a generation
-  // How many bytes the process sends for a put, and what it receives.
-  std::uint64_t size = 0, replies = 0;
-  const auto run = [&](std::size_t number, std::optional<RedisProxy::Place> place) {
-    const std::string key = "key" + std::to_string(1000 + number);
-    RedisProxy proxy(server.Socket());
-    RedisMember member("member", proxy.Socket(), {.lease = 300ms, .linger = 300ms});
-    member.MakeCache(1h);
-    member.Command("get " + key);
-    static_cast<void>(member.AwaitReport("loading", key));
-    const std::string lease = CacheName(server, key, "lease", "cache");
-    test::Caller follower([&] { return there.Get(key, [] { return "own"s; }); });
-    AwaitInTime([&] { return InboxesAt(server, lease).size() == 1; });
-    const std::uint64_t sent = proxy.Bytes(0, RedisProxy::kRequests);
-    const std::uint64_t heard = proxy.Bytes(0, RedisProxy::kReplies);
-    if (place) {
-      place->bytes += place->way == RedisProxy::kRequests ? sent : heard;
-      proxy.CallAt(*place, [pid = member.Pid()] { ::kill(pid, SIGKILL); });
-    }
-    member.Order(key, "return");
-    const std::string value = follower.Join().value.value_or("nothing");
-    CHECK((value == "member:" + key || value == "own"));
-    CHECK(*there.Get(key, NeverRun) == value);
-    if (place) {
-      CHECK(member.AwaitEnd() == "signal 9");
-    } else {
-      CHECK(value == "member:" + key);
-      AwaitInTime([&] { return server.Ask("EXISTS", lease).number == 0; });
-      size = proxy.Bytes(0, RedisProxy::kRequests) - sent;
-      replies = proxy.Bytes(0, RedisProxy::kReplies) - heard;
-    }
-  };
-  run(0, std::nullopt);  // the server knows the scripts from then on
-  run(1, std::nullopt);
-  std::size_t number = 2;
-  for (std::uint64_t at = 0; at <= size; at += 29) {
-    run(number++, RedisProxy::Place{RedisProxy::kRequests, at, 0});
+// ---- Killed
+
+namespace {
+
+// A lease that lasts as long as a test, and one that ends soon after its process. The latter may be
+// renewed, and may be lost if the machine stalls.
+constexpr std::chrono::milliseconds kLastingLease = 1min, kBriefLease = 300ms;
+
+// Where a process dies whose load has returned, and what another one gets then, and afterwards.
+struct DeathInPut {
+  std::optional<RedisProxy::Place> place;  // counted from when its load returns. None: it lives
+  std::chrono::milliseconds lease;
+  std::string key;
+  std::string end = {};  // how the process finished
+  std::optional<std::string> followed = {}, kept = {};
+  std::uint64_t requests = 0, replies = 0;  // bytes of its put, if it lives
+};
+
+void Play(const RedisServer& server, CachePages& there, DeathInPut& death) {
+  RedisProxy proxy(server.Socket());
+  RedisMember member("member", proxy.Socket(), {.lease = death.lease});
+  member.MakeCache(1h);
+  member.Command("get " + death.key);
+  static_cast<void>(member.AwaitReport("loading", death.key));
+  const std::string lease = CacheName(server, death.key, "lease", "cache");
+  const auto token = [&] { return server.Ask("HGET", lease, "token").text; };
+  const std::string its_token = token();
+  test::Caller follower([&] { return there.Get(death.key, [] { return "own"s; }); });
+  AwaitInTime([&] { return !InboxesAt(server, lease).empty() || token() != its_token; });
+  const std::uint64_t sent = proxy.Bytes(0, RedisProxy::kRequests);
+  const std::uint64_t heard = proxy.Bytes(0, RedisProxy::kReplies);
+  if (death.place) {
+    RedisProxy::Place place = *death.place;
+    place.bytes += place.way == RedisProxy::kRequests ? sent : heard;
+    place.connection = 0;
+    proxy.CallAt(place, [pid = member.Pid()] {
+      ::kill(pid, SIGKILL);
+      siginfo_t ended;
+      ::waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED | WNOWAIT);
+    });
+    proxy.CutAt(place);  // what it had sent beyond the place is lost
   }
-  run(number, RedisProxy::Place{RedisProxy::kReplies, 1, 0});
+  member.Order(death.key, "return");
+  death.followed = follower.Join().value;
+  death.kept = Keep([&] { return there.Get(death.key, NeverRun); }).value;
+  if (death.place) {
+    death.end = member.AwaitEnd();
+    return;
+  }
+  AwaitInTime([&] { return server.Ask("EXISTS", lease).number == 0; });
+  death.end = member.End();
+  death.requests = proxy.Bytes(0, RedisProxy::kRequests) - sent;
+  death.replies = proxy.Bytes(0, RedisProxy::kReplies) - heard;
+}
+
+// Plays all deaths, many at a time, since the followers mostly wait.
+void PlayAll(const RedisServer& server, CachePages& there, std::vector<DeathInPut>& deaths) {
+  std::atomic<std::size_t> next = 0;
+  std::mutex mutex;
+  std::string error;
+  std::vector<JoiningThread> threads;
+  for (int i = 0; i < 24; ++i) {
+    threads.emplace_back([&] {
+      try {
+        for (std::size_t mine; (mine = next++) < deaths.size();) Play(server, there, deaths[mine]);
+      } catch (const std::exception& exception) {
+        const std::lock_guard lock(mutex);
+        error = exception.what();
+      }
+    });
+  }
+  threads.clear();
+  if (!error.empty()) throw std::runtime_error(error);
+}
+
+}  // namespace
+
+TEST_CASE("redis::ReadThrough: a process that is killed at any byte of a put leaves no harm") {
+  // Others get its value, if all of the put has arrived, or else what they load themselves.
+  const RedisServer server;
+  CachePages there(server, LongTtl(), "cache");
+  REQUIRE_FALSE(there.Peek("key").has_value());  // there is a generation
+  int number = 1000;
+  const auto key = [&] { return "key" + std::to_string(number++); };  // they have one length
+  std::optional<DeathInPut> lives;
+  for (int i = 0; i < 2; ++i) {  // the server knows the scripts afterwards
+    lives.emplace(DeathInPut{std::nullopt, kLastingLease, key()});
+    Play(server, there, *lives);
+    REQUIRE(lives->end == "exit 0");
+    REQUIRE(lives->followed == "member:" + lives->key);
+  }
+#ifdef UNDER_SANITIZER
+  constexpr std::uint64_t kStep = 29;
+#else
+  constexpr std::uint64_t kStep = 1;
+#endif
+  std::vector<DeathInPut> deaths;
+  using Place = RedisProxy::Place;
+  for (std::uint64_t at = 0; at < lives->requests; at += kStep) {
+    deaths.push_back({Place{RedisProxy::kRequests, at}, kBriefLease, key()});
+  }
+  const std::size_t in_vain = deaths.size();
+  deaths.push_back({Place{RedisProxy::kRequests, lives->requests}, kLastingLease, key()});
+  for (std::uint64_t at = 1; at <= lives->replies; ++at) {
+    deaths.push_back({Place{RedisProxy::kReplies, at}, kLastingLease, key()});
+  }
+  PlayAll(server, there, deaths);
+  for (std::size_t i = 0; i < deaths.size(); ++i) {
+    const DeathInPut& death = deaths[i];
+    CAPTURE(i, in_vain, death.place->bytes);
+    CHECK(death.end == "signal 9");
+    CHECK((death.followed == (i < in_vain ? "own" : "member:" + death.key)));
+    CHECK(death.kept == death.followed);
+  }
+}
+
+TEST_CASE(
+    "redis::ReadThrough: a process killed in its load is replaced by one of those that wait") {
+  const RedisServer server;
+  CachePages here(server, LongTtl(), "cache");
+  RedisMember killed("killed", server.Socket(), {.lease = 1s}), other("other", server.Socket());
+  for (RedisMember* member : {&killed, &other}) member->MakeCache(1h);
+  other.Order("key", "return");
+  killed.Command("get key");
+  static_cast<void>(killed.AwaitReport("loading", "key"));
+  std::atomic<int> runs = 0;
+  test::Caller waiting([&] { return here.Get("key", Counted(runs, "here"s)); });
+  other.Command("get key");
+  const std::string lease = CacheName(server, "key", "lease", "cache");
+  AwaitInTime([&] { return InboxesAt(server, lease).size() == 2; });
+  CHECK(runs == 0);
+  killed.Kill();
+  const std::string value = waiting.Join().value.value_or("nothing");
+  CHECK(other.AwaitOutcome("key").value == value);
+  CHECK(value == (runs == 1 ? "here" : "other:key"));
+  CHECK(static_cast<std::size_t>(runs) + other.Unread("loading") == 1);
+  CHECK(here.GetStats().fleet.takeovers == static_cast<std::uint64_t>(runs));
+  CHECK(*here.Get("key", NeverRun) == value);
+  CHECK(other.End() == "exit 0");
 }
