@@ -367,7 +367,7 @@ TEST_CASE("redis::ReadThrough: the destructor waits for callbacks") {
 
 TEST_CASE("redis::ReadThrough: a change that no server has confirmed says so") {
   RedisServer server;
-  CachePages pages(ShortTimeouts(server.Socket()), LongTtl());
+  CachePages pages(server, LongTtl());
   pages.Put("k", "v");
   server.Kill();
   for (const Change change : {Change::kInvalidate, Change::kPut, Change::kInvalidateAll}) {
@@ -383,7 +383,7 @@ TEST_CASE("redis::ReadThrough: a change that no server has confirmed says so") {
 }
 
 TEST_CASE("redis::ReadThrough: a change before any server was reached says why, too") {
-  CachePages pages(ShortTimeouts("/nowhere/socket"), LongTtl());
+  CachePages pages(LongTimeouts("/nowhere/socket"), LongTtl());
   for (const Change change : {Change::kInvalidate, Change::kPut, Change::kInvalidateAll}) {
     CHECK((ErrorOfChange([&] { Apply(change, pages); }) == std::errc::not_connected));
   }
