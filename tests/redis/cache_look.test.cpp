@@ -181,11 +181,9 @@ TEST_CASE("redis::ReadThrough: a look is not believed if its names are of an ear
   // Another process has invalidated all, of which the message is late.
   const std::string later = std::to_string(std::stoll(GenerationOf(server)) + 1);
   server.Ask("SET", "c:generation", later);
-  const Commands commands(server);
-  commands.Reset();
-  proxy.HoldAt(EndOfReplies(proxy));
+  const HeldAnswer answer(proxy);
   test::Caller caller([&] { return pages.Get("k", [] { return "new"s; }); });
-  Await([&] { return commands.Looks() == 1; });  // the server has answered
+  answer.AwaitAnswered();
   const auto emptied = pages.GetStats().emptied;
   server.Ask("PUBLISH", "c:generation", later);
   Await([&] { return pages.GetStats().emptied > emptied; });

@@ -165,16 +165,30 @@ void PutAndHear(Cache& cache, const std::string& key, const Value& value) {
 
 // ---- Through a proxy
 
-// What has come so far on the connection that is not for messages.
+// The connection for commands: a client makes the one for messages after that.
+inline constexpr std::size_t kForCommands = 0;
+
+// Returns what has come so far in answer to commands.
 inline RedisProxy::Place EndOfReplies(const RedisProxy& proxy) {
-  std::size_t connection = 0;
-  for (std::size_t i = 1; i < proxy.Connections(); ++i) {
-    if (proxy.Bytes(i, RedisProxy::kRequests) > proxy.Bytes(connection, RedisProxy::kRequests)) {
-      connection = i;
-    }
-  }
-  return {RedisProxy::kReplies, proxy.Bytes(connection, RedisProxy::kReplies), connection};
+  return {RedisProxy::kReplies, proxy.Bytes(kForCommands, RedisProxy::kReplies), kForCommands};
 }
+
+// Holds what the server answers next to a process whose client has asked something through `proxy`.
+// Release of the proxy lets it through.
+class HeldAnswer {
+ public:
+  explicit HeldAnswer(RedisProxy& proxy) : proxy_(proxy), first_(EndOfReplies(proxy).bytes + 1) {
+    proxy.HoldAt({RedisProxy::kReplies, first_, kForCommands});
+  }
+  // Returns when the server has run what it was asked, since the first byte of its answer is here.
+  void AwaitAnswered() const {
+    Await([&] { return proxy_.Bytes(kForCommands, RedisProxy::kReplies) == first_; });
+  }
+
+ private:
+  RedisProxy& proxy_;
+  const std::uint64_t first_;
+};
 
 // ---- Loads
 
@@ -222,26 +236,6 @@ class HeldLoad {
   };
   const std::shared_ptr<Held> held_;
   const And and_then_;
-};
-
-// Holds what the server answers next to a process whose client has asked something through `proxy`.
-// Release of the proxy lets it through.
-class HeldAnswer {
- public:
-  explicit HeldAnswer(RedisProxy& proxy)
-      : proxy_(proxy), first_(proxy.Bytes(kCommands, RedisProxy::kReplies) + 1) {
-    proxy.HoldAt({RedisProxy::kReplies, first_, kCommands});
-  }
-  // Returns when the server has run what it was asked, since the first byte of its answer is here.
-  void AwaitAnswered() const {
-    Await([&] { return proxy_.Bytes(kCommands, RedisProxy::kReplies) == first_; });
-  }
-
- private:
-  static constexpr std::size_t kCommands = 0;  // a client connects for messages after that
-
-  RedisProxy& proxy_;
-  const std::uint64_t first_;
 };
 
 // Returns when a server has answered all that a process had to ask of it before.
