@@ -58,6 +58,25 @@ std::string MessageOf(const std::function<void()>& make) {
 
 }  // namespace
 
+TEST_CASE(
+    "redis::ReadThrough: who follows a forgotten load does not wait for what nobody loads") {
+  const RedisServer server;
+  PageOptions options = Stale();
+  options.fleet.linger = 50ms;  // whoever follows asks again that often
+  CachePages leading(server, options), following(server, options), other(server, options);
+  HeldLoad load("old");
+  test::Caller leader([&] { return leading.Get("k", load.Load()); });
+  load.AwaitBegun();
+  test::Caller follower([&] { return following.Get("k", NeverRun); });
+  AwaitCacheFollowers(server, "k", 1);
+  PutExpired(server, other, "other");
+  other.Invalidate("k");
+  server.Ask("COPY", CacheName(server, "other", "value"), CacheName(server, "k", "value"));
+  CHECK(follower.Join().value == "old");
+  load.Finish();
+  CHECK(leader.Join().value == "old");
+}
+
 template <>
 struct singleflight::redis::Codec<Reply> {
   static std::string Encode(const Reply& reply) { return std::to_string(reply.status); }

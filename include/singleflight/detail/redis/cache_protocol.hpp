@@ -143,7 +143,7 @@ inline const Script& GetScript() {
     if answer[1] == 'lead' then
       if waits then redis.call('HSET', KEYS[1], 'f:' .. ARGV[3], '1') end
       found[1], found[5] = 'refresh', answer[2]
-    elseif answer[1] == 'follow' then
+    elseif answer[1] == 'follow' and waits then  -- else it has followed a load that was forgotten
       found[1], found[5], found[6] = 'wait', answer[2], answer[3]
     elseif answer[1] == 'outcome' then
       return answer

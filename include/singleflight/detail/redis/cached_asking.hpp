@@ -205,7 +205,10 @@ class CachedAsking : public Asking {
   }
 
   bool OnTakenFirst(Taken& taken, Clock::time_point asked) override {
-    if (!std::exchange(is_sent_, true) && !is_outdated_) {
+    // If the generation has changed since, a call that follows has asked in an earlier one. It was
+    // forgotten then, and its epoch is over.
+    const bool is_of_now = awaited_.empty() || base_ == context->cache->BaseOf(key_);
+    if (!std::exchange(is_sent_, true) && !is_outdated_ && is_of_now) {
       OnAsks();  // it is not known when the server was asked
       if (taken.kind != Taken::Kind::kLead && is_asking_) {
         Take();
