@@ -38,4 +38,13 @@ struct BatcherStats {
   bool operator==(const BatcherStats&) const = default;
 };
 
+template <class Visitor>
+void ForEachStat(const BatcherStats& stats, Visitor&& visit) {
+  visit.Counter("batcher_batches", "Batches that were run.", stats.batches);
+  visit.Counter("batcher_keys", "Keys in the batches that were run.", stats.keys);
+  visit.Counter("batcher_dropped", "Keys that were not loaded because their last caller had left.",
+                stats.dropped);
+  visit.Gauge("batcher_waiting", "Keys whose batch has not begun to run.", stats.waiting);
+}
+
 }  // namespace singleflight

@@ -41,6 +41,17 @@ struct LruCacheStats {
   bool operator==(const LruCacheStats&) const = default;
 };
 
+template <class Visitor>
+void ForEachStat(const LruCacheStats& stats, Visitor&& visit) {
+  visit.Counter("lru_cache_hits", "Look-ups that found an entry.", stats.hits);
+  visit.Counter("lru_cache_misses", "Look-ups that found no entry.", stats.misses);
+  visit.Counter("lru_cache_evictions", "Entries removed because room was needed.", stats.evictions);
+  visit.Counter("lru_cache_expired", "Entries removed because their time had passed.",
+                stats.expired);
+  visit.Gauge("lru_cache_entries", "Entries in the cache.", stats.entries);
+  visit.Gauge("lru_cache_weight", "What the entries in the cache weigh together.", stats.weight);
+}
+
 // Compile-time settings. Derive from this and change what you need.
 struct LruCacheTraits {
   using Mutex = GroupTraits::Mutex;         // any BasicLockable that is default-constructible

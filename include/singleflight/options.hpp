@@ -77,6 +77,17 @@ struct Stats {
   bool operator==(const Stats&) const = default;
 };
 
+// Visits each count, with a name and a sentence: see observe.hpp.
+template <class Visitor>
+void ForEachStat(const Stats& stats, Visitor&& visit) {
+  visit.Counter("executions", "Calls begun.", stats.executions);
+  visit.Counter("followers", "Callers that joined a call in flight.", stats.followers);
+  visit.Counter("failures", "Calls that landed with an exception or a failure.", stats.failures);
+  visit.Counter("left", "Callers that left before their call landed.", stats.left);
+  visit.Counter("refused", "Callers that were refused by a limit or after Close.", stats.refused);
+  visit.Gauge("in_flight", "Calls that have not landed yet.", stats.in_flight);
+}
+
 // Compile-time settings. Derive from this and change what you need.
 struct GroupTraits {
   using Mutex = std::mutex;                   // any BasicLockable that is default-constructible

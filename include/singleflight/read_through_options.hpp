@@ -123,4 +123,25 @@ struct ReadThroughStats {
   bool operator==(const ReadThroughStats&) const = default;
 };
 
+template <class Visitor>
+void ForEachStat(const ReadThroughStats& stats, Visitor&& visit) {
+  visit.Counter("read_through_hits", "Callers whose first look in the cache found a value.",
+                stats.hits);
+  visit.Counter("read_through_misses", "Callers whose first look in the cache found no value.",
+                stats.misses);
+  visit.Counter("read_through_loads", "Loads begun.", stats.loads);
+  visit.Counter("read_through_outdated", "Loaded values that were outdated and not put.",
+                stats.outdated);
+  visit.Counter("read_through_get_failures", "How often reading the cache threw.",
+                stats.get_failures);
+  visit.Counter("read_through_put_failures", "How often writing the cache threw.",
+                stats.put_failures);
+  visit.Counter("read_through_stale", "Callers that got a value that had expired.", stats.stale);
+  visit.Counter("read_through_early_refreshes", "Loads begun before a value expired.",
+                stats.early_refreshes);
+  visit.Counter("read_through_evictions", "Entries removed because room was needed.",
+                stats.evictions);
+  ForEachStat(stats.calls, visit);
+}
+
 }  // namespace singleflight

@@ -101,6 +101,12 @@ class Client {
   std::unique_ptr<detail::Fleet> fleet_;
 };
 
+// Visits each server that the client knows of: see observe.hpp.
+template <class Visitor>
+void ForEachStat(const Client& client, Visitor&& visit) {
+  for (const NodeInfo& node : client.Nodes()) ForEachStat(node, visit);
+}
+
 namespace detail {
 
 // Lets the groups of this library use a Client, and its tests look names up in their own way.

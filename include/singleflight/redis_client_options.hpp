@@ -100,4 +100,17 @@ struct NodeInfo {
   bool is_sentinel = false;
 };
 
+// Visits what is known of a server: the labels `server` and `kind` say which.
+template <class Visitor>
+void ForEachStat(const NodeInfo& node, Visitor&& visit) {
+  auto&& visit_node =
+      visit.With("server", node.address).With("kind", node.is_sentinel ? "sentinel" : "server");
+  const auto is = [&node](NodeState state) { return node.state == state ? 1U : 0U; };
+  visit_node.Gauge("redis_server_up", "Whether a server answers.", is(NodeState::kUp));
+  visit_node.Gauge("redis_server_away", "Whether commands fail at once because a server is away.",
+                   is(NodeState::kAway));
+  visit_node.Gauge("redis_server_changed_timestamp", "When a server's state began, since 1970.",
+                   node.since.time_since_epoch());
+}
+
 }  // namespace singleflight::redis

@@ -71,4 +71,26 @@ struct Stats {
   bool operator==(const Stats&) const = default;
 };
 
+template <class Visitor>
+void ForEachStat(const Stats& stats, Visitor&& visit) {
+  visit.Counter("redis_executions", "Calls whose work this process began.", stats.executions);
+  visit.Counter("redis_remote", "Calls that another process did the work for.", stats.remote);
+  visit.Counter("redis_takeovers", "Leases taken after one that gave no outcome.", stats.takeovers);
+  visit.Counter("redis_unpublished", "Outcomes that could not be published under their lease.",
+                stats.unpublished);
+  visit.Counter("redis_untold", "Outcomes that could not be told to other processes.",
+                stats.untold);
+  visit.Counter("redis_told_to_run", "Calls whose work this process was told to do itself.",
+                stats.told_to_run);
+  visit.Counter("redis_failed_renewals", "Renewals of a lease without an answer.",
+                stats.failed_renewals);
+  visit.Counter("redis_lost_leases", "Leases that another process took during the work.",
+                stats.lost_leases);
+  visit.Counter("redis_undecodable", "Outcomes of other processes that did not decode.",
+                stats.undecodable);
+  visit.Counter("redis_outages", "Operations that met no server that could be used.",
+                stats.outages);
+  ForEachStat(stats.calls, visit);
+}
+
 }  // namespace singleflight::redis

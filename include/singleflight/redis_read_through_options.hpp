@@ -78,4 +78,23 @@ struct ReadThroughStats {
   bool operator==(const ReadThroughStats&) const = default;
 };
 
+template <class Visitor>
+void ForEachStat(const ReadThroughStats& stats, Visitor&& visit) {
+  visit.Counter("redis_read_through_local_hits", "Callers whose value was in the local cache.",
+                stats.local_hits);
+  visit.Counter("redis_read_through_hits", "Calls that found a value on the server.", stats.hits);
+  visit.Counter("redis_read_through_loads", "Loads begun in this process.", stats.loads);
+  visit.Counter("redis_read_through_stale", "Calls that got a value that had expired.",
+                stats.stale);
+  visit.Counter("redis_read_through_early_refreshes", "Loads begun before a value expired.",
+                stats.early_refreshes);
+  visit.Counter("redis_read_through_invalidations", "Invalidations of a key that have come.",
+                stats.invalidations);
+  visit.Counter("redis_read_through_emptied", "How often the local cache was emptied.",
+                stats.emptied);
+  visit.Counter("redis_read_through_evictions", "Entries of the local cache removed for room.",
+                stats.evictions);
+  ForEachStat(stats.fleet, visit);
+}
+
 }  // namespace singleflight::redis

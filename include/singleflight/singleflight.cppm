@@ -77,6 +77,15 @@ using singleflight::DoMany;
 using singleflight::DoManyAsync;
 using singleflight::KeyResult;
 
+// observe.hpp, and the headers of what is counted
+using singleflight::ForEachStat;
+using singleflight::kJsonType;
+using singleflight::kPrometheusType;
+using singleflight::Labels;
+using singleflight::Metrics;
+using singleflight::WriteJson;
+using singleflight::WritePrometheus;
+
 // read_through.hpp, read_through_options.hpp
 using singleflight::Cached;
 using singleflight::CachedOptions;

@@ -18,6 +18,7 @@
 #include "lru_cache.hpp"
 #include "lru_cache_options.hpp"
 #include "many.hpp"
+#include "observe.hpp"
 #include "options.hpp"
 #include "read_through.hpp"
 #include "read_through_options.hpp"

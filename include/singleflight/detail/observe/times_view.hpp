@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// TimesView: a LatencyHistogram as it is exported, with fewer buckets.
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+#include "../../latency_histogram.hpp"
+
+namespace singleflight::detail {
+
+// Lifetime: refers to `times`, in which nothing may be recorded meanwhile. So view a copy.
+class TimesView {
+  // Each border is a power of two in nanoseconds, at which a bucket of the histogram begins, too.
+  // So the counts are exact.
+  static constexpr std::size_t kOctave = 16;  // buckets of the histogram
+  static constexpr std::size_t kFirst = 7 * kOctave, kLast = 33 * kOctave;
+  static_assert(LatencyHistogram::BeginOf(kFirst) == std::chrono::nanoseconds(1 << 10));
+  static_assert(LatencyHistogram::BeginOf(kFirst + kOctave) == std::chrono::nanoseconds(1 << 11));
+  static_assert(LatencyHistogram::BeginOf(kLast) ==
+                std::chrono::nanoseconds(std::int64_t{1} << 36));
+
+ public:
+  explicit TimesView(const LatencyHistogram& times) noexcept
+      : times_(times), sum_(static_cast<std::uint64_t>(times.Sum().count())) {
+    // A copy that is made while others record has its sum from another moment than its counts.
+    // This brings the sum to where the counts allow it to be. All is modulo 2^64, as the sum is.
+    constexpr std::uint64_t kHalf = std::uint64_t{1} << 63;
+    std::uint64_t least = 0, room = 0;
+    for (std::size_t i = 0; i < LatencyHistogram::kBuckets; ++i) {
+      const std::uint64_t count = times.CountIn(i);
+      const std::uint64_t width =
+          i + 1 < LatencyHistogram::kBuckets ? Begin(i + 1) - Begin(i) : kHalf;
+      count_ += count;
+      least += count * Begin(i);
+      room = count <= (kHalf - room) / width ? room + count * width : kHalf;
+    }
+    const std::uint64_t above = sum_ - least;
+    if (room < kHalf && above > room) sum_ = above > kHalf ? least : least + room;
+  }
+
+  std::uint64_t Count() const noexcept { return count_; }
+  std::uint64_t SumInNanoseconds() const noexcept { return sum_; }
+  std::uint64_t QuantileInNanoseconds(double part) const noexcept {
+    return static_cast<std::uint64_t>(times_.Quantile(part).count());
+  }
+
+  // Calls visit(longest, count) for each border, with the longest time in nanoseconds that is below
+  // it, and how many took no longer than that.
+  template <class Visit>
+  void ForEachBorder(Visit&& visit) const {
+    std::uint64_t count = 0;
+    for (std::size_t i = 0; i <= kLast; ++i) {
+      if (i >= kFirst && i % kOctave == 0) visit(Begin(i) - 1, count);
+      count += times_.CountIn(i);
+    }
+  }
+
+ private:
+  static constexpr std::uint64_t Begin(std::size_t bucket) noexcept {
+    return static_cast<std::uint64_t>(LatencyHistogram::BeginOf(bucket).count());
+  }
+
+  const LatencyHistogram& times_;
+  std::uint64_t count_ = 0;
+  std::uint64_t sum_;  // modulo 2^64
+};
+
+}  // namespace singleflight::detail
