@@ -12,7 +12,7 @@
 //   status 200: 1000
 //   distinct bodies: 1
 //   upstream runs: 1
-//   {"executions": 1, "followers": 999, "failures": 0, "left": 0, "refused": 0, "in_flight": 0}
+//   [{"labels": {"group": "items"}, "stats": {"executions": 1, "followers": 999, ...}}]
 //
 //   ./asio_server --listen 8080
 //
@@ -102,7 +102,7 @@ int main(int argc, char** argv) {
   if (listen >= 0) {
     std::cout << "try: curl '" << url << "/item?id=42'\n     curl " << url << "/stats" << std::endl;
     io.run();
-    std::cout << "stopped: " << ToJson(group.GetStats()) << "\n";
+    std::cout << "stopped: " << singleflight::WriteJson(service.GetMetrics());
     return 0;
   }
 
@@ -121,5 +121,5 @@ int main(int argc, char** argv) {
             << "status 200: " << tally.answered << "\n"
             << "distinct bodies: " << tally.bodies.size() << "\n"
             << "upstream runs: " << upstream_runs << "\n"
-            << ToJson(group.GetStats()) << "\n";
+            << singleflight::WriteJson(service.GetMetrics());
 }

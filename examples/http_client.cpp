@@ -11,7 +11,7 @@
 //   status 200: 50
 //   distinct bodies: 1
 //   elapsed: 1.53 s
-//   the server's /stats: {"answers": {"executions": 1, "followers": 49, "failures": 0, ...}}
+//   the server's /stats: [{"labels": {"group": "answers"}, "stats": {"executions": 1, ...}}]
 //
 // With --path /alone there is no group: the 50 requests get 50 distinct bodies.
 //

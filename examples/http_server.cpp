@@ -11,7 +11,7 @@
 //   listening on http://127.0.0.1:8080
 //   try: curl http://127.0.0.1:8080/
 //        curl http://127.0.0.1:8080/stats
-//   stopped: {"executions": 1, "followers": 49, "failures": 0, ...}
+//   stopped: [{"labels": {"group": "answers"}, "stats": {"executions": 1, "followers": 49, ...}}]
 //
 //   --port     0 chooses a free port (8080)
 //   --work-ms  how long the handler takes (200)
@@ -70,5 +70,5 @@ int main(int argc, char** argv) {
   sigwait(&stop_signals, &signal);
   server.stop();
   serving.join();
-  std::cout << "stopped: " << ToJson(group.GetStats()) << "\n";
+  std::cout << "stopped: " << singleflight::WriteJson(service.GetMetrics());
 }

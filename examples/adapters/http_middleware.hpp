@@ -8,7 +8,7 @@
 //   server.Get("/users", Coalesce(pages, ListUsers));
 //   server.Post("/users", Invalidating(pages, SaveUser));
 //   server.Get("/prices", Coalesce(pages, ListPrices, {.vary = {"X-Currency"}, .timeout = 2s}));
-//   ServeStats(server, [&] { return StatsByGroup{{"pages", pages.GetStats()}}; });
+//   ServeStats(server, [&] { return singleflight::Metrics().Add("pages", pages); });
 //
 // http_coalescing.hpp says what the handler sees, and who shares. A response whose body comes from
 // a content provider is for its leader only.
@@ -23,6 +23,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <singleflight/observe.hpp>
 #include <singleflight/stop_token.hpp>
 #include <string>
 #include <string_view>
@@ -31,7 +32,6 @@
 
 #include "client_watch.hpp"
 #include "http_coalescing.hpp"
-#include "stats_text.hpp"
 
 // A handler that is asked to stop when no client waits for it any more. It then runs again for the
 // requests that come later.
@@ -295,11 +295,11 @@ inline httplib::Server::Handler Invalidating(ResponseGroup<httplib::Response>& g
 // Installs the routes /stats (JSON) and /metrics (for Prometheus).
 //
 // Thread: `read` is called for each request to them, on any thread.
-inline void ServeStats(httplib::Server& server, std::function<StatsByGroup()> read) {
+inline void ServeStats(httplib::Server& server, std::function<singleflight::Metrics()> read) {
   server.Get("/stats", [read](const httplib::Request&, httplib::Response& response) {
-    response.set_content(ToJson(read()), kJsonType);
+    response.set_content(singleflight::WriteJson(read()), singleflight::kJsonType);
   });
   server.Get("/metrics", [read](const httplib::Request&, httplib::Response& response) {
-    response.set_content(ToPrometheus(read()), kPrometheusType);
+    response.set_content(singleflight::WritePrometheus(read()), singleflight::kPrometheusType);
   });
 }

@@ -15,11 +15,11 @@
 #include <cstddef>
 #include <exception>
 #include <functional>
+#include <singleflight/observe.hpp>
 #include <string>
 #include <utility>
 
 #include "../adapters/asio_middleware.hpp"
-#include "../adapters/stats_text.hpp"
 #include "asio_http.hpp"
 
 // Raises the number of descriptors that this process may open, and returns it. Each connection
@@ -57,9 +57,13 @@ class AsioService {
     const std::string path = request.target.substr(0, request.target.find('?'));
     HttpResponse response{"404 Not Found", {}, ""};
     if (path == "/stats") {
-      response = {"200 OK", {{"Content-Type", kJsonType}}, ToJson(GetStats())};
+      response = {"200 OK",
+                  {{"Content-Type", singleflight::kJsonType}},
+                  singleflight::WriteJson(GetMetrics())};
     } else if (path == "/metrics") {
-      response = {"200 OK", {{"Content-Type", kPrometheusType}}, ToPrometheus(GetStats())};
+      response = {"200 OK",
+                  {{"Content-Type", singleflight::kPrometheusType}},
+                  singleflight::WritePrometheus(GetMetrics())};
     } else if (path == "/item") {
       try {
         response = co_await item_(request);
@@ -70,7 +74,7 @@ class AsioService {
     co_return response;
   }
 
-  StatsByGroup GetStats() const { return {{"items", group_.GetStats()}}; }
+  singleflight::Metrics GetMetrics() const { return singleflight::Metrics().Add("items", group_); }
 
  private:
   asio::awaitable<HttpResponse> AskUpstream(std::string target) {

@@ -14,6 +14,7 @@
 
 #include <exception>
 #include <functional>
+#include <singleflight/observe.hpp>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -43,7 +44,7 @@ class HttpService {
     server.Get("/", Coalesce(group_, answer));
     server.Get("/fail", Coalesce(group_, fail));
     server.Get("/alone", answer);
-    ServeStats(server, [this] { return GetStats(); });
+    ServeStats(server, [this] { return GetMetrics(); });
     server.set_exception_handler(
         [](const httplib::Request&, httplib::Response& response, std::exception_ptr error) {
           response.status = 500;
@@ -55,7 +56,9 @@ class HttpService {
         });
   }
 
-  StatsByGroup GetStats() const { return {{"answers", group_.GetStats()}}; }
+  singleflight::Metrics GetMetrics() const {
+    return singleflight::Metrics().Add("answers", group_);
+  }
 
  private:
   Responses& group_;

@@ -158,7 +158,7 @@ if [[ -x asio_server ]]; then
   check 'asio_server: they get one body' printed 1 'distinct bodies: 1'
   check 'asio_server: the upstream runs once' printed 1 'upstream runs: 1'
   check 'asio_server: it counts one execution' printed 1 \
-    '\{"executions": 1, "followers": 299, "failures": 0, .*\}'
+    '\[.*"stats": \{"executions": 1, "followers": 299, "failures": 0, .*\}\]'
   check 'asio_server: an unknown flag is refused' refused 2 'unknown flag --speed' \
     ./asio_server --speed 3
 else
@@ -244,12 +244,12 @@ check 'http_client runs' run ./http_client --port "$port" --count 50
 check 'http: 50 requests at the same time are answered' printed 1 'status 200: 50'
 check 'http: they get one body' printed 1 'distinct bodies: 1'
 check 'http: the group counts one execution' printed 1 \
-  "the server's /stats: \{\"answers\": \{\"executions\": 1, \"followers\": 49, .*\}\}"
+  "the server's /stats: \[\{.*\"answers\"\}, \"stats\": \{\"executions\": 1, \"followers\": 49, .*\}\}\]"
 
 check 'http_client runs with /alone' run ./http_client --port "$port" --count 20 --path /alone
 check 'http: without a group each request gets its own body' printed 1 'distinct bodies: 20'
 check 'http: the group does not count these requests' printed 1 \
-  "the server's /stats: \{\"answers\": \{\"executions\": 1, .*\}\}"
+  "the server's /stats: \[\{.*\"answers\"\}, \"stats\": \{\"executions\": 1, .*\}\}\]"
 
 check 'http_server: a port in use is refused' refused 1 "port $port" ./http_server --port "$port"
 check 'http_server: an unknown flag is refused' refused 2 'unknown flag --speed' \
@@ -261,7 +261,8 @@ check 'http_client: an unknown flag is refused' refused 2 'unknown flag --speed'
 
 check 'http_server can be stopped by a signal' kill -TERM "$server"
 check 'http_server exits with 0' wait "$server"
-check 'http_server prints its counts' grep -qx 'stopped: {"executions": 1, "followers": 49, .*}' <&3
+check 'http_server prints its counts' grep -qx \
+  'stopped: \[{"labels": {"group": "answers"}, "stats": {"executions": 1, "followers": 49, .*}}\]' <&3
 server=''
 check 'http_client: a server that has stopped is reported' refused 1 'no answer' \
   ./http_client --port "$port"

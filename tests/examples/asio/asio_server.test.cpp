@@ -133,8 +133,9 @@ TEST_CASE(
         std::set<std::string>{"200 answer 1 to /item?id=42"});
   CHECK(server.runs() == 1);
   CHECK(Ask(server, "/stats") ==
-        "200 {\"items\": {\"executions\": 1, \"followers\": 999, \"failures\": 0, \"left\": 0, "
-        "\"refused\": 0, \"in_flight\": 0}}\n");
+        "200 [{\"labels\": {\"group\": \"items\"}, \"stats\": {\"executions\": 1, \"followers\": "
+        "999, "
+        "\"failures\": 0, \"left\": 0, \"refused\": 0, \"in_flight\": 0}}]\n");
 }
 
 TEST_CASE("Promise 1: connections that ask for different URLs each ask the upstream") {

@@ -765,14 +765,15 @@ TEST_CASE("An HTTP request that has waited too long gets a 503 with Retry-After"
 
 TEST_CASE("The HTTP server serves its groups' statistics as JSON and for Prometheus") {
   Site site;
-  ServeStats(site.server(), [&] { return StatsByGroup{{"pages", site.pages().GetStats()}}; });
+  ServeStats(site.server(), [&] { return singleflight::Metrics().Add("pages", site.pages()); });
   site.Serve(Numbered());
   site.PageAtOnce({"", "", ""});
-  const StatsByGroup expected = {{"pages", {.executions = 1, .followers = 2}}};
+  singleflight::Metrics expected;
+  expected.Add("pages", singleflight::Stats{.executions = 1, .followers = 2});
   const Page json = Curl(site.port(), "/stats");
   CHECK(json.Has("Content-Type: application/json"));
-  CHECK(json.body == ToJson(expected));
+  CHECK(json.body == WriteJson(expected));
   const Page prometheus = Curl(site.port(), "/metrics");
-  CHECK(prometheus.Has("Content-Type: text/plain; version=0.0.4"));
-  CHECK(prometheus.body == ToPrometheus(expected));
+  CHECK(prometheus.Has("Content-Type: text/plain; version=0.0.4; charset=utf-8"));
+  CHECK(prometheus.body == WritePrometheus(expected));
 }

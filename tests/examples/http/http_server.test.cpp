@@ -157,8 +157,9 @@ TEST_CASE("The HTTP service counts the calls of its group and serves the counts 
   GetAtOnce(server, 5, "/fail");
   CHECK(Get(server, "/stats") ==
         Answer{200,
-               "{\"answers\": {\"executions\": 2, \"followers\": 8, \"failures\": 1, \"left\": 0, "
-               "\"refused\": 0, \"in_flight\": 0}}\n"});
+               "[{\"labels\": {\"group\": \"answers\"}, \"stats\": {\"executions\": 2, "
+               "\"followers\": 8, "
+               "\"failures\": 1, \"left\": 0, \"refused\": 0, \"in_flight\": 0}}]\n"});
   CHECK(
       Get(server, "/metrics").body.find("\nsingleflight_followers_total{group=\"answers\"} 8\n") !=
       std::string::npos);
