@@ -4,16 +4,14 @@
 // The load of herd.cpp and cache.cpp: a herd of requests, and the slow backend that answers them.
 // Each program runs one load several times, each time with another protection of the backend.
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
-#include <limits>
 #include <mutex>
+#include <singleflight/latency_histogram.hpp>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "joining_thread.hpp"
@@ -71,17 +69,11 @@ class Backend {
 struct Run {
   std::string name;
   Milliseconds deadline;
-  std::vector<Milliseconds> latencies;   // of all requests, sorted; infinite: unanswered
-  std::vector<Milliseconds> executions;  // when each query started, since the run started
+  std::size_t requests;
+  singleflight::LatencyHistogram latencies;   // of the requests that were answered
+  std::vector<Milliseconds> executions = {};  // when each query started, since the run started
 
-  // How many requests had a latency of at least `low` and less than `high`.
-  std::size_t Between(Milliseconds low, Milliseconds high) const {
-    const auto first = std::ranges::lower_bound(latencies, low);
-    return static_cast<std::size_t>(std::ranges::lower_bound(latencies, high) - first);
-  }
-  std::size_t Answered() const { return Between(Milliseconds(0), kInfinite); }
-
-  static constexpr Milliseconds kInfinite{std::numeric_limits<double>::infinity()};
+  std::size_t Answered() const { return static_cast<std::size_t>(latencies.Count()); }
 };
 
 // Runs `load` against a new backend: calls `ask(backend, key)` for each request. A request comes
@@ -97,7 +89,7 @@ Run Measure(
   const auto start = Backend::Clock::now() + 100ms;  // all threads are running by then
   Backend backend(load, start);
   std::atomic<std::size_t> next = 0;
-  std::vector<Milliseconds> latencies(load.keys.size(), Run::kInfinite);
+  Run run{.name = name, .deadline = load.deadline, .requests = load.keys.size(), .latencies = {}};
   std::vector<JoiningThread> threads;
   for (int i = 0; i < load.threads; ++i) {
     threads.emplace_back([&] {
@@ -106,7 +98,7 @@ Run Measure(
         std::this_thread::sleep_until(due);
         try {
           ask(backend, load.keys[mine]);
-          latencies[mine] = Backend::Clock::now() - due;
+          run.latencies.Record(Backend::Clock::now() - due);
         } catch (const Backend::NoConnection&) {
         }
       }
@@ -114,8 +106,6 @@ Run Measure(
   }
   threads.clear();  // joins them
   finish();
-  std::ranges::sort(latencies);
-  Run run{name, load.deadline, std::move(latencies), {}};
   for (const auto started : backend.started()) run.executions.push_back(started - start);
   return run;
 }

@@ -5,10 +5,11 @@
 // time.
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdio>
 #include <initializer_list>
-#include <numeric>
+#include <singleflight/latency_histogram.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,14 +29,18 @@ struct Row {
   std::string (*text)(const Run& run);
 };
 
-inline std::string Percentile(const Run& run, std::size_t p) {
-  const std::size_t index = (run.latencies.size() - 1) * p / 100;
-  if (index < run.Answered()) return WithUnit(run.latencies[index].count(), "ms");
+// Of all requests, so that the ones without an answer count as the slowest.
+inline std::string Percentile(const Run& run, double p) {
+  const double wanted = static_cast<double>(run.requests) * p / 100;
+  const auto answered = static_cast<double>(run.Answered());
+  if (wanted <= answered && answered > 0) {
+    return WithUnit(Milliseconds(run.latencies.Quantile(wanted / answered)).count(), "ms");
+  }
   return "> " + std::to_string(static_cast<long>(run.deadline.count())) + " ms";
 }
 
 inline constexpr Row kRequests{"requests",
-                               [](const Run& run) { return std::to_string(run.latencies.size()); }};
+                               [](const Run& run) { return std::to_string(run.requests); }};
 inline constexpr Row kAnswered{"answered",
                                [](const Run& run) { return std::to_string(run.Answered()); }};
 inline constexpr Row kExecutions{
@@ -47,11 +52,11 @@ inline constexpr Row kDeduplicated{
       const auto executions = static_cast<double>(run.executions.size());
       return WithUnit(answered == 0 ? 0 : 100 - 100 * executions / answered, "%");
     }};
+// Of the requests that were answered.
 inline constexpr Row kLatencyMean{
     "latency mean", [](const Run& run) {
-      const Milliseconds sum =
-          std::reduce(run.latencies.begin(), run.latencies.end(), Milliseconds(0));
-      return WithUnit(sum.count() / static_cast<double>(run.latencies.size()), "ms");
+      const auto answered = static_cast<double>(std::max(run.Answered(), std::size_t{1}));
+      return WithUnit(Milliseconds(run.latencies.Sum()).count() / answered, "ms");
     }};
 inline constexpr Row kLatencyP50{"latency p50", [](const Run& run) { return Percentile(run, 50); }};
 inline constexpr Row kLatencyP99{"latency p99", [](const Run& run) { return Percentile(run, 99); }};
@@ -69,8 +74,10 @@ inline void PrintTable(const std::vector<Run>& runs, std::initializer_list<Row> 
   }
 }
 
-// A row for each doubling of the latency. A bar of 30 characters stands for all requests.
+// A row for each doubling of the latency, where a bucket of the histograms begins. A bar of 30
+// characters stands for all requests.
 inline void PrintHistogram(const std::vector<Run>& runs) {
+  using Histogram = singleflight::LatencyHistogram;
   constexpr std::size_t kNameWidth = 12, kColumnWidth = 40;
   const auto print = [&runs](std::string line, auto text_of) {
     for (std::size_t i = 0; i < runs.size(); ++i) {
@@ -81,24 +88,28 @@ inline void PrintHistogram(const std::vector<Run>& runs) {
   };
   const auto print_counts = [&print](const std::string& name, auto count_in) {
     print(name, [&count_in](const Run& run) {
-      const std::size_t all = run.latencies.size(), count = count_in(run);
+      const std::size_t all = run.requests, count = count_in(run);
       const std::string number = std::to_string(count);
       std::string text = std::string(8 - std::min<std::size_t>(number.size(), 8), ' ') + number;
       return count == 0 ? text : text + ' ' + std::string((30 * count + all - 1) / all, '#');
     });
   };
-  Milliseconds slowest(0);
-  for (const Run& run : runs) {
-    if (run.Answered() > 0) slowest = std::max(slowest, run.latencies[run.Answered() - 1]);
-  }
+  std::chrono::nanoseconds slowest(0);
+  for (const Run& run : runs) slowest = std::max(slowest, run.latencies.Quantile(1));
   std::printf("\n");
   print("latency", [](const Run& run) { return run.name; });
-  for (int low = 0, high = 1; low <= slowest.count(); low = std::exchange(high, 2 * high)) {
-    print_counts("< " + std::to_string(high) + " ms", [low, high](const Run& run) {
-      return run.Between(Milliseconds(low), Milliseconds(high));
+  std::size_t bucket = 0;
+  std::chrono::nanoseconds low(0), high = std::chrono::nanoseconds(1 << 20);  // about 1 ms
+  for (; low <= slowest; low = std::exchange(high, 2 * high)) {
+    const std::size_t first = bucket;
+    while (Histogram::BeginOf(bucket) < high) ++bucket;
+    print_counts("< " + WithUnit(Milliseconds(high).count(), "ms"), [=](const Run& run) {
+      std::size_t count = 0;
+      for (std::size_t i = first; i < bucket; ++i) count += run.latencies.CountIn(i);
+      return count;
     });
   }
-  print_counts("unanswered", [](const Run& run) { return run.latencies.size() - run.Answered(); });
+  print_counts("unanswered", [](const Run& run) { return run.requests - run.Answered(); });
 }
 
 // A line for each run, with a character for each interval of time.
