@@ -127,9 +127,10 @@ class Metrics {
  public:
   class Visitor;
 
+  Metrics() : Metrics("singleflight") {}
   // `prefix` begins the name of each family. It is written as the names that are visited: see
   // Visitor.
-  explicit Metrics(std::string_view prefix = "singleflight") : prefix_(prefix) { Check(prefix); }
+  explicit Metrics(std::string_view prefix) : prefix_(prefix) { Check(prefix); }
 
   // Adds the statistics of `source`. That is something for which ForEachStat is declared: Stats,
   // ReadThroughStats, LruCacheStats, BatcherStats, those of redis.hpp, a redis::Client, or your

@@ -15,6 +15,7 @@ namespace singleflight::detail {
 class TimesView {
   // Each border is a power of two in nanoseconds, at which a bucket of the histogram begins, too.
   // So the counts are exact.
+  static constexpr std::uint64_t kHalf = std::uint64_t{1} << 63;
   static constexpr std::size_t kOctave = 16;  // buckets of the histogram
   static constexpr std::size_t kFirst = 7 * kOctave, kLast = 33 * kOctave;
   static_assert(LatencyHistogram::BeginOf(kFirst) == std::chrono::nanoseconds(1 << 10));
@@ -27,7 +28,6 @@ class TimesView {
       : times_(times), sum_(static_cast<std::uint64_t>(times.Sum().count())) {
     // A copy that is made while others record has its sum from another moment than its counts.
     // This brings the sum to where the counts allow it to be. All is modulo 2^64, as the sum is.
-    constexpr std::uint64_t kHalf = std::uint64_t{1} << 63;
     std::uint64_t least = 0, room = 0;
     for (std::size_t i = 0; i < LatencyHistogram::kBuckets; ++i) {
       const std::uint64_t count = times.CountIn(i);
@@ -37,8 +37,16 @@ class TimesView {
       least += count * Begin(i);
       room = count <= (kHalf - room) / width ? room + count * width : kHalf;
     }
-    const std::uint64_t above = sum_ - least;
-    if (room < kHalf && above > room) sum_ = above > kHalf ? least : least + room;
+    if (room < kHalf) sum_ = Nearest(sum_, least, room);
+  }
+
+  // Returns what is nearest to `sum` from `least` to `least + room`, modulo 2^64. The room is less
+  // than 2^63.
+  static constexpr std::uint64_t Nearest(std::uint64_t sum, std::uint64_t least,
+                                         std::uint64_t room) noexcept {
+    const std::uint64_t above = sum - least;
+    if (above <= room) return sum;
+    return above > kHalf ? least : least + room;
   }
 
   std::uint64_t Count() const noexcept { return count_; }
