@@ -16,7 +16,7 @@
 //   singleflight_executions_total{group="pages"} 3170
 //   singleflight_executions_total{group="users"} 12
 //
-// WriteJson has the same names, without what Prometheus wants before and behind them:
+// WriteJson has the same names, without the prefix and `_total`:
 //
 //   [{"labels": {"group": "pages"}, "stats": {"executions": 3170, ...}},
 //   {"labels": {"group": "users"}, "stats": {"executions": 12, ...}}]
@@ -33,8 +33,8 @@
 //     visit.Times("payment_duration", "How long payments took.", sales.payment_times);
 //   }
 //
-// The library has such functions for its own statistics, which you may call with a visitor of your
-// own, to send them elsewhere.
+// The library has such functions for its own statistics. Call them with a visitor of your own to
+// send the numbers elsewhere. It needs the functions of Metrics::Visitor.
 
 #include <algorithm>
 #include <chrono>
@@ -49,33 +49,31 @@
 #include <utility>
 #include <vector>
 
+#include "detail/observe/metrics_writer.hpp"
 #include "detail/observe/text.hpp"
-#include "detail/observe/times_view.hpp"
 #include "latency_histogram.hpp"
 #include "timeout.hpp"
 
 namespace singleflight {
 
-namespace detail {
-struct MetricsWriter;
-}  // namespace detail
-
 // The media types of what the functions below return.
 inline constexpr const char* kPrometheusType = "text/plain; version=0.0.4; charset=utf-8";
 inline constexpr const char* kJsonType = "application/json";
 
-// What tells a series from the others of its family. A name alone is the label `group`:
+// Labels tell a series from the others of its family. A name alone is the label `group`:
 //
 //   metrics.Add("pages", pages);
 //   metrics.Add({{"group", "pages"}, {"tenant", tenant}}, pages_of_tenant);
 //
 // A label whose value is empty is left out: Prometheus does not tell it from one that is missing.
 //
-// **Warning:** Prometheus keeps every series that it has ever seen. Never make a label of a key.
+// **Warning:** Prometheus keeps every series that it has ever seen. So do not make a label of
+// something that has any number of values, such as a key. Use the names of groups.
 //
-// Errors: std::invalid_argument for a name that Prometheus does not allow, that begins with `__`,
-//   that is `le` or `quantile`, or that comes twice. A value may be any text: what is not valid
-//   UTF-8, and each NUL, is replaced by U+FFFD.
+// Errors: std::invalid_argument for a name that comes twice, that Prometheus does not allow, or
+// that
+//   means something to it: `le`, `quantile`, and those that begin with `__`. A value may be any
+//   text. Each byte that is not valid UTF-8, and each NUL, is replaced by U+FFFD.
 class Labels {
  public:
   using Pair = std::pair<std::string, std::string>;  // a name and a value
@@ -122,7 +120,13 @@ class Labels {
   std::vector<Pair> all_;  // sorted by their names, of which none comes twice
 };
 
-// Thread: as for a standard container.
+// Gathers statistics, and knows which family each of them belongs to.
+//
+// Thread: as for a standard container. What is added may be in use meanwhile, if its GetStats
+// allows
+//   that, and a histogram always may.
+// Lifetime: Metrics refer to nothing that was added.
+// Cost: an allocation for each number, and 5 KiB for each histogram.
 class Metrics {
  public:
   class Visitor;
@@ -138,8 +142,9 @@ class Metrics {
   // LruCache, a Batcher. If it has a function LoadTimes, too, that histogram is added as
   // `load_duration_seconds`.
   //
-  // What is added again under the same labels is summed up. So parts that have a group each can be
-  // shown as one. Do not add a cache and its group under one name: a cache has its group's counts.
+  // Numbers that are added again under the same labels are summed up. So parts that have a group
+  // each can be shown as one. Do not add a cache and its group under one name: the cache has its
+  // group's counts.
   //
   // Errors: std::invalid_argument if ForEachStat gives two kinds of statistics one name, or a name
   //   that cannot be one. What was visited before stays added.
@@ -151,6 +156,7 @@ class Metrics {
                const LatencyHistogram& times);
 
  private:
+  template <class>
   friend struct detail::MetricsWriter;
 
   enum class Kind : unsigned char { kCounter, kGauge, kSecondsGauge, kTimes };
@@ -184,38 +190,43 @@ class Metrics {
     }
     return static_cast<std::size_t>(at - families_.begin());
   }
+
   std::string prefix_;
   std::vector<Family> families_;  // in the order in which they were first added
   std::map<Labels, Series> series_;
 };
 
-// What a ForEachStat is called with. It takes names as `load_duration` is one: lower case letters,
-// digits and single underscores. The prefix, the unit and `_total` are added to them. A help is one
-// sentence.
+// A ForEachStat is called with a Visitor, and gives it each number with a name and a help, which is
+// one sentence. A name is written like `load_duration`: lower case letters, digits and single
+// underscores. The prefix, the unit and `_total` are added to it.
+//
+// Lifetime: use it only during the call.
 class Metrics::Visitor {
  public:
-  // What only grows.
+  // Adds a number that only grows.
   template <std::unsigned_integral Number>
   void Counter(std::string_view name, std::string_view help, Number count) const {
     Sum(metrics_.FamilyOf(name, "", Kind::kCounter, help), count);
   }
-  // What grows and shrinks.
+  // Adds a number that grows and shrinks.
   template <std::unsigned_integral Number>
   void Gauge(std::string_view name, std::string_view help, Number number) const {
     Sum(metrics_.FamilyOf(name, "", Kind::kGauge, help), number);
   }
-  // The same for a length of time, or for a time since 1970. What is negative counts as zero. If
-  // one is added again, the longer one stays. Adds `_seconds` to the name.
+  // Adds a length of time, or a moment as the time since 1970. A negative one counts as zero. If
+  // one is added again, the longer one stays. The name gets the unit `_seconds`.
   void Gauge(std::string_view name, std::string_view help, Duration length) const {
     const auto nanoseconds = (std::max)(length.count(), std::chrono::nanoseconds::rep{0});
     const std::size_t family = metrics_.FamilyOf(name, "_seconds", Kind::kSecondsGauge, help);
     std::uint64_t& longest = SeriesOfLabels().numbers[family];
     longest = (std::max)(longest, static_cast<std::uint64_t>(nanoseconds));
   }
-  // Adds `_seconds` to the name. Prometheus gets a bucket for each doubling from a microsecond to a
-  // minute, whose counts are exact. JSON gets quantiles.
+  // Adds a histogram. The name gets the unit `_seconds`. Prometheus gets a bucket for each doubling
+  // from a microsecond to a minute. Their counts are exact, because `le` is the longest time, in
+  // whole nanoseconds, that a bucket counts. JSON gets quantiles.
   void Times(std::string_view name, std::string_view help, const LatencyHistogram& times) const {
-    SeriesOfLabels().times[metrics_.FamilyOf(name, "_seconds", Kind::kTimes, help)].Add(times);
+    const std::size_t family = metrics_.FamilyOf(name, "_seconds", Kind::kTimes, help);
+    SeriesOfLabels().times[family].Add(times);
   }
 
   // Returns a visitor that adds to the series which has one more label.
@@ -274,127 +285,11 @@ inline Metrics& Metrics::Add(const Labels& labels, std::string_view name, std::s
   return *this;
 }
 
-namespace detail {
-
-struct MetricsWriter {
-  using Kind = Metrics::Kind;
-
-  static void AppendValue(std::string& text, Kind kind, std::uint64_t number) {
-    kind == Kind::kSecondsGauge ? AppendSeconds(text, number) : AppendNumber(text, number);
-  }
-
-  // Appends the name of a series and a space.
-  static void AppendSeries(std::string& text, std::string_view name, const Labels& labels,
-                           std::string_view longest = {}) {
-    text += name;
-    char separator = '{';
-    const auto append = [&](std::string_view label, std::string_view value) {
-      text += std::exchange(separator, ',');
-      text.append(label).append("=\"");
-      AppendEscaped(text, value, "\\\"");
-      text += '"';
-    };
-    for (const auto& [label, value] : labels.All()) append(label, value);
-    if (!longest.empty()) append("le", longest);
-    text += separator == '{' ? " " : "} ";
-  }
-
-  static void AppendTimes(std::string& text, const std::string& name, const Labels& labels,
-                          const TimesView& times) {
-    const std::string bucket = name + "_bucket";
-    times.ForEachBorder([&](std::uint64_t longest, std::uint64_t count) {
-      std::string seconds;
-      AppendSeconds(seconds, longest);
-      AppendSeries(text, bucket, labels, seconds);
-      AppendNumber(text, count);
-      text += '\n';
-    });
-    AppendSeries(text, bucket, labels, "+Inf");
-    AppendNumber(text, times.Count());
-    text += '\n';
-    AppendSeries(text, name + "_sum", labels);
-    AppendSeconds(text, times.SumInNanoseconds());
-    text += '\n';
-    AppendSeries(text, name + "_count", labels);
-    AppendNumber(text, times.Count());
-    text += '\n';
-  }
-
-  static std::string Prometheus(const Metrics& metrics) {
-    std::string text;
-    for (std::size_t i = 0; i < metrics.families_.size(); ++i) {
-      const auto& [its_name, help, kind] = metrics.families_[i];
-      const bool is_counter = kind == Kind::kCounter;
-      const std::string name = metrics.prefix_ + '_' + its_name + (is_counter ? "_total" : "");
-      text.append("# HELP ").append(name) += ' ';
-      AppendEscaped(text, help, "\\");
-      text.append("\n# TYPE ").append(name) += kind == Kind::kTimes ? " histogram\n"
-                                               : is_counter         ? " counter\n"
-                                                                    : " gauge\n";
-      for (const auto& [labels, series] : metrics.series_) {
-        if (const auto at = series.times.find(i); at != series.times.end()) {
-          AppendTimes(text, name, labels, TimesView(at->second));
-        } else if (const auto number = series.numbers.find(i); number != series.numbers.end()) {
-          AppendSeries(text, name, labels);
-          AppendValue(text, kind, number->second);
-          text += '\n';
-        }
-      }
-    }
-    return text;
-  }
-
-  static void AppendJsonTimes(std::string& text, const TimesView& times) {
-    text += "{\"count\": ";
-    AppendNumber(text, times.Count());
-    text += ", \"sum\": ";
-    AppendSeconds(text, times.SumInNanoseconds());
-    constexpr std::pair<const char*, double> kQuantiles[] = {
-        {"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}};
-    for (const auto& [name, part] : kQuantiles) {
-      text.append(", \"").append(name).append("\": ");
-      AppendSeconds(text, times.QuantileInNanoseconds(part));
-    }
-    text += '}';
-  }
-
-  static std::string Json(const Metrics& metrics) {
-    std::string text = "[";
-    const char* separator = "";
-    for (const auto& [labels, series] : metrics.series_) {
-      text.append(std::exchange(separator, ",\n")).append("{\"labels\": {");
-      const char* comma = "";
-      for (const auto& [label, value] : labels.All()) {
-        AppendJsonString(text.append(std::exchange(comma, ", ")), label);
-        AppendJsonString(text.append(": "), value);
-      }
-      text += "}, \"stats\": {";
-      comma = "";
-      for (std::size_t i = 0; i < metrics.families_.size(); ++i) {
-        const auto number = series.numbers.find(i);
-        const auto times = series.times.find(i);
-        if (number == series.numbers.end() && times == series.times.end()) continue;
-        AppendJsonString(text.append(std::exchange(comma, ", ")), metrics.families_[i].name);
-        text += ": ";
-        if (times != series.times.end()) {
-          AppendJsonTimes(text, TimesView(times->second));
-        } else {
-          AppendValue(text, metrics.families_[i].kind, number->second);
-        }
-      }
-      text += "}}";
-    }
-    return text += "]\n";
-  }
-};
-
-}  // namespace detail
-
 // Returns version 0.0.4 of Prometheus' text format, with the families in the order in which they
 // were first added. The sum of a histogram is exact, unless something was recorded while it was
 // added. Even then it is a sum that the counts allow, and `_count` is the count of `+Inf`.
 inline std::string WritePrometheus(const Metrics& metrics) {
-  return detail::MetricsWriter::Prometheus(metrics);
+  return detail::MetricsWriter<Metrics>::Prometheus(metrics);
 }
 
 // Returns a JSON array with an object for each set of labels. Times are in seconds. A histogram has
@@ -402,7 +297,7 @@ inline std::string WritePrometheus(const Metrics& metrics) {
 // recorded by less than 4 %. Numbers are written in full, also those that a reader whose numbers
 // are doubles would round.
 inline std::string WriteJson(const Metrics& metrics) {
-  return detail::MetricsWriter::Json(metrics);
+  return detail::MetricsWriter<Metrics>::Json(metrics);
 }
 
 }  // namespace singleflight

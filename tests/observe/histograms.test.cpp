@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <latch>
+#include <singleflight/detail/observe/times_view.hpp>
 #include <singleflight/observe.hpp>
 #include <string>
 #include <thread>

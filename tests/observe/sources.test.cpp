@@ -205,6 +205,8 @@ TEST_CASE("Metrics refuse names that Prometheus does not take or that contradict
         "pages_count", "pages_sum", "pages_bucket", "pages\n"}) {
     CAPTURE(name);
     CHECK_THROWS_AS(metrics.Add("pages", observe_test::Misnamed{name}), std::invalid_argument);
+    CHECK_THROWS_AS(metrics.Add("pages", name, "Help.", singleflight::LatencyHistogram()),
+                    std::invalid_argument);
     CHECK_THROWS_AS(Metrics(name), std::invalid_argument);
   }
   CHECK(WritePrometheus(metrics).empty());
@@ -227,5 +229,8 @@ TEST_CASE("Metrics that are copied and moved have what they had") {
   const Metrics copy = metrics;
   metrics.Add("more", singleflight::Stats());
   CHECK(WritePrometheus(copy) == text);
-  CHECK(WritePrometheus(Metrics(std::move(metrics))) != text);
+  const std::string more = WritePrometheus(metrics);
+  const Metrics moved = std::move(metrics);
+  CHECK(WritePrometheus(moved) == more);
+  CHECK(more != text);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What Prometheus' text and JSON have in common: numbers that no locale changes, and text that is
-// valid UTF-8.
+// Helpers for Prometheus' text and for JSON: numbers that no locale changes, text that is valid
+// UTF-8, and the names that are allowed.
 
 #include <charconv>
 #include <cstddef>
