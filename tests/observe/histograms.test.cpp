@@ -9,10 +9,11 @@
 #include <singleflight/detail/observe/times_view.hpp>
 #include <singleflight/observe.hpp>
 #include <string>
-#include <thread>
+#include <vector>
 
 #include "exposition.hpp"
 #include "support/catch.hpp"
+#include "support/threads.hpp"
 
 namespace {
 
@@ -35,6 +36,18 @@ std::string Part(const std::string& text, const char* suffix) {
 std::string CountUpTo(const std::string& text, const std::string& border) {
   return test::NumberOf(text, kName + "_bucket", {{"group", "pages"}, {"le", border}});
 }
+
+// Lets the threads of a test finish.
+class Enough {
+ public:
+  explicit Enough(std::atomic<bool>& enough) : enough_(enough) {}
+  ~Enough() { enough_ = true; }
+  Enough(const Enough&) = delete;
+  Enough& operator=(const Enough&) = delete;
+
+ private:
+  std::atomic<bool>& enough_;
+};
 
 }  // namespace
 
@@ -141,8 +154,10 @@ TEST_CASE("Histograms that are written while others record are consistent and ne
     recording.count_down();
     while (!enough) times.Record(length);
   };
-  std::thread one([&] { record(512ns); });
-  std::thread other([&] { record(1025ns); });
+  std::vector<test::JoiningThread> threads;
+  threads.emplace_back([&] { record(512ns); });
+  threads.emplace_back([&] { record(1025ns); });
+  const Enough at_the_end(enough);  // also if a text cannot be read
   recording.wait();
   std::uint64_t count = 1;
   double sum = 0;
@@ -163,8 +178,7 @@ TEST_CASE("Histograms that are written while others record are consistent and ne
     sum = sum_now;
   }
   enough = true;
-  one.join();
-  other.join();
+  threads.clear();  // joins them
   CHECK(grows);
   CHECK(is_plausible);
   CHECK(Part(Written(times), "_count") == std::to_string(times.Count()));
