@@ -207,6 +207,20 @@ TEST_CASE("redis::ReadThrough: a look whose answer is lost is asked again") {
   CHECK(commands.Scripts() >= 1);
 }
 
+TEST_CASE("redis::ReadThrough: a user who may not MGET looks once, and then asks by the script") {
+  const RedisServer server;
+  server.Ask("ACL SETUSER few on >secret ~* &* +@all -mget");
+  redis::ClientOptions client = LongTimeouts(server.Socket());
+  client.user = "few";
+  client.password = "secret";
+  CachePages pages(client, LongTtl());
+  pages.Put("k", "v");
+  for (int i = 0; i < 4; ++i) CHECK(*pages.Get("k", NeverRun) == "v");
+  const std::string stats = server.Ask("INFO", "commandstats").text;
+  const std::string looks = stats.substr(stats.find("cmdstat_mget:calls=0"));
+  CHECK(looks.substr(0, looks.find('\r')).ends_with(",rejected_calls=1,failed_calls=0"));
+}
+
 TEST_CASE("redis::ReadThrough: whoever leaves while a look is under way leaves nothing behind") {
   RedisServer server;
   CachePages pages(server, LongTtl());

@@ -120,8 +120,9 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   // policy, or a local cache, needs to know.
 
   bool ExpectsHit(std::string_view key) const noexcept {
-    return !is_local_ && policy_.early_refresh <= 0 && expects_hit_[StripeOf(key)];
+    return expects_hits_ && expects_hit_[StripeOf(key)];
   }
+  void ExpectNoHits() noexcept { expects_hits_ = false; }
   void NoteHit(std::string_view key, bool is_hit) noexcept { expects_hit_[StripeOf(key)] = is_hit; }
 
   // ---- Turns: at most one command at a time asks for a key. Those that come meanwhile ask
@@ -321,7 +322,8 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   std::uint64_t endings_so_far_ = 0;
   std::vector<std::function<void()>> forgets_;
   std::unordered_map<std::string, std::vector<std::function<void()>>> turns_;  // by key
-  std::bitset<kStripes> expects_hit_;
+  bool expects_hits_ = !is_local_ && policy_.early_refresh <= 0;
+  std::bitset<kStripes> expects_hit_;  // by stripes of keys
 };
 
 }  // namespace singleflight::redis::detail

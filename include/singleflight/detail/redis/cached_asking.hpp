@@ -117,6 +117,9 @@ class CachedAsking : public Asking {
     if (answer.IsReply() && generation == context->cache->Generations()) {
       value = ReadLook(answer.reply.elements);
     }
+    if (answer.kind == Answer::Kind::kRefused && !MayComeTrue(answer)) {
+      context->cache->ExpectNoHits();  // the user has not the right to MGET
+    }
     if (!value) return Take();
     OnAnswered();
     End();
