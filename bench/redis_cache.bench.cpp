@@ -7,6 +7,9 @@
 //   hit/coroutines   The same by 10,000 coroutines.
 //   get/N            One connection of hiredis runs GET, with N keys in flight, for values of the
 //                    same size: it sends N commands, and reads N answers.
+//   handed/THREADS   That many threads have the client's event loop run a GET for each of theirs,
+//   handed/coroutines  and are told the answer by the thread that delivers. So this is what a hit
+//                    costs without a cache, a group, or a codec: threads that hand over.
 //   load/THREADS     That many threads get values that are not there. They load them, which costs
 //                    nothing, and put them.
 //   load/coroutines  The same by 10,000 coroutines.
@@ -16,16 +19,22 @@
 
 #include <benchmark/benchmark.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
+#include <coroutine>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
+#include <future>
+#include <latch>
 #include <singleflight/lru_cache.hpp>
 #include <singleflight/redis_read_through.hpp>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "allocations.hpp"
@@ -55,12 +64,15 @@ std::string NewKey(std::size_t = 0, std::size_t = 0) {
 // GET of values as large as those that the cache keeps.
 class BareGets {
  public:
+  static constexpr std::size_t kSize = 87;
+
   BareGets(const std::string& socket, std::size_t in_flight) : client_(socket) {
     for (std::size_t i = 0; i < in_flight; ++i) {
       names_.push_back("bare:{" + KeyOf(i) + "}:value");
-      client_.Ask("SET %s %s", names_.back().c_str(), std::string(87, 'v').c_str());
+      client_.Ask("SET %s %s", names_.back().c_str(), std::string(kSize, 'v').c_str());
     }
   }
+  const std::vector<std::string>& Names() const { return names_; }
   double SecondsForEach(std::size_t count) {
     return SecondsOf([&] {
              for (std::size_t done = 0; done < count; done += names_.size()) GetAll();
@@ -72,12 +84,78 @@ class BareGets {
   void GetAll() {
     for (const std::string& name : names_) client_.Append({"GET", name});
     for (std::size_t i = 0; i < names_.size(); ++i) {
-      if (client_.Read()->len != 87) throw std::runtime_error("the bare GET got something else");
+      if (client_.Read()->len != kSize) throw std::runtime_error("the bare GET got something else");
     }
   }
 
   Hiredis client_;
   std::vector<std::string> names_;
+};
+
+// A GET by a Client's loop, for a caller on another thread.
+class HandedGets {
+ public:
+  HandedGets(redis::Client& client, const BareGets& names)
+      : core_(redis::detail::ClientAccess::Core(client)),
+        deliveries_(redis::detail::ClientAccess::FleetOf(client).Deliveries()),
+        names_(names.Names()) {
+    core_.Start();
+  }
+
+  double SecondsByThreads(std::size_t threads, std::size_t asks) {
+    return SecondsOf([&] {
+             std::vector<std::thread> all;
+             for (std::size_t i = 0; i < threads; ++i) {
+               all.emplace_back([this, i, count = asks / threads] {
+                 for (std::size_t n = 0; n < count; ++n) {
+                   std::promise<void> told;
+                   Get(i, [&told] { told.set_value(); });
+                   told.get_future().wait();
+                 }
+               });
+             }
+             for (std::thread& each : all) each.join();
+           }) /
+           static_cast<double>(asks);
+  }
+  double SecondsByCoroutines(std::size_t coroutines, std::size_t asks) {
+    std::latch done(static_cast<std::ptrdiff_t>(coroutines));
+    return SecondsOf([&] {
+             for (std::size_t i = 0; i < coroutines; ++i) {
+               OneAfterAnother(i, asks / coroutines, done);
+             }
+             done.wait();
+           }) /
+           static_cast<double>(asks);
+  }
+
+ private:
+  template <class Then>
+  void Get(std::size_t number, Then then) {
+    core_.Loop().Post([this, number, then] {
+      const std::string& name = names_[number % names_.size()];
+      const std::array<std::string_view, 2> words = {"GET", name};
+      core_.Commands().Run(name, words, [this, then](const redis::detail::Answer& answer) {
+        if (answer.reply.text.size() != BareGets::kSize) std::abort();
+        deliveries_.Post(then);
+      });
+    });
+  }
+  Detached OneAfterAnother(std::size_t number, std::size_t count, std::latch& done) {
+    struct Awaiter {
+      bool await_ready() const noexcept { return false; }
+      void await_suspend(std::coroutine_handle<> handle) { gets->Get(number, handle); }
+      void await_resume() const noexcept {}
+      HandedGets* gets;
+      std::size_t number;
+    };
+    for (std::size_t n = 0; n < count; ++n) co_await Awaiter{this, number};
+    done.count_down();
+  }
+
+  redis::detail::ClientCore& core_;
+  redis::detail::Deliverer& deliveries_;
+  const std::vector<std::string>& names_;
 };
 
 // The two scripts of a load, as the cache sends them.
@@ -136,8 +214,8 @@ class BareLoads {
     for (const std::string& base : bases) {
       client_.Append({"EVALSHA", redis::detail::LandScript().Digest(), "6", base + ":lease",
                       base + ":forgotten:" + kToken, base + ":outcome:" + kToken, base + ":value",
-                      base + ":fresh", base + ":failed", kToken, "", kPayload, "10000", kRunIt, "1", "5000", "5000",
-                      "0000000000000001", ""});
+                      base + ":fresh", base + ":failed", kToken, "", kPayload, "10000", kRunIt, "1",
+                      "5000", "5000", "0000000000000001", ""});
     }
     for (std::size_t i = 0; i < in_flight_; ++i) client_.Read();
   }
@@ -160,12 +238,16 @@ void ManyHits(benchmark::State& state) try {
   SecondsByCoroutines(cache, 10'000, 10'000, keys);  // puts the values
   const std::uint64_t loads = cache.GetStats().loads;
   BareGets get_1(socket, 1), get_256(socket, 256);
+  HandedGets handed(client, get_256);
   TakeTurns(state,
             {{"hit/1", [&] { return SecondsByThreads(cache, 1, 2'000, keys); }},
              {"get/1", [&] { return get_1.SecondsForEach(2'000); }},
              {"hit/256", [&] { return SecondsByThreads(cache, 256, 25'600, keys); }},
              {"get/256", [&] { return get_256.SecondsForEach(51'200); }},
-             {"hit/coroutines", [&] { return SecondsByCoroutines(cache, 10'000, 50'000, keys); }}});
+             {"hit/coroutines", [&] { return SecondsByCoroutines(cache, 10'000, 50'000, keys); }},
+             {"handed/1", [&] { return handed.SecondsByThreads(1, 2'000); }},
+             {"handed/256", [&] { return handed.SecondsByThreads(256, 25'600); }},
+             {"handed/coroutines", [&] { return handed.SecondsByCoroutines(10'000, 50'000); }}});
   if (cache.GetStats().loads != loads) state.SkipWithError("there was a load");
 } catch (const std::runtime_error& error) {
   state.SkipWithError(error.what());
