@@ -26,6 +26,7 @@
 //   - in others: no older value once the message has come. That takes as long as a message takes,
 //     or up to local_ttl if the connection is lost meanwhile
 //   - InvalidateAll in a Redis Cluster: likewise, with or without a local cache
+//   - in a process whose server cannot be used: what its own loads return that began meanwhile
 // If a server takes the place of another one and has lost the last writes, it has lost
 // invalidations, too.
 //
