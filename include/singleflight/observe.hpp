@@ -140,8 +140,7 @@ class Metrics {
   // ReadThroughStats, LruCacheStats, BatcherStats, those of redis.hpp, a redis::Client, or your
   // own. Or it has a function GetStats, which returns such statistics: a Group, a ReadThrough, an
   // LruCache, a Batcher. If it has a function LoadTimes, too, that histogram is added as
-  // `load_duration_seconds`. If it has a function GetListener, what that returns is added, too, if
-  // it is a LatencyListener or something else for which ForEachStat is declared.
+  // `load_duration_seconds`.
   //
   // Numbers that are added again under the same labels are summed up. So parts that have a group
   // each can be shown as one. Do not add a cache and its group under one name: the cache has its
@@ -160,7 +159,7 @@ class Metrics {
   template <class>
   friend struct detail::MetricsWriter;
 
-  enum class Kind : unsigned char { kCounter, kGauge, kSecondsGauge, kTimes, kCounts };
+  enum class Kind : unsigned char { kCounter, kGauge, kSecondsGauge, kTimes };
   struct Family {
     std::string name;  // as in JSON
     std::string help;
@@ -230,13 +229,6 @@ class Metrics::Visitor {
     SeriesOfLabels().times[family].Add(times);
   }
 
-  // Adds a histogram of counts, in which one stands for a nanosecond: Record(nanoseconds(count)).
-  // Prometheus gets a bucket for each doubling up to a million.
-  void Counts(std::string_view name, std::string_view help, const LatencyHistogram& counts) const {
-    const std::size_t family = metrics_.FamilyOf(name, "", Kind::kCounts, help);
-    SeriesOfLabels().times[family].Add(counts);
-  }
-
   // Returns a visitor that adds to the series which has one more label.
   Visitor With(std::string_view label, std::string_view value) const {
     return Visitor(metrics_, labels_.With(label, value));
@@ -279,11 +271,6 @@ Metrics& Metrics::Add(const Labels& labels, const Source& source) {
     ForEachStat(source, visit);
   } else if constexpr (detail::GetsStats<Source>) {
     ForEachStat(source.GetStats(), visit);
-    if constexpr (requires {
-                    { source.GetListener() } -> detail::HasStats;
-                  }) {
-      ForEachStat(source.GetListener(), visit);
-    }
     if constexpr (requires { visit.Times("", "", source.LoadTimes()); }) {
       visit.Times("load_duration", "How long loads took, failed ones included.",
                   source.LoadTimes());
@@ -296,42 +283,6 @@ inline Metrics& Metrics::Add(const Labels& labels, std::string_view name, std::s
                              const LatencyHistogram& times) {
   Visitor(*this, labels).Times(name, help, times);
   return *this;
-}
-
-// LatencyListener is a listener for the traits of a group. It records how long calls took, and how
-// many callers each had when it landed. Metrics::Add(labels, group) adds that, too:
-//
-//   struct Measured : singleflight::GroupTraits {
-//     using Listener = singleflight::LatencyListener;
-//   };
-//
-// Thread: every member may be called on any thread at any time.
-// Cost: four relaxed additions for each call, the clock that the group reads, and 15 KiB.
-class LatencyListener {
- public:
-  template <class Key>
-  void OnLand(const Key&, Duration took, std::size_t callers, bool failed) noexcept {
-    (failed ? failed_ : succeeded_).Record(took);
-    callers_.Record(std::chrono::nanoseconds(callers));
-  }
-
-  // How long the calls took that landed with a value, or with an exception or a failure.
-  const LatencyHistogram& TimesOfSuccess() const noexcept { return succeeded_; }
-  const LatencyHistogram& TimesOfFailure() const noexcept { return failed_; }
-  // How many callers the calls had, of which one stands for a nanosecond.
-  const LatencyHistogram& CallersPerCall() const noexcept { return callers_; }
-
- private:
-  LatencyHistogram succeeded_, failed_, callers_;
-};
-
-template <class Visitor>
-void ForEachStat(const LatencyListener& listener, Visitor&& visit) {
-  constexpr const char* kName = "call_duration";
-  constexpr const char* kHelp = "How long calls took.";
-  visit.With("outcome", "success").Times(kName, kHelp, listener.TimesOfSuccess());
-  visit.With("outcome", "failure").Times(kName, kHelp, listener.TimesOfFailure());
-  visit.Counts("callers_per_call", "Callers of a call when it landed.", listener.CallersPerCall());
 }
 
 // Returns version 0.0.4 of Prometheus' text format, with the families in the order in which they

@@ -36,8 +36,7 @@ inline singleflight::Metrics AllMetrics() {
       .Add("batches", singleflight::BatcherStats())
       .Add("fleet", singleflight::redis::ReadThroughStats())
       .Add("fleet", server)
-      .Add("fleet", sentinel)
-      .Add("calls", singleflight::LatencyListener());
+      .Add("fleet", sentinel);
   return metrics;
 }
 

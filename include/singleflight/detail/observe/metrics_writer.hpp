@@ -19,11 +19,8 @@ template <class Metrics>
 struct MetricsWriter {
   using Kind = typename Metrics::Kind;
 
-  static bool IsHistogram(Kind kind) { return kind == Kind::kTimes || kind == Kind::kCounts; }
-
   static void AppendValue(std::string& text, Kind kind, std::uint64_t number) {
-    const bool is_seconds = kind == Kind::kSecondsGauge || kind == Kind::kTimes;
-    is_seconds ? AppendSeconds(text, number) : AppendNumber(text, number);
+    kind == Kind::kSecondsGauge ? AppendSeconds(text, number) : AppendNumber(text, number);
   }
 
   // Appends the name of a series and a space.
@@ -42,15 +39,13 @@ struct MetricsWriter {
     text += separator == '{' ? " " : "} ";
   }
 
-  static void AppendHistogram(std::string& text, const std::string& name, const auto& labels,
-                              Kind kind, const TimesView& times) {
+  static void AppendTimes(std::string& text, const std::string& name, const auto& labels,
+                          const TimesView& times) {
     const std::string bucket = name + "_bucket";
-    const int first = kind == Kind::kTimes ? 10 : 1;  // 1.024 us, or 2
-    const int last = kind == Kind::kTimes ? 36 : 20;  // 69 s, or a million
-    times.ForEachBorder(first, last, [&](std::uint64_t longest, std::uint64_t count) {
-      std::string border;
-      AppendValue(border, kind, longest);
-      AppendSeries(text, bucket, labels, border);
+    times.ForEachBorder([&](std::uint64_t longest, std::uint64_t count) {
+      std::string seconds;
+      AppendSeconds(seconds, longest);
+      AppendSeries(text, bucket, labels, seconds);
       AppendNumber(text, count);
       text += '\n';
     });
@@ -58,7 +53,7 @@ struct MetricsWriter {
     AppendNumber(text, times.Count());
     text += '\n';
     AppendSeries(text, name + "_sum", labels);
-    AppendValue(text, kind, times.SumInNanoseconds());
+    AppendSeconds(text, times.SumInNanoseconds());
     text += '\n';
     AppendSeries(text, name + "_count", labels);
     AppendNumber(text, times.Count());
@@ -73,12 +68,12 @@ struct MetricsWriter {
       const std::string name = metrics.prefix_ + '_' + its_name + (is_counter ? "_total" : "");
       text.append("# HELP ").append(name) += ' ';
       AppendEscaped(text, help, "\\");
-      text.append("\n# TYPE ").append(name) += IsHistogram(kind) ? " histogram\n"
-                                               : is_counter      ? " counter\n"
-                                                                 : " gauge\n";
+      text.append("\n# TYPE ").append(name) += kind == Kind::kTimes ? " histogram\n"
+                                               : is_counter         ? " counter\n"
+                                                                    : " gauge\n";
       for (const auto& [labels, series] : metrics.series_) {
         if (const auto at = series.times.find(i); at != series.times.end()) {
-          AppendHistogram(text, name, labels, kind, TimesView(at->second));
+          AppendTimes(text, name, labels, TimesView(at->second));
         } else if (const auto number = series.numbers.find(i); number != series.numbers.end()) {
           AppendSeries(text, name, labels);
           AppendValue(text, kind, number->second);
@@ -89,16 +84,16 @@ struct MetricsWriter {
     return text;
   }
 
-  static void AppendJsonHistogram(std::string& text, Kind kind, const TimesView& times) {
+  static void AppendJsonTimes(std::string& text, const TimesView& times) {
     text += "{\"count\": ";
     AppendNumber(text, times.Count());
     text += ", \"sum\": ";
-    AppendValue(text, kind, times.SumInNanoseconds());
+    AppendSeconds(text, times.SumInNanoseconds());
     constexpr std::pair<const char*, double> kQuantiles[] = {
         {"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}};
     for (const auto& [name, part] : kQuantiles) {
       text.append(", \"").append(name).append("\": ");
-      AppendValue(text, kind, times.QuantileInNanoseconds(part));
+      AppendSeconds(text, times.QuantileInNanoseconds(part));
     }
     text += '}';
   }
@@ -121,11 +116,10 @@ struct MetricsWriter {
         if (number == series.numbers.end() && times == series.times.end()) continue;
         AppendJsonString(text.append(std::exchange(comma, ", ")), metrics.families_[i].name);
         text += ": ";
-        const Kind kind = metrics.families_[i].kind;
         if (times != series.times.end()) {
-          AppendJsonHistogram(text, kind, TimesView(times->second));
+          AppendJsonTimes(text, TimesView(times->second));
         } else {
-          AppendValue(text, kind, number->second);
+          AppendValue(text, metrics.families_[i].kind, number->second);
         }
       }
       text += "}}";
