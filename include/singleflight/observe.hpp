@@ -70,10 +70,10 @@ inline constexpr const char* kJsonType = "application/json";
 // **Warning:** Prometheus keeps every series that it has ever seen. So do not make a label of
 // something that has any number of values, such as a key. Use the names of groups.
 //
+// A value may be any text. Each byte that is not valid UTF-8, and each NUL, is replaced by U+FFFD.
+//
 // Errors: std::invalid_argument for a name that comes twice, that Prometheus does not allow, or
-// that
-//   means something to it: `le`, `quantile`, and those that begin with `__`. A value may be any
-//   text. Each byte that is not valid UTF-8, and each NUL, is replaced by U+FFFD.
+//   that means something to it: `le`, `quantile`, and those that begin with `__`.
 class Labels {
  public:
   using Pair = std::pair<std::string, std::string>;  // a name and a value
@@ -123,8 +123,7 @@ class Labels {
 // Gathers statistics, and knows which family each of them belongs to.
 //
 // Thread: as for a standard container. What is added may be in use meanwhile, if its GetStats
-// allows
-//   that, and a histogram always may.
+//   allows that, and a histogram always may.
 // Lifetime: Metrics refer to nothing that was added.
 // Cost: an allocation for each number, and 5 KiB for each histogram.
 class Metrics {
