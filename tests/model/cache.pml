@@ -16,13 +16,14 @@
 //
 // What lease.pml shows is taken for granted here: a call that follows learns the outcome once it is
 // published, or asks again if it cannot. So there are no inboxes, no pushes and no redirections. A
-// renewal is a step only where it has something to learn.
+// renewal is no step: a load whose lease was lost goes on, and at the end puts nothing.
 //
 // Not modelled: other keys, durations, values that do not decode, and a Cluster, where the scripts
-// do not check the generation. Turns are left out: a process sends its commands at any time. A
-// process without a local cache learns a new generation only when it asks. The process of a change
-// does not die before it has returned, and there is one change at a time. A load for which the
-// server was never asked, because it is away, is left out: whoever joins it has joined an outage.
+// do not check the generation. No server takes the place of another and has an older generation.
+// Turns are left out: a process sends its commands at any time. A process without a local cache
+// learns a new generation only when it asks. The process of a change does not die before it has
+// returned, and there is one change at a time. A load for which the server was never asked, because
+// it is away, is left out: whoever joins it has joined an outage.
 //
 // The assertions say what must hold:
 //
@@ -45,10 +46,10 @@
 //
 // What keeps these promises, beside the scripts: a call is forgotten when its command is sent. What
 // a local cache keeps belongs to the epoch in which the server was asked. A message ends it, and so
-// do a new generation and a subscription that is back. A call drops the expired value that it has
-// brought if that has been invalidated before its command was sent. A lease is older than what its
-// load reads. So a lease that the server has lost is not made again, and a load whose process does
-// not know its lease publishes nothing.
+// do a new generation and a subscription that is back. The same is true of an expired value that a
+// call has found in the local cache. A lease is older than what its load reads. So a lease that the
+// server has lost is not made again, and a load whose process does not know its lease publishes
+// nothing.
 //
 // FAULT_... plants a fault in the model. Each fault must be found.
 
@@ -231,7 +232,6 @@ hidden byte g;
 hidden byte named;
 hidden byte from;
 hidden byte what;
-hidden byte unread;
 hidden byte lands;
 hidden byte is_early;
 
@@ -340,6 +340,21 @@ inline GetScript(t, g, checks, waits_for, named, answers, holds, sees, fence_of)
   fi
 }
 
+// What the script does for a late copy of a GET of t, whose answer nobody reads. A copy that names
+// what t waited for would make a lease in fewer cases.
+inline LateGetScript(t, g) {
+  if
+  :: generation == g && base[g].lease == NONE && base[g].failed == NONE &&
+      !call[t].forgotten && call[t].outcome == UNSET ->
+    if
+    :: base[g].value == NONE || !base[g].fresh -> MakeLease(t, g)
+    :: base[g].value != NONE && base[g].fresh && MAY(EARLY) -> mishaps--; MakeLease(t, g)
+    :: base[g].value != NONE && base[g].fresh
+    fi
+  :: else
+  fi
+}
+
 inline RemoveValue(g) { base[g].value = NONE; base[g].token = NONE; base[g].fresh = 0 }
 
 // Puts a value into generation g. It is fresh, and a marker says so if it can outlive that.
@@ -414,10 +429,9 @@ inline GenerationScript(p) {
     made_generations++; generation = made_generations;
 #endif
     TellGeneration()
-  :: generation != NONE && generation < newest[p] -> generation = newest[p]; TellGeneration()
   :: else
   fi;
-  Learn(p, generation)
+  LearnNewest(p, generation)
 }
 
 inline TellGeneration() {
@@ -441,8 +455,8 @@ inline TellKey() {
 
 // ---- What a process knows
 
-// What process p has been given for the key so far is of no use any more. A call that nobody has
-// sent drops its old value as soon as it is sent.
+// What process p has been given for the key so far is of no use any more. Nor is the expired value
+// of the local cache that a call has brought.
 inline EndEpoch(p) {
   cached[p] = NONE;
   i = p;
@@ -450,7 +464,7 @@ inline EndEpoch(p) {
   :: i <= TOKENS ->
     call[i].in_epoch = 0;
 #ifndef FAULT_old_value_kept
-    call[i].old = (current[p] == i -> NONE : call[i].old);
+    call[i].old = NONE;
 #endif
     i = i + PROCESSES
   :: else -> break
@@ -458,15 +472,24 @@ inline EndEpoch(p) {
   i = 0
 }
 
-inline Learn(p, g) {
+// It learns a generation that is not older than any that it knew.
+inline LearnNewest(p, g) {
+  assert(g >= newest[p]);
   if
   :: g == generation_of[p]
-  :: g != generation_of[p] && g >= newest[p] && g != NONE ->
+  :: g != generation_of[p] ->
     generation_of[p] = g; newest[p] = g;
 #ifndef FAULT_epochs_outlive_generation
     EndEpoch(p)
 #endif
-  :: else -> generation_of[p] = NONE
+  fi
+}
+
+// It learns the generation in an answer, which may be old by now, or NONE.
+inline Learn(p, g) {
+  if
+  :: g >= newest[p] && g != NONE -> LearnNewest(p, g)
+  :: g == NONE || g < newest[p] -> generation_of[p] = NONE
   fi
 }
 
@@ -532,14 +555,21 @@ inline End(t, me, how) {
   Bury()
 }
 
-// Ends with an expired value, if there is one. Otherwise sets `lands` to 0.
-inline EndWithOld(t, me, checks) {
+#define HAS_OLD(token) (call[token].stale != NONE || call[token].old != NONE)
+
+// The callers get the expired value that there is.
+inline GiveOld(t, checks) {
   if
-  :: call[t].stale != NONE ->
-    assert(!checks || call[t].stale >= call[t].required); lands = 1
-  :: call[t].stale == NONE && call[t].old != NONE ->
-    assert(!checks || call[t].old >= call[t].required); lands = 1
-  :: else -> lands = 0
+  :: call[t].stale != NONE -> assert(!checks || call[t].stale >= call[t].required)
+  :: call[t].stale == NONE -> assert(!checks || call[t].old >= call[t].required)
+  fi
+}
+
+// Gives them an expired value if there is one, and sets `lands`.
+inline GiveAnyOld(t, checks) {
+  if
+  :: HAS_OLD(t) -> GiveOld(t, checks); lands = 1
+  :: !HAS_OLD(t) -> lands = 0
   fi
 }
 
@@ -570,7 +600,7 @@ inline LearnOutcome(t, me) {
     assert(PROCESS(from) != me || !call[t].later || call[from].state == DEAD);
     lands = 1
   :: what == FAILURE ->
-    EndWithOld(t, me, true);
+    GiveAnyOld(t, true);
     if
     :: !lands ->
       assert(call[from].version >= call[t].required);
@@ -745,7 +775,7 @@ endLocal:
         :: call[t].answer == HIT ->
           Give(t, call[t].seen); KeepLocally(t, me, call[t].seen); lands = 1
         :: call[t].answer == KEPT_FAILURE ->
-          EndWithOld(t, me, true);
+          GiveAnyOld(t, true);
           if
           :: !lands -> Give(t, call[t].seen); lands = 1
           :: else
@@ -787,10 +817,8 @@ endLocal:
     }
   // It has waited for the soft timeout.
   :: atomic {
-      STALE == 2 && call[t].state == FOLLOWING && (call[t].stale != NONE || call[t].old != NONE) ->
-      EndWithOld(t, me, true);
-      assert(lands);
-      lands = 0;
+      STALE == 2 && call[t].state == FOLLOWING && HAS_OLD(t) ->
+      GiveOld(t, true);
       End(t, me, OVER)
     }
   :: atomic {
@@ -802,7 +830,7 @@ endLocal:
       (call[t].state == FOLLOWING || (call[t].state == ANSWERED && !call[t].unsent)) &&
           MAY(OUTAGE) ->
       mishaps--;
-      EndWithOld(t, me, false);  // which may be older than what the server has
+      GiveAnyOld(t, false);  // which may be older than what the server has
       if
       :: lands -> lands = 0; End(t, me, OVER)
       :: else ->
@@ -843,7 +871,7 @@ endLocal:
         KeepLocally(t, me, call[t].version)
       :: MAY(FAIL) ->
         mishaps--;
-        EndWithOld(t, me, true);
+        GiveAnyOld(t, true);
         lands = 0;
         call[t].payload = FAILURE
       :: MAY(LEAVE) && !call[t].background -> mishaps--; call[t].payload = ABANDONED
@@ -863,7 +891,9 @@ endLocal:
       call[t].state == LANDING ->
       if
       :: call[t].expired -> End(t, me, OVER)  // its lease is not its own any more
-      :: else ->
+      // RENEW has found that the server has lost the lease, and by now it would have expired.
+      :: !call[t].expired && call[t].known != 0 && !IS_HELD(t, call[t].known) -> End(t, me, OVER)
+      :: !call[t].expired ->
         LandScript(t, call[t].names);
         if
         :: MAY(LOSE) -> mishaps--
@@ -896,8 +926,8 @@ endLocal:
   // The server runs a late GET.
   :: atomic {
       call[t].late != 0 ->
-      GetScript(t, call[t].late, true, NONE, 0, unread, unread, unread, unread);
-      unread = 0; call[t].late = 0;
+      LateGetScript(t, call[t].late);
+      call[t].late = 0;
       Bury()
     }
   od
@@ -923,7 +953,7 @@ endProcess:
   // It reads that there is a new generation.
   :: atomic {
       told[p] != NONE && deaf[p] == HEARS ->
-      Learn(p, told[p]);
+      LearnNewest(p, told[p]);
       Demand(p, all_version);
       told[p] = NONE
     }
