@@ -58,8 +58,7 @@ std::string MessageOf(const std::function<void()>& make) {
 
 }  // namespace
 
-TEST_CASE(
-    "redis::ReadThrough: who follows a forgotten load does not wait for what nobody loads") {
+TEST_CASE("redis::ReadThrough: who follows a forgotten load does not wait for what nobody loads") {
   const RedisServer server;
   PageOptions options = Stale();
   options.fleet.linger = 50ms;  // whoever follows asks again that often
