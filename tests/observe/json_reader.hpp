@@ -128,8 +128,9 @@ class JsonReader {
     };
     std::string number = digits();
     Require(number == "0" || number.front() != '0', "a number begins with 0");
-    if (rest_.starts_with('.')) number += Take() + digits();
-    return number;
+    if (!rest_.starts_with('.')) return number;
+    number += Take();
+    return number += digits();
   }
 
   std::string_view rest_;

@@ -37,9 +37,11 @@ TEST_CASE("Deliverer: a task that waits runs those behind it, without a thread t
   Deliverer deliverer;
   deliverer.Post([&] {
     posted.get_future().wait();
-    const NoThreads guard;
-    ran.push_back(std::this_thread::get_id());
-    singleflight::detail::BeforeBlocking();
+    {
+      const NoThreads guard;
+      ran.push_back(std::this_thread::get_id());
+      singleflight::detail::BeforeBlocking();
+    }
     done.set_value();
   });
   for (int i = 0; i < 2; ++i) {
