@@ -8,6 +8,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <mutex>
 #include <singleflight/latency_histogram.hpp>
 #include <string>
@@ -73,7 +74,7 @@ struct Run {
   singleflight::LatencyHistogram latencies;   // of the requests that were answered
   std::vector<Milliseconds> executions = {};  // when each query started, since the run started
 
-  std::size_t Answered() const { return static_cast<std::size_t>(latencies.Count()); }
+  std::uint64_t Answered() const { return latencies.Count(); }
 };
 
 // Runs `load` against a new backend: calls `ask(backend, key)` for each request. A request comes
