@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <initializer_list>
 #include <singleflight/latency_histogram.hpp>
@@ -55,7 +56,7 @@ inline constexpr Row kDeduplicated{
 // Of the requests that were answered.
 inline constexpr Row kLatencyMean{
     "latency mean", [](const Run& run) {
-      const auto answered = static_cast<double>(std::max(run.Answered(), std::size_t{1}));
+      const auto answered = static_cast<double>(std::max(run.Answered(), std::uint64_t{1}));
       return WithUnit(Milliseconds(run.latencies.Sum()).count() / answered, "ms");
     }};
 inline constexpr Row kLatencyP50{"latency p50", [](const Run& run) { return Percentile(run, 50); }};
