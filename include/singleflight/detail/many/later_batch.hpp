@@ -214,7 +214,7 @@ class LaterBatch {
         return false;
       }
     }
-    member.left = member.Waiter::Leave();
+    member.left = member.Leave();
     if (member.left) {
       Change([&] { member.Decide(); });  // nobody else says so any more
     } else {
@@ -234,7 +234,7 @@ class LaterBatch {
       for (Member* member : self->asking_) {
         if (member->call == nullptr || member->left) continue;
         if (!member->led && !G::Withdraw(*member->call, *member)) continue;  // it is granted now
-        if (member->Waiter::Leave()) member->left = true;
+        if (member->Leave()) member->left = true;
       }
     }
   };
