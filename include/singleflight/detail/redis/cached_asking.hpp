@@ -118,7 +118,7 @@ class CachedAsking : public Asking {
       value = ReadLook(answer.reply.elements);
     }
     if (answer.kind == Answer::Kind::kRefused && !MayComeTrue(answer)) {
-      context->cache->ExpectNoHits();  // the user has not the right to MGET
+      context->cache->ExpectNoHits();  // such as a user who has no right to it
     }
     if (!value) return Take();
     OnAnswered();
