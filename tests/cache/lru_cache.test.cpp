@@ -371,8 +371,8 @@ TEST_CASE("LruCache: values are destroyed without a lock, whatever removes them"
 }
 
 TEST_CASE("LruCache: what a put returns holds what it removed, until it is destroyed") {
-  Cache<int, Notifying> cache({.capacity = 1});
   int destroyed = 0;
+  Cache<int, Notifying> cache({.capacity = 1});
   cache.Put(1, Notifying([&] { ++destroyed; }));
   {
     const auto removed = cache.Put(2, Notifying([&] { ++destroyed; }));

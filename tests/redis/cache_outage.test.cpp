@@ -252,3 +252,30 @@ TEST_CASE("redis::ReadThrough: a server whose generation does not last is an out
   CHECK(there.Peek("k") == "put");
   CHECK(pages.GetStats().fleet.outages == 1);
 }
+
+// ---- The end of a client
+
+TEST_CASE("redis: a client that is destroyed before an answer has come leaves no memory behind") {
+  const RedisServer server;
+  RedisProxy proxy(server.Socket());
+  StopSource stop;
+  const auto leave = [&](auto& group, auto ask) {
+    Await([&] { return server.Keys("*:lease").empty(); });
+    AwaitAnswersOf(group);
+    const HeldAnswer answer(proxy);
+    test::Caller leaving(ask);
+    answer.AwaitAnswered();
+    stop.request_stop();
+    CHECK(leaving.Join().error == std::errc::operation_canceled);
+  };
+  SECTION("of a group") {
+    RedisPages pages(LongTimeouts(proxy.Socket()), LongLease());
+    REQUIRE(*pages.Do("x", [] { return "v"s; }) == "v");
+    leave(pages, [&] { return pages.Do("k", NeverRun, {.stop = stop.get_token()}); });
+  }
+  SECTION("of a cache") {
+    CachePages pages(LongTimeouts(proxy.Socket()), LongTtl());
+    REQUIRE(*pages.Get("x", [] { return "v"s; }) == "v");
+    leave(pages, [&] { return pages.Get("k", NeverRun, {.stop = stop.get_token()}); });
+  }
+}

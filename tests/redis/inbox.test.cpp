@@ -36,7 +36,7 @@ std::string TokenOf(char digit) { return std::string(detail::kTokenSize, digit);
 std::string IdOf(char digit) { return TokenOf(digit) += kFence; }
 
 // Counts what it hears.
-class TestListener : public detail::Listener {
+class TestListener final : public detail::Listener {
  public:
   explicit TestListener(bool holds = true) : holds_(holds) {}
 

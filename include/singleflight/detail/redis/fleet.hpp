@@ -102,8 +102,11 @@ class Fleet {
   //
   // Thread: the loop's.
   void Close() {
+    is_closed_ = true;
     for (const auto& each : inboxes_->TakeAll()) each->Close();
   }
+  // No server is asked any more. Thread: the loop's.
+  bool IsClosed() const noexcept { return is_closed_; }
 
  private:
   void OnServersChange() {
@@ -121,6 +124,7 @@ class Fleet {
   ClientCore& core_;
   const std::shared_ptr<Inboxes> inboxes_;
   // Used by the loop's thread alone.
+  bool is_closed_ = false;
   std::unordered_map<std::string, Forgetting> forgetting_;
   ChannelHub hub_;
   std::vector<std::weak_ptr<ServerWatcher>> watchers_;

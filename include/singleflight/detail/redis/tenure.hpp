@@ -314,6 +314,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     may_be_published_ = may_be_published_ || answer.kind == Answer::Kind::kUnknown;
     if (answer.kind == Answer::Kind::kUnknown && is_large && ++cuts_ == 2) CannotTell();
     if (answer.kind == Answer::Kind::kRefused && !MayComeTrue(answer) && !is_untold_) CannotTell();
+    if (context_->fleet.IsClosed()) return Finish(/*is_published=*/false);
     timer_.Set(context_->Now() + kPause);
   }
 
