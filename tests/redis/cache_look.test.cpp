@@ -24,12 +24,6 @@ using namespace std::string_literals;
 
 namespace {
 
-PageOptions Stale() {
-  PageOptions options = LongTtl();
-  options.stale_for = 1h;
-  return options;
-}
-
 // How often the server ran these since Reset.
 struct Commands {
   explicit Commands(const RedisServer& its_server) : server(its_server) {}

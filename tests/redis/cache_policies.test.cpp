@@ -40,13 +40,6 @@ struct Reply {
   throw std::runtime_error(why);
 }
 
-// With it, expired values are served for another hour.
-PageOptions Stale() {
-  PageOptions options = LongTtl();
-  options.stale_for = 1h;
-  return options;
-}
-
 std::string MessageOf(const std::function<void()>& make) {
   try {
     make();

@@ -190,12 +190,6 @@ long long Scripts(const RedisServer& server) {
   return Calls(server, "evalsha") + Calls(server, "eval");
 }
 
-PageOptions Stale() {
-  PageOptions options = LongTtl();
-  options.stale_for = 1h;
-  return options;
-}
-
 }  // namespace
 
 TEST_CASE("redis::ReadThrough: every way of waiting loads a value that is not there, and puts it") {

@@ -80,6 +80,13 @@ inline PageOptions LongTtl() {
   return options;
 }
 
+// With these, expired values are served for another hour.
+inline PageOptions Stale() {
+  PageOptions options = LongTtl();
+  options.stale_for = 1h;
+  return options;
+}
+
 // ---- What the server has
 
 inline std::string GenerationOf(const RedisServer& server, const std::string& prefix = "c") {

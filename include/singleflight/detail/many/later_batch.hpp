@@ -145,7 +145,7 @@ class LaterBatch {
       auto joined = group_.JoinOnThread(*member.key, member, member, again, options_.on_failure);
       member.call = std::move(joined.state);
       member.role = joined.role;
-      if (member.call != nullptr) return;  // it hears who leads, also if it is not the first to ask
+      if (member.call != nullptr) return;  // it learns who leads, also if it asked later
     } catch (...) {
       member.error = Caught();
     }

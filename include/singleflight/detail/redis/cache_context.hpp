@@ -102,7 +102,7 @@ class CacheContext final : public GroupContext {
     Epoch epoch = 0;
   };
   Found LookLocal(std::string_view key) {
-    if (!local_ || cache->IsDeaf()) return {};
+    if (!local_ || cache->MissesMessages()) return {};
     std::optional<LocalEntry<Value>> entry = local_->Get(key);
     if (!entry || entry->epoch != cache->EpochOf(key)) return {};
     const auto now = Clock::now();
@@ -118,7 +118,7 @@ class CacheContext final : public GroupContext {
   // was fresh then.
   void PutLocal(const std::string& key, const Value& value, Epoch epoch, Clock::time_point asked,
                 Clock::duration fresh_for) {
-    if (!local_ || cache->IsDeaf() || epoch != cache->EpochOf(key)) return;
+    if (!local_ || cache->MissesMessages() || epoch != cache->EpochOf(key)) return;
     const auto local_ttl = detail::ClockTime(*options_.local_ttl);
     const auto fresh_until = asked + std::clamp(fresh_for, Clock::duration::zero(), local_ttl);
     const auto usable_until = fresh_until + detail::ClockTime(options_.stale_for);

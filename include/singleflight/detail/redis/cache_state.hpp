@@ -201,7 +201,7 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   // The server refuses messages, so nobody would notice that a local value is invalidated.
   //
   // Thread: any.
-  bool IsDeaf() const noexcept { return is_deaf_.load(std::memory_order_relaxed); }
+  bool MissesMessages() const noexcept { return misses_messages_.load(std::memory_order_relaxed); }
 
   // Thread: any.
   bool IsOpen() const noexcept { return is_open_; }
@@ -256,15 +256,15 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   }
 
   void OnSubscribed(const std::string& channel) {
-    std::erase(unheard_, channel);
-    if (unheard_.empty()) is_deaf_ = false;
+    std::erase(refused_, channel);
+    if (refused_.empty()) misses_messages_ = false;
   }
   // The connection for messages is tried again soon, and with it the generation is learned.
   void OnRefused(const std::string& why) {
-    unheard_.clear();
-    for (const auto& each : listeners_) unheard_.push_back(each.first);
+    refused_.clear();
+    for (const auto& each : listeners_) refused_.push_back(each.first);
     Fetch();
-    if (is_deaf_.exchange(true) || !when_refused_) return;
+    if (misses_messages_.exchange(true) || !when_refused_) return;
     when_refused_(is_local_ ? why + ": so the local cache is not used" : why);
   }
 
@@ -304,12 +304,12 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   std::atomic<std::uint64_t> emptied_ = 0, invalidations_ = 0;  // relaxed: counts
   std::atomic<bool> is_open_ = false;
   // From a refusal until all channels are subscribed to. Only a hint: it guards nothing.
-  std::atomic<bool> is_deaf_ = false;
+  std::atomic<bool> misses_messages_ = false;
   std::function<void(const std::string&)> when_refused_;  // set before Open
 
   // Used by the loop's thread alone.
   std::vector<std::pair<std::string, ChannelHub::Listener>> listeners_;
-  std::vector<std::string> unheard_;  // channels not subscribed to since the last refusal
+  std::vector<std::string> refused_;  // channels not subscribed to since the last refusal
   std::string generation_;            // empty: not known
   std::string newest_;                // that was ever known
   std::string space_;                 // the prefix of names in this generation
