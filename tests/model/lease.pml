@@ -391,17 +391,15 @@ inline PublishScript(t, says, knows) {
     if
 #ifdef FAULT_outcome_not_kept_from_late_renewal
     :: call[t].pushed == 0
-#else
+    :: call[t].pushed != 0 -> call[t].outcome = call[t].push; call[t].outcome_fence = call[t].fence
+#elif defined(FAULT_outcome_not_kept)
     :: call[t].pushed == 0 && call[t].late != RENEW
-    // The process has heard no answer to a RENEW, so that it may come now.
-    :: call[t].pushed == 0 && call[t].late == RENEW ->
-      call[t].outcome = call[t].push; call[t].outcome_fence = call[t].fence
-#endif
-#ifdef FAULT_outcome_not_kept
+    :: call[t].pushed == 0 && call[t].late == RENEW -> call[t].outcome = call[t].push; call[t].outcome_fence = call[t].fence
     :: call[t].pushed != 0
 #else
-    :: call[t].pushed != 0 ->
-      call[t].outcome = call[t].push; call[t].outcome_fence = call[t].fence
+    :: call[t].pushed == 0 && call[t].late != RENEW
+    // If the process has heard no answer to a RENEW, that may come now.
+    :: call[t].pushed != 0 || call[t].late == RENEW -> call[t].outcome = call[t].push; call[t].outcome_fence = call[t].fence
 #endif
     :: call[t].pushed != 0 && MAY(REFUSE) ->
       mishaps--;
