@@ -228,8 +228,8 @@ void CheckFollowersCutOnce(std::size_t connection, RedisProxy::Way way) {
     leader.Finish();
     const auto outcome = follower.Join();
     const auto stats = group.GetStats();
-    // If the first answer was cut, the leader may have finished before the follower knew of it.
-    const bool may_lead = way == RedisProxy::kReplies && connection == kCommands;
+    // If the first answer was lost, the leader may have finished before the follower knew of it.
+    const bool may_lead = connection == kCommands && (way == RedisProxy::kReplies || at == last);
     if (may_lead && outcome.value == kOwn) {
       complain.Unless(outcome.role == Role::kLeader, "the caller should be a leader");
       complain.Unless(stats.executions == executions + 1, "there should be one execution");
