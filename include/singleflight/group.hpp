@@ -31,19 +31,17 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <functional>
-#include <memory>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "detail/blocking.hpp"
 #include "detail/call.hpp"
-#include "detail/errors.hpp"
 #include "detail/invoke.hpp"
+#include "detail/joiner.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/ledger.hpp"
+#include "detail/second_try.hpp"
 #include "future.hpp"
 #include "hash.hpp"
 #include "lead.hpp"
@@ -92,8 +90,8 @@ class Group {
   using Ledger = detail::Ledger<Key, Value, KeyRef, Traits>;
   using Shard = typename Ledger::Shard;  // stays locked until Unlock or the end of its scope
   using Call = typename Ledger::Call;
-  using AsyncCall = typename Ledger::AsyncCall;
   using State = typename Ledger::State;
+  using Joiner = detail::Joiner<Ledger>;
 
  public:
   using KeyType = Key;
@@ -222,8 +220,8 @@ class Group {
     auto&& adapted = KeyRef::Adapt(key);
     const KeyRef ref(adapted);
     const bool retries = on_failure == OnFailure::kRetry;
-    return Launched(JoinOrLead(ref, ledger_.HashOf(ref), &waiter, retries), waiter,
-                    std::forward<Launch>(launch));
+    return Joiner::Launched(Joiner::JoinOrLead(ledger_, ref, ledger_.HashOf(ref), &waiter, retries),
+                            waiter, std::forward<Launch>(launch));
   }
 
   // Joins again, after the call that the waiter followed has failed: only if waiter.AsksAgain(). It
@@ -234,7 +232,8 @@ class Group {
   //   waiter of a failed call may ask again, no OnLanded of that call may destroy the group.
   template <class K = detail::BracedKey<Key>, class Launch>
   Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
-    return Launched(JoinSecondTry(key, waiter), waiter, std::forward<Launch>(launch));
+    return Joiner::Launched(Joiner::JoinSecondTry(ledger_, key, waiter), waiter,
+                            std::forward<Launch>(launch));
   }
 
   // Tells the other followers of a failed call not to expect this waiter, which could join again,
@@ -242,7 +241,9 @@ class Group {
   //
   // Thread: as AsksAgain.
   void GiveUp(Waiter& waiter) noexcept {
-    if (waiter.AsksAgain() && State::StopsAsking(waiter)) ledger_.GiveUp(*State::Of(waiter));
+    if (waiter.AsksAgain() && State::StopsAsking(waiter)) {
+      detail::SecondTry<Ledger>::GiveUp(ledger_, *State::Of(waiter));
+    }
   }
 
   // The same, for a caller that waits later. It leaves when the Future is destroyed.
@@ -250,10 +251,12 @@ class Group {
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
     const KeyRef ref(adapted);
-    Joined joined = JoinOrLead(ref, ledger_.HashOf(ref), nullptr, false);
+    auto joined = Joiner::JoinOrLead(ledger_, ref, ledger_.HashOf(ref), nullptr, false);
     const Role role = joined.led == nullptr ? Role::kFollower : Role::kLeader;
     Future<Value> future(std::move(joined.state), role);
-    if (role == Role::kLeader) LaunchCall(std::move(joined.led), std::forward<Launch>(launch));
+    if (role == Role::kLeader) {
+      Joiner::LaunchCall(std::move(joined.led), std::forward<Launch>(launch));
+    }
     return future;
   }
 
@@ -309,99 +312,6 @@ class Group {
     detail::CheckFn<Value, Fn>();
     using Blocking = detail::BlockingCaller<Ledger, Fn, Hook>;
     return Blocking::Ask(ledger_, key, fn, options, before_landing);
-  }
-
-  struct Joined {
-    std::shared_ptr<State> state;    // null if a waiter was linked
-    std::shared_ptr<AsyncCall> led;  // null for a follower
-    bool has_landed = false;         // the waiter was not linked, but has its result
-  };
-
-  // Joins the call in flight, or a new one if there is none. `waiter` is null if the caller blocks.
-  // `failed` is the state of the call whose failure made this caller ask again, or null. `kept`
-  // gets the state of the call also if a waiter was linked, which may be gone when this returns. It
-  // is given where a caller that makes a call may still follow: then that one asks again, too.
-  Joined JoinOrLead(KeyRef key, std::uint64_t hash, Waiter* waiter, bool retries,
-                    State* failed = nullptr, std::shared_ptr<State>* kept = nullptr) {
-    detail::CheckKeyCopy<Key, decltype(key.get())>();
-    const auto prepared = [waiter](std::shared_ptr<State> state) {
-      if (waiter == nullptr) state->PrepareToBlock();
-      return state;
-    };
-    const auto linked = [waiter, kept](std::shared_ptr<State> state, Role role, bool retrying) {
-      if (kept != nullptr) *kept = state;
-      if (waiter != nullptr) State::Link(std::exchange(state, nullptr), *waiter, role, retrying);
-      return state;
-    };
-    std::shared_ptr<AsyncCall> async;  // destroyed after unlocking, if this throws: it has the key
-    Shard shard = ledger_.Lock(hash);
-    if (failed != nullptr) {
-      if (std::shared_ptr<State> state = ledger_.SecondTry(shard, *failed)) {
-        if (state->call != nullptr) {
-          return {linked(std::move(state), Role::kFollower, false), nullptr};
-        }
-        State::Deliver(std::move(state), *waiter);
-        return {nullptr, nullptr, /*has_landed=*/true};
-      }
-    }
-    Call* const call = ledger_.Find(shard, hash, key);
-    if (call != nullptr && !ledger_.TooOld(*call)) {
-      std::shared_ptr<State> state = prepared(ledger_.StateOf(*call));
-      ledger_.AdmitFollower(shard, *call);
-      Ledger::AddFollower(shard, *call, state, retries);
-      if (failed != nullptr) ledger_.BringOthers(shard, *call, *failed);
-      return {linked(std::move(state), Role::kFollower, retries), nullptr};
-    }
-    async = std::make_shared<AsyncCall>(ledger_, hash, key);
-    async->Prepare();
-    std::shared_ptr<State> state = prepared(async->call.state);
-    ledger_.StampStart(async->call);
-    ledger_.Begin(shard, async->call, call);
-    if (failed != nullptr) ledger_.BringOthers(shard, async->call, *failed);
-    async->Enter(shard);
-    const bool asks_again = retries && kept != nullptr;
-    state->retriers += asks_again;
-    return {linked(std::move(state), Role::kLeader, asks_again), std::move(async)};
-  }
-
-  template <class K>
-  Joined JoinSecondTry(const K& key, Waiter& waiter, std::shared_ptr<State>* kept = nullptr) {
-    struct GiveUpUnlessAsks {
-      ~GiveUpUnlessAsks() {
-        if (!asks) ledger.GiveUp(failed);
-      }
-      Ledger& ledger;
-      State& failed;
-      bool asks = false;
-    };
-    const std::shared_ptr<State> failed = State::TakeFailed(waiter);
-    GiveUpUnlessAsks asking{ledger_, *failed};
-    auto&& adapted = KeyRef::Adapt(key);
-    asking.asks = true;
-    return JoinOrLead(KeyRef(adapted), failed->hash, &waiter, false, failed.get(), kept);
-  }
-
-  template <class Launch>
-  static Role Launched(Joined&& joined, Waiter& waiter, Launch&& launch) {
-    if (joined.has_landed) waiter.OnLanded();
-    if (joined.led == nullptr) return Role::kFollower;
-    LaunchCall(std::move(joined.led), std::forward<Launch>(launch));
-    return Role::kLeader;
-  }
-
-  // Gives a call's Lead to `launch`. What `launch` throws is the call's failure.
-  template <class Launch>
-  static void LaunchCall(std::shared_ptr<AsyncCall> led, Launch&& launch) {
-    static_assert(std::is_invocable_v<Launch, Lead>,
-                  "launch must be callable as launch(Group::Lead)");
-    Lead lead(std::move(led));
-    std::exception_ptr error;
-    try {
-      std::invoke(std::forward<Launch>(launch), Lead(lead));
-    } catch (...) {
-      error = detail::Caught();  // a forced unwind continues, and destroys `lead`
-    }
-    if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
   }
 
   template <class K, class Visitor>

@@ -18,6 +18,7 @@
 #include "gate.hpp"
 #include "invoke.hpp"
 #include "outcome.hpp"
+#include "second_try.hpp"
 #include "wait_graph.hpp"
 
 namespace singleflight::detail {
@@ -58,7 +59,7 @@ class BlockingFollower {
     }
     ledger_.AdmitFollower(shard, call);
     Ledger::AddFollower(shard, call, state, retries);
-    if (failed != nullptr) ledger_.BringOthers(shard, call, *failed);
+    if (failed != nullptr) SecondTry<Ledger>::BringOthers(ledger_, shard, call, *failed);
     Wait(std::move(shard), *state, {.gate = gate, .retries = retries}, edge);
     return state;
   }
@@ -221,12 +222,12 @@ class BlockingCaller {
                                                   const Hook& before_landing, Follower& follower,
                                                   std::shared_ptr<State> failed) {
     if (IsStopped(options)) {
-      ledger.GiveUp(*failed);
+      SecondTry<Ledger>::GiveUp(ledger, *failed);
       std::rethrow_exception(detail::MakeCanceled());
     }
     ledger.StampStart(call);
     Shard shard = ledger.Lock(call.hash);
-    if (std::shared_ptr<State> state = ledger.SecondTry(shard, *failed)) {
+    if (std::shared_ptr<State> state = SecondTry<Ledger>::Find(ledger, shard, *failed)) {
       if (state->call != nullptr) {
         follower.WaitForSecondTry(std::move(shard), *state);
       } else {
@@ -242,7 +243,7 @@ class BlockingCaller {
     }
     call.state = ledger.StateOf(call);  // for the others
     Begin(ledger, shard, call, current, options);
-    ledger.BringOthers(shard, call, *failed);
+    SecondTry<Ledger>::BringOthers(ledger, shard, call, *failed);
     shard.Unlock();
     failed.reset();
     return RunAndLand(ledger, call, fn, options, before_landing);

@@ -4,7 +4,6 @@
 // Ledger: records which calls of a group are in flight, how many callers each has, what the limits
 // allow, and the statistics. Joining, leaving and landing are one critical section each.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,6 +20,7 @@
 #include "errors.hpp"
 #include "event.hpp"
 #include "limits.hpp"
+#include "second_try.hpp"
 #include "thread_mark.hpp"
 #include "thread_reaper.hpp"
 #include "wait_graph.hpp"
@@ -129,52 +129,6 @@ class Ledger {
     ++call.callers;
     ++shard->followers;
     state->retriers += retries;
-  }
-
-  // ---- Asking again after a failure
-
-  // Returns the second try that another follower of the failed call has begun for this one, too, or
-  // null if this one is the first to ask again. Throws if there was no place for it.
-  std::shared_ptr<State> SecondTry(Shard& shard, State& failed) {
-    if (failed.expected == 0 && failed.turned_away > 0) {
-      --failed.turned_away;
-      Refuse(std::move(shard), "singleflight: max_callers_per_call reached");
-    }
-    return TakePlace(shard, failed);
-  }
-
-  // Makes the other followers that will ask again callers of `call`, which this one leads or joins,
-  // as far as there are places. The rest will be refused, so that none begins a third try.
-  void BringOthers(const Shard& shard, Call& call, State& failed) noexcept {
-    const std::uint32_t others = std::exchange(failed.retriers, 0);
-    const auto brought = static_cast<std::uint32_t>(
-        std::min<std::size_t>(others, limits_.CallersPerCall() - call.callers));
-    failed.turned_away = others - brought;
-    limits_.RemoveCallers(failed.turned_away);
-    if (brought == 0) return;
-    call.callers += brought;
-    shard->followers += brought;
-    failed.expected = brought;
-    failed.second_try = call.state;
-    call.state->has_latecomers = true;
-  }
-
-  // For a follower that will not ask again after all.
-  void GiveUp(State& failed) noexcept {
-    StopSource unwanted(kNoStopState);
-    std::shared_ptr<State> second_try;  // released once the shard is unlocked
-    {
-      const Shard shard = Lock(failed.hash);
-      if (failed.turned_away > 0) {
-        --failed.turned_away;
-        return;
-      }
-      second_try = TakePlace(shard, failed);
-      if (second_try != nullptr && second_try->call != nullptr) {
-        unwanted = DropCaller(shard, *second_try->call);
-      }
-    }
-    unwanted.request_stop();
   }
 
   // ---- Leaving, and being refused
@@ -305,6 +259,8 @@ class Ledger {
   }
 
  private:
+  friend class SecondTry<Ledger>;
+
   // The shared state of a group's call. It can reach the ledger, so that a caller can leave.
   class LedgerState final : public State {
    public:
@@ -320,7 +276,7 @@ class Ledger {
       return true;
     }
 
-    void GiveUp() noexcept override { ledger_.GiveUp(*this); }
+    void GiveUp() noexcept override { SecondTry<Ledger>::GiveUp(ledger_, *this); }
 
     [[no_unique_address]] CallExtra extra;
 
@@ -343,17 +299,6 @@ class Ledger {
       limits_.RemoveCall();
       Refuse(std::move(shard), "singleflight: max_callers reached");
     }
-  }
-
-  // Takes the place of a follower that asks again: in the second try, or the one that it kept under
-  // max_callers when its call failed. Then this returns null.
-  std::shared_ptr<State> TakePlace(const Shard&, State& failed) noexcept {
-    if (failed.expected == 0) {
-      --failed.retriers;
-      limits_.RemoveCallers(1);
-      return nullptr;
-    }
-    return --failed.expected > 0 ? failed.second_try : std::move(failed.second_try);
   }
 
   // Counts one caller fewer. Once the shard is unlocked, the stop is requested of what it returns.

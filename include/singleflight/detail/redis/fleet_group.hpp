@@ -22,6 +22,7 @@
 #include "../../result.hpp"
 #include "../errors.hpp"
 #include "../group_like.hpp"
+#include "../joiner.hpp"
 #include "../key_ref.hpp"
 #include "../thread_mark.hpp"
 #include "blocking_caller.hpp"
@@ -40,6 +41,7 @@ class FleetGroup : private FoundByLookup {
   using KeyRef = singleflight::detail::KeyRefOf<Local>;
   using State = singleflight::detail::SharedState<Value>;
   using Ledger = typename Local::Lead::LedgerType;
+  using Joiner = singleflight::detail::Joiner<Ledger>;
   using Joined = JoinedCall<Value>;
 
  public:
@@ -156,7 +158,8 @@ class FleetGroup : private FoundByLookup {
     core_.Start();
     auto&& adapted = KeyRef::Adapt(key);
     const KeyRef ref(adapted);
-    auto joined = local_->JoinOrLead(ref, local_->ledger_.HashOf(ref), nullptr, false);
+    auto joined =
+        Joiner::JoinOrLead(local_->ledger_, ref, local_->ledger_.HashOf(ref), nullptr, false);
     Joined ours{joined.state, joined.led == nullptr ? Role::kFollower : Role::kLeader};
     Future<Value> future(std::move(joined.state), ours.role);
     OfferAndStart(ours, std::move(joined.led), more,
@@ -202,11 +205,11 @@ class FleetGroup : private FoundByLookup {
     auto&& adapted = KeyRef::Adapt(key);
     const KeyRef ref(adapted);
     Joined ours;
-    typename Local::Joined joined;
+    typename Joiner::Joined joined;
     if (again) {
-      joined = local_->JoinSecondTry(adapted, waiter, &ours.state);
+      joined = Joiner::JoinSecondTry(local_->ledger_, adapted, waiter, &ours.state);
     } else {
-      joined = local_->JoinOrLead(ref, local_->ledger_.HashOf(ref), &waiter,
+      joined = Joiner::JoinOrLead(local_->ledger_, ref, local_->ledger_.HashOf(ref), &waiter,
                                   on_failure == OnFailure::kRetry, nullptr, &ours.state);
     }
     if (joined.has_landed) waiter.OnLanded();

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Joiner: how a caller that does not block in Do joins a call, or makes one whose Lead it launches.
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "../lead.hpp"
+#include "../result.hpp"
+#include "../waiter.hpp"
+#include "errors.hpp"
+#include "key_ref.hpp"
+#include "second_try.hpp"
+
+namespace singleflight::detail {
+
+template <class Ledger>
+class Joiner {
+  using Key = typename Ledger::Key;
+  using Value = typename Ledger::Value;
+  using KeyRef = typename Ledger::KeyRef;
+  using Call = typename Ledger::Call;
+  using AsyncCall = typename Ledger::AsyncCall;
+  using Shard = typename Ledger::Shard;
+  using State = typename Ledger::State;
+  using Waiter = singleflight::Waiter<Value>;
+  using Lead = singleflight::Lead<Ledger>;
+  using SecondTry = detail::SecondTry<Ledger>;
+
+ public:
+  struct Joined {
+    std::shared_ptr<State> state;    // null if a waiter was linked
+    std::shared_ptr<AsyncCall> led;  // null for a follower
+    bool has_landed = false;         // the waiter was not linked, but has its result
+  };
+
+  // Joins the call in flight, or a new one if there is none. `waiter` is null if the caller blocks.
+  // `failed` is the state of the call whose failure made this caller ask again, or null. `kept`
+  // gets the state of the call also if a waiter was linked, which may be gone when this returns. It
+  // is given where a caller that makes a call may still follow: then that one asks again, too.
+  static Joined JoinOrLead(Ledger& ledger, KeyRef key, std::uint64_t hash, Waiter* waiter,
+                           bool retries, State* failed = nullptr,
+                           std::shared_ptr<State>* kept = nullptr) {
+    detail::CheckKeyCopy<Key, decltype(key.get())>();
+    const auto prepared = [waiter](std::shared_ptr<State> state) {
+      if (waiter == nullptr) state->PrepareToBlock();
+      return state;
+    };
+    const auto linked = [waiter, kept](std::shared_ptr<State> state, Role role, bool retrying) {
+      if (kept != nullptr) *kept = state;
+      if (waiter != nullptr) State::Link(std::exchange(state, nullptr), *waiter, role, retrying);
+      return state;
+    };
+    std::shared_ptr<AsyncCall> async;  // destroyed after unlocking, if this throws: it has the key
+    Shard shard = ledger.Lock(hash);
+    if (failed != nullptr) {
+      if (std::shared_ptr<State> state = SecondTry::Find(ledger, shard, *failed)) {
+        if (state->call != nullptr) {
+          return {linked(std::move(state), Role::kFollower, false), nullptr};
+        }
+        State::Deliver(std::move(state), *waiter);
+        return {nullptr, nullptr, /*has_landed=*/true};
+      }
+    }
+    Call* const call = ledger.Find(shard, hash, key);
+    if (call != nullptr && !ledger.TooOld(*call)) {
+      std::shared_ptr<State> state = prepared(ledger.StateOf(*call));
+      ledger.AdmitFollower(shard, *call);
+      Ledger::AddFollower(shard, *call, state, retries);
+      if (failed != nullptr) SecondTry::BringOthers(ledger, shard, *call, *failed);
+      return {linked(std::move(state), Role::kFollower, retries), nullptr};
+    }
+    async = std::make_shared<AsyncCall>(ledger, hash, key);
+    async->Prepare();
+    std::shared_ptr<State> state = prepared(async->call.state);
+    ledger.StampStart(async->call);
+    ledger.Begin(shard, async->call, call);
+    if (failed != nullptr) SecondTry::BringOthers(ledger, shard, async->call, *failed);
+    async->Enter(shard);
+    const bool asks_again = retries && kept != nullptr;
+    state->retriers += asks_again;
+    return {linked(std::move(state), Role::kLeader, asks_again), std::move(async)};
+  }
+
+  template <class K>
+  static Joined JoinSecondTry(Ledger& ledger, const K& key, Waiter& waiter,
+                              std::shared_ptr<State>* kept = nullptr) {
+    struct GiveUpUnlessAsks {
+      ~GiveUpUnlessAsks() {
+        if (!asks) SecondTry::GiveUp(ledger, failed);
+      }
+      Ledger& ledger;
+      State& failed;
+      bool asks = false;
+    };
+    const std::shared_ptr<State> failed = State::TakeFailed(waiter);
+    GiveUpUnlessAsks asking{ledger, *failed};
+    auto&& adapted = KeyRef::Adapt(key);
+    asking.asks = true;
+    return JoinOrLead(ledger, KeyRef(adapted), failed->hash, &waiter, false, failed.get(), kept);
+  }
+
+  template <class Launch>
+  static Role Launched(Joined&& joined, Waiter& waiter, Launch&& launch) {
+    if (joined.has_landed) waiter.OnLanded();
+    if (joined.led == nullptr) return Role::kFollower;
+    LaunchCall(std::move(joined.led), std::forward<Launch>(launch));
+    return Role::kLeader;
+  }
+
+  // Gives a call's Lead to `launch`. What `launch` throws is the call's failure.
+  template <class Launch>
+  static void LaunchCall(std::shared_ptr<AsyncCall> led, Launch&& launch) {
+    static_assert(std::is_invocable_v<Launch, Lead>,
+                  "launch must be callable as launch(Group::Lead)");
+    Lead lead(std::move(led));
+    std::exception_ptr error;
+    try {
+      std::invoke(std::forward<Launch>(launch), Lead(lead));
+    } catch (...) {
+      error = detail::Caught();  // a forced unwind continues, and destroys `lead`
+    }
+    if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
+  }
+};
+
+}  // namespace singleflight::detail
