@@ -41,7 +41,7 @@ class ErrorCategory final : public std::error_category {
       case std::errc::timed_out:
         return "this caller's timeout passed before the call landed";
       case std::errc::operation_canceled:
-        return "this caller was asked to stop";
+        return "this caller, or its call, was asked to stop";
       case std::errc::resource_unavailable_try_again:
         return "the group refused this caller";
       case std::errc::owner_dead:

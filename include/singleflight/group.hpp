@@ -20,7 +20,7 @@
 //   resource_deadlock_would_occur     the call waits, directly or through other calls, for this
 //                                     thread. Also if somebody in that circle has a timeout.
 //   timed_out                         CallOptions::timeout passed while this caller followed
-//   operation_canceled                a stop was requested of this caller
+//   operation_canceled                a stop was requested of this caller, or Cancel of its call
 //   resource_unavailable_try_again    a limit of GroupOptions, or Close, refused this caller
 //   owner_dead                        the leader vanished: thread cancelled, or Lead destroyed
 // What `fn` throws is not wrapped: every caller gets the same object. Catch it by const reference,
@@ -35,8 +35,11 @@
 #include <utility>
 #include <vector>
 
+#include "call_info.hpp"
 #include "detail/blocking.hpp"
 #include "detail/call.hpp"
+#include "detail/cancel.hpp"
+#include "detail/inspect.hpp"
 #include "detail/invoke.hpp"
 #include "detail/joiner.hpp"
 #include "detail/key_ref.hpp"
@@ -181,6 +184,27 @@ class Group {
     });
   }
 
+  // Makes the callers of the call in flight for `key` get `operation_canceled`, whatever its `fn`
+  // returns later, and forgets the call. True if one was in flight. A call that was forgotten
+  // before is not found.
+  //
+  // If `fn` takes a stop token, it is asked to stop. Until it returns, the call is in flight
+  // without callers: Close and the destructor wait for it, and max_calls_in_flight counts it. What
+  // it then returns is dropped. The call counts as a failure, but no caller asks again, whatever
+  // its OnFailure. A Cancel that comes when the call is landing does one of the two: the callers
+  // get either all the outcome or all the error.
+  //
+  // Thread: followers are notified on this thread, before it requests the stop. So are callers that
+  //   do not block, of whom one was the leader. A leader that runs `fn` itself, in Do or DoMany,
+  //   gets the error when `fn` returns.
+  // Errors: throws only what hashing, converting or comparing the key throws.
+  template <class K = detail::BracedKey<Key>>
+  bool Cancel(const K& key) {
+    auto&& adapted = KeyRef::Adapt(key);
+    const KeyRef ref(adapted);
+    return detail::Canceler<Ledger>::Cancel(ledger_, ledger_.HashOf(ref), ref);
+  }
+
   // Refuses newcomers from now on, and waits until no call is in flight. It asks none to stop.
   //
   // Thread: blocks. May run at the same time as any member but the destructor.
@@ -198,6 +222,17 @@ class Group {
     return Visit(key, [](const Shard&, const Call* call) -> std::size_t {
       return call != nullptr ? call->callers : 0;
     });
+  }
+
+  // Returns every call in flight, in no order: a page for debugging. It is not a snapshot: calls
+  // that begin or land meanwhile may be missing.
+  //
+  // Thread: it locks each shard for a few calls at a time, and copies their keys then.
+  // Errors: throws what copying a key or an allocation throws.
+  std::vector<CallInfo<Key>> Inspect() const {
+    static_assert(std::copy_constructible<Key>,
+                  "Inspect copies the keys of the calls in flight, and this Key cannot be copied");
+    return detail::Inspect(ledger_);
   }
 
   // Returns the group's statistics. Each shard is read atomically, but the total is not a snapshot
@@ -285,23 +320,13 @@ class Group {
   }
 
   // As Forget, for all keys.
-  void ForgetAll() {
-    ledger_.VisitAll([](const Shard& shard) {
-      shard->Visit([&shard](detail::CallBase& call) { shard->Forget(call); });
-    });
-  }
+  void ForgetAll() { detail::ForgetAll(ledger_); }
 
   // As Forget, for the keys of calls now in flight of which `is_it(key)` is true. It asks of
   // copies, with no lock held.
   template <class Predicate>
   void ForgetIf(const Predicate& is_it) {
-    std::vector<Key> keys;
-    ledger_.VisitAll([&keys](const Shard& shard) {
-      shard->Visit([&keys](detail::CallBase& call) {
-        keys.emplace_back(static_cast<const Call&>(call).key.get());
-      });
-    });
-    for (const Key& key : keys) {
+    for (const Key& key : detail::KeysInFlight(ledger_)) {
       if (is_it(key)) Forget(key);
     }
   }

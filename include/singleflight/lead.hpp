@@ -49,8 +49,9 @@ class Lead {
   Lead(const Lead<Ledger>& lead, BeforeLanding before) noexcept
       : async_(lead.async_), before_(std::move(before)) {}
 
-  // Takes the call's stop token. A stop is requested when no caller is left, and when the group is
-  // being destroyed. If no caller is left now, it is requested at once.
+  // Takes the call's stop token. A stop is requested when no caller is left, when the call is
+  // cancelled, and when the group is being destroyed. If no caller is left now, it is requested at
+  // once.
   //
   // A call whose token nobody takes cannot be told to stop. When its last caller leaves, it stays
   // in flight, and newcomers join it. So take the token early if the work obeys it, and do not take

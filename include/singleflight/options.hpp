@@ -56,6 +56,9 @@ struct GroupOptions {
   std::size_t max_calls_in_flight = kNoLimit;
   // The next caller forgets a call that is older than this, and starts a new one.
   std::optional<Duration> max_age = {};
+  // Whether Inspect says since when a call is in flight. A leader then reads the clock, as it does
+  // with a max_age.
+  bool timed = false;
 
   bool HasLimits() const noexcept {
     return max_callers != kNoLimit || max_calls_in_flight != kNoLimit;

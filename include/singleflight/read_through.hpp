@@ -65,7 +65,9 @@
 #include <optional>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
+#include "call_info.hpp"
 #include "detail/braced_key.hpp"
 #include "detail/cached_load.hpp"
 #include "detail/invoke.hpp"
@@ -242,7 +244,7 @@ class ReadThrough {
   //
   // Thread: `executor(task)` is called on this thread. As in DoAsync, `load` runs where the task is
   //   called.
-  // Leaving: only ~ReadThrough asks the load to stop. No caller's leaving does.
+  // Leaving: only Cancel and ~ReadThrough ask the load to stop. No caller's leaving does.
   // Errors: a load that fails, and an executor that throws, only count in
   //   GetStats().calls.failures. Refresh itself throws `resource_unavailable_try_again`, or what
   //   copying the key or an allocation threw.
@@ -265,6 +267,19 @@ class ReadThrough {
   std::size_t Callers(const K& key) const {
     return group().Callers(key);
   }
+
+  // Cancels the load in flight for `key`, also one in the background, as Group::Cancel: its callers
+  // get `operation_canceled`, and what it returns is not put. The next caller that finds no value
+  // loads again, at once, because retry_after does not count it as a failure. The cache's entry
+  // stays, also one that the load put just before. A caller with a soft_timeout gets the expired
+  // value that it has, as after any failure.
+  template <class K = detail::BracedKey<Key>>
+  bool Cancel(const K& key) {
+    return group().Cancel(key);
+  }
+
+  // Returns every load in flight, as Group::Inspect. With Options::group.timed also since when.
+  std::vector<CallInfo<Key>> Inspect() const { return group().Inspect(); }
 
   // Returns the statistics. As in Group::GetStats, they are not a snapshot of one moment.
   ReadThroughStats GetStats() const { return loads_.store.GetStats(group().GetStats()); }

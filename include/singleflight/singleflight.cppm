@@ -48,7 +48,8 @@ using singleflight::IsNotFound;
 using singleflight::Timeout;
 using singleflight::ValueTraits;
 
-// group.hpp, hash.hpp, options.hpp, result.hpp
+// call_info.hpp, group.hpp, hash.hpp, options.hpp, result.hpp
+using singleflight::CallInfo;
 using singleflight::CallOptions;
 using singleflight::DefaultEqual;
 using singleflight::DefaultHash;

@@ -6,6 +6,7 @@
 #include "async.hpp"
 #include "batcher.hpp"
 #include "batcher_options.hpp"
+#include "call_info.hpp"
 #include "caller.hpp"
 #include "coro.hpp"
 #include "errors.hpp"

@@ -154,7 +154,7 @@ class BlockingCaller {
     Shard shard = ledger.Lock(call.hash);
     Call* const current = ledger.Find(shard, call.hash, key);
     if (current == nullptr || ledger.TooOld(*current)) [[likely]] {
-      Begin(ledger, shard, call, current, options);
+      Begin(ledger, shard, call, current);
       shard.Unlock();
       return RunAndLand(ledger, call, fn, options, before_landing);
     }
@@ -172,14 +172,10 @@ class BlockingCaller {
     return options != nullptr && options->stop.stop_requested();
   }
 
-  static void Begin(Ledger& ledger, Shard& shard, Call& call, Call* too_old,
-                    const CallOptions* options) {
-    // A leader without a stop token of its own never leaves, so nothing can stop its call.
+  static void Begin(Ledger& ledger, Shard& shard, Call& call, Call* too_old) {
     if constexpr (kTakesStopToken<Fn>) {
-      if (options != nullptr && options->stop.stop_possible()) {
-        call.stop = detail::NewStopSource();
-        call.takes_stop = true;
-      }
+      call.stop = detail::NewStopSource();
+      call.takes_stop = true;
     }
     ledger.Begin(shard, call, too_old);
   }
@@ -209,10 +205,13 @@ class BlockingCaller {
       run();
     }
     landing.call = nullptr;
-    if (ledger.LandAlone(call, detail::Failed<Value>(outcome))) [[likely]] {
+    const auto landed = ledger.LandAlone(call, detail::Failed<Value>(outcome));
+    if (landed == Ledger::Landing::kAlone) [[likely]] {
       return ResultFactory::Take<Value>(outcome, Role::kLeader);
     }
-    return State::Receive(ledger.Share(call, std::move(outcome)), Role::kLeader);
+    std::shared_ptr<State> state = ledger.Share(call, std::move(outcome), landed);
+    if (state == nullptr) std::rethrow_exception(detail::MakeCallCanceled());
+    return State::Receive(std::move(state), Role::kLeader);
   }
 
   // The call that this caller followed has failed. The first of its followers to come here leads or
@@ -242,7 +241,7 @@ class BlockingCaller {
       return State::Receive(std::move(state), Role::kFollower);
     }
     call.state = ledger.StateOf(call);  // for the others
-    Begin(ledger, shard, call, current, options);
+    Begin(ledger, shard, call, current);
     SecondTry<Ledger>::BringOthers(ledger, shard, call, *failed);
     shard.Unlock();
     failed.reset();

@@ -151,6 +151,13 @@ class SharedState : public WaitTarget {
     shared_ = is_shared || led_elsewhere_;
     MarkLanded();
   }
+  // In place of Close and SetOutcome, of which the second may run at the same time: the callers get
+  // `error`, whatever the work returns. Publish must follow.
+  void Cancel(std::exception_ptr error) noexcept {
+    call = nullptr;
+    cancel_error_ = std::move(error);
+    MarkLanded();
+  }
   // Before Close: the outcome comes from another process, whose callers share it. Here are only
   // followers.
   void SetLedElsewhere() noexcept { led_elsewhere_ = true; }
@@ -168,6 +175,8 @@ class SharedState : public WaitTarget {
     }
     failed_ = detail::Failed<Value>(outcome_);
   }
+  // For the thread that has set it. It says nothing of Cancel.
+  bool OutcomeFailed() const noexcept { return failed_; }
   // Drops the value: no caller is left to take it.
   void Discard() noexcept { outcome_.SetError(nullptr); }
   // With no lock held: wakes the callers. OnLanded may destroy waiters that are still in the list,
@@ -213,11 +222,16 @@ class SharedState : public WaitTarget {
   // ---- Reading, once published
 
   // Whether the call landed with an exception, or with a value that says that it is a failure.
-  bool Failed() const noexcept { return failed_; }
+  // False if it was cancelled: nobody asks again then.
+  bool Failed() const noexcept { return cancel_error_ == nullptr && failed_; }
   // Null if there is a value.
-  std::exception_ptr Error() const noexcept { return outcome_.Error(); }
+  std::exception_ptr Error() const noexcept {
+    return cancel_error_ != nullptr ? cancel_error_ : outcome_.Error();
+  }
   static Result<Value> Receive(std::shared_ptr<SharedState> self, Role role) {
-    if (!self->shared_) return ResultFactory::Take<Value>(self->outcome_, role);
+    if (!self->shared_ && self->cancel_error_ == nullptr) {
+      return ResultFactory::Take<Value>(self->outcome_, role);
+    }
     return ReceiveShared(std::move(self), role);
   }
   // Receives a result that its caller passes on to several others. It only reads, so it may be
@@ -279,6 +293,10 @@ class SharedState : public WaitTarget {
   SpinMutex waiters_mutex_;
   WaiterList waiters_;
   WaiterList retrying_waiters_;  // notified last: what they do may take long
+
+  // Written under the shard's mutex, and read by callers once it is published. Null unless the call
+  // was cancelled. Then they read nothing else, because the work's thread may write it any time.
+  std::exception_ptr cancel_error_;
 
   // Written by the landing thread, and read by callers once it has published.
   bool shared_ = false;

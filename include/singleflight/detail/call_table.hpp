@@ -15,6 +15,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <new>
 #include <utility>
 
@@ -35,13 +36,17 @@ struct CallBase {
   // Set before the call is put into the table, and constant from then on.
   std::uint64_t hash;                     // mixed: selects the shard and the bucket
   StopSource stop{kNoStopState};          // asks `fn` to stop, if it can be asked
-  std::chrono::nanoseconds::rep started;  // set only if the group has a max_age
+  std::chrono::nanoseconds::rep started;  // set only if Limits::StampsCalls
 
   // Guarded by the shard's mutex.
-  CallBase* next;             // in the bucket; this call itself once it is forgotten
-  std::uint32_t callers = 1;  // callers that have not left
-  bool leader_left = false;   // a blocking leader was stopped: it still receives the outcome
-  bool takes_stop = false;    // its work took the stop token, so it can be asked to stop
+  CallBase* next;            // in the bucket; this call itself once it is forgotten
+  CallBase* prev_forgotten;  // set once it is forgotten: its neighbours on that list
+  CallBase* next_forgotten;
+  std::uint32_t callers = 1;    // callers that have not left
+  bool leader_left = false;     // a blocking leader was stopped: it still receives the outcome
+  bool takes_stop = false;      // its work took the stop token, so it can be asked to stop
+  bool canceled = false;        // by Cancel: its callers have their outcome, but its work goes on
+  std::uint8_t last_visit = 0;  // the last of VisitCalls that has visited it
 
   bool Forgotten() const noexcept { return next == this; }
   // Whether more than one caller would receive the outcome.
@@ -91,28 +96,18 @@ class alignas(64) Shard {
     ++size_;
   }
 
-  // Visits the calls that a caller may find.
-  template <class Visitor>
-  void Visit(Visitor&& visitor) {
-    for (std::size_t i = 0; i <= mask_; ++i) {
-      for (CallBase* call = mask_ == 0 ? one_ : many_[i]; call != nullptr;) {
-        CallBase* const next = call->next;  // the visitor may forget the call
-        visitor(*call);
-        call = next;
-      }
-    }
-  }
-
   // The call continues, but no caller finds it any more.
   void Forget(CallBase& call) noexcept {
     Erase(call);
     call.next = &call;
+    LinkForgotten(call);
     ++forgotten_;
   }
 
   // Removes a call that lands.
   void Remove(CallBase& call) noexcept {
     if (call.Forgotten()) {
+      UnlinkForgotten(call);
       --forgotten_;
     } else {
       Erase(call);
@@ -122,8 +117,47 @@ class alignas(64) Shard {
   // Calls in flight, forgotten ones included.
   std::size_t InFlight() const noexcept { return size_ + forgotten_; }
 
+  // ---- Visiting all calls in flight, a part of them under each lock: see CallTable::VisitCalls
+
+  static constexpr std::size_t kCallsInOneVisit = 64;
+
+  // Visits some of the calls that visit number `visit` has not visited. False: those were all.
+  // `bucket` says where to begin, and is changed to say where to continue.
+  //
+  // Between two locks the table may grow. A bucket's calls are then in that bucket or in a later
+  // one, so going on upwards misses none, and the number tells those that were visited before.
+  template <class Visitor>
+  bool VisitSome(std::uint8_t visit, std::size_t& bucket, const Visitor& visitor) {
+    std::size_t calls = 0;
+    for (const std::size_t first = bucket; bucket <= mask_; ++bucket) {
+      if (bucket - first == kBucketsInOneVisit) return true;
+      for (CallBase* call = mask_ == 0 ? one_ : many_[bucket]; call != nullptr;) {
+        CallBase* const next = call->next;  // the visitor may forget the call
+        if (call->last_visit != visit) {
+          if (calls++ == kCallsInOneVisit) return true;
+          call->last_visit = visit;
+          visitor(*this, *call);
+        }
+        call = next;
+      }
+    }
+    // A call that is forgotten comes first on its list, and those that have been dealt with go
+    // last. They are marked, because a call may have been visited in its bucket.
+    const auto done = static_cast<std::uint8_t>(visit | kVisitedAsForgotten);
+    for (; first_forgotten_ != nullptr && first_forgotten_->last_visit != done;
+         first_forgotten_ = first_forgotten_->next_forgotten) {
+      if (calls++ == kCallsInOneVisit) return true;
+      if (std::exchange(first_forgotten_->last_visit, done) != visit) {
+        visitor(*this, *first_forgotten_);
+      }
+    }
+    return false;
+  }
+
  private:
   friend class LockedShard<Mutex>;
+  static constexpr std::size_t kBucketsInOneVisit = 512;
+  static constexpr std::uint8_t kVisitedAsForgotten = 0x80;
   static constexpr std::uint32_t kMaxInOneBucket = 7;
 
   CallBase*& BucketOf(std::uint64_t hash) noexcept {
@@ -135,6 +169,21 @@ class alignas(64) Shard {
     while (*link != &call) link = &(*link)->next;
     *link = call.next;
     --size_;
+  }
+
+  // The list of forgotten calls is circular.
+  void LinkForgotten(CallBase& call) noexcept {
+    CallBase* const next = first_forgotten_ != nullptr ? first_forgotten_ : &call;
+    call.next_forgotten = next;
+    call.prev_forgotten = next != &call ? next->prev_forgotten : &call;
+    call.prev_forgotten->next_forgotten = call.next_forgotten->prev_forgotten = &call;
+    first_forgotten_ = &call;
+  }
+  void UnlinkForgotten(CallBase& call) noexcept {
+    call.prev_forgotten->next_forgotten = call.next_forgotten;
+    call.next_forgotten->prev_forgotten = call.prev_forgotten;
+    if (first_forgotten_ != &call) return;
+    first_forgotten_ = call.next_forgotten != &call ? call.next_forgotten : nullptr;
   }
 
   void Grow() noexcept {
@@ -172,7 +221,8 @@ class alignas(64) Shard {
   std::uint64_t refused = 0;
 
  private:
-  std::size_t forgotten_ = 0;  // calls in flight that are no longer in a bucket
+  std::size_t forgotten_ = 0;            // calls in flight that are no longer in a bucket
+  CallBase* first_forgotten_ = nullptr;  // null: there is none
 
  public:
   ListLink async_calls;      // of AsyncEntry: calls led asynchronously that have not landed
@@ -212,6 +262,7 @@ class CallTable {
 
  public:
   using Locked = LockedShard<Mutex>;
+  static constexpr std::size_t kCallsInOneVisit = Shard<Mutex>::kCallsInOneVisit;
 
   // Spreads a user's hash over the upper bits, in each group differently.
   std::uint64_t Mix(std::uint64_t hash) const noexcept { return mix_(hash); }
@@ -225,6 +276,24 @@ class CallTable {
   template <class Visitor>
   void VisitAll(Visitor&& visitor) {
     for (Shard<Mutex>& shard : shards_) visitor(Locked(shard));
+  }
+
+  // Visits the calls in flight, forgotten ones included. Each that is in flight all the time is
+  // visited once, and each that begins or lands meanwhile at most once. No shard stays locked for
+  // more than a few calls. `prepare()` runs before each lock, and `visitor(shard, call)` under it.
+  //
+  // Thread: two visits at a time come one after the other.
+  // Errors: neither may throw, because a visit that is not finished leaves old numbers behind.
+  template <class Prepare, class Visitor>
+  void VisitCalls(const Prepare& prepare, const Visitor& visitor) {
+    const std::lock_guard lock(visiting_);
+    visit_ = static_cast<std::uint8_t>(visit_ % 127 + 1);  // 0: no visit
+    for (Shard<Mutex>& shard : shards_) {
+      std::size_t bucket = 0;
+      do {
+        prepare();
+      } while (Locked { shard } -> VisitSome(visit_, bucket, visitor));
+    }
   }
 
   // Asks every call that is led asynchronously to stop, also those that begin from now on, and
@@ -277,6 +346,8 @@ class CallTable {
 
   const HashMixer mix_;
   std::array<Shard<Mutex>, kShards> shards_;
+  std::mutex visiting_;     // locked before a shard
+  std::uint8_t visit_ = 0;  // the number of the last visit; guarded by visiting_
 };
 
 }  // namespace singleflight::detail

@@ -25,6 +25,9 @@ inline std::exception_ptr MakeError(std::errc code, const char* what = "singlefl
 inline std::exception_ptr MakeCanceled() noexcept {
   return detail::MakeError(std::errc::operation_canceled);
 }
+inline std::exception_ptr MakeCallCanceled() noexcept {
+  return detail::MakeError(std::errc::operation_canceled, "singleflight: the call was cancelled");
+}
 inline std::exception_ptr MakeTimedOut() noexcept {
   return detail::MakeError(std::errc::timed_out);
 }

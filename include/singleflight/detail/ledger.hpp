@@ -17,6 +17,7 @@
 #include "call.hpp"
 #include "call_extra.hpp"
 #include "call_table.hpp"
+#include "cancel.hpp"
 #include "errors.hpp"
 #include "event.hpp"
 #include "limits.hpp"
@@ -42,6 +43,7 @@ class Ledger {
   using State = SharedState<Value>;
   using CallExtra = typename CallExtraOf<Traits>::Type;
   using Shard = typename Table::Locked;  // stays locked until Unlock or the end of its scope
+  static constexpr std::size_t kCallsInOneVisit = Table::kCallsInOneVisit;
 
   explicit Ledger(const GroupOptions& options) : limits_(options) {}
   ~Ledger() {
@@ -74,7 +76,7 @@ class Ledger {
     });
     return sum;
   }
-  void VisitAll(const auto& visitor) { table_.VisitAll(visitor); }
+  void VisitCalls(const auto& prepare, const auto& visitor) { table_.VisitCalls(prepare, visitor); }
 
   static CallExtra& ExtraOf(State& state) noexcept {
     return static_cast<LedgerState&>(state).extra;
@@ -87,8 +89,9 @@ class Ledger {
 
   // Called before the shard is locked, because it reads the clock.
   void StampStart(Call& call) const {
-    if (limits_.HasMaxAge()) call.started = Limits::Now();
+    if (limits_.StampsCalls()) call.started = Limits::Now();
   }
+  bool StampsCalls() const noexcept { return limits_.StampsCalls(); }
   bool TooOld(const Call& call) const { return limits_.TooOld(call.started); }
 
   // Puts a new call into the table. It replaces `too_old`, a call that is too old to be joined,
@@ -137,6 +140,7 @@ class Ledger {
   void LeaderLeaves(Call& call) { DropLeader(call).request_stop(); }
   StopSource DropLeader(Call& call) noexcept {
     const Shard shard = Lock(call.hash);
+    if (call.canceled) return StopSource(kNoStopState);
     call.leader_left = true;
     return DropCaller(shard, call);
   }
@@ -169,7 +173,7 @@ class Ledger {
 
   void SetLeader(Call& call, const Waiter<Value>* waiter) noexcept {
     const Shard shard = Lock(call.hash);
-    call.state->SetLeader(waiter);
+    if (!call.canceled) call.state->SetLeader(waiter);
   }
 
   void Forget(CallBase& call) noexcept {
@@ -185,31 +189,47 @@ class Ledger {
 
   // ---- Landing: a call is closed under the lock, its outcome is published, its callers are woken
 
-  // Lands a call on its leader's stack. False: others get its outcome, so Share must land it.
-  [[nodiscard, gnu::always_inline]] bool LandAlone(Call& call, bool failed) noexcept {
+  // How far a call on its leader's stack has landed.
+  enum class Landing : unsigned char {
+    kAlone,     // nobody else gets its outcome
+    kShared,    // it is closed, and Share must publish its outcome
+    kOpen,      // it is not closed, because Share must set its outcome first
+    kCanceled,  // it had been cancelled
+  };
+
+  // Lands a call on its leader's stack. If that is not all, Share must follow.
+  [[nodiscard, gnu::always_inline]] Landing LandAlone(Call& call, bool failed) noexcept {
     const Shard shard = Lock(call.hash);
     if (call.state == nullptr) [[likely]] {
-      return !Close(shard, call, failed);
+      return Close(shard, call, failed);
     }
-    return !ClosesShared(shard, call, failed);
+    return CloseUnlessOpen(shard, call, failed);
   }
 
-  [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome<Value>&& outcome) noexcept {
+  // Returns null if the call was cancelled while its leader was alone.
+  [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome<Value>&& outcome,
+                                                 Landing landing) noexcept {
+    if (landing == Landing::kCanceled) return std::move(call.state);
     const bool failed = detail::Failed<Value>(outcome);
     State& state = *call.state;
     state.SetOutcome(std::move(outcome));
-    if (!state.HasLanded()) {
-      Close(Lock(call.hash), call, state.Failed());
-    } else if (state.Failed() != failed) {
+    if (landing == Landing::kOpen) {
+      landing = Close(Lock(call.hash), call, state.OutcomeFailed());
+    } else if (state.OutcomeFailed() != failed) {
       ++Lock(call.hash)->failures;  // the value's move threw
     }
-    state.Publish();
+    if (landing == Landing::kCanceled) {
+      state.Discard();
+    } else {
+      state.Publish();
+    }
     return std::move(call.state);
   }
 
   // Lands a call whose leader's thread is being cancelled inside `fn`.
   [[gnu::noinline]] void LandVanished(Call& call) noexcept {
-    if (!LandAlone(call, true)) Share(call, {});
+    const Landing landing = LandAlone(call, true);
+    if (landing != Landing::kAlone) Share(call, {}, landing);
   }
 
   // Lands a call that is led asynchronously. The group may be destroyed once this has unlinked the
@@ -217,8 +237,9 @@ class Ledger {
   void Land(AsyncCall& async, Outcome<Value>&& outcome) noexcept {
     State& state = *async.call.state;
     state.SetOutcome(std::move(outcome));
-    const bool failed = state.Failed();
+    const bool failed = state.OutcomeFailed();
     bool is_wanted;
+    bool is_canceled = false;
     bool is_retried = false;
     {
       const Shard shard = Lock(async.call.hash);
@@ -234,9 +255,10 @@ class Ledger {
     if (!is_wanted) {
       state.Discard();  // before the group may be destroyed, because the value may use it
       const Shard shard = Lock(async.call.hash);
-      Close(shard, async.call, failed);
+      is_canceled = Close(shard, async.call, failed) == Landing::kCanceled;
       UnlinkEntry(shard, async);
     }
+    if (is_canceled) return;
     state.PublishToAllButRetriers();
     state.PublishToRetriers();
     if (is_retried) UnlinkEntry(Lock(async.call.hash), async);
@@ -259,6 +281,7 @@ class Ledger {
   }
 
  private:
+  friend class Canceler<Ledger>;
   friend class SecondTry<Ledger>;
 
   // The shared state of a group's call. It can reach the ledger, so that a caller can leave.
@@ -321,13 +344,16 @@ class Ledger {
     if (shard->drained != nullptr && shard->async_calls.Empty()) shard->drained->Set();
   }
 
-  // True: Share lands the call. If the outcome comes first, it also closes it.
-  [[gnu::noinline]] bool ClosesShared(const Shard& shard, Call& call, bool failed) noexcept {
-    return call.state->OutcomeComesFirst() || Close(shard, call, failed);
+  [[gnu::noinline]] Landing CloseUnlessOpen(const Shard& shard, Call& call, bool failed) noexcept {
+    if (call.state->OutcomeComesFirst() && !call.canceled) return Landing::kOpen;
+    return Close(shard, call, failed);
   }
 
-  // From here on no caller finds, joins or leaves the call. True: several callers get its outcome.
-  [[gnu::always_inline]] bool Close(const Shard& shard, Call& call, bool failed) noexcept {
+  // From here on no caller finds, joins or leaves the call.
+  [[gnu::always_inline]] Landing Close(const Shard& shard, Call& call, bool failed) noexcept {
+    if (call.Forgotten() && call.canceled) [[unlikely]] {
+      return Canceler<Ledger>::Close(*this, shard, call);
+    }
     shard->Remove(call);
     if (failed) [[unlikely]]
       ++shard->failures;
@@ -336,13 +362,17 @@ class Ledger {
       // Followers that will ask again keep their places.
       const std::uint32_t kept = failed && call.state != nullptr ? call.state->retriers : 0;
       limits_.RemoveCallers(call.callers - kept);
-      if (shard->idle != nullptr && shard->InFlight() == 0) shard->idle->Set();
+      SetIdle(shard);
     }
     if (call.state == nullptr) [[likely]] {
-      return false;
+      return Landing::kAlone;
     }
     call.state->Close(call.Shared());
-    return call.Shared();
+    return call.Shared() ? Landing::kShared : Landing::kAlone;
+  }
+  // Ends a wait of CloseGroup, if no call is in flight.
+  static void SetIdle(const Shard& shard) noexcept {
+    if (shard->idle != nullptr && shard->InFlight() == 0) shard->idle->Set();
   }
 
   Table table_;

@@ -17,7 +17,9 @@ class Limits {
  public:
   // Errors: throws std::invalid_argument if a limit is zero, or max_age is not positive.
   explicit Limits(const GroupOptions& options)
-      : options_(options), special_(options.HasLimits() ? kLimited : 0) {
+      : options_(options),
+        special_(options.HasLimits() ? kLimited : 0),
+        stamps_calls_(options.timed || options.max_age) {
     const auto check = [](bool holds, const char* otherwise) {
       if (!holds) throw std::invalid_argument(otherwise);
     };
@@ -43,7 +45,8 @@ class Limits {
   void RemoveCallers(std::size_t count) noexcept { Release(callers_, count, options_.max_callers); }
   void RemoveCall() noexcept { Release(in_flight_, 1, options_.max_calls_in_flight); }
 
-  bool HasMaxAge() const noexcept { return options_.max_age.has_value(); }
+  // Whether calls are stamped with when they began.
+  bool StampsCalls() const noexcept { return stamps_calls_; }
   bool TooOld(std::chrono::nanoseconds::rep started) const {
     return options_.max_age && Now() - started > options_.max_age->count();
   }
@@ -73,6 +76,7 @@ class Limits {
 
   const GroupOptions options_;
   std::atomic<unsigned char> special_;  // kLimited, kClosed, or both
+  const bool stamps_calls_;
   std::atomic<std::size_t> in_flight_ = 0;
   std::atomic<std::size_t> callers_ = 0;
 };

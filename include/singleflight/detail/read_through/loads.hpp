@@ -35,8 +35,9 @@
 
 namespace singleflight::detail {
 
-// A load that runs in the background. If it takes a stop token, that is requested only when the
-// ReadThrough is destroyed: callers that do not wait for it do not leave it, either.
+// A load that runs in the background. If it takes a stop token, that is requested only when it is
+// cancelled or the ReadThrough is destroyed: callers that do not wait for it do not leave it,
+// either.
 template <class Fn>
 struct BackgroundLoad {
   decltype(auto) operator()() { return detail::CallWithStop(std::move(load), stop); }
