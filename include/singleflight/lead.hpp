@@ -61,8 +61,8 @@ class Lead {
     return async->TakeStop();
   }
 
-  // Lands the call with a value. False if the call has landed, or is being landed: then this does
-  // nothing.
+  // Lands the call with a value. False if the call was cancelled, has landed, or is being landed:
+  // then nobody gets the value.
   //
   // Thread: the waiters' OnLanded run on this thread.
   // Errors: throws what moving `value` throws. The call is then still in flight.
@@ -156,17 +156,21 @@ class Lead {
   template <class Hook>
   static bool LandOnce(Async& async, Outcome&& outcome, const Hook& before) {
     struct Landing {
-      ~Landing() { async.ledger.Land(async, std::move(outcome)); }
+      ~Landing() { landed = async.ledger.Land(async, std::move(outcome)); }
       Async& async;
       Outcome& outcome;
+      bool& landed;
     };
     if (!async.StartsLanding()) return false;
-    const Landing landing{async, outcome};
-    if constexpr (!std::same_as<Hook, detail::NoHook>) {
-      const detail::RunningScope running(*async.call.state);
-      detail::RunHook(before, async.ledger, async.call, async.key, outcome);
+    bool landed;
+    {
+      const Landing landing{async, outcome, landed};
+      if constexpr (!std::same_as<Hook, detail::NoHook>) {
+        const detail::RunningScope running(*async.call.state);
+        detail::RunHook(before, async.ledger, async.call, async.key, outcome);
+      }
     }
-    return true;
+    return landed;
   }
 
   std::shared_ptr<Async> async_;

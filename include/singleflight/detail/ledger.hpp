@@ -233,8 +233,9 @@ class Ledger {
   }
 
   // Lands a call that is led asynchronously. The group may be destroyed once this has unlinked the
-  // entry, which waits for waiters that may join a call of the group again.
-  void Land(AsyncCall& async, Outcome<Value>&& outcome) noexcept {
+  // entry, which waits for waiters that may join a call of the group again. False: the call had
+  // been cancelled, and the outcome was dropped.
+  bool Land(AsyncCall& async, Outcome<Value>&& outcome) noexcept {
     State& state = *async.call.state;
     state.SetOutcome(std::move(outcome));
     const bool failed = state.OutcomeFailed();
@@ -258,10 +259,11 @@ class Ledger {
       is_canceled = Close(shard, async.call, failed) == Landing::kCanceled;
       UnlinkEntry(shard, async);
     }
-    if (is_canceled) return;
+    if (is_canceled) return false;
     state.PublishToAllButRetriers();
     state.PublishToRetriers();
     if (is_retried) UnlinkEntry(Lock(async.call.hash), async);
+    return true;
   }
 
   // ---- Closing the group
