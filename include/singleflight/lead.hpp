@@ -82,7 +82,7 @@ class Lead {
 
   // Runs `fn()` or `fn(StopToken)` on this thread as the call's work, and lands the call with
   // what it returns or throws. False if this Run did not land the call. `fn` does not run if the
-  // call has landed, or if another Run has begun.
+  // call has landed or was cancelled, or if another Run has begun.
   //
   // Thread: the waiters' OnLanded run on this thread, after `fn`. While `fn` runs, deadlocks
   //   through it are detected as for a leader in Do.
@@ -103,6 +103,10 @@ class Lead {
     auto&& work = detail::Heeded(before, std::forward<Fn>(fn));
     detail::CheckFn<Value, decltype(work)>();
     if (!async->StartsRunning()) return false;
+    if (Target().HasLanded()) {  // it was cancelled, so nobody would get what `fn` returns
+      LandOnce(*async, {}, detail::NoHook());
+      return false;
+    }
     if constexpr (detail::kTakesStopToken<Fn>) async->TakeStop();
     Outcome outcome;
     {
