@@ -118,6 +118,9 @@ class World {
   std::size_t vanish = 0;
   // Perhaps no caller asks.
   bool idle = false;
+  // Calls that were cancelled, and those whose work had not begun by then: nothing is executed.
+  std::size_t cancelled = 0;
+  std::size_t not_begun = 0;
   // These are the limits in the group's options.
   std::size_t max_callers = singleflight::GroupOptions::kNoLimit;
   std::size_t max_calls = singleflight::GroupOptions::kNoLimit;
@@ -201,6 +204,21 @@ class World {
     group->Forget(key);
     Expect(Do(key).execution >= begun, "a caller joined a call that was forgotten");
   }
+  // Cancels the call for `key`, if there is one.
+  void Cancel(int key) {
+    const bool was_in_flight = group->Cancel(key);
+    const Untracked unseen;
+    overlaps = true;
+    cancelled += was_in_flight;
+  }
+  // Lands a call by running a function, which does not run if the call was cancelled before.
+  template <class Lead>
+  void Run(Lead& lead, int key) {
+    bool ran = false;
+    lead.Run(Fn(key, [&ran] { ran = true; }));
+    const Untracked unseen;
+    not_begun += !ran;
+  }
   // Lets `time` pass and then asks. Every earlier call is then too old to be joined.
   void PassTimeThenDo(int key, std::chrono::nanoseconds time) {
     const std::size_t begun = BegunSoFar(key);
@@ -243,16 +261,22 @@ class World {
       tally.deadlocks += outcome.error == std::errc::resource_deadlock_would_occur;
       tally.owner_dead += outcome.error == std::errc::owner_dead;
     }
-    if (executions_.empty() && vanish == 0 && !idle) Fail("nothing was executed");
+    if (executions_.empty() && vanish + not_begun == 0 && !idle) Fail("nothing was executed");
+    Expect(cancelled == 0 || drops || Count(std::errc::operation_canceled) > 0,
+           "a call was cancelled, but none of its callers");
     for (std::size_t id = 0; id < executions_.size(); ++id) CheckExecution(id);
     if (group == nullptr) return;
     const singleflight::Stats stats = group->GetStats();
     Expect(stats.in_flight == 0, "a call is still in flight");
-    Expect(stats.executions == executions_.size() + vanish,
+    Expect(stats.executions == executions_.size() + vanish + not_begun,
            "the group's count of executions is wrong");
     std::size_t failures = vanish;
     for (const Execution& execution : executions_) failures += execution.failed;
-    Expect(stats.failures == failures, "the group's count of failures is wrong");
+    // A cancelled call is a failure, whatever its work does.
+    Expect(stats.failures >= cancelled && stats.failures <= failures + cancelled &&
+               (cancelled > 0 || stats.failures == failures),
+           "the group's count of failures is wrong");
+    Expect(group->Inspect().empty(), "Inspect lists a call that has landed");
     for (int key = 0; key < static_cast<int>(TwoShards::kKeys); ++key) {
       Expect(group->Callers(key) == 0, "the table is not empty");
       Expect(group->ForgetUnshared(key) && !group->Forget(key), "the table is not empty");
