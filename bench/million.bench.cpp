@@ -5,6 +5,10 @@
 // operation takes must not depend on how many came before. What outgrows the caches may be slower
 // to reach, as it is in a plain table. The slowest single operation shows the stall when a table
 // grows.
+//
+// The last one lists a million calls in flight by Inspect, and measures for how long it has locked
+// a shard at most. A pause of the whole thread meanwhile counts, too, so it takes the best of some
+// tries.
 
 #include <benchmark/benchmark.h>
 
@@ -12,6 +16,8 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <mutex>
 #include <optional>
 #include <unordered_map>
 #include <utility>
@@ -87,6 +93,44 @@ void PlainTable(benchmark::State& state) {
   }
 }
 
+// Measures for how long it is locked.
+struct TimedMutex {
+  void lock() {
+    mutex.lock();
+    locked_at = Clock::now();
+  }
+  void unlock() {
+    longest = std::max(longest, Clock::now() - locked_at);
+    mutex.unlock();
+  }
+  std::mutex mutex;
+  static inline Clock::time_point locked_at;
+  static inline Clock::duration longest;
+};
+struct TimedTraits : singleflight::GroupTraits {
+  using Mutex = TimedMutex;
+};
+
+void Inspect(benchmark::State& state) {
+  using Timed = singleflight::Group<Key, int, std::hash<Key>, std::equal_to<Key>, TimedTraits>;
+  const auto count = static_cast<std::size_t>(state.range(0));
+  Timed group;
+  std::vector<Timed::Lead> leads;
+  std::vector<singleflight::Future<int>> callers;
+  for (std::size_t i = 0; i < count; ++i) {
+    callers.push_back(
+        group.Join(KeyOf(i), [&leads](Timed::Lead lead) { leads.push_back(std::move(lead)); }));
+  }
+  Clock::duration longest = Clock::duration::max();
+  for (auto _ : state) {
+    TimedMutex::longest = {};
+    benchmark::DoNotOptimize(group.Inspect().size());
+    longest = std::min(longest, TimedMutex::longest);
+  }
+  state.counters["longest_lock"] = std::chrono::duration<double>(longest).count();
+  for (Timed::Lead& lead : leads) lead.Succeed(42);
+}
+
 void Sizes(benchmark::internal::Benchmark* million) {
   million->Arg(100'000)->Arg(1'000'000)->Iterations(1);
 }
@@ -94,5 +138,6 @@ void Sizes(benchmark::internal::Benchmark* million) {
 BENCHMARK(Calls)->Name("million/calls")->Apply(Sizes);
 BENCHMARK(Followers)->Name("million/followers")->Apply(Sizes);
 BENCHMARK(PlainTable)->Name("million/plain_table")->Apply(Sizes);
+BENCHMARK(Inspect)->Name("million/inspect")->Arg(1'000'000)->Iterations(10);
 
 }  // namespace

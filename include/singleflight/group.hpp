@@ -129,10 +129,12 @@ class Group {
   //
   // Thread: blocks until the call lands. A leader runs `fn` on this thread. A follower's `fn` never
   //   runs.
+  // Cost: nothing is allocated by a leader that stays alone, except for the stop if `fn` takes a
+  //   stop token.
   // Errors: throws what the leader's `fn` threw, `resource_deadlock_would_occur`,
-  //   `resource_unavailable_try_again` or `owner_dead`. Throws std::out_of_range for what the Key
-  //   type cannot represent, std::invalid_argument for a null pointer as a string, and what
-  //   converting, hashing or comparing the key throws.
+  //   `resource_unavailable_try_again`, `owner_dead`, or `operation_canceled` after Cancel. Throws
+  //   std::out_of_range for what the Key type cannot represent, std::invalid_argument for a null
+  //   pointer as a string, and what converting, hashing or comparing the key throws.
   // Lifetime: the key must not change until Do returns.
   //
   // Warning: `fn` must not suspend its stack, as a fiber does, and continue on another thread.
@@ -152,7 +154,7 @@ class Group {
   //   was requested before Do begins, `fn` is not run. When no caller is left on a call whose `fn`
   //   takes a stop token, the call is forgotten, and the stop is requested on the thread that
   //   leaves last. A call whose `fn` takes none goes on, and newcomers join it.
-  // Errors: also throws `timed_out` and `operation_canceled`.
+  // Errors: also throws `timed_out`, and `operation_canceled` for a stop.
   template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
     auto&& adapted = KeyRef::Adapt(key);

@@ -72,7 +72,8 @@ struct GroupOptions {
 struct Stats {
   std::uint64_t executions = 0;  // calls begun
   std::uint64_t followers = 0;   // callers that joined a call in flight
-  std::uint64_t failures = 0;    // calls that landed with an exception or a failure: see IsFailure
+  std::uint64_t failures = 0;    // calls that were cancelled, or landed with an exception or a
+                                 // failure: see IsFailure
   std::uint64_t left = 0;        // callers that left before their call landed
   std::uint64_t refused = 0;     // callers refused by a limit of GroupOptions, or after Close
   std::uint64_t in_flight = 0;   // calls that have not landed yet, forgotten ones included
