@@ -190,11 +190,12 @@ class Group {
   // returns later, and forgets the call. True if one was in flight. A call that was forgotten
   // before is not found.
   //
-  // If `fn` takes a stop token, it is asked to stop. Until it returns, the call is in flight
-  // without callers: Close and the destructor wait for it, and max_calls_in_flight counts it. What
-  // it then returns is dropped. The call counts as a failure, but no caller asks again, whatever
-  // its OnFailure. A Cancel that comes when the call is landing does one of the two: the callers
-  // get either all the outcome or all the error.
+  // If `fn` takes a stop token, it is asked to stop, and so are the Asio operations that it awaits.
+  // If it has not begun, it does not run. Until it returns, the call is in flight without callers:
+  // Close and the destructor wait for it, and max_calls_in_flight counts it. What it then returns
+  // is dropped. The call counts as a failure, but no caller asks again, whatever its OnFailure. A
+  // Cancel that comes when the call is landing does one of the two: the callers get either all the
+  // outcome or all the error.
   //
   // Thread: followers are notified on this thread, before it requests the stop. So are callers that
   //   do not block, of whom one was the leader. A leader that runs `fn` itself, in Do or DoMany,
