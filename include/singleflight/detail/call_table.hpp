@@ -119,19 +119,27 @@ class alignas(64) Shard {
 
   // ---- Visiting all calls in flight, a part of them under each lock: see CallTable::VisitCalls
 
-  static constexpr std::size_t kCallsInOneVisit = 64;
+  static constexpr std::size_t kCallsInOneVisit = 32;
 
-  // Visits some of the calls that visit number `visit` has not visited. False: those were all.
-  // `bucket` says where to begin, and is changed to say where to continue.
+  // Where a visit is in a shard.
+  struct Place {
+    std::uint32_t bucket = 0;
+    bool buckets_done = false;
+  };
+
+  // Visits some of the calls that visit number `visit` has not visited, and moves `place` on.
+  // False: those were all.
   //
-  // Between two locks the table may grow. A bucket's calls are then in that bucket or in a later
-  // one, so going on upwards misses none, and the number tells those that were visited before.
+  // Between two locks the table may grow, which splits each bucket in two. So the buckets are taken
+  // in the order in which Redis' SCAN takes them: that of their numbers with the bits reversed. The
+  // two parts of a bucket follow each other there, so those before `place` stay before it. A call
+  // knows by which visit it was visited last, so a visit may stop in the middle of a bucket.
   template <class Visitor>
-  bool VisitSome(std::uint8_t visit, std::size_t& bucket, const Visitor& visitor) {
+  bool VisitSome(std::uint8_t visit, Place& place, const Visitor& visitor) {
     std::size_t calls = 0;
-    for (const std::size_t first = bucket; bucket <= mask_; ++bucket) {
-      if (bucket - first == kBucketsInOneVisit) return true;
-      for (CallBase* call = mask_ == 0 ? one_ : many_[bucket]; call != nullptr;) {
+    for (std::size_t buckets = 0; !place.buckets_done; place = After(place)) {
+      if (buckets++ == kBucketsInOneVisit) return true;
+      for (CallBase* call = mask_ == 0 ? one_ : many_[place.bucket]; call != nullptr;) {
         CallBase* const next = call->next;  // the visitor may forget the call
         if (call->last_visit != visit) {
           if (calls++ == kCallsInOneVisit) return true;
@@ -156,7 +164,7 @@ class alignas(64) Shard {
 
  private:
   friend class LockedShard<Mutex>;
-  static constexpr std::size_t kBucketsInOneVisit = 512;
+  static constexpr std::size_t kBucketsInOneVisit = 256;
   static constexpr std::uint8_t kVisitedAsForgotten = 0x80;
   static constexpr std::uint32_t kMaxInOneBucket = 7;
 
@@ -169,6 +177,15 @@ class alignas(64) Shard {
     while (*link != &call) link = &(*link)->next;
     *link = call.next;
     --size_;
+  }
+
+  // Adds one to a number whose bits are reversed: it is carried from the highest bit down.
+  Place After(Place place) const noexcept {
+    for (std::uint32_t bit = (mask_ >> 1) + (mask_ & 1); bit != 0; bit >>= 1) {
+      place.bucket ^= bit;
+      if ((place.bucket & bit) != 0) return place;
+    }
+    return {.bucket = 0, .buckets_done = true};
   }
 
   // The list of forgotten calls is circular.
@@ -289,10 +306,10 @@ class CallTable {
     const std::lock_guard lock(visiting_);
     visit_ = static_cast<std::uint8_t>(visit_ % 127 + 1);  // 0: no visit
     for (Shard<Mutex>& shard : shards_) {
-      std::size_t bucket = 0;
+      typename Shard<Mutex>::Place place;
       do {
         prepare();
-      } while (Locked { shard } -> VisitSome(visit_, bucket, visitor));
+      } while (Locked { shard } -> VisitSome(visit_, place, visitor));
     }
   }
 

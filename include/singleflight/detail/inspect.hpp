@@ -3,7 +3,6 @@
 
 // How the calls in flight are listed, and forgotten, without locking a shard for long.
 
-#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <exception>
@@ -16,14 +15,18 @@
 
 namespace singleflight::detail {
 
-// Collects what `add(call, found)` adds for each call in flight: at most one element. There is room
-// for it, so nothing is allocated under a lock but by a key's copy.
+// Collects what `add(call, some)` adds for each call in flight: at most one element.
+//
+// The elements of one lock are made in a small vector that has room for them, and moved from it
+// later. So nothing but a key's copy allocates under a lock, and the system gives no memory there,
+// which may take longer than all else.
 //
 // Errors: throws what `add` throws, or an allocation.
 template <class Element, class Ledger, class Add>
 std::vector<Element> CollectCalls(Ledger& ledger, const Add& add) {
-  constexpr std::size_t kRoom = Ledger::kCallsInOneVisit;
-  std::vector<Element> found;
+  std::vector<Element> all;
+  std::vector<Element> some;
+  some.reserve(Ledger::kCallsInOneVisit);
   std::exception_ptr error;  // a visit must be finished
   const auto keep_error = [&error](const auto& run) {
     if (error != nullptr) return;
@@ -33,30 +36,31 @@ std::vector<Element> CollectCalls(Ledger& ledger, const Add& add) {
       error = detail::Caught();
     }
   };
-  const auto make_room = [&] {
-    if (found.capacity() - found.size() >= kRoom) return;
-    found.reserve((std::max)(2 * found.capacity(), found.size() + kRoom));
+  const auto collect = [&] {
+    for (Element& each : some) all.push_back(std::move(each));
+    some.clear();
   };
   ledger.VisitCalls(
-      [&] { keep_error(make_room); },
+      [&] { keep_error(collect); },
       [&](auto&, const CallBase& call) {
-        keep_error([&] { add(static_cast<const typename Ledger::Call&>(call), found); });
+        keep_error([&] { add(static_cast<const typename Ledger::Call&>(call), some); });
       });
+  keep_error(collect);
   if (error != nullptr) std::rethrow_exception(std::move(error));
-  return found;
+  return all;
 }
 
 template <class Ledger>
 std::vector<CallInfo<typename Ledger::Key>> Inspect(Ledger& ledger) {
   using Key = typename Ledger::Key;
   using Clock = std::chrono::steady_clock;
-  return detail::CollectCalls<CallInfo<Key>>(ledger, [&ledger](const auto& call, auto& found) {
+  return detail::CollectCalls<CallInfo<Key>>(ledger, [&ledger](const auto& call, auto& some) {
     CallInfo<Key> info{Key(call.key.get()), call.callers, call.Forgotten(), {}};
     if (ledger.StampsCalls()) {
       const auto since = std::chrono::nanoseconds(call.started);
       info.since = Clock::time_point(std::chrono::duration_cast<Clock::duration>(since));
     }
-    found.push_back(std::move(info));
+    some.push_back(std::move(info));
   });
 }
 
@@ -64,8 +68,8 @@ std::vector<CallInfo<typename Ledger::Key>> Inspect(Ledger& ledger) {
 template <class Ledger>
 std::vector<typename Ledger::Key> KeysInFlight(Ledger& ledger) {
   using Key = typename Ledger::Key;
-  return detail::CollectCalls<Key>(ledger, [](const auto& call, auto& found) {
-    if (!call.Forgotten()) found.emplace_back(call.key.get());
+  return detail::CollectCalls<Key>(ledger, [](const auto& call, auto& some) {
+    if (!call.Forgotten()) some.emplace_back(call.key.get());
   });
 }
 
