@@ -7,7 +7,8 @@
 // grows.
 //
 // The last one lists a million calls in flight by Inspect, and measures for how long it locks a
-// shard at most, in processor time: on a busy machine another program may run meanwhile.
+// shard at most, in processor time: on a busy machine another program may run meanwhile. Interrupts
+// count, so it takes the best of five.
 
 #include <benchmark/benchmark.h>
 
@@ -126,9 +127,13 @@ void Inspect(benchmark::State& state) {
     callers.push_back(
         group.Join(KeyOf(i), [&leads](Timed::Lead lead) { leads.push_back(std::move(lead)); }));
   }
-  TimedMutex::longest = 0;
-  for (auto _ : state) benchmark::DoNotOptimize(group.Inspect().size());
-  state.counters["longest_lock"] = TimedMutex::longest;
+  double longest = 1;
+  for (auto _ : state) {
+    TimedMutex::longest = 0;
+    benchmark::DoNotOptimize(group.Inspect().size());
+    longest = std::min(longest, TimedMutex::longest);
+  }
+  state.counters["longest_lock"] = longest;
   for (Timed::Lead& lead : leads) lead.Succeed(42);
 }
 
@@ -139,6 +144,6 @@ void Sizes(benchmark::internal::Benchmark* million) {
 BENCHMARK(Calls)->Name("million/calls")->Apply(Sizes);
 BENCHMARK(Followers)->Name("million/followers")->Apply(Sizes);
 BENCHMARK(PlainTable)->Name("million/plain_table")->Apply(Sizes);
-BENCHMARK(Inspect)->Name("million/inspect")->Arg(1'000'000)->Iterations(1);
+BENCHMARK(Inspect)->Name("million/inspect")->Arg(1'000'000)->Iterations(5);
 
 }  // namespace

@@ -92,12 +92,12 @@ TEST_CASE("ReadThrough: Inspect lists the loads in flight with those in the back
   CHECK(users.Inspect().empty());
 }
 
-TEST_CASE("Promise 8: InvalidateIf copies at most 32 keys under one lock") {
+TEST_CASE("Promise 8: InvalidateIf copies at most 16 keys under one lock") {
   Loads loads;
   PendingLoads pending(loads, 500);
   CopiesUnderLock::most = 0;
   loads.InvalidateIf([](const LoadKey& key) { return key.number % 2 == 0; });
-  CHECK(CopiesUnderLock::most == 32);
+  CHECK(CopiesUnderLock::most == 16);
   const auto listed = loads.Inspect();
   CHECK(listed.size() == 500);
   CHECK(std::all_of(listed.begin(), listed.end(),

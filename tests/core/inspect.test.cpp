@@ -192,14 +192,14 @@ TEST_CASE("Inspect says since when a call is in flight if the group is timed or 
   CHECK(before <= *timed.Inspect().front().since);
 }
 
-TEST_CASE("Promise 8: Inspect copies at most 32 keys under one lock and allocates nothing there") {
+TEST_CASE("Promise 8: Inspect copies at most 16 keys under one lock and allocates nothing there") {
   CopiedGroup group;
   OpenCalls<CopiedGroup> calls(group);
   for (int i = 0; i < 1000; ++i) calls.Begin(CopiedKey(i));
   for (int i = 0; i < 300; ++i) group.Forget(CopiedKey(i));
   CountingMutex::most_copies = CountingMutex::most_allocations = 0;
   const auto found = group.Inspect();
-  CHECK(CountingMutex::most_copies == 32);
+  CHECK(CountingMutex::most_copies == 16);
   CHECK(CountingMutex::most_allocations == 0);
   CHECK(found.size() == 1000);
   CHECK(std::count_if(found.begin(), found.end(), [](auto& call) { return call.forgotten; }) ==

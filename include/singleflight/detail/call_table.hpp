@@ -119,7 +119,7 @@ class alignas(64) Shard {
 
   // ---- Visiting all calls in flight, a part of them under each lock: see CallTable::VisitCalls
 
-  static constexpr std::size_t kCallsInOneVisit = 32;
+  static constexpr std::size_t kCallsInOneVisit = 16;
 
   // Where a visit is in a shard.
   struct Place {
