@@ -172,7 +172,8 @@ class BlockingCaller {
     return options != nullptr && options->stop.stop_requested();
   }
 
-  static void Begin(Ledger& ledger, Shard& shard, Call& call, Call* too_old) {
+  [[gnu::always_inline]] static void Begin(Ledger& ledger, Shard& shard, Call& call,
+                                           Call* too_old) {
     if constexpr (kTakesStopToken<Fn>) {
       call.stop = detail::NewStopSource();
       call.takes_stop = true;
@@ -209,6 +210,11 @@ class BlockingCaller {
     if (landed == Ledger::Landing::kAlone) [[likely]] {
       return ResultFactory::Take<Value>(outcome, Role::kLeader);
     }
+    return Share(ledger, call, std::move(outcome), landed);
+  }
+
+  [[gnu::noinline]] static Result<Value> Share(Ledger& ledger, Call& call, Outcome<Value>&& outcome,
+                                               typename Ledger::Landing landed) {
     std::shared_ptr<State> state = ledger.Share(call, std::move(outcome), landed);
     if (state == nullptr) std::rethrow_exception(detail::MakeCallCanceled());
     return State::Receive(std::move(state), Role::kLeader);

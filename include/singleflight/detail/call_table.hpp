@@ -97,7 +97,7 @@ class alignas(64) Shard {
   }
 
   // The call continues, but no caller finds it any more.
-  void Forget(CallBase& call) noexcept {
+  [[gnu::noinline]] void Forget(CallBase& call) noexcept {
     Erase(call);
     call.next = &call;
     LinkForgotten(call);
@@ -106,9 +106,8 @@ class alignas(64) Shard {
 
   // Removes a call that lands.
   void Remove(CallBase& call) noexcept {
-    if (call.Forgotten()) {
-      UnlinkForgotten(call);
-      --forgotten_;
+    if (call.Forgotten()) [[unlikely]] {
+      RemoveForgotten(call);
     } else {
       Erase(call);
     }
@@ -196,7 +195,8 @@ class alignas(64) Shard {
     call.prev_forgotten->next_forgotten = call.next_forgotten->prev_forgotten = &call;
     first_forgotten_ = &call;
   }
-  void UnlinkForgotten(CallBase& call) noexcept {
+  [[gnu::noinline]] void RemoveForgotten(CallBase& call) noexcept {
+    --forgotten_;
     call.prev_forgotten->next_forgotten = call.next_forgotten;
     call.next_forgotten->prev_forgotten = call.prev_forgotten;
     if (first_forgotten_ != &call) return;
