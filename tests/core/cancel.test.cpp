@@ -121,6 +121,22 @@ TEST_CASE("Promise 15: the value of a cancelled call is destroyed and reaches no
     CHECK(value.use_count() == 1);
     if (shared) CHECK(ErrorOf([&] { return follower->Get(); }) == kCancelled);
   }
+  // So it is if a follower that would have asked again has not taken its result.
+  Group<int, std::shared_ptr<int>> group;
+  struct Idle final : Group<int, std::shared_ptr<int>>::Waiter {
+    void OnLanded() noexcept override {}
+  } idle;
+  const auto value = std::make_shared<int>(1);
+  CHECK(ErrorOf([&] {
+          return group.Do(1, [&] {
+            group.Join(
+                1, idle, [](auto) {}, OnFailure::kRetry);
+            group.Cancel(1);
+            return value;
+          });
+        }) == kCancelled);
+  CHECK(value.use_count() == 1);
+  CHECK(group.GetStats().in_flight == 0);
 }
 
 TEST_CASE("Cancel replaces what the function throws") {

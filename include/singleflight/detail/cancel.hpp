@@ -39,7 +39,6 @@ class Canceler {
       if (call == nullptr) return false;
       shard->Forget(*call);
       call->canceled = true;
-      call->leader_left = false;
       ++shard->failures;
       ledger.limits_.RemoveCallers(std::exchange(call->callers, 0));
       stop = call->stop;

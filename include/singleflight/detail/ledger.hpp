@@ -173,7 +173,7 @@ class Ledger {
 
   void SetLeader(Call& call, const Waiter<Value>* waiter) noexcept {
     const Shard shard = Lock(call.hash);
-    if (!call.canceled) call.state->SetLeader(waiter);
+    call.state->SetLeader(waiter);
   }
 
   void Forget(CallBase& call) noexcept {
@@ -347,7 +347,7 @@ class Ledger {
   }
 
   [[gnu::noinline]] Landing CloseUnlessOpen(const Shard& shard, Call& call, bool failed) noexcept {
-    if (call.state->OutcomeComesFirst() && !call.canceled) return Landing::kOpen;
+    if (call.state->OutcomeComesFirst()) return Landing::kOpen;
     return Close(shard, call, failed);
   }
 
