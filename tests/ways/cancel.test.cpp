@@ -188,7 +188,10 @@ TEST_CASE(
     if (ErrorOfKey(results[0]) != kCanceled) throw std::runtime_error("no error");
     return call.group.Do(9, [&] { return *results[1] + *results[2]; });
   });
-  AwaitCallers(call.group, 1, 2);
+  Await([&] {  // until it has the other keys, and waits for this one
+    const Stats stats = call.group.GetStats();
+    return stats.executions == 3 && stats.in_flight == 1;
+  });
   call.Cancel(2);
   CHECK(batch.Join().value == 50);
   call.FinishInVain();
