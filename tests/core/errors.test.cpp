@@ -60,7 +60,8 @@ TEST_CASE("Each of the library's errors is in its category, and says what happen
       CatchFrom([&] { return group.Do(2, [] { return 0; }, {.stop = stop.get_token()}); });
   CHECK(canceled.code() == std::errc::operation_canceled);
   CHECK(canceled.code().category() == Category());
-  CHECK(canceled.what() == std::string("singleflight: this caller was asked to stop"));
+  CHECK(canceled.what() ==
+        std::string("singleflight: this caller, or its call, was asked to stop"));
 
   const auto deadlock =
       CatchFrom([&] { return group.Do(3, [&] { return *group.Do(3, [] { return 0; }); }); });
