@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "detail/requirements.hpp"
+#include "listener.hpp"
 #include "stop_token.hpp"
 #include "timeout.hpp"
 
@@ -96,6 +97,7 @@ void ForEachStat(const Stats& stats, Visitor&& visit) {
 struct GroupTraits {
   using Mutex = std::mutex;                   // any BasicLockable that is default-constructible
   static constexpr std::size_t kShards = 64;  // a power of two: independent parts, 192 bytes each
+  using Listener = NoListener;                // is told what happens to calls: see listener.hpp
 };
 
 }  // namespace singleflight

@@ -61,9 +61,13 @@ using singleflight::Result;
 using singleflight::Role;
 using singleflight::Stats;
 
-// latency_histogram.hpp, lead.hpp, waiter.hpp
+// latency_histogram.hpp, lead.hpp, listener.hpp, waiter.hpp
+using singleflight::Landing;
 using singleflight::LatencyHistogram;
 using singleflight::Lead;
+using singleflight::LeaveReason;
+using singleflight::NoListener;
+using singleflight::TimedLanding;
 using singleflight::Waiter;
 
 // lru_cache.hpp, lru_cache_options.hpp

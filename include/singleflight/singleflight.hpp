@@ -16,6 +16,7 @@
 #include "key_result.hpp"
 #include "latency_histogram.hpp"
 #include "lead.hpp"
+#include "listener.hpp"
 #include "lru_cache.hpp"
 #include "lru_cache_options.hpp"
 #include "many.hpp"
