@@ -44,6 +44,7 @@
 #include "detail/joiner.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/ledger.hpp"
+#include "detail/listening.hpp"
 #include "detail/second_try.hpp"
 #include "future.hpp"
 #include "hash.hpp"
@@ -101,11 +102,15 @@ class Group {
   using ValueType = Value;
   using HashType = Hash;
   using KeyEqualType = KeyEqual;
+  using Listener = typename Traits::Listener;  // what Traits::Listener is: see listener.hpp
   using Waiter = singleflight::Waiter<Value>;  // a caller that does not block: see waiter.hpp
   using Lead = singleflight::Lead<Ledger>;     // the right to land a call: see lead.hpp
 
   // Errors: throws std::invalid_argument if a limit is zero, or max_age is not positive.
-  explicit Group(GroupOptions options = {}) : ledger_(options) {}
+  explicit Group(GroupOptions options = {})
+      : ledger_(detail::WithDefaultListener<Listener>::Check(options)) {}
+  // The same with a listener. It is moved here: see listener.hpp.
+  Group(GroupOptions options, Listener listener) : ledger_(options, std::move(listener)) {}
 
   // Asks the calls that are led asynchronously to stop, and waits until they have landed, and those
   // that their work begins meanwhile. So does std::jthread.
@@ -241,6 +246,10 @@ class Group {
   // Returns the group's statistics. Each shard is read atomically, but the total is not a snapshot
   // of one moment.
   Stats GetStats() const { return ledger_.GetStats(); }
+
+  // Returns the listener. Its hooks may be running on other threads.
+  Listener& GetListener() noexcept { return ledger_.GetListener(); }
+  const Listener& GetListener() const noexcept { return ledger_.GetListener(); }
 
   // The extension point for callers that must not block: see waiter.hpp. If a call for `key` is in
   // flight, links `waiter` to it and returns kFollower. If not, makes a call whose first caller is

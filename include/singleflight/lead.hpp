@@ -159,8 +159,8 @@ class Lead {
 
   template <class Hook>
   static bool LandOnce(Async& async, Outcome&& outcome, const Hook& before) {
-    struct Landing {
-      ~Landing() { landed = async.ledger.Land(async, std::move(outcome)); }
+    struct LandAtEnd {
+      ~LandAtEnd() { landed = async.ledger.Land(async, std::move(outcome)); }
       Async& async;
       Outcome& outcome;
       bool& landed;
@@ -168,7 +168,7 @@ class Lead {
     if (!async.StartsLanding()) return false;
     bool landed;
     {
-      const Landing landing{async, outcome, landed};
+      const LandAtEnd landing{async, outcome, landed};
       if constexpr (!std::same_as<Hook, detail::NoHook>) {
         const detail::RunningScope running(*async.call.state);
         detail::RunHook(before, async.ledger, async.call, async.key, outcome);

@@ -74,6 +74,7 @@ namespace singleflight {
 struct Landing {
   std::size_t callers;  // those that had not left, its leader included
   bool failed;          // with an exception, or with a value that is a failure: see IsFailure
+  bool canceled;        // by Cancel, which took it from its callers: it has none, and has failed
 };
 
 // The same, for a hook that needs the time.

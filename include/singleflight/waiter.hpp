@@ -33,6 +33,7 @@
 #include <memory>
 #include <utility>
 
+#include "listener.hpp"
 #include "result.hpp"
 #include "stop_token.hpp"
 
@@ -73,13 +74,13 @@ class Waiter {
   // Thread: call it in OnLanded or after it, before TakeResult.
   bool AsksAgain() const noexcept { return retries_ && state_ != nullptr && state_->Failed(); }
 
-  // Leaves the call, like Group::Leave.
+  // Leaves the call, like Group::Leave. The group's listener is told why.
   //
   // Thread: as for Group::Leave. It must not be called while another thread destroys the group.
   // Lifetime: it may be called after the group was destroyed.
-  bool Leave() noexcept {
+  bool Leave(LeaveReason why = LeaveReason::kLeft) noexcept {
     const std::shared_ptr<detail::SharedState<Value>> state = state_;
-    return state != nullptr && state->Leave({.waiter = this, .retries = retries_});
+    return state != nullptr && state->Leave({.waiter = this, .retries = retries_, .why = why});
   }
 
   // Leaves the call, or if it has landed, cancels a notification that has not begun. Call it before
@@ -106,9 +107,10 @@ class Waiter {
 
   // Like Leave, but if this was the last caller, it hands out the call's stop source instead of
   // requesting the stop: what runs then may destroy this waiter.
-  bool Leave(StopSource& unwanted) noexcept {
+  bool Leave(StopSource& unwanted, LeaveReason why) noexcept {
     const std::shared_ptr<detail::SharedState<Value>> state = state_;
-    return state != nullptr && state->Leave({.waiter = this, .retries = retries_}, unwanted);
+    return state != nullptr &&
+           state->Leave({.waiter = this, .retries = retries_, .why = why}, unwanted);
   }
 
  private:

@@ -116,8 +116,9 @@ class AsyncCall {
     StopSource unwanted(kNoStopState);
     {
       const std::lock_guard lock(mutex_);
-      if (phase_ != Phase::kLanded) unwanted = ledger.DropLeader(call);
+      if (phase_ == Phase::kLanded || !ledger.DropLeader(call, unwanted)) return;
     }
+    Ledger::Telling::OnLeave(ledger, call);
     unwanted.request_stop();
   }
 

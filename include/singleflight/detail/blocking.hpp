@@ -7,8 +7,10 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <system_error>
 #include <utility>
 
+#include "../listener.hpp"
 #include "../options.hpp"
 #include "../result.hpp"
 #include "../stop_token.hpp"
@@ -30,10 +32,12 @@ class BlockingFollower {
   using Call = typename Ledger::Call;
   using Shard = typename Ledger::Shard;
   using State = typename Ledger::State;
+  using Telling = typename Ledger::Telling;
+  using ToldKey = typename Ledger::ToldKey;
 
  public:
-  BlockingFollower(Ledger& ledger, const CallOptions* options)
-      : ledger_(ledger), options_(options) {
+  BlockingFollower(Ledger& ledger, ToldKey key, const CallOptions* options)
+      : ledger_(ledger), key_(key), options_(options) {
     if (options != nullptr) deadline_ = options->timeout.Deadline();
   }
 
@@ -42,10 +46,7 @@ class BlockingFollower {
   [[gnu::noinline]] std::shared_ptr<State> Follow(Shard shard, Call& call, bool retries,
                                                   State* failed = nullptr) {
     if (deadline_ && std::chrono::steady_clock::now() >= *deadline_) {
-      ++shard->followers;
-      ++shard->left;
-      shard.Unlock();
-      std::rethrow_exception(detail::MakeTimedOut());
+      LeaveAtOnce(std::move(shard), call);
     }
     std::shared_ptr<State> state = ledger_.StateOf(call);
     Gate* const gate = FindPlace(*state);
@@ -55,12 +56,12 @@ class BlockingFollower {
     WaitEdge edge;
     if (ledger_.Full(call) ? edge.WouldClose(*state) : !edge.Record(*state)) {
       shard.Unlock();
-      std::rethrow_exception(detail::MakeDeadlock());
+      RefuseDeadlock();
     }
-    ledger_.AdmitFollower(shard, call);
+    ledger_.AdmitFollower(shard, call, key_);
     Ledger::AddFollower(shard, call, state, retries);
     if (failed != nullptr) SecondTry<Ledger>::BringOthers(ledger_, shard, call, *failed);
-    Wait(std::move(shard), *state, {.gate = gate, .retries = retries}, edge);
+    Wait(std::move(shard), *state, {.gate = gate, .retries = retries, .is_in_do = true}, edge);
     return state;
   }
 
@@ -68,7 +69,7 @@ class BlockingFollower {
   void WaitForSecondTry(Shard shard, State& state) {
     struct LeaveUnlessWaits {
       ~LeaveUnlessWaits() {
-        if (!waits) state.Leave({});
+        if (!waits) state.Leave({.is_in_do = true});
       }
       State& state;
       bool waits = false;
@@ -78,13 +79,43 @@ class BlockingFollower {
     WaitEdge edge;
     if (!edge.Record(state)) {
       locked.Unlock();
-      std::rethrow_exception(detail::MakeDeadlock());
+      RefuseDeadlock();
     }
     leaving.waits = true;
-    Wait(std::move(locked), state, {.gate = gate}, edge);
+    Wait(std::move(locked), state, {.gate = gate, .is_in_do = true}, edge);
   }
 
+  ToldKey Key() const noexcept { return key_; }
+
  private:
+  // The caller does not wait.
+  [[noreturn]] void LeaveAtOnce(Shard shard, [[maybe_unused]] Call& call) {
+    if constexpr (Ledger::Listening::kHeedsFollowers) {
+      const std::shared_ptr<State> state = ledger_.StateOf(call);
+      Shard locked(std::move(shard));  // unlocked before the state may be destroyed
+      if (Telling::AsksInOnLead(call, *state)) {
+        locked.Unlock();
+        RefuseDeadlock();
+      }
+      Ledger::Attach(locked, call, state);
+      ++locked->followers;
+      ++locked->left;
+      locked.Unlock();
+      Telling::OnFollow(ledger_, key_, *state);
+      Telling::OnLeave(ledger_, key_, *state, LeaveReason::kTimeout);
+    } else {
+      ++shard->followers;
+      ++shard->left;
+      shard.Unlock();
+    }
+    std::rethrow_exception(detail::MakeTimedOut());
+  }
+
+  [[noreturn]] void RefuseDeadlock() {
+    Telling::OnRefuse(ledger_, key_, std::errc::resource_deadlock_would_occur);
+    std::rethrow_exception(detail::MakeDeadlock());
+  }
+
   // Prepares what this thread will wait at. Null: it never leaves.
   Gate* FindPlace(State& state) const {
     if (options_ != nullptr && (deadline_ || options_->stop.stop_possible())) {
@@ -100,12 +131,15 @@ class BlockingFollower {
     shard.Unlock();
     struct LeaveIfUnwound {  // if the thread is cancelled in its wait
       ~LeaveIfUnwound() {
-        if (waits && !state.Leave(self) && self.retries && state.Failed()) state.GiveUp();
+        if (!waits || follower.Leave(state, self, LeaveReason::kLeft)) return;
+        if (self.retries && state.Failed()) state.GiveUp();
       }
+      BlockingFollower& follower;
       State& state;
       const Leaver<Value>& self;
       bool waits = true;
-    } waiting{state, self};
+    } waiting{*this, state, self};
+    Telling::OnFollow(ledger_, key_, state);
     if (self.gate == nullptr) {
       state.Block();
       waiting.waits = false;
@@ -120,14 +154,23 @@ class BlockingFollower {
     waiting.waits = false;
     if (landed) return;
     edge.Remove();  // before it leaves: this thread no longer waits
-    if (state.Leave(self)) {
-      std::rethrow_exception(options_->stop.stop_requested() ? detail::MakeCanceled()
-                                                             : detail::MakeTimedOut());
+    const bool stopped = options_->stop.stop_requested();
+    if (Leave(state, self, stopped ? LeaveReason::kStop : LeaveReason::kTimeout)) {
+      std::rethrow_exception(stopped ? detail::MakeCanceled() : detail::MakeTimedOut());
     }
     self.gate->WaitUntilOpen();  // the call has landed
   }
 
+  bool Leave(State& state, const Leaver<Value>& self, LeaveReason why) noexcept {
+    StopSource unwanted(kNoStopState);
+    if (!state.Leave(self, unwanted)) return false;
+    Telling::OnLeave(ledger_, key_, state, why);
+    unwanted.request_stop();
+    return true;
+  }
+
   Ledger& ledger_;
+  [[no_unique_address]] const ToldKey key_;
   const CallOptions* const options_;
   Deadline deadline_;
 };
@@ -141,6 +184,8 @@ class BlockingCaller {
   using KeyRef = typename Ledger::KeyRef;
   using Shard = typename Ledger::Shard;
   using State = typename Ledger::State;
+  using Telling = typename Ledger::Telling;
+  using ToldKey = typename Ledger::ToldKey;
   using Follower = BlockingFollower<Ledger>;
 
  public:
@@ -159,7 +204,7 @@ class BlockingCaller {
       return RunAndLand(ledger, call, fn, options, before_landing);
     }
     const bool retries = options != nullptr && options->on_failure == OnFailure::kRetry;
-    Follower follower(ledger, options);
+    Follower follower(ledger, ToldKey(key), options);
     std::shared_ptr<State> state = follower.Follow(std::move(shard), *current, retries);
     if (retries && state->Failed()) {
       return AskAgain(ledger, call, fn, options, before_landing, follower, std::move(state));
@@ -198,6 +243,7 @@ class BlockingCaller {
       detail::Execute<Value>(outcome, static_cast<Fn&&>(fn), call.stop);
       detail::RunHook(before_landing, ledger, call, call.key.get(), outcome);
     };
+    Telling::OnLead(ledger, call);
     if (options != nullptr && options->stop.stop_possible()) {
       // The callback's destructor waits for a LeaderLeaves in progress, so `call` outlives it.
       const StopCallback on_stop(options->stop, [&] { ledger.LeaderLeaves(call); });
@@ -206,8 +252,10 @@ class BlockingCaller {
       run();
     }
     landing.call = nullptr;
-    const auto landed = ledger.LandAlone(call, detail::Failed<Value>(outcome));
+    const bool failed = detail::Failed<Value>(outcome);
+    const auto landed = ledger.LandAlone(call, failed);
     if (landed == Ledger::Landing::kAlone) [[likely]] {
+      Telling::OnLand(ledger, call, failed);
       return ResultFactory::Take<Value>(outcome, Role::kLeader);
     }
     return Share(ledger, call, std::move(outcome), landed);
@@ -232,11 +280,13 @@ class BlockingCaller {
     }
     ledger.StampStart(call);
     Shard shard = ledger.Lock(call.hash);
-    if (std::shared_ptr<State> state = SecondTry<Ledger>::Find(ledger, shard, *failed)) {
+    if (std::shared_ptr<State> state =
+            SecondTry<Ledger>::Find(ledger, shard, *failed, follower.Key())) {
       if (state->call != nullptr) {
         follower.WaitForSecondTry(std::move(shard), *state);
       } else {
         shard.Unlock();
+        Telling::OnFollow(ledger, follower.Key(), *state);
       }
       return State::Receive(std::move(state), Role::kFollower);
     }
@@ -246,7 +296,7 @@ class BlockingCaller {
           follower.Follow(std::move(shard), *current, /*retries=*/false, failed.get());
       return State::Receive(std::move(state), Role::kFollower);
     }
-    call.state = ledger.StateOf(call);  // for the others
+    Ledger::Attach(shard, call, ledger.StateOf(call));  // for the others
     Begin(ledger, shard, call, current);
     SecondTry<Ledger>::BringOthers(ledger, shard, call, *failed);
     shard.Unlock();

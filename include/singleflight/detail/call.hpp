@@ -17,6 +17,7 @@
 #include <optional>
 #include <utility>
 
+#include "../listener.hpp"
 #include "../result.hpp"
 #include "../stop_token.hpp"
 #include "../waiter.hpp"
@@ -37,6 +38,8 @@ struct Leaver {
   Waiter<Value>* waiter = nullptr;  // null: it blocks, or is a Future
   Gate* gate = nullptr;             // null: it waits at none
   bool retries = false;             // it would have asked again if the call had failed
+  bool is_in_do = false;            // it tells the listener itself: it has its key
+  LeaveReason why = LeaveReason::kLeft;
 };
 
 // Holds what the callers of a shared call have in common.
@@ -305,8 +308,8 @@ class SharedState : public WaitTarget {
   Outcome<Value> outcome_;
 };
 
-// A call in flight for a key.
-template <class KeyRef, class Value>
+// A call in flight for a key. `Note` is what it carries for a listener.
+template <class KeyRef, class Value, class Note>
 struct Call : CallBase {
   explicit Call(KeyRef key_ref) noexcept : key(key_ref) {}
 
@@ -314,6 +317,7 @@ struct Call : CallBase {
   const ThreadId leader = ThisThread();
   // Guarded by the shard's mutex. Null until a follower joins, if the leader is in Do.
   std::shared_ptr<SharedState<Value>> state;
+  [[no_unique_address]] Note note;
 };
 
 }  // namespace singleflight::detail

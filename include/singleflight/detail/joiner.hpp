@@ -7,6 +7,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -15,6 +16,7 @@
 #include "../waiter.hpp"
 #include "errors.hpp"
 #include "key_ref.hpp"
+#include "listening.hpp"
 #include "second_try.hpp"
 
 namespace singleflight::detail {
@@ -31,12 +33,17 @@ class Joiner {
   using Waiter = singleflight::Waiter<Value>;
   using Lead = singleflight::Lead<Ledger>;
   using SecondTry = detail::SecondTry<Ledger>;
+  using Telling = typename Ledger::Telling;
+  using ToldKey = typename Ledger::ToldKey;
+  using ToldState = detail::ToldState<std::shared_ptr<State>, Ledger::Listening::kHeedsFollowers>;
 
  public:
   struct Joined {
     std::shared_ptr<State> state;    // null if a waiter was linked
     std::shared_ptr<AsyncCall> led;  // null for a follower
     bool has_landed = false;         // the waiter was not linked, but has its result
+    // That of the call, also if a waiter was linked, which may be gone.
+    [[no_unique_address]] ToldState told = {};
   };
 
   // Joins the call in flight, or a new one if there is none. `waiter` is null if the caller blocks.
@@ -46,45 +53,13 @@ class Joiner {
   static Joined JoinOrLead(Ledger& ledger, KeyRef key, std::uint64_t hash, Waiter* waiter,
                            bool retries, State* failed = nullptr,
                            std::shared_ptr<State>* kept = nullptr) {
-    detail::CheckKeyCopy<Key, decltype(key.get())>();
-    const auto prepared = [waiter](std::shared_ptr<State> state) {
-      if (waiter == nullptr) state->PrepareToBlock();
-      return state;
-    };
-    const auto linked = [waiter, kept](std::shared_ptr<State> state, Role role, bool retrying) {
-      if (kept != nullptr) *kept = state;
-      if (waiter != nullptr) State::Link(std::exchange(state, nullptr), *waiter, role, retrying);
-      return state;
-    };
-    std::shared_ptr<AsyncCall> async;  // destroyed after unlocking, if this throws: it has the key
-    Shard shard = ledger.Lock(hash);
-    if (failed != nullptr) {
-      if (std::shared_ptr<State> state = SecondTry::Find(ledger, shard, *failed)) {
-        if (state->call != nullptr) {
-          return {linked(std::move(state), Role::kFollower, false), nullptr};
-        }
-        State::Deliver(std::move(state), *waiter);
-        return {nullptr, nullptr, /*has_landed=*/true};
-      }
+    Joined joined = JoinUntold(ledger, key, hash, waiter, retries, failed, kept);
+    if (joined.led != nullptr) {
+      Telling::OnLead(*joined.led);
+    } else if constexpr (Ledger::Listening::kHeedsFollowers) {
+      Telling::OnFollow(ledger, ToldKey(key), *joined.told.state);
     }
-    Call* const call = ledger.Find(shard, hash, key);
-    if (call != nullptr && !ledger.TooOld(*call)) {
-      std::shared_ptr<State> state = prepared(ledger.StateOf(*call));
-      ledger.AdmitFollower(shard, *call);
-      Ledger::AddFollower(shard, *call, state, retries);
-      if (failed != nullptr) SecondTry::BringOthers(ledger, shard, *call, *failed);
-      return {linked(std::move(state), Role::kFollower, retries), nullptr};
-    }
-    async = std::make_shared<AsyncCall>(ledger, hash, key);
-    async->Prepare();
-    std::shared_ptr<State> state = prepared(async->call.state);
-    ledger.StampStart(async->call);
-    ledger.Begin(shard, async->call, call);
-    if (failed != nullptr) SecondTry::BringOthers(ledger, shard, async->call, *failed);
-    async->Enter(shard);
-    const bool asks_again = retries && kept != nullptr;
-    state->retriers += asks_again;
-    return {linked(std::move(state), Role::kLeader, asks_again), std::move(async)};
+    return joined;
   }
 
   template <class K>
@@ -126,6 +101,67 @@ class Joiner {
       error = detail::Caught();  // a forced unwind continues, and destroys `lead`
     }
     if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
+  }
+
+ private:
+  // Nothing has been told of it so far.
+  static Joined JoinUntold(Ledger& ledger, KeyRef key, std::uint64_t hash, Waiter* waiter,
+                           bool retries, State* failed, std::shared_ptr<State>* kept) {
+    detail::CheckKeyCopy<Key, decltype(key.get())>();
+    const auto prepared = [waiter](std::shared_ptr<State> state) {
+      if (waiter == nullptr) state->PrepareToBlock();
+      return state;
+    };
+    const auto linked = [waiter, kept](std::shared_ptr<State> state, Role role, bool retrying) {
+      if (kept != nullptr) *kept = state;
+      if (waiter != nullptr) State::Link(std::exchange(state, nullptr), *waiter, role, retrying);
+      return state;
+    };
+    Joined joined;
+    std::shared_ptr<AsyncCall> async;  // destroyed after unlocking, if this throws: it has the key
+    Shard shard = ledger.Lock(hash);
+    if (failed != nullptr) {
+      if (std::shared_ptr<State> state = SecondTry::Find(ledger, shard, *failed, ToldKey(key))) {
+        joined.told.Set(state);
+        joined.has_landed = state->call == nullptr;
+        if (joined.has_landed) {
+          State::Deliver(std::move(state), *waiter);
+        } else {
+          Telling::KeepKey(*state, key);
+          joined.state = linked(std::move(state), Role::kFollower, false);
+        }
+        return joined;
+      }
+    }
+    Call* const call = ledger.Find(shard, hash, key);
+    if (call != nullptr && !ledger.TooOld(*call)) {
+      std::shared_ptr<State> state = prepared(ledger.StateOf(*call));
+      if (Telling::AsksInOnLead(*call, *state)) {
+        shard.Unlock();
+        Telling::OnRefuse(ledger, ToldKey(key), std::errc::resource_deadlock_would_occur);
+        std::rethrow_exception(detail::MakeDeadlock());
+      }
+      Telling::KeepKey(*state, key);
+      ledger.AdmitFollower(shard, *call, ToldKey(key));
+      Ledger::AddFollower(shard, *call, state, retries);
+      if (failed != nullptr) SecondTry::BringOthers(ledger, shard, *call, *failed);
+      joined.told.Set(state);
+      joined.state = linked(std::move(state), Role::kFollower, retries);
+      return joined;
+    }
+    async = std::make_shared<AsyncCall>(ledger, hash, key);
+    async->Prepare();
+    std::shared_ptr<State> state = prepared(async->call.state);
+    Telling::KeepKey(*state, key);
+    ledger.StampStart(async->call);
+    ledger.Begin(shard, async->call, call);
+    if (failed != nullptr) SecondTry::BringOthers(ledger, shard, async->call, *failed);
+    async->Enter(shard);
+    const bool asks_again = retries && kept != nullptr;
+    state->retriers += asks_again;
+    joined.state = linked(std::move(state), Role::kLeader, asks_again);
+    joined.led = std::move(async);
+    return joined;
   }
 };
 

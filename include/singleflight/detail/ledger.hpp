@@ -20,8 +20,11 @@
 #include "cancel.hpp"
 #include "errors.hpp"
 #include "event.hpp"
+#include "ledger_state.hpp"
 #include "limits.hpp"
+#include "listening.hpp"
 #include "second_try.hpp"
+#include "telling.hpp"
 #include "thread_mark.hpp"
 #include "thread_reaper.hpp"
 #include "wait_graph.hpp"
@@ -38,14 +41,21 @@ class Ledger {
   using Key = KeyArg;
   using Value = ValueArg;
   using KeyRef = KeyRefArg;
-  using Call = detail::Call<KeyRef, Value>;
+  using Listener = typename Traits::Listener;
+  using Listening = detail::Listening<Listener, Key, KeyRef>;
+  using Call = detail::Call<KeyRef, Value, typename Listening::CallNote>;
   using AsyncCall = detail::AsyncCall<Ledger>;
   using State = SharedState<Value>;
   using CallExtra = typename CallExtraOf<Traits>::Type;
   using Shard = typename Table::Locked;  // stays locked until Unlock or the end of its scope
   static constexpr std::size_t kCallsInOneVisit = Table::kCallsInOneVisit;
+  using LedgerState = detail::LedgerState<Ledger>;
+  using Telling = detail::Telling<Ledger>;
+  using ToldKey = typename Listening::ToldKey;
 
   explicit Ledger(const GroupOptions& options) : limits_(options) {}
+  Ledger(const GroupOptions& options, Listener&& listener)
+      : listener_(std::move(listener)), limits_(options) {}
   ~Ledger() {
     do {
       table_.Drain();
@@ -78,9 +88,9 @@ class Ledger {
   }
   void VisitCalls(const auto& prepare, const auto& visitor) { table_.VisitCalls(prepare, visitor); }
 
-  static CallExtra& ExtraOf(State& state) noexcept {
-    return static_cast<LedgerState&>(state).extra;
-  }
+  static CallExtra& ExtraOf(State& state) noexcept { return LedgerState::Of(state).extra; }
+
+  Listener& GetListener() noexcept { return listener_; }
 
   // The threads that do the work of calls. They have exited when the ledger is destroyed.
   ThreadReaper& Reaper() noexcept { return reaper_; }
@@ -89,7 +99,7 @@ class Ledger {
 
   // Called before the shard is locked, because it reads the clock.
   void StampStart(Call& call) const {
-    if (limits_.StampsCalls()) call.started = Limits::Now();
+    if (Listening::kIsTimed || limits_.StampsCalls()) call.started = Limits::Now();
   }
   bool StampsCalls() const noexcept { return limits_.StampsCalls(); }
   bool TooOld(const Call& call) const { return limits_.TooOld(call.started); }
@@ -98,7 +108,7 @@ class Ledger {
   // unless that is null. Throws if the leader is refused.
   [[gnu::always_inline]] void Begin(Shard& shard, Call& call, Call* too_old) {
     if (limits_.Any()) [[unlikely]] {
-      AdmitLeader(shard);
+      AdmitLeader(shard, ToldKey(call.key));
     }
     if (too_old != nullptr) [[unlikely]] {
       shard->Forget(*too_old);
@@ -119,16 +129,22 @@ class Ledger {
   }
 
   // Throws if the caller is refused. After that, AddFollower must follow.
-  void AdmitFollower(Shard& shard, const Call& call) {
-    if (Full(call)) Refuse(std::move(shard), "singleflight: max_callers_per_call reached");
-    if (limits_.IsClosed()) Refuse(std::move(shard), "singleflight: the group is closed");
+  void AdmitFollower(Shard& shard, const Call& call, ToldKey key) {
+    if (Full(call)) Refuse(std::move(shard), key, "singleflight: max_callers_per_call reached");
+    if (limits_.IsClosed()) Refuse(std::move(shard), key, "singleflight: the group is closed");
     if (!limits_.AddCaller()) {
-      Refuse(std::move(shard), "singleflight: max_callers reached");
+      Refuse(std::move(shard), key, "singleflight: max_callers reached");
     }
+  }
+  // Gives a call the state that its followers need, unless it has one.
+  static void Attach(const Shard&, Call& call, const std::shared_ptr<State>& state) noexcept {
+    if (call.state != nullptr) return;
+    call.state = state;
+    Telling::ExpectTag(call, *state);
   }
   static void AddFollower(const Shard& shard, Call& call, const std::shared_ptr<State>& state,
                           bool retries) noexcept {
-    if (call.state == nullptr) call.state = state;
+    Attach(shard, call, state);
     ++call.callers;
     ++shard->followers;
     state->retriers += retries;
@@ -137,12 +153,19 @@ class Ledger {
   // ---- Leaving, and being refused
 
   // A blocking leader was stopped. It no longer counts as a caller, but stays until `fn` returns.
-  void LeaderLeaves(Call& call) { DropLeader(call).request_stop(); }
-  StopSource DropLeader(Call& call) noexcept {
+  void LeaderLeaves(Call& call) {
+    StopSource unwanted(kNoStopState);
+    if (!DropLeader(call, unwanted)) return;
+    Telling::OnLeave(*this, call);
+    unwanted.request_stop();
+  }
+  // False: the call was cancelled.
+  bool DropLeader(Call& call, StopSource& unwanted) noexcept {
     const Shard shard = Lock(call.hash);
-    if (call.canceled) return StopSource(kNoStopState);
+    if (call.canceled) return false;
     call.leader_left = true;
-    return DropCaller(shard, call);
+    unwanted = DropCaller(shard, call);
+    return true;
   }
 
   // The work of a call takes the stop token: it can be asked to stop from now on. If all callers
@@ -209,7 +232,10 @@ class Ledger {
   // Returns null if the call was cancelled while its leader was alone.
   [[gnu::noinline]] std::shared_ptr<State> Share(Call& call, Outcome<Value>&& outcome,
                                                  Landing landing) noexcept {
-    if (landing == Landing::kCanceled) return std::move(call.state);
+    if (landing == Landing::kCanceled) {
+      Telling::OnLand(*this, call, true);
+      return std::move(call.state);
+    }
     const bool failed = detail::Failed<Value>(outcome);
     State& state = *call.state;
     state.SetOutcome(std::move(outcome));
@@ -218,6 +244,7 @@ class Ledger {
     } else if (state.OutcomeFailed() != failed) {
       ++Lock(call.hash)->failures;  // the value's move threw
     }
+    Telling::OnLand(*this, call, state.OutcomeFailed());
     if (landing == Landing::kCanceled) {
       state.Discard();
     } else {
@@ -229,7 +256,11 @@ class Ledger {
   // Lands a call whose leader's thread is being cancelled inside `fn`.
   [[gnu::noinline]] void LandVanished(Call& call) noexcept {
     const Landing landing = LandAlone(call, true);
-    if (landing != Landing::kAlone) Share(call, {}, landing);
+    if (landing != Landing::kAlone) {
+      Share(call, {}, landing);
+    } else {
+      Telling::OnLand(*this, call, true);
+    }
   }
 
   // Lands a call that is led asynchronously. The group may be destroyed once this has unlinked the
@@ -248,7 +279,7 @@ class Ledger {
       if (is_wanted) {
         Close(shard, async.call, failed);
         is_retried = state.HasRetryingWaiters();
-        if (!is_retried) UnlinkEntry(shard, async);
+        if (!is_retried && !kTellsLanding) UnlinkEntry(shard, async);
       } else if (!async.call.Forgotten()) {
         shard->Forget(async.call);  // so that nobody joins while its value is destroyed
       }
@@ -257,7 +288,11 @@ class Ledger {
       state.Discard();  // before the group may be destroyed, because the value may use it
       const Shard shard = Lock(async.call.hash);
       is_canceled = Close(shard, async.call, failed) == Landing::kCanceled;
-      UnlinkEntry(shard, async);
+      if (!kTellsLanding) UnlinkEntry(shard, async);
+    }
+    if constexpr (kTellsLanding) {  // while the group waits for the entry
+      Telling::OnLand(*this, async.call, failed);
+      if (!is_retried) UnlinkEntry(Lock(async.call.hash), async);
     }
     if (is_canceled) return false;
     state.PublishToAllButRetriers();
@@ -284,45 +319,25 @@ class Ledger {
 
  private:
   friend class Canceler<Ledger>;
+  friend class detail::LedgerState<Ledger>;
   friend class SecondTry<Ledger>;
+  static constexpr bool kTellsLanding = Listening::Has::kLand;
 
-  // The shared state of a group's call. It can reach the ledger, so that a caller can leave.
-  class LedgerState final : public State {
-   public:
-    LedgerState(Ledger& ledger, CallBase& of, ThreadId leader) noexcept
-        : State(of, leader), ledger_(ledger) {}
-
-    bool Leave(const Leaver<Value>& who, StopSource& unwanted) noexcept override {
-      if (this->HasLanded()) return false;  // the group may have been destroyed
-      const Shard shard = ledger_.Lock(this->hash);
-      if (this->call == nullptr) return false;
-      this->Unlink(who);
-      unwanted = ledger_.DropCaller(shard, *this->call);
-      return true;
-    }
-
-    void GiveUp() noexcept override { SecondTry<Ledger>::GiveUp(ledger_, *this); }
-
-    [[no_unique_address]] CallExtra extra;
-
-   private:
-    Ledger& ledger_;
-  };
-
-  [[noreturn]] [[gnu::noinline]] static void Refuse(Shard shard, const char* why) {
+  [[noreturn]] [[gnu::noinline]] void Refuse(Shard shard, ToldKey key, const char* why) {
     ++shard->refused;
     shard.Unlock();
+    Telling::OnRefuse(*this, key, std::errc::resource_unavailable_try_again);
     detail::Throw(std::errc::resource_unavailable_try_again, why);
   }
 
-  [[gnu::noinline]] void AdmitLeader(Shard& shard) {
-    if (limits_.IsClosed()) Refuse(std::move(shard), "singleflight: the group is closed");
+  [[gnu::noinline]] void AdmitLeader(Shard& shard, ToldKey key) {
+    if (limits_.IsClosed()) Refuse(std::move(shard), key, "singleflight: the group is closed");
     if (!limits_.AddCall()) {
-      Refuse(std::move(shard), "singleflight: max_calls_in_flight reached");
+      Refuse(std::move(shard), key, "singleflight: max_calls_in_flight reached");
     }
     if (!limits_.AddCaller()) {
       limits_.RemoveCall();
-      Refuse(std::move(shard), "singleflight: max_callers reached");
+      Refuse(std::move(shard), key, "singleflight: max_callers reached");
     }
   }
 
@@ -377,6 +392,7 @@ class Ledger {
     if (shard->idle != nullptr && shard->InFlight() == 0) shard->idle->Set();
   }
 
+  [[no_unique_address]] Listener listener_{};  // destroyed last
   Table table_;
   [[no_unique_address]] Hash hash_{};
   [[no_unique_address]] KeyEqual equal_{};

@@ -23,10 +23,11 @@ class SecondTry {
  public:
   // Returns the second try that another follower of the failed call has begun for this one, too, or
   // null if this one is the first to ask again. Throws if there was no place for it.
-  static std::shared_ptr<State> Find(Ledger& ledger, Shard& shard, State& failed) {
+  static std::shared_ptr<State> Find(Ledger& ledger, Shard& shard, State& failed,
+                                     typename Ledger::ToldKey key) {
     if (failed.expected == 0 && failed.turned_away > 0) {
       --failed.turned_away;
-      Ledger::Refuse(std::move(shard), "singleflight: max_callers_per_call reached");
+      ledger.Refuse(std::move(shard), key, "singleflight: max_callers_per_call reached");
     }
     return TakePlace(ledger, shard, failed);
   }

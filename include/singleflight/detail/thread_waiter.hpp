@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <chrono>
 #include <optional>
 
+#include "../listener.hpp"
 #include "../waiter.hpp"
 #include "event.hpp"
 #include "thread_mark.hpp"
@@ -34,12 +36,13 @@ class ThreadWaiter : public Waiter<Value> {
     detail::BeforeBlocking();
     if (landed_->WaitOrInterrupt(deadline)) return true;
     edge.Remove();  // before it leaves: this thread no longer waits
-    return LandedBeforeLeaving();
+    const bool in_time = !deadline || std::chrono::steady_clock::now() < *deadline;
+    return LandedBeforeLeaving(in_time ? LeaveReason::kStop : LeaveReason::kTimeout);
   }
 
   // Leaves at once. True if it was too late: the call has landed.
-  bool LandedBeforeLeaving() {
-    if (this->Leave()) return false;
+  bool LandedBeforeLeaving(LeaveReason why = LeaveReason::kLeft) {
+    if (this->Leave(why)) return false;
     landed_->Wait();  // OnLanded is on its way
     return true;
   }

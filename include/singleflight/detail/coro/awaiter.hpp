@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../../listener.hpp"
 #include "../../options.hpp"
 #include "../../result.hpp"
 #include "../../stop_token.hpp"
@@ -269,7 +270,7 @@ class CoDoAwaiter final : public Call::Group::Waiter {
 
   void Stop() noexcept {
     StopSource unwanted(kNoStopState);
-    if (!this->Leave(unwanted)) return;  // it has landed
+    if (!this->Leave(unwanted, LeaveReason::kStop)) return;  // it has landed
     left_ = true;
     Complete();
     unwanted.request_stop();

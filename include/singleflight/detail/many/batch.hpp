@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../../key_result.hpp"
+#include "../../listener.hpp"
 #include "../../options.hpp"
 #include "../../result.hpp"
 #include "../../stop_token.hpp"
@@ -114,7 +115,7 @@ class Batch {
     Batch* self;
     void operator()() const noexcept {
       for (Member* member : self->asking_) {
-        if (member->joined && member->Leave()) member->left = true;
+        if (member->joined && member->Leave(LeaveReason::kStop)) member->left = true;
       }
     }
   };

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "../../key_result.hpp"
+#include "../../listener.hpp"
 #include "../../stop_token.hpp"
 #include "../call.hpp"
 #include "../errors.hpp"
@@ -117,7 +118,9 @@ class CoBatch {
       its_batch.Notified(1);
       its_batch.Release(1);
     }
-    bool LeaveQuietly(StopSource& unwanted) noexcept { return this->Leave(unwanted); }
+    bool LeaveQuietly(StopSource& unwanted) noexcept {
+      return this->Leave(unwanted, LeaveReason::kStop);
+    }
 
     CoBatch* batch = nullptr;
   };

@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../../../listener.hpp"
 #include "../../../options.hpp"
 #include "../../../result.hpp"
 #include "../../../stop_token.hpp"
@@ -145,7 +146,7 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
     if constexpr (kMayAskAgain) {
       if (!StartsLeaving()) return;
     }
-    if (!this->Leave()) return;  // it has landed
+    if (!this->Leave(singleflight::LeaveReason::kStop)) return;  // it has landed
     SetAborted();
     Complete();
   }
@@ -255,7 +256,7 @@ class AsyncDoOperation final : public G::Waiter, private ContextUsers::User {
     auto phase = Phase::kAsking;
     if (launch_.phase.compare_exchange_strong(phase, Phase::kWaiting)) return;
     if (phase == Phase::kCanceled) {
-      if (this->Leave(unwanted)) {
+      if (this->Leave(unwanted, singleflight::LeaveReason::kStop)) {
         SetAborted();
       } else if (launch_.phase.compare_exchange_strong(phase, Phase::kWaiting)) {
         return;  // OnLanded is about to come
