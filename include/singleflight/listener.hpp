@@ -43,6 +43,9 @@
 // OnLeave, `refused` by OnRefuse, which also tells of a deadlock in Do. One thing is not told: that
 // a follower could have asked again after a failure, but did not come to it.
 //
+// A call that Cancel takes from its callers is told to land when its work has finished. Its callers
+// have been notified before.
+//
 // Order: OnLead returns before anything else is told of its call. A caller's OnFollow comes before
 //   its OnLeave, and before its Do or Join returns. OnLand comes before a caller is notified. So
 //   once all callers of a call have returned, everything has been told. Two callers are two

@@ -113,6 +113,7 @@ class ReadThrough {
   using HashType = Hash;
   using KeyEqualType = KeyEqual;
   using Options = ReadThroughOptions<Key, Value>;
+  using Listener = typename Traits::Listener;
   using Waiter = typename Loads::Waiter;
   using Lead = typename Loads::Lead;
 
@@ -123,6 +124,13 @@ class ReadThrough {
   explicit ReadThrough(Cache cache,
                        Options options = {}) requires(!std::same_as<Cache, DefaultCache>)
       : loads_(std::move(options), std::forward<Cache>(cache)) {}
+  // The same with a listener, which is told of the loads. It is moved here: see listener.hpp.
+  ReadThrough(Options options, Listener listener) requires std::same_as<Cache, DefaultCache>
+      : loads_(detail::ListenedTo(), std::move(listener), std::move(options)) {}
+  ReadThrough(Cache cache, Options options,
+              Listener listener) requires(!std::same_as<Cache, DefaultCache>)
+      : loads_(detail::ListenedTo(), std::move(listener), std::move(options),
+               std::forward<Cache>(cache)) {}
 
   // Like ~Group: asks loads that are led asynchronously to stop, and waits for them.
   ~ReadThrough() = default;
@@ -280,6 +288,10 @@ class ReadThrough {
 
   // Returns every load in flight, as Group::Inspect. With Options::group.timed also since when.
   std::vector<CallInfo<Key>> Inspect() const { return group().Inspect(); }
+
+  // Returns the listener. Its hooks may be running on other threads.
+  Listener& GetListener() noexcept { return group().GetListener(); }
+  const Listener& GetListener() const noexcept { return group().GetListener(); }
 
   // Returns the statistics. As in Group::GetStats, they are not a snapshot of one moment.
   ReadThroughStats GetStats() const { return loads_.store.GetStats(group().GetStats()); }

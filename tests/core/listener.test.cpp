@@ -402,6 +402,54 @@ TEST_CASE("Listener: calls that were forgotten or replaced keep their tags") {
         Lines{"lead key #1", "lead key #2", "land key #1: 1", "land key #2: 1"});
 }
 
+TEST_CASE("Listener: a call that was cancelled lands when its work has finished") {
+  struct OnlyCanceled {
+    void OnLand(std::string_view, const Landing& landing) {
+      canceled += landing.canceled;
+      callers += landing.callers;
+    }
+    int canceled = 0;
+    std::size_t callers = 0;
+  };
+  constexpr auto kCanceled = std::errc::operation_canceled;
+  RecordedGroup group;
+  HeldCall leader(group, "key");
+  Caller follower([&] { return group.Do("key", MustNotRun); });
+  group.GetListener().AwaitTold(2);
+  CHECK(group.Cancel("key"));
+  CHECK(follower.Join().error == kCanceled);
+  CHECK(group.GetListener().Told() == Lines{"lead key #1", "follow key #1"});
+  CHECK(leader.Finish().error == kCanceled);
+  KeptCall call(group);
+  CHECK(group.Cancel("key"));
+  CHECK_FALSE(call.waiter.Leave());
+  CHECK_FALSE(call.lead->Succeed(1));
+  CHECK(group.GetListener().Told() == Lines{"lead key #1", "follow key #1",
+                                            "land key #1: 0, failed", "lead key #2",
+                                            "land key #2: 0, failed"});
+
+  GroupWith<OnlyCanceled> alone;
+  CHECK(ErrorOf([&] { return alone.Do("key", [&] { return alone.Cancel("key"); }); }) == kCanceled);
+  CHECK(*alone.Do("key", [] { return 1; }) == 1);
+  CHECK(alone.GetListener().canceled == 1);
+  CHECK(alone.GetListener().callers == 1);
+}
+
+TEST_CASE("Listener: a leader that is stopped after Cancel is not said to leave") {
+  RecordedGroup group;
+  StopSource stop;
+  CHECK(ErrorOf([&] {
+          return group.Do("key",
+                          [&] {
+                            group.Cancel("key");
+                            stop.request_stop();
+                            return 1;
+                          },
+                          {.stop = stop.get_token()});
+        }) == std::errc::operation_canceled);
+  CHECK(group.GetListener().Told() == Lines{"lead key #1", "land key #1: 0, failed"});
+}
+
 TEST_CASE("Listener: a second try after a failure is told as a call of its own") {
   RecordedGroup group;
   std::latch fail{1};

@@ -35,6 +35,9 @@
 
 namespace singleflight::detail {
 
+// Says that a listener follows.
+struct ListenedTo {};
+
 // A load that runs in the background. If it takes a stop token, that is requested only when it is
 // cancelled or the ReadThrough is destroyed: callers that do not wait for it do not leave it,
 // either.
@@ -86,6 +89,11 @@ class Loads {
   template <class... From>
   explicit Loads(ReadThroughOptions<Key, Value>&& options, From&&... cache)
       : store(std::move(options), std::forward<From>(cache)...), group(store.GetOptions().group) {}
+  template <class... From>
+  Loads(ListenedTo, typename Traits::Listener&& listener, ReadThroughOptions<Key, Value>&& options,
+        From&&... cache)
+      : store(std::move(options), std::forward<From>(cache)...),
+        group(store.GetOptions().group, std::move(listener)) {}
 
   // ---- Callers that block
 
