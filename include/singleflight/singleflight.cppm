@@ -87,6 +87,7 @@ using singleflight::ForEachStat;
 using singleflight::kJsonType;
 using singleflight::kPrometheusType;
 using singleflight::Labels;
+using singleflight::LatencyListener;
 using singleflight::Metrics;
 using singleflight::WriteJson;
 using singleflight::WritePrometheus;

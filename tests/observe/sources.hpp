@@ -36,7 +36,8 @@ inline singleflight::Metrics AllMetrics() {
       .Add("batches", singleflight::BatcherStats())
       .Add("fleet", singleflight::redis::ReadThroughStats())
       .Add("fleet", server)
-      .Add("fleet", sentinel);
+      .Add("fleet", sentinel)
+      .Add("calls", singleflight::LatencyListener());
   return metrics;
 }
 

@@ -112,9 +112,9 @@ TEST_CASE("Metrics take all statistics of the library at once") {
   const std::string text = WritePrometheus(metrics);
   std::size_t samples = 0;
   for (const auto& family : test::ExpositionReader::Read(text)) samples += family.samples.size();
-  // pages, users with its histogram, the LruCache, batches, fleet, and two servers
-  CHECK(samples == 6 + 15 + 30 + 6 + 4 + 24 + 2 * 3);
-  CHECK(test::JsonReader::Read(WriteJson(metrics)).elements.size() == 7);
+  // pages, users with its histogram, the LruCache, batches, fleet, two servers, and the listener
+  CHECK(samples == 6 + 15 + 30 + 6 + 4 + 24 + 2 * 3 + 2 * 30 + 23);
+  CHECK(test::JsonReader::Read(WriteJson(metrics)).elements.size() == 10);
 }
 
 TEST_CASE("Metrics take a Group and a ReadThrough with its load times") {

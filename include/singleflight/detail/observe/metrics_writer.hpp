@@ -19,8 +19,11 @@ template <class Metrics>
 struct MetricsWriter {
   using Kind = typename Metrics::Kind;
 
+  static bool IsHistogram(Kind kind) { return kind == Kind::kTimes || kind == Kind::kCounts; }
+
   static void AppendValue(std::string& text, Kind kind, std::uint64_t number) {
-    kind == Kind::kSecondsGauge ? AppendSeconds(text, number) : AppendNumber(text, number);
+    const bool is_seconds = kind == Kind::kSecondsGauge || kind == Kind::kTimes;
+    is_seconds ? AppendSeconds(text, number) : AppendNumber(text, number);
   }
 
   // Appends the name of a series and a space.
@@ -39,13 +42,15 @@ struct MetricsWriter {
     text += separator == '{' ? " " : "} ";
   }
 
-  static void AppendTimes(std::string& text, const std::string& name, const auto& labels,
-                          const TimesView& times) {
+  static void AppendHistogram(std::string& text, const std::string& name, const auto& labels,
+                              Kind kind, const TimesView& times) {
     const std::string bucket = name + "_bucket";
-    times.ForEachBorder([&](std::uint64_t longest, std::uint64_t count) {
-      std::string seconds;
-      AppendSeconds(seconds, longest);
-      AppendSeries(text, bucket, labels, seconds);
+    const int first = kind == Kind::kTimes ? 10 : 1;  // 1.024 us, or 2
+    const int last = kind == Kind::kTimes ? 36 : 20;  // 69 s, or a million
+    times.ForEachBorder(first, last, [&](std::uint64_t longest, std::uint64_t count) {
+      std::string border;
+      AppendValue(border, kind, longest);
+      AppendSeries(text, bucket, labels, border);
       AppendNumber(text, count);
       text += '\n';
     });
@@ -53,7 +58,7 @@ struct MetricsWriter {
     AppendNumber(text, times.Count());
     text += '\n';
     AppendSeries(text, name + "_sum", labels);
-    AppendSeconds(text, times.SumInNanoseconds());
+    AppendValue(text, kind, times.SumInNanoseconds());
     text += '\n';
     AppendSeries(text, name + "_count", labels);
     AppendNumber(text, times.Count());
@@ -68,12 +73,12 @@ struct MetricsWriter {
       const std::string name = metrics.prefix_ + '_' + its_name + (is_counter ? "_total" : "");
       text.append("# HELP ").append(name) += ' ';
       AppendEscaped(text, help, "\\");
-      text.append("\n# TYPE ").append(name) += kind == Kind::kTimes ? " histogram\n"
-                                               : is_counter         ? " counter\n"
-                                                                    : " gauge\n";
+      text.append("\n# TYPE ").append(name) += IsHistogram(kind) ? " histogram\n"
+                                               : is_counter      ? " counter\n"
+                                                                 : " gauge\n";
       for (const auto& [labels, series] : metrics.series_) {
         if (const auto at = series.times.find(i); at != series.times.end()) {
-          AppendTimes(text, name, labels, TimesView(at->second));
+          AppendHistogram(text, name, labels, kind, TimesView(at->second));
         } else if (const auto number = series.numbers.find(i); number != series.numbers.end()) {
           AppendSeries(text, name, labels);
           AppendValue(text, kind, number->second);
@@ -84,16 +89,16 @@ struct MetricsWriter {
     return text;
   }
 
-  static void AppendJsonTimes(std::string& text, const TimesView& times) {
+  static void AppendJsonHistogram(std::string& text, Kind kind, const TimesView& times) {
     text += "{\"count\": ";
     AppendNumber(text, times.Count());
     text += ", \"sum\": ";
-    AppendSeconds(text, times.SumInNanoseconds());
+    AppendValue(text, kind, times.SumInNanoseconds());
     constexpr std::pair<const char*, double> kQuantiles[] = {
         {"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}};
     for (const auto& [name, part] : kQuantiles) {
       text.append(", \"").append(name).append("\": ");
-      AppendSeconds(text, times.QuantileInNanoseconds(part));
+      AppendValue(text, kind, times.QuantileInNanoseconds(part));
     }
     text += '}';
   }
@@ -116,10 +121,11 @@ struct MetricsWriter {
         if (number == series.numbers.end() && times == series.times.end()) continue;
         AppendJsonString(text.append(std::exchange(comma, ", ")), metrics.families_[i].name);
         text += ": ";
+        const Kind kind = metrics.families_[i].kind;
         if (times != series.times.end()) {
-          AppendJsonTimes(text, TimesView(times->second));
+          AppendJsonHistogram(text, kind, TimesView(times->second));
         } else {
-          AppendValue(text, metrics.families_[i].kind, number->second);
+          AppendValue(text, kind, number->second);
         }
       }
       text += "}}";

@@ -13,15 +13,7 @@ namespace singleflight::detail {
 
 // Lifetime: refers to `times`, in which nothing may be recorded meanwhile. So view a copy.
 class TimesView {
-  // Each border is a power of two in nanoseconds, at which a bucket of the histogram begins, too.
-  // So the counts are exact.
   static constexpr std::uint64_t kHalf = std::uint64_t{1} << 63;
-  static constexpr std::size_t kOctave = 16;  // buckets of the histogram
-  static constexpr std::size_t kFirst = 7 * kOctave, kLast = 33 * kOctave;
-  static_assert(LatencyHistogram::BeginOf(kFirst) == std::chrono::nanoseconds(1 << 10));
-  static_assert(LatencyHistogram::BeginOf(kFirst + kOctave) == std::chrono::nanoseconds(1 << 11));
-  static_assert(LatencyHistogram::BeginOf(kLast) ==
-                std::chrono::nanoseconds(std::int64_t{1} << 36));
 
  public:
   explicit TimesView(const LatencyHistogram& times) noexcept
@@ -55,14 +47,17 @@ class TimesView {
     return static_cast<std::uint64_t>(times_.Quantile(part).count());
   }
 
-  // Calls visit(longest, count) for each border, with the longest time in nanoseconds that is below
-  // it, and how many took no longer than that.
+  // Calls visit(longest, count) for each power of two from 2^first to 2^last, with the longest time
+  // in nanoseconds that is below it, and how many took no longer than that. At each such power a
+  // bucket of the histogram begins, too. So the counts are exact.
   template <class Visit>
-  void ForEachBorder(Visit&& visit) const {
+  void ForEachBorder(int first, int last, Visit&& visit) const {
     std::uint64_t count = 0;
-    for (std::size_t i = 0; i <= kLast; ++i) {
-      if (i >= kFirst && i % kOctave == 0) visit(Begin(i) - 1, count);
-      count += times_.CountIn(i);
+    std::size_t i = 0;
+    for (int power = first; power <= last; ++power) {
+      const std::uint64_t border = std::uint64_t{1} << power;
+      for (; Begin(i) < border; ++i) count += times_.CountIn(i);
+      visit(border - 1, count);
     }
   }
 
