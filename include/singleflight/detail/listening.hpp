@@ -33,6 +33,9 @@ struct HasHooks {
   static constexpr bool kLeave = !requires { &Names::OnLeave; };
   static constexpr bool kLand = !requires { &Names::OnLand; };
   static constexpr bool kRefuse = !requires { &Names::OnRefuse; };
+  static_assert(kLead || kFollow || kLeave || kLand || kRefuse ||
+                    std::is_base_of_v<NoListener, Listener>,
+                "this Listener has none of the hooks: see listener.hpp, or derive from NoListener");
 };
 
 // The type of tag that OnLead returns. Void: none.
