@@ -109,8 +109,9 @@ TEST_CASE("CoDoMany: a listener is told of each key") {
   Signal signal;
   Results results;
   StopSource stop;
+  const Keys keys{1, 2, 3};
   const auto ask = [&](auto fn, StopToken token, Results& out) -> Routine {
-    out = co_await CoDoMany(group, Keys{1, 2, 3}, fn, token);
+    out = co_await CoDoMany(group, keys, fn, token);
   };
   const auto await_signal = AwaitSignal(signal);
   {
