@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <latch>
 #include <memory>
 #include <optional>
@@ -15,12 +16,14 @@
 
 #include "support/cancellable_thread.hpp"
 #include "support/catch.hpp"
+#include "support/hooked_mutex.hpp"
 #include "support/platform.hpp"
 #include "support/recorder.hpp"
 #include "support/support.hpp"
 #include "support/watched_mutex.hpp"
 
 using namespace test;
+using singleflight::DoThen;
 using singleflight::GroupOptions;
 using singleflight::Landing;
 using singleflight::LeaveReason;
@@ -268,6 +271,20 @@ TEST_CASE("Listener: it is told that a caller leaves before the call is asked to
         Lines{"lead key #1", "leave key #1", "land key #1: 0, failed"});
 }
 
+TEST_CASE("Listener: it is told that a caller in Do leaves before the call is asked to stop") {
+  RecordedGroup group;
+  KeptCall call(group);
+  const singleflight::StopCallback on_stop(call.lead->GetStopToken(), [&] { call.Drop(); });
+  StopSource stop;
+  Caller follower([&] { return group.Do("key", MustNotRun, {.stop = stop.get_token()}); });
+  group.GetListener().AwaitTold(2);
+  CHECK(call.waiter.Leave());
+  stop.request_stop();
+  CHECK(follower.Join().error == std::errc::operation_canceled);
+  CHECK(group.GetListener().Told() == Lines{"lead key #1", "follow key #1", "leave key #1",
+                                            "leave key #1: stop", "land key #1: 0, failed"});
+}
+
 TEST_CASE("Listener: it is told the reason that a waiter gives when it leaves") {
   RecordedGroup group;
   KeptCall call(group);
@@ -500,6 +517,91 @@ TEST_CASE("Listener: a follower that asks again after the second try has landed 
   CHECK(group.GetListener().Told() == Lines{"lead key #1", "follow key #1", "follow key #1",
                                             "land key #1: 3, failed", "lead key #2",
                                             "land key #2: 2", "follow key #2"});
+}
+
+TEST_CASE("Listener: a caller in Do that asks again after the second try has landed is told of") {
+  using HookedGroup =
+      singleflight::Group<int, int, singleflight::DefaultHash<int>, singleflight::DefaultEqual<int>,
+                          ListenedTo<Recorder, Hooked>>;
+  HookedGroup group;
+  std::latch fail{1};
+  std::latch about_to_ask_again{1};
+  std::latch second_try_landed{1};
+  Caller leader([&] {
+    return group.Do(1, [&] {
+      fail.wait();
+      return GoDown();
+    });
+  });
+  group.GetListener().AwaitTold(1);
+  Caller late([&] {
+    int locks = 0;
+    HookedMutex::before_lock = [&] {
+      if (++locks != 2) return;
+      about_to_ask_again.count_down();
+      second_try_landed.wait();
+    };
+    return group.Do(1, MustNotRun, {.on_failure = OnFailure::kRetry});
+  });
+  group.GetListener().AwaitTold(2);
+  std::function<void()> task;
+  singleflight::Caller leads_second = DoThen(
+      group, 1, [] { return 2; }, [&](auto its_task) { task = its_task; }, [](const auto&) {},
+      OnFailure::kRetry);
+  fail.count_down();
+  about_to_ask_again.wait();
+  CHECK(leader.Join().message == "down");
+  CHECK(leads_second.Leave());
+  task();
+  second_try_landed.count_down();
+  CHECK(late.Join().value == 2);
+  CHECK(group.GetListener().Told() == Lines{"lead 1 #1", "follow 1 #1", "follow 1 #1",
+                                            "land 1 #1: 3, failed", "lead 1 #2", "leave 1 #2",
+                                            "land 1 #2: 1", "follow 1 #2"});
+}
+
+namespace {
+
+// Its OnLand waits until Continue, and notes in `told` that it has returned.
+struct SlowToLand {
+  SlowToLand(std::latch& its_begin, std::latch& its_end, std::atomic<bool>& is_told)
+      : begun(&its_begin), go_on(&its_end), told(&is_told) {}
+  void OnLand(std::string_view, const Landing&) {
+    begun->count_down();
+    go_on->wait();
+    *told = true;
+  }
+  std::latch* begun;
+  std::latch* go_on;
+  std::atomic<bool>* told;
+};
+
+}  // namespace
+
+TEST_CASE("Promise 14: the destructor of a group waits until its listener was told of a landing") {
+  std::latch begun{1};
+  std::latch go_on{1};
+  std::atomic<bool> told = false;
+  std::atomic<bool> destroyed = false;
+  bool was_told = false;
+  using SlowGroup = GroupWith<SlowToLand>;
+  auto group = std::make_unique<SlowGroup>(GroupOptions{}, SlowToLand(begun, go_on, told));
+  std::optional<SlowGroup::Lead> lead;
+  auto future = group->Join("key", [&](SlowGroup::Lead its_lead) { lead = std::move(its_lead); });
+  JoiningThread lands([&] { lead->Succeed(1); });
+  begun.wait();
+  JoiningThread destroys([&] {
+    group.reset();
+    was_told = told;
+    destroyed = true;
+  });
+  LetOthersRun(100);
+  CHECK_FALSE(destroyed);
+  go_on.count_down();
+  destroys.join();
+  lands.join();
+  CHECK(was_told);
+  CHECK(*future.Get() == 1);
 }
 
 // ---- The hooks
@@ -773,7 +875,8 @@ TEST_CASE("Listener: what it is told adds up to the statistics of the group") {
         return ++turn % 5 == 0 ? GoDown() : 1;
       };
       if (i % 2 == 0) {
-        Keep([&] { return group.Do("key", work, {.timeout = timeout}); });
+        const auto on_failure = i % 4 == 0 ? OnFailure::kRetry : OnFailure::kShare;
+        Keep([&] { return group.Do("key", work, {.timeout = timeout, .on_failure = on_failure}); });
       } else {
         Keep([&] {
           auto future = group.Join("key", [&](auto lead) { lead.Run(work); });
