@@ -3,6 +3,7 @@
 
 // What the C++ blocks of the READMEs take for granted.
 
+#include <array>
 #include <chrono>
 #include <coroutine>
 #include <functional>
@@ -11,6 +12,7 @@
 #include <span>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
