@@ -4,11 +4,11 @@
 // Listener: what a group calls when something happens to a call. With it you count, log or trace.
 //
 //   struct Tracer {
-//     SpanContext OnLead(std::string_view key) { return StartSpan(key); }
-//     void OnFollow(std::string_view, const SpanContext& leader) { AddLink(leader); }
-//     void OnLand(std::string_view, const SpanContext& span, const singleflight::Landing& landing)
-//     {
-//       EndSpan(span, landing.failed);
+//     using Span = SpanContext;
+//     Span OnLead(std::string_view key) { return StartSpan(key); }
+//     void OnFollow(std::string_view, const Span& leader) { AddLink(leader); }
+//     void OnLand(std::string_view, const Span& span, const singleflight::Landing& how) {
+//       EndSpan(span, how.failed);
 //     }
 //   };
 //   struct Traced : singleflight::GroupTraits {
@@ -21,11 +21,16 @@
 // A listener is any class that has some of these functions, its hooks. It need not derive from
 // anything. It must not be final. A hook with another signature does not compile.
 //
-//   Tag OnLead(key)                        A call begins. Once, on the leader's thread, before
-//   `fn`. void OnFollow(key, const Tag&)         This caller follows a call, whose tag it gets.
-//   void OnLeave(key, const Tag&, LeaveReason)  A caller leaves its call before that has landed.
-//   void OnLand(key, const Tag&, const Landing&)  A call has landed.
-//   void OnRefuse(key, std::error_code)    A caller is refused: it neither leads nor follows.
+//   Tag OnLead(key)
+//     A call begins. Called once for each call, on the leader's thread, before `fn`.
+//   void OnFollow(key, const Tag&)
+//     This caller follows a call, and gets the tag of that call.
+//   void OnLeave(key, const Tag&, LeaveReason)
+//     A caller leaves its call before that has landed.
+//   void OnLand(key, const Tag&, const Landing&)
+//     A call has landed. Called once for each call.
+//   void OnRefuse(key, std::error_code)
+//     A caller is refused: it neither leads nor follows.
 //
 // The key is a const Key&. For a string Key it is a std::string_view, as for a Cache: see
 // read_through.hpp. It is valid until the hook returns. A Tag is what OnLead returns: any type
@@ -56,15 +61,18 @@
 //   OnLeave on the one that makes the caller leave. No lock is held. Hooks of several threads run
 //   at the same time, so a listener must be safe for that.
 // Errors: what a hook throws is dropped, and nobody is harmed. If OnLead throws, the tag is Tag().
-//   OnLand and OnLeave must not reach a cancellation point of a thread that may be cancelled.
+//   In a thread that may be cancelled, only OnLead, OnFollow and OnRefuse of a caller in Do may
+//   reach a cancellation point.
 // Lifetime: the listener is a member of its group: see Group::GetListener. To share one, let it
 //   hold a pointer.
-// Cost: without a listener none at all, in code, time and size. With OnFollow or OnLeave, a caller
-//   that does not block has its key copied, and a caller that joins while OnLead runs waits for it,
-//   also if it otherwise would not block. So OnLead must be short. OnLand delays the callers.
+// Cost: without a listener none at all, in code, time and size. With OnLeave, the first caller of a
+//   call that does not block in Do has its key copied. With OnFollow or OnLeave, and a tag, a
+//   caller that joins while OnLead runs waits until that has returned, even if it does not block
+//   otherwise or its timeout passes. So OnLead must be short. OnLand delays the callers.
 //
-// **Warning:** a hook should not ask a group. An OnLead that asks for its own key gets
-// `resource_deadlock_would_occur`. In the others, a deadlock may be reported where there is none.
+// **Warning:** a hook should not ask a group, and must not destroy it. An OnLead that asks for its
+// own key gets `resource_deadlock_would_occur`. In the others, a deadlock may be reported where
+// there is none, and one that two hooks make together is not detected.
 
 #include <chrono>
 #include <cstddef>

@@ -5,13 +5,13 @@
 // lacks the hook. No lock may be held.
 
 #include <chrono>
-#include <memory>
-#include <utility>
+#include <system_error>
 
 #include "../listener.hpp"
 #include "call.hpp"
 #include "errors.hpp"
 #include "limits.hpp"
+#include "listening.hpp"
 #include "thread_mark.hpp"
 #include "wait_graph.hpp"
 
