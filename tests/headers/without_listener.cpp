@@ -23,7 +23,8 @@ int Unshared(Group& group, const std::string& key) {
 }
 
 int WithOptions(Group& group, const std::string& key, singleflight::CallOptions options) {
-  return *group.Do(key, [&] { return static_cast<int>(key.size()); }, options);
+  return *group.Do(
+      key, [&] { return static_cast<int>(key.size()); }, options);
 }
 
 singleflight::Role Joined(Group& group, const std::string& key, Group::Waiter& waiter) {
