@@ -59,6 +59,7 @@
 #include "detail/redis/cache_context.hpp"
 #include "detail/redis/cached_call.hpp"
 #include "detail/redis/check_options.hpp"
+#include "detail/redis/command_result.hpp"
 #include "detail/redis/fleet_group.hpp"
 #include "detail/redis/outage.hpp"
 #include "key_result.hpp"
@@ -116,7 +117,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
       return;
     }
     singleflight::detail::BeforeBlocking();
-    pending_.AwaitNone();
+    this->AwaitCommands();
     this->local_ = nullptr;  // its calls use the rest
     refreshes_ = nullptr;
     if (!this->context_->cache->IsOpen()) return;
@@ -228,9 +229,9 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
     std::string copy(KeyRef::Adapt(key));
     auto found = this->context_->LookLocal(copy);
     if (found.is_fresh) {
-      pending_.Begin();
-      Tell([found = std::move(found),
-            callback = std::decay_t<Callback>(std::forward<Callback>(callback))]() mutable {
+      this->pending_.Begin();
+      this->Tell([found = std::move(found),
+                  callback = std::decay_t<Callback>(std::forward<Callback>(callback))]() mutable {
         callback(Peeked(std::move(found.value)));
       });
       return;
@@ -355,22 +356,12 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
     const auto command = std::make_shared<Command>(
         this->context_, kind, std::move(key), [this, shared](detail::Answer answer) {
           auto kept = std::make_shared<detail::Answer>(std::move(answer));
-          Tell([shared, kept] { (*shared)(*kept); });
+          this->Tell([shared, kept] { (*shared)(*kept); });
         });
     command->value = std::move(value);
-    pending_.Begin();
+    this->pending_.Begin();
     this->context_->Loop().Post([command] { command->Send(); });
   }
-  // Runs a callback on the thread that delivers. PendingCommands::Begin was called before.
-  template <class Fn>
-  void Tell(Fn fn) {
-    const auto shared = std::make_shared<Fn>(std::move(fn));
-    this->context_->fleet.Deliveries().Post([this, shared] {
-      (*shared)();
-      pending_.End();  // ~ReadThrough may go on now
-    });
-  }
-
   static Peeked PeekedAt(const Context& context, const detail::Answer& answer) {
     if (!answer.IsReply()) return Peeked::Failure(detail::ErrorOf(answer));
     detail::Reply reply = answer.reply;
@@ -390,7 +381,6 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
         detail::Outage(std::errc::protocol_error, "the server's value does not decode")));
   }
 
-  detail::PendingCommands pending_;
   std::unique_ptr<typename Base::Local> refreshes_;  // whose calls are the background loads
 };
 

@@ -14,12 +14,15 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "../../future.hpp"
 #include "../../group.hpp"
 #include "../../options.hpp"
+#include "../../redis_call_info.hpp"
 #include "../../redis_client.hpp"
 #include "../../result.hpp"
+#include "../../stop_token.hpp"
 #include "../errors.hpp"
 #include "../group_like.hpp"
 #include "../joiner.hpp"
@@ -27,8 +30,10 @@
 #include "../thread_mark.hpp"
 #include "blocking_caller.hpp"
 #include "client_core.hpp"
+#include "command_result.hpp"
 #include "fleet.hpp"
 #include "fleet_call.hpp"
+#include "lease_walk.hpp"
 #include "publish_outcome.hpp"
 
 namespace singleflight::redis::detail {
@@ -62,6 +67,31 @@ class FleetGroup : private FoundByLookup {
   std::string LastOutage() const {
     const std::lock_guard lock(context_->mutex);
     return context_->last_outage;
+  }
+
+  // Returns the leases under this prefix, in whatever process, the oldest first. Each is described
+  // as it was at some moment since this began, and is there once. A lease that is made or ends
+  // meanwhile may be missing.
+  //
+  // Thread: blocks until the servers have answered.
+  // Leaving: at once, if the timeout passes or the stop is requested.
+  // Errors: std::system_error: `not_connected` or `protocol_error` if a server cannot be used or
+  //   refuses something, whatever on_outage says, and what Leaving says.
+  // Cost: it scans the names of all keys on every server of the client, 500 in a step, with other
+  //   commands in between. That is for a page that a person looks at, not for each request.
+  std::vector<LeaseInfo> InspectFleet(CallOptions options = {}) {
+    const Walk walk;
+    return detail::BlockOn<std::vector<LeaseInfo>>(
+        options, [&](auto done) { BeginWalk(walk.unwanted.get_token(), std::move(done)); });
+  }
+  // The same for callers that do not block: `callback` gets a KeyResult<std::vector<LeaseInfo>>.
+  //
+  // Thread: the callback runs on a thread of the client's, and must not throw.
+  // Errors: those that say that it could not begin are thrown here.
+  // Lifetime: the destructor waits for the callback, which it makes come soon.
+  template <class Callback>
+  void InspectFleetThen(Callback&& callback) {
+    BeginWalk(walk_.unwanted.get_token(), std::forward<Callback>(callback));
   }
 
   // Refuses newcomers from now on, and waits until no call is in flight in this process: see
@@ -126,7 +156,23 @@ class FleetGroup : private FoundByLookup {
       static_cast<void>(local_.release());  // its calls are the parent's
     } else {
       singleflight::detail::BeforeBlocking();
+      AwaitCommands();
     }
+  }
+
+  // Waits for the callbacks of commands such as InspectFleetThen.
+  void AwaitCommands() {
+    walk_.unwanted.request_stop();
+    pending_.AwaitNone();
+  }
+  // Runs a callback on the thread that delivers. PendingCommands::Begin was called before.
+  template <class Fn>
+  void Tell(Fn fn) {
+    const auto shared = std::make_shared<Fn>(std::move(fn));
+    context_->fleet.Deliveries().Post([this, shared] {
+      (*shared)();
+      pending_.End();  // the destructor may go on now
+    });
   }
 
   // The next callers start new calls.
@@ -194,9 +240,27 @@ class FleetGroup : private FoundByLookup {
 
   ClientCore& core_;
   const std::shared_ptr<Context> context_;
+  PendingCommands pending_;
   std::unique_ptr<Local> local_;  // declared last, so destroyed first: its calls use the rest
 
  private:
+  // Ends a LeaseWalk early.
+  struct Walk {
+    ~Walk() { unwanted.request_stop(); }
+    StopSource unwanted;
+  };
+  template <class Callback>
+  void BeginWalk(StopToken unwanted, Callback&& callback) {
+    core_.Start();
+    const auto kept = std::make_shared<std::decay_t<Callback>>(std::forward<Callback>(callback));
+    const auto walk = std::make_shared<LeaseWalk>(
+        context_, std::move(unwanted), [this, kept](LeaseWalk::Leases leases) {
+          Tell([kept, leases = std::move(leases)]() mutable { (*kept)(std::move(leases)); });
+        });
+    pending_.Begin();
+    context_->Loop().Post([walk] { walk->Begin(); });
+  }
+
   // `offer(state)` offers to do the work of the call.
   template <class More, class K, class Offer>
   Joined JoinAndStart(const K& key, Waiter& waiter, bool again, OnFailure on_failure,
@@ -266,6 +330,8 @@ class FleetGroup : private FoundByLookup {
       }
     };
   }
+
+  Walk walk_;  // what InspectFleetThen has begun
 };
 
 }  // namespace singleflight::redis::detail

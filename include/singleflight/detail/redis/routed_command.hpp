@@ -101,6 +101,8 @@ class RoutedCommand : public Command {
     return std::unique_ptr<RoutedCommand>(static_cast<RoutedCommand*>(self.release()));
   }
 
+  std::optional<Address> only_at = {};  // no other server is asked. Set before it is sent
+
   // Used by the router alone.
   Node* sent_to = nullptr;
   int redirections = 0;

@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "address.hpp"
 #include "answer.hpp"
 #include "command.hpp"
 #include "commands_in_flight.hpp"
@@ -89,6 +90,15 @@ class Router final : private CommandRouter {
     Send(std::make_unique<WithCallback<OnAnswer>>(std::move(on_answer), *this, slot, words));
   }
 
+  // The same, at this server, whoever has which keys.
+  template <std::invocable<Answer> OnAnswer>
+  void RunAt(const Address& server, std::span<const std::string_view> words, OnAnswer on_answer) {
+    auto command =
+        std::make_unique<WithCallback<OnAnswer>>(std::move(on_answer), *this, std::nullopt, words);
+    command->only_at = server;
+    Send(std::move(command));
+  }
+
   bool IsCluster() const noexcept { return topology_.IsCluster(); }
 
   // Whether a command for this key would go to a server now.
@@ -135,8 +145,8 @@ class Router final : private CommandRouter {
 
   void Route(std::unique_ptr<RoutedCommand> command) {
     if (!closed_.empty()) return FailSoon(std::move(command), closed_);
-    const Topology::Target target =
-        command->AskAt() ? topology_.FindAt(*command->AskAt()) : topology_.Find(command->Slot());
+    const std::optional<Address>& at = command->AskAt() ? command->AskAt() : command->only_at;
+    const Topology::Target target = at ? topology_.FindAt(*at) : topology_.Find(command->Slot());
     if (target.node != nullptr) {
       command->sent_to = target.node;
       std::unique_ptr<Command> refused = target.node->Send(std::move(command));

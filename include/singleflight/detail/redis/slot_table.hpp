@@ -55,6 +55,18 @@ class SlotTable {
   Node* At(unsigned slot) const noexcept { return slots_[slot]; }
   void Set(unsigned slot, Node& node) noexcept { slots_[slot] = &node; }
 
+  // Returns the nodes that have slots, or none if no node has said which those are.
+  std::vector<Node*> Nodes() const {
+    std::vector<Node*> nodes;
+    if (!was_told_) return nodes;
+    for (Node* const node : slots_) {
+      const bool is_new = node != nullptr && (nodes.empty() || nodes.back() != node) &&
+                          std::ranges::find(nodes, node) == nodes.end();
+      if (is_new) nodes.push_back(node);
+    }
+    return nodes;
+  }
+
   // Asks now. Without a node to ask, it is up to the caller to ask again when one is up.
   void Refresh() {
     Node* const node = is_refreshing_ ? nullptr : callbacks_.any_up();
@@ -96,6 +108,7 @@ class SlotTable {
     is_refreshing_ = false;
     is_known_ = true;
     if (!ranges.empty()) {
+      was_told_ = true;
       slots_.assign(kSlots, nullptr);
       for (const SlotRange& range : ranges) {
         std::fill(slots_.begin() + range.first, slots_.begin() + range.last + 1,
@@ -117,6 +130,7 @@ class SlotTable {
   const Callbacks callbacks_;
   std::vector<Node*> slots_;  // by slot. Empty: not in use
   bool is_known_ = false;
+  bool was_told_ = false;  // by a node that let the user ask
   bool is_refreshing_ = false;
   RetryPause pause_;
   Timer again_;

@@ -101,6 +101,17 @@ class Topology {
   // Returns where to send a command that a node has redirected.
   Target FindAt(const Address& address) { return TargetOf(NodeAt(address)); }
 
+  // Returns the servers that have the keys, or none if they are not known.
+  std::vector<Address> Masters() const {
+    std::vector<Address> masters;
+    if (slots_.IsInUse()) {
+      for (const Node* const node : slots_.Nodes()) masters.push_back(node->Where());
+    } else if (master_ != nullptr) {
+      masters.push_back(master_->Where());
+    }
+    return masters;
+  }
+
   // Returns in one line why there is no target.
   std::string Why(std::optional<unsigned> slot) const {
     if (slots_.IsInUse() && slot && slots_.At(*slot) != nullptr) return slots_.At(*slot)->Why();
