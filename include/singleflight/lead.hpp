@@ -146,6 +146,11 @@ class Lead {
   static constexpr bool kTakesCached = requires { requires BeforeLanding::kTakesCached; };
   const BeforeLanding& Hook() const noexcept { return before_; }
 
+  // Internal: whether the call has landed, or is being landed. Then there is no work to do.
+  bool HasLanded() const noexcept { return async_->HasLanded(); }
+  // Internal: for what belongs to the call as long as that has not landed.
+  const std::shared_ptr<Async>& SharedCall() const noexcept { return async_; }
+
   // Internal: the stop token, for what notices the group's destruction. It does not count as taken.
   StopToken WatchStop() const noexcept { return async_->call.stop.get_token(); }
 

@@ -167,6 +167,18 @@ class Group
     return this->local_->Forget(adapted) || had;  // also a call that has begun meanwhile
   }
 
+  // Makes the callers of this process's call for `key` get `operation_canceled`, and forgets the
+  // call here, as Group::Cancel. True if one was in flight. If this process leads, its lease is
+  // given back at once, and if other processes follow, one of them leads: it runs `fn` itself. If
+  // another process leads, this one only stops following. Does not wait for the server.
+  //
+  // Thread, Errors: as for Group::Cancel. Also throws `operation_not_permitted` in a forked child.
+  template <class K = singleflight::detail::BracedKey<std::string>>
+  bool Cancel(const K& key) {
+    this->core_.Start();
+    return this->local_->Cancel(KeyRef::Adapt(key));
+  }
+
   // Returns how many callers of this process are now on its call for `key`, or 0 if there is none.
   template <class K = singleflight::detail::BracedKey<std::string>>
   std::size_t Callers(const K& key) const {
@@ -176,8 +188,8 @@ class Group
   // Returns the counts of this process.
   Stats GetStats() const { return this->FleetStats(); }
 
-  // LastOutage, Close, and what callers that do not block use, as in singleflight::Group: see
-  // detail/redis/fleet_group.hpp.
+  // LastOutage, Close, Inspect, InspectFleet, and what callers that do not block use, as in
+  // singleflight::Group: see detail/redis/fleet_group.hpp.
 };
 
 }  // namespace singleflight::redis

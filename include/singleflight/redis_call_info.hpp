@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// LeaseInfo: one lease of the fleet, as InspectFleet of a redis::Group and of a redis::ReadThrough
-// sees it on the server.
+// What a redis::Group or a redis::ReadThrough says about the work that is in flight. CallInfo: one
+// call of this process, as Inspect sees it. LeaseInfo: one lease of the fleet, as InspectFleet sees
+// it on the server.
 //
+//   for (const singleflight::redis::CallInfo& call : pages.Inspect()) {
+//     page << call.key << ": " << call.callers << " callers"
+//          << (call.phase == singleflight::redis::CallPhase::kLeading ? ", run here\n" : "\n");
+//   }
 //   for (const singleflight::redis::LeaseInfo& lease : pages.InspectFleet({.timeout = 1s})) {
 //     page << lease.key << " is led by " << lease.host << ':' << lease.pid << " for "
 //          << lease.age.count() << " ms, and " << lease.followers << " processes follow\n";
@@ -14,7 +19,20 @@
 #include <cstdint>
 #include <string>
 
+#include "call_info.hpp"
+
 namespace singleflight::redis {
+
+// How far a call of this process is.
+enum class CallPhase : unsigned char {
+  kAsking,     // it is not known so far who leads
+  kFollowing,  // another process leads, or did when the server was last asked
+  kLeading,    // this process has begun the call's work
+};
+
+struct CallInfo : singleflight::CallInfo<std::string> {
+  CallPhase phase;
+};
 
 // Describes one lease at the moment when the server was asked about it. All times are measured by
 // the server's clock.

@@ -39,8 +39,10 @@
 //
 // Needs what redis.hpp needs.
 
+#include <algorithm>
 #include <concepts>
 #include <exception>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,6 +51,7 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "detail/cached_load.hpp"
 #include "detail/errors.hpp"
@@ -63,6 +66,8 @@
 #include "detail/redis/fleet_group.hpp"
 #include "detail/redis/outage.hpp"
 #include "key_result.hpp"
+#include "options.hpp"
+#include "redis_call_info.hpp"
 #include "redis_client.hpp"
 #include "redis_codec.hpp"
 #include "redis_read_through_options.hpp"
@@ -105,7 +110,8 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
              (detail::CheckGroupOptions(prefix, options.fleet),
               std::make_shared<Context>(detail::ClientAccess::FleetOf(client), std::string(prefix),
                                         options, std::string(detail::TagOf<Value, ValueCodec>())))),
-        refreshes_(std::make_unique<typename Base::Local>()) {
+        refreshes_(std::make_unique<typename Base::Local>(
+            GroupOptions{.timed = options.fleet.group.timed})) {
     this->context_->refreshes = refreshes_.get();
     this->context_->NoteRefusals();
   }
@@ -243,6 +249,26 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
            callback(answer.IsReply() || !old ? PeekedAt(*this->context_, answer)
                                              : Peeked(std::move(old)));
          });
+  }
+
+  // Cancels the load of this process for `key`, also one in the background, as Group::Cancel of
+  // redis.hpp: its callers get `operation_canceled`, and nothing is put. So do callers here that
+  // wait for another process's load, or for a newer value than an expired one. Values that were put
+  // before stay, and retry_after does not count it as a failure. True if there was such a load.
+  template <class K = singleflight::detail::BracedKey<std::string>>
+  bool Cancel(const K& key) {
+    this->core_.Start();
+    auto&& adapted = KeyRef::Adapt(key);
+    const bool had_refresh = refreshes_->Cancel(adapted);
+    return this->local_->Cancel(adapted) || had_refresh;
+  }
+
+  // Returns every call of this process, as in redis::Group, and every load in the background.
+  std::vector<CallInfo> Inspect() const {
+    std::vector<CallInfo> calls = Base::CallsIn(*this->local_);
+    std::vector<CallInfo> loads = Base::CallsIn(*refreshes_);
+    std::ranges::move(loads, std::back_inserter(calls));
+    return calls;
   }
 
   // Returns the counts of this process.

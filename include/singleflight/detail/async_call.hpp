@@ -51,6 +51,10 @@ class AsyncCall {
     phase_ = Phase::kRunning;
     return true;
   }
+  bool HasLanded() noexcept {
+    const std::lock_guard lock(mutex_);
+    return phase_ == Phase::kLanded;
+  }
   // True for the first who is about to land the call.
   bool StartsLanding() noexcept {
     const std::lock_guard lock(mutex_);
@@ -91,10 +95,14 @@ class AsyncCall {
     }
     unwanted.request_stop();
   }
-  // Whether the call can be asked to stop because nobody wants it.
-  bool TakesStop() noexcept {
+  // Whether the call has not landed so far, and nobody here is to get its outcome.
+  bool IsUnwanted() noexcept {
     const std::lock_guard lock(mutex_);
-    return phase_ != Phase::kLanded && ledger.TakesStop(call);
+    return phase_ != Phase::kLanded && ledger.IsUnwanted(call);
+  }
+  bool IsCanceled() noexcept {
+    const std::lock_guard lock(mutex_);
+    return phase_ != Phase::kLanded && ledger.IsCanceled(call);
   }
   // This waiter does the call's work, so it is the leader. It may be gone. Null: none does.
   void SetLeader(const Waiter<typename Ledger::Value>* waiter) noexcept {

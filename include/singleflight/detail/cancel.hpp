@@ -45,7 +45,13 @@ class Canceler {
       state = call->state;
       if (state != nullptr) state->Cancel(std::move(error));
     }
-    if (state != nullptr) state->Publish();
+    if (state != nullptr) {
+      // What the call carries may still refer to its callers.
+      if constexpr (requires { Ledger::ExtraOf(*state).OnCancel(); }) {
+        Ledger::ExtraOf(*state).OnCancel();
+      }
+      state->Publish();
+    }
     stop.request_stop();
     return true;
   }

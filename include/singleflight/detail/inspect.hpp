@@ -50,17 +50,24 @@ std::vector<Element> CollectCalls(Ledger& ledger, const Add& add) {
   return all;
 }
 
+// Describes a call, whose shard is locked.
 template <class Ledger>
-std::vector<CallInfo<typename Ledger::Key>> Inspect(Ledger& ledger) {
+CallInfo<typename Ledger::Key> InfoOf(const Ledger& ledger, const typename Ledger::Call& call) {
   using Key = typename Ledger::Key;
   using Clock = std::chrono::steady_clock;
-  return detail::CollectCalls<CallInfo<Key>>(ledger, [&ledger](const auto& call, auto& some) {
-    CallInfo<Key> info{Key(call.key.get()), call.callers, call.Forgotten(), {}};
-    if (ledger.StampsCalls()) {
-      const auto since = std::chrono::nanoseconds(call.started);
-      info.since = Clock::time_point(std::chrono::duration_cast<Clock::duration>(since));
-    }
-    some.push_back(std::move(info));
+  CallInfo<Key> info{Key(call.key.get()), call.callers, call.Forgotten(), {}};
+  if (ledger.StampsCalls()) {
+    const auto since = std::chrono::nanoseconds(call.started);
+    info.since = Clock::time_point(std::chrono::duration_cast<Clock::duration>(since));
+  }
+  return info;
+}
+
+template <class Ledger>
+std::vector<CallInfo<typename Ledger::Key>> Inspect(Ledger& ledger) {
+  using Info = CallInfo<typename Ledger::Key>;
+  return detail::CollectCalls<Info>(ledger, [&ledger](const auto& call, auto& found) {
+    found.push_back(detail::InfoOf(ledger, call));
   });
 }
 

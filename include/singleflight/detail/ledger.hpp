@@ -175,9 +175,14 @@ class Ledger {
     call.takes_stop = true;
     return call.callers == 0 ? Abandon(shard, call) : StopSource(kNoStopState);
   }
-  bool TakesStop(const CallBase& call) noexcept {
+  bool IsCanceled(const CallBase& call) noexcept {
     const Shard shard = Lock(call.hash);
-    return call.takes_stop;
+    return call.canceled;
+  }
+  // Whether nobody here is to get its outcome: it was cancelled, or asked to stop and obeys.
+  bool IsUnwanted(const CallBase& call) noexcept {
+    const Shard shard = Lock(call.hash);
+    return call.canceled || (call.takes_stop && call.stop.stop_requested());
   }
   // The opposite: the call's work is about to begin, and may not take the token. False if the call
   // was asked to stop before.

@@ -194,7 +194,8 @@ class LaterBatch {
     const bool stopped = stopped_;
     lock.unlock();
     edge.Remove();  // before it leaves: this thread no longer waits
-    if (!landed && !Leave(member)) return false;
+    // A call that was cancelled has landed, but this may be about to get its lead.
+    if (landed ? IsGranted(member) : !Leave(member)) return false;
     if (member.left && !stopped) {
       member.left = false;
       member.error = deadlock ? MakeDeadlock() : MakeTimedOut();
@@ -206,20 +207,21 @@ class LaterBatch {
   // Leaves a call, or waits until it has landed, if it is too late. False: this batch has been
   // given its lead.
   bool Leave(Member& member) {
-    if (!G::Withdraw(*member.call, member)) {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return member.lead || member.landed; });
-      if (member.lead) {
-        for (Member* each : asking_) each->Decide();  // none of them is waited for
-        return false;
-      }
-    }
+    if (IsGranted(member)) return false;
     member.left = member.Leave();
     if (member.left) {
       Change([&] { member.Decide(); });  // nobody else says so any more
     } else {
       AwaitLanded(member);
     }
+    return true;
+  }
+  // Takes back its offer to lead, or returns true once it has the lead.
+  bool IsGranted(Member& member) {
+    if (member.led || G::Withdraw(*member.call, member)) return false;
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return member.lead.has_value(); });
+    for (Member* each : asking_) each->Decide();  // none of them is waited for
     return true;
   }
   void AwaitLanded(Member& member) {
@@ -283,9 +285,11 @@ class LaterBatch {
     std::optional<typename LedCalls<G>::Working> working;  // until the last call has landed
     try {
       for (Member* member : asking_) {
+        if (member->running && member->running->HasLanded()) member->running.reset();
         if (!member->running) continue;
         led.template Add<BatchFn<G, Fn>::kTakesStop>(*member->key, *member->running);
       }
+      if (led.Empty()) return;  // they were cancelled before they were granted
       working.emplace(led);
       const auto land = [&led](std::size_t place, Outcome&& outcome) {
         led.Land(place, std::move(outcome));

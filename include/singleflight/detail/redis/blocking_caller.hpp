@@ -184,7 +184,9 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
     const bool waited = !deadlock && WaitForSomething();
     edge.Remove();  // this thread no longer waits
     if (waited && IsOnlyToRefresh()) return false;
-    if (waited) Call::Withdraw(*call_, *this);  // if it has landed, nobody else takes this out
+    // If it has landed, nobody else takes this out. If it was cancelled, this may be about to get
+    // its lead, and must not go before that.
+    if (waited && !Call::Withdraw(*call_, *this)) AwaitLead();
     if (!waited && Leaves()) {
       std::rethrow_exception(deadlock ? singleflight::detail::MakeDeadlock()
                              : options_.stop.stop_requested()
@@ -227,7 +229,7 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
 
   void AwaitLead() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return landed_ || lead_; });
+    changed_.wait(lock, [this] { return lead_.has_value(); });
   }
   void AwaitLanded() {
     std::unique_lock lock(mutex_);

@@ -241,7 +241,7 @@ struct PublishLoad : PublishOutcome<Value, ValueCodec> {
     const bool is_kept = !failed && order.has_value();
     if (!order) order = PutOrder{.fresh = "-"};
     const std::chrono::milliseconds fresh(is_kept ? std::stoll(order->fresh) : 0);
-    Base::operator()(ledger, call, key, outcome, std::move(order));
+    if (!Base::operator()(ledger, call, key, outcome, std::move(order))) return;
     if (is_kept && outcome.value() != nullptr) {
       context->TryPutLocal(key, *outcome.value(), epoch, Clock::now(), fresh);
     } else if (!failed) {

@@ -104,6 +104,8 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
     hook.old = {};
     const auto launch = [&](typename LocalGroup<Value>::Lead lead) {
       const auto target = lead.SharedTarget();
+      guard->Watch(lead.SharedCall());
+      this->SlotOf(*lead.SharedCall()).NoteLeads();
       typename Base::Lead full(std::move(lead), std::move(hook));
       this->context->cache->NoteLead(id, target);
       ++this->context->count.executions;

@@ -203,8 +203,11 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
   // Thread: any. From here on nobody else uses this object, but for a lease that is lost.
   void GiveTo(Runner& runner) noexcept {
     on_stop_.reset();
-    if (!async_->TakeNoStop() && !runner.IsThread()) return LandUnwanted();
+    const bool begins = async_->TakeNoStop();
+    if (!begins && !runner.IsThread()) return LandUnwanted();
+    if (!begins && async_->IsCanceled()) return GiveNothingTo(runner);
     ++context->count.executions;
+    SlotOf(*async_).NoteLeads();
     const std::shared_ptr<Call> kept = std::move(self_);
     async_->SetLeader(runner.waiter);
     Hook hook = kept->MakeHook(std::move(guard_));
@@ -212,6 +215,16 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
       Deliver([owned = std::shared_ptr<redis::detail::Runner>(std::move(other))] {});
     }
     runner.Take(Lead(singleflight::Lead<Ledger>(std::move(async_)), std::move(hook)));
+  }
+
+  // The call was cancelled, and the thread that was to do its work must not go before it has heard
+  // from here. It gets a lead of a call that has landed.
+  void GiveNothingTo(Runner& runner) noexcept {
+    const std::shared_ptr<Call> kept = std::move(self_);
+    guard_ = nullptr;
+    singleflight::Lead<Ledger> lead(std::move(async_));
+    lead.Land(Outcome());
+    runner.Take(Lead(std::move(lead), kept->MakeHook(nullptr)));
   }
 
   void OnLost() noexcept override {
@@ -297,9 +310,9 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
     }
   }
 
-  // All callers of this process have left.
+  // All callers of this process have left, or the call was cancelled.
   void LandUnwanted() {
-    ++context->count.abandoned;
+    if (!async_->IsCanceled()) ++context->count.abandoned;
     guard_ = nullptr;
     Deliver([this] { Land(Outcome(singleflight::detail::MakeCanceled())); });
   }

@@ -25,6 +25,7 @@
 #include "../../stop_token.hpp"
 #include "../errors.hpp"
 #include "../group_like.hpp"
+#include "../inspect.hpp"
 #include "../joiner.hpp"
 #include "../key_ref.hpp"
 #include "../thread_mark.hpp"
@@ -68,6 +69,10 @@ class FleetGroup : private FoundByLookup {
     const std::lock_guard lock(context_->mutex);
     return context_->last_outage;
   }
+
+  // Returns every call of this process that is in flight, in no order, as Group::Inspect. With
+  // Options::group.timed, also since when. `key` is as it was asked for.
+  std::vector<CallInfo> Inspect() const { return CallsIn(*local_); }
 
   // Returns the leases under this prefix, in whatever process, the oldest first. Each is described
   // as it was at some moment since this began, and is there once. A lease that is made or ends
@@ -173,6 +178,15 @@ class FleetGroup : private FoundByLookup {
       (*shared)();
       pending_.End();  // the destructor may go on now
     });
+  }
+
+  static std::vector<CallInfo> CallsIn(Local& local) {
+    auto& ledger = local.ledger_;
+    return singleflight::detail::CollectCalls<CallInfo>(
+        ledger, [&ledger](const auto& call, auto& found) {
+          found.push_back(
+              {singleflight::detail::InfoOf(ledger, call), Ledger::ExtraOf(*call.state).Phase()});
+        });
   }
 
   // The next callers start new calls.

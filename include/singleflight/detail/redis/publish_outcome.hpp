@@ -39,13 +39,18 @@ using LocalGroup = singleflight::Group<std::string, Value, DefaultHash<std::stri
 template <class Async>
 class LeaseGuard {
  public:
-  // `async` may be asked to stop when nobody wants it any more. Then others may take over at once.
+  // `async` is asked to stop when nobody wants it any more. If it obeys, or was cancelled, others
+  // may take over at once.
   LeaseGuard(std::shared_ptr<Tenure> tenure, std::shared_ptr<Async> async)
       : tenure_(std::move(tenure)),
         async_(std::move(async)),
         on_stop_(std::in_place, async_->call.stop.get_token(), OnStop{this}) {}
-  // For a call that nobody waits for: only its group asks it to stop.
+  // For a call that is to be made: Watch should follow.
   explicit LeaseGuard(std::shared_ptr<Tenure> tenure) : tenure_(std::move(tenure)) {}
+  void Watch(std::shared_ptr<Async> async) noexcept {
+    async_ = std::move(async);
+    on_stop_.emplace(async_->call.stop.get_token(), OnStop{this});
+  }
   ~LeaseGuard() {
     if (tenure_ != nullptr) tenure_->GiveBack();  // nothing was published
   }
@@ -70,7 +75,7 @@ class LeaseGuard {
   struct OnStop {
     LeaseGuard* self;
     void operator()() const noexcept {
-      if (self->async_->TakesStop() && !self->tenure_->IsLost()) self->tenure_->GiveBack();
+      if (self->async_->IsUnwanted() && !self->tenure_->IsLost()) self->tenure_->GiveBack();
     }
   };
 
@@ -85,16 +90,21 @@ struct PublishOutcome {
   using Ledger = typename LocalGroup<Value>::Lead::LedgerType;
   using Guard = LeaseGuard<typename Ledger::AsyncCall>;
 
-  void operator()(Ledger& ledger, const singleflight::detail::CallBase& call, const std::string&,
+  // False: the outcome is of no use to anybody.
+  bool operator()(Ledger& ledger, const singleflight::detail::CallBase& call, const std::string&,
                   singleflight::detail::Outcome<Value>& outcome,
                   std::optional<PutOrder> put = {}) const {
-    if (guard == nullptr) return;
     // A function that obeys a stop may return before the guard has been told of it. Others must not
-    // get what it returns then.
-    const bool is_unwanted = call.stop.stop_requested() && ledger.TakesStop(call);
-    if (is_unwanted && !(**guard).IsLost()) return guard->GiveBack();
-    Publish(outcome, std::move(put));
-    guard->Release();
+    // get what it returns then. If the lease was lost, that is why it was asked to stop.
+    const bool is_lost = guard != nullptr && (**guard).IsLost();
+    const bool is_useless = is_lost ? ledger.IsCanceled(call) : ledger.IsUnwanted(call);
+    if (guard != nullptr && !is_useless) {
+      Publish(outcome, std::move(put));
+      guard->Release();
+    } else if (guard != nullptr) {
+      guard->GiveBack();
+    }
+    return !is_useless;
   }
   // The thread that does the work is being cancelled, and the call has landed.
   void OnVanished() const noexcept {

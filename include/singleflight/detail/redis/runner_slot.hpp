@@ -5,10 +5,12 @@
 // after the server has answered, and a caller that blocks may have left by then. So each caller
 // that can do the work offers itself, and the first that is still there gets the lead.
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <utility>
 
+#include "../../redis_call_info.hpp"
 #include "../intrusive_list.hpp"
 
 namespace singleflight::redis::detail {
@@ -122,14 +124,23 @@ class RunnerSlot {
     return std::exchange(waiting_, nullptr) != nullptr;
   }
 
+  // Returns how far the call is, for a page that shows it.
+  CallPhase Phase() const noexcept { return phase_.load(std::memory_order_relaxed); }
+  // This process does the call's work.
+  void NoteLeads() noexcept { phase_.store(CallPhase::kLeading, std::memory_order_relaxed); }
+
   // Tells each runner that another process leads for now, also those that are offered later.
   void NotifyFollows() noexcept {
+    phase_.store(CallPhase::kFollowing, std::memory_order_relaxed);
     const std::lock_guard lock(mutex_);
     follows_ = true;
     for (auto* link = runners_.next; link != &runners_; link = link->next) {
       static_cast<Runner*>(link)->OnFollows();
     }
   }
+
+  // The call's callers are about to be notified, although its work goes on.
+  void OnCancel() noexcept { Close(); }
 
   // No runner will be asked any more: one of them has the lead, or the call is about to land
   // otherwise. Those that are threads are woken by the landing. Returns the runner that belongs to
@@ -165,6 +176,7 @@ class RunnerSlot {
   Grant* waiting_ = nullptr;
   bool follows_ = false;  // another process led when it was last asked
   bool closed_ = false;
+  std::atomic<CallPhase> phase_ = CallPhase::kAsking;  // relaxed: only to be shown
 };
 
 }  // namespace singleflight::redis::detail

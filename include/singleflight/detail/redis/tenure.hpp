@@ -99,7 +99,8 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   //
   // Thread: any.
   bool IsHeld() const noexcept {
-    return Clock::now().time_since_epoch().count() < held_until_.load(std::memory_order_relaxed);
+    return !ending_.load(std::memory_order_relaxed) &&
+           Clock::now().time_since_epoch().count() < held_until_.load(std::memory_order_relaxed);
   }
 
   // True: the lease is not this process's any more. Any thread.
@@ -349,7 +350,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   // Until then the server has the lease for us. Relaxed: no other data depends on it.
   std::atomic<Clock::rep> held_until_ = 0;
   std::atomic<bool> is_lost_ = false;  // relaxed, likewise
-  std::atomic<bool> ending_ = false;
+  std::atomic<bool> ending_ = false;   // End or GiveBack was called. IsHeld needs nothing with it
   // Set by End before it posts.
   PayloadKind kind_ = PayloadKind::kAbandoned;
   std::string payload_;
