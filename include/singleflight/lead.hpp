@@ -146,8 +146,6 @@ class Lead {
   static constexpr bool kTakesCached = requires { requires BeforeLanding::kTakesCached; };
   const BeforeLanding& Hook() const noexcept { return before_; }
 
-  // Internal: whether the call has landed, or is being landed. Then there is no work to do.
-  bool HasLanded() const noexcept { return async_->HasLanded(); }
   // Internal: for what belongs to the call as long as that has not landed.
   const std::shared_ptr<Async>& SharedCall() const noexcept { return async_; }
 

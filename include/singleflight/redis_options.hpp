@@ -51,7 +51,7 @@ struct Options {
 
 // Counts exactly what a Group has done in this process since it was made.
 struct Stats {
-  std::uint64_t executions = 0;  // calls whose work this process began
+  std::uint64_t executions = 0;  // calls whose work this process began, or was about to
   std::uint64_t remote = 0;      // calls of this process that another process ran `fn` for
   std::uint64_t takeovers = 0;   // leases taken after waiting for one that gave no outcome
   // Outcomes that could not be published under their lease: it was lost, or the server could not be

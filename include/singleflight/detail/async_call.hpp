@@ -51,10 +51,6 @@ class AsyncCall {
     phase_ = Phase::kRunning;
     return true;
   }
-  bool HasLanded() noexcept {
-    const std::lock_guard lock(mutex_);
-    return phase_ == Phase::kLanded;
-  }
   // True for the first who is about to land the call.
   bool StartsLanding() noexcept {
     const std::lock_guard lock(mutex_);

@@ -285,7 +285,7 @@ class LaterBatch {
     std::optional<typename LedCalls<G>::Working> working;  // until the last call has landed
     try {
       for (Member* member : asking_) {
-        if (member->running && member->running->HasLanded()) member->running.reset();
+        if (member->running && member->running->Target().HasLanded()) member->running.reset();
         if (!member->running) continue;
         led.template Add<BatchFn<G, Fn>::kTakesStop>(*member->key, *member->running);
       }

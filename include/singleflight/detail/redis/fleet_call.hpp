@@ -205,9 +205,10 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
     on_stop_.reset();
     const bool begins = async_->TakeNoStop();
     if (!begins && !runner.IsThread()) return LandUnwanted();
-    if (!begins && async_->IsCanceled()) return GiveNothingTo(runner);
-    ++context->count.executions;
-    SlotOf(*async_).NoteLeads();
+    if (begins || !async_->IsCanceled()) {  // else this thread waits for a lead, but runs nothing
+      ++context->count.executions;
+      SlotOf(*async_).NoteLeads();
+    }
     const std::shared_ptr<Call> kept = std::move(self_);
     async_->SetLeader(runner.waiter);
     Hook hook = kept->MakeHook(std::move(guard_));
@@ -215,16 +216,6 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
       Deliver([owned = std::shared_ptr<redis::detail::Runner>(std::move(other))] {});
     }
     runner.Take(Lead(singleflight::Lead<Ledger>(std::move(async_)), std::move(hook)));
-  }
-
-  // The call was cancelled, and the thread that was to do its work must not go before it has heard
-  // from here. It gets a lead of a call that has landed.
-  void GiveNothingTo(Runner& runner) noexcept {
-    const std::shared_ptr<Call> kept = std::move(self_);
-    guard_ = nullptr;
-    singleflight::Lead<Ledger> lead(std::move(async_));
-    lead.Land(Outcome());
-    runner.Take(Lead(std::move(lead), kept->MakeHook(nullptr)));
   }
 
   void OnLost() noexcept override {
