@@ -259,11 +259,12 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   bool Cancel(const K& key) {
     this->core_.Start();
     auto&& adapted = KeyRef::Adapt(key);
-    const bool had_refresh = refreshes_->Cancel(adapted);
-    return this->local_->Cancel(adapted) || had_refresh;
+    const bool had_refresh = Base::CancelAllIn(*refreshes_, adapted);
+    return Base::CancelAllIn(*this->local_, adapted) || had_refresh;
   }
 
-  // Returns every call of this process, as in redis::Group, and every load in the background.
+  // Returns every call of this process, as in redis::Group, and every load in the background. A
+  // call is forgotten once the server has been asked: the next caller asks it again.
   std::vector<CallInfo> Inspect() const {
     std::vector<CallInfo> calls = Base::CallsIn(*this->local_);
     std::vector<CallInfo> loads = Base::CallsIn(*refreshes_);

@@ -87,9 +87,9 @@ TEST_CASE("redis: Cancel lets the next caller of its own process lead a new call
   const RedisServer server;
   RedisPages pages(server, LongLease());
   RedisLeader first(pages, "k", "old"s);
+  CHECK(pages.Cancel("k"));
   for (int i = 0; i < 20; ++i) {
-    if (i > 0) CHECK_FALSE(pages.Cancel("k"));
-    static_cast<void>(pages.Cancel("k"));
+    CHECK_FALSE(pages.Cancel("k"));
     CHECK(*pages.Do("k", [] { return "new"s; }) == "new");
   }
   CHECK(first.Finish().error == kCanceled);
@@ -337,6 +337,40 @@ TEST_CASE("redis: a Cancel at any moment gives each caller one outcome and leave
   AwaitAnswers(here);
   CHECK(server.Keys("t:{*}:lease").empty());
   CHECK(*there.Do("k", [] { return "last"s; }) == "last");
+}
+
+TEST_CASE("redis::ReadThrough: a Cancel at any moment gives each caller one outcome") {
+  constexpr int kRounds = 300;
+  const RedisServer server;
+  PageOptions options = Stale();
+  options.ttl = 1ms;  // most values have expired
+  options.soft_timeout = 1ms;
+  CachePages here(server, options), there(server, options);
+  std::atomic<int> canceled = 0, landed = 0;
+  std::atomic<bool> stops = false;
+  {
+    JoiningThread cancels([&] {
+      while (!stops) static_cast<void>(here.Cancel("k"));
+    });
+    std::vector<JoiningThread> asking;
+    for (CachePages* const pages : {&here, &here, &there}) {
+      asking.emplace_back([&, pages] {
+        for (int i = 0; i < kRounds; ++i) {
+          const auto error = ErrorOf([&] { return pages->Get("k", [] { return "v"s; }); });
+          if (error == std::nullopt) ++landed;
+          if (error == kCanceled) ++canceled;
+        }
+      });
+    }
+    asking.clear();
+    stops = true;
+  }
+  CHECK(canceled + landed == 3 * kRounds);
+  for (CachePages* const pages : {&here, &there}) {
+    Await([&] { return pages->Inspect().empty(); });
+  }
+  AwaitNoLease(server, "k");
+  CHECK(*there.Get("k", [] { return "v"s; }) == "v");
 }
 
 // ---- A cache

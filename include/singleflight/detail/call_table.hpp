@@ -86,6 +86,17 @@ class alignas(64) Shard {
     return nullptr;
   }
 
+  // Calls `visit(call)` for each forgotten call with this hash.
+  template <class Visit>
+  void VisitForgotten(std::uint64_t hash, const Visit& visit) {
+    CallBase* call = first_forgotten_;
+    if (call == nullptr) return;
+    do {
+      if (call->hash == hash) visit(*call);
+      call = call->next_forgotten;
+    } while (call != first_forgotten_);
+  }
+
   void Insert(CallBase& call) noexcept {
     if (size_ > kMaxInOneBucket && size_ > mask_) [[unlikely]] {
       Grow();

@@ -69,10 +69,10 @@ class Ledger {
 
   // Returns the call that a caller for `key` would find, or null.
   Call* Find(const Shard& shard, std::uint64_t hash, KeyRef key) const {
-    return static_cast<Call*>(shard->Find(hash, [&](const CallBase& call) {
-      return equal_(static_cast<const Call&>(call).key.get(), key.get());
-    }));
+    return static_cast<Call*>(shard->Find(
+        hash, [&](const CallBase& call) { return IsFor(static_cast<const Call&>(call), key); }));
   }
+  bool IsFor(const Call& call, KeyRef key) const { return equal_(call.key.get(), key.get()); }
 
   Stats GetStats() {
     Stats sum;
@@ -280,7 +280,7 @@ class Ledger {
     bool is_retried = false;
     {
       const Shard shard = Lock(async.call.hash);
-      is_wanted = async.call.callers > 0 || async.call.leader_left;
+      is_wanted = !async.call.canceled && (async.call.callers > 0 || async.call.leader_left);
       if (is_wanted) {
         Close(shard, async.call, failed);
         is_retried = state.HasRetryingWaiters();

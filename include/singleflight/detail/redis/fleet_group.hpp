@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -23,6 +24,7 @@
 #include "../../redis_client.hpp"
 #include "../../result.hpp"
 #include "../../stop_token.hpp"
+#include "../cancel.hpp"
 #include "../errors.hpp"
 #include "../group_like.hpp"
 #include "../inspect.hpp"
@@ -187,6 +189,13 @@ class FleetGroup : private FoundByLookup {
           found.push_back(
               {singleflight::detail::InfoOf(ledger, call), Ledger::ExtraOf(*call.state).Phase()});
         });
+  }
+
+  // Cancels the calls for this key, also those that were forgotten.
+  static bool CancelAllIn(Local& local, std::string_view key) {
+    const KeyRef ref(key);
+    auto& ledger = local.ledger_;
+    return singleflight::detail::Canceler<Ledger>::CancelAll(ledger, ledger.HashOf(ref), ref);
   }
 
   // The next callers start new calls.
