@@ -80,6 +80,7 @@ TEST_CASE("The rights in the manual are enough for a group, and it uses each of 
       RedisLeader leader(leading, "f", "old"s);
       static_cast<void>(leading.Forget("f"s));
       Await([&] { return Calls(server, "rename") >= 1; });
+      CHECK(leading.InspectFleet().size() == 1);
       CHECK(leader.Finish().value == "old");
     }
     for (const RedisPages* each : {&leading, &following}) {
@@ -141,6 +142,7 @@ TEST_CASE("The rights in the manual are enough for a cache") {
     });
     const auto emptied = cache.GetStats().emptied;
     others.InvalidateAll();
+    CHECK(cache.InspectFleet().empty());
     CHECK(cache.Peek("a") == std::nullopt);
     Await([&] { return cache.GetStats().emptied > emptied; });
     for (const Cache* each : {&cache, &others}) {
