@@ -74,11 +74,13 @@
 
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
+#include "detail/listening.hpp"
 #include "detail/redis/blocking_caller.hpp"
 #include "detail/redis/check_options.hpp"
 #include "detail/redis/fleet.hpp"
 #include "detail/redis/fleet_call.hpp"
 #include "detail/redis/fleet_group.hpp"
+#include "options.hpp"
 #include "redis_client.hpp"
 #include "redis_codec.hpp"
 #include "redis_options.hpp"
@@ -90,20 +92,22 @@ namespace singleflight::redis {
 // Thread: every member but the destructor may be called from any thread at any time.
 // Lifetime: the Client must outlive the Group. In a forked child, members that ask throw
 //   `operation_not_permitted`, and the destructor leaves the server and the parent alone.
-template <class Value, class ValueCodec = Codec<Value>>
-class Group
-    : public detail::FleetGroup<Value, detail::FleetCall<Value, ValueCodec>, detail::GroupContext> {
+template <class Value, class ValueCodec = Codec<Value>, class Traits = GroupTraits>
+class Group : public detail::FleetGroup<Value, detail::FleetCall<Value, ValueCodec, Traits>,
+                                        detail::GroupContext> {
   static_assert(CodecFor<ValueCodec, Value>,
                 "a codec needs static functions Encode(const Value&), whose result converts to "
                 "std::string_view, and Decode(std::string_view), which returns "
                 "std::optional<Value>");
 
   using Base =
-      detail::FleetGroup<Value, detail::FleetCall<Value, ValueCodec>, detail::GroupContext>;
+      detail::FleetGroup<Value, detail::FleetCall<Value, ValueCodec, Traits>, detail::GroupContext>;
   using KeyRef = typename Base::KeyRef;
+  using WithDefaultListener = singleflight::detail::WithDefaultListener<typename Traits::Listener>;
 
  public:
   using CodecType = ValueCodec;
+  using Listener = typename Traits::Listener;
 
   // All names of the group on the server begin with `prefix`, which must not be empty, nor contain
   // braces: those mark the key. Give each type of value, and each format of it, a prefix of its
@@ -111,10 +115,15 @@ class Group
   //
   // Errors: std::invalid_argument for a prefix or an option that cannot be used.
   Group(Client& client, std::string_view prefix, const Options& options = {})
-      : Base(client, (detail::CheckGroupOptions(prefix, options),
-                      std::make_shared<detail::GroupContext>(
-                          detail::ClientAccess::FleetOf(client), std::string(prefix), options,
-                          std::string(detail::TagOf<Value, ValueCodec>())))) {}
+      : Group(client, prefix, WithDefaultListener::Check(options), Listener()) {}
+  // The same with a listener, which is moved here: see redis_listener.hpp.
+  Group(Client& client, std::string_view prefix, const Options& options, Listener listener)
+      : Base(client,
+             (detail::CheckGroupOptions(prefix, options),
+              std::make_shared<detail::GroupContext>(
+                  detail::ClientAccess::FleetOf(client), std::string(prefix), options,
+                  std::string(detail::TagOf<Value, ValueCodec>()))),
+             std::move(listener)) {}
 
   // Asks the calls that are led asynchronously to stop, and waits until they have landed, as ~Group
   // does. Calls that wait for another process land with `operation_canceled`.

@@ -45,7 +45,10 @@ struct LeaseInfo {
   std::chrono::milliseconds age = {};   // since the lease was made
   std::chrono::milliseconds left = {};  // until it expires, if it is not renewed
   std::size_t followers = 0;            // other processes that follow. Their callers are not known
-  bool forgotten = false;               // the next caller starts a new call
+  // The tag of the leader's listener, in the bytes that its Codec has made: see redis_listener.hpp.
+  // Empty if it has sent none, or if the tag of this group's listener is of another type.
+  std::string leader = {};
+  bool forgotten = false;  // the next caller starts a new call
 
   bool operator==(const LeaseInfo&) const = default;
 };

@@ -58,6 +58,7 @@
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/landed_state.hpp"
+#include "detail/listening.hpp"
 #include "detail/redis/cache_command.hpp"
 #include "detail/redis/cache_context.hpp"
 #include "detail/redis/cached_call.hpp"
@@ -79,9 +80,9 @@ namespace singleflight::redis {
 // Thread: every member but the destructor may be called from any thread at any time.
 // Lifetime: the Client must outlive the ReadThrough. In a forked child, members that ask throw
 //   `operation_not_permitted`, and the destructor leaves the server and the parent alone.
-template <class Value, class ValueCodec = Codec<Value>>
-class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, ValueCodec>,
-                                              detail::CacheContext<Value>> {
+template <class Value, class ValueCodec = Codec<Value>, class Traits = GroupTraits>
+class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, ValueCodec, Traits>,
+                                              detail::CacheContext<Value, Traits>> {
   static_assert(!std::is_void_v<Value>, "Value is void: there is nothing to cache; use a Group");
   static_assert(std::copy_constructible<Value>,
                 "a value that the server or the local cache has is copied for its callers");
@@ -90,13 +91,15 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
                 "std::string_view, and Decode(std::string_view), which returns "
                 "std::optional<Value>");
 
-  using Call = detail::CachedCall<Value, ValueCodec>;
-  using Context = detail::CacheContext<Value>;
+  using Call = detail::CachedCall<Value, ValueCodec, Traits>;
+  using Context = detail::CacheContext<Value, Traits>;
   using Base = detail::FleetGroup<Value, Call, Context>;
   using KeyRef = typename Base::KeyRef;
   using Command = detail::CacheCommand;
+  using WithDefaultListener = singleflight::detail::WithDefaultListener<typename Traits::Listener>;
 
  public:
+  using Listener = typename Traits::Listener;
   using CodecType = ValueCodec;
   using Options = ReadThroughOptions<Value>;
   using Waiter = typename Base::Waiter;
@@ -106,12 +109,15 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   //
   // Errors: std::invalid_argument for a prefix or an option that cannot be used.
   ReadThrough(Client& client, std::string_view prefix, const Options& options)
+      : ReadThrough(client, prefix, WithDefaultListener::Check(options), Listener()) {}
+  // The same with a listener, which is moved here: see redis_listener.hpp.
+  ReadThrough(Client& client, std::string_view prefix, const Options& options, Listener listener)
       : Base(client,
              (detail::CheckGroupOptions(prefix, options.fleet),
               std::make_shared<Context>(detail::ClientAccess::FleetOf(client), std::string(prefix),
-                                        options, std::string(detail::TagOf<Value, ValueCodec>())))),
-        refreshes_(std::make_unique<typename Base::Local>(
-            GroupOptions{.timed = options.fleet.group.timed})) {
+                                        options, std::string(detail::TagOf<Value, ValueCodec>()))),
+             std::move(listener)),
+        refreshes_(this->MakeLocal({.timed = options.fleet.group.timed})) {
     this->context_->refreshes = refreshes_.get();
     this->context_->NoteRefusals();
   }

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "../../key_result.hpp"
+#include "../../listener.hpp"
 #include "../../options.hpp"
 #include "../../result.hpp"
 #include "../../stop_token.hpp"
@@ -195,7 +196,10 @@ class LaterBatch {
     lock.unlock();
     edge.Remove();  // before it leaves: this thread no longer waits
     // A call that was cancelled has landed, but this may be about to get its lead.
-    if (landed ? IsGranted(member) : !Leave(member)) return false;
+    const LeaveReason why = stopped    ? LeaveReason::kStop
+                            : deadlock ? LeaveReason::kLeft
+                                       : LeaveReason::kTimeout;
+    if (landed ? IsGranted(member) : !Leave(member, why)) return false;
     if (member.left && !stopped) {
       member.left = false;
       member.error = deadlock ? MakeDeadlock() : MakeTimedOut();
@@ -206,9 +210,9 @@ class LaterBatch {
 
   // Leaves a call, or waits until it has landed, if it is too late. False: this batch has been
   // given its lead.
-  bool Leave(Member& member) {
+  bool Leave(Member& member, LeaveReason why = LeaveReason::kLeft) {
     if (IsGranted(member)) return false;
-    member.left = member.Leave();
+    member.left = member.Leave(why);
     if (member.left) {
       Change([&] { member.Decide(); });  // nobody else says so any more
     } else {
@@ -236,7 +240,7 @@ class LaterBatch {
       for (Member* member : self->asking_) {
         if (member->call == nullptr || member->left) continue;
         if (!member->led && !G::Withdraw(*member->call, *member)) continue;  // it is granted now
-        if (member->Leave()) member->left = true;
+        if (member->Leave(LeaveReason::kStop)) member->left = true;
       }
     }
   };

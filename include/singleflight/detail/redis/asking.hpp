@@ -60,6 +60,8 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   // Another process leads for now.
   virtual void OnFollows() noexcept = 0;
   virtual void OnForgottenElsewhere() noexcept = 0;
+  // It follows a lease, whose leader has sent this with it: see redis_listener.hpp.
+  virtual void OnRemoteLead(std::string /*tag*/) noexcept {}
   // Whether the next caller of this process begins a call of its own.
   virtual bool IsForgotten() const noexcept = 0;
 
@@ -131,7 +133,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
     const std::string milliseconds = std::to_string(context->LeaseAt({}).count());
     const std::array<std::string_view, 5> keys = {lease, forgotten, outcome, awaited_outcome,
                                                   awaited_forgotten};
-    const std::array<std::string_view, 8> words = {
+    const std::array<std::string_view, 9> words = {
         own_token_,
         milliseconds,
         context->inbox.Channel(),
@@ -139,7 +141,8 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
         context->tag,
         any_forgotten,
         awaited_.empty() ? std::string_view() : detail::FenceOf(awaited_),
-        std::exchange(doubts_leader_, false) ? "1" : "0"};
+        std::exchange(doubts_leader_, false) ? "1" : "0",
+        own_tag_};
     SendTake(keys, words);
   }
 
@@ -221,6 +224,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
             End();
             return OnFailure(singleflight::detail::MakeDeadlock());
           }
+          OnRemoteLead(std::move(taken.leader));
         }
         has_followed_ = true;
         lease_until_ = now + taken.left;
@@ -318,7 +322,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
 
   // The fence is empty if the server may not have heard of it.
   std::shared_ptr<Tenure> MakeTenure(std::string fence, Clock::time_point asked) {
-    return std::make_shared<Tenure>(context, base_, own_token_, std::move(fence), asked);
+    return std::make_shared<Tenure>(context, base_, own_token_, std::move(fence), asked, own_tag_);
   }
 
   // This call needs no lease any more, but the server may have given it one.
@@ -338,6 +342,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
 
   std::string base_;
   std::string own_token_;
+  std::string own_tag_;                 // what travels in a lease of its. Set before Begin
   Timer timer_;                         // for the next time to ask
   std::string awaited_;                 // the id of the lease that it follows, or empty
   Clock::time_point began_ = {};        // when it last heard of the server, or began

@@ -187,7 +187,7 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
     // If it has landed, nobody else takes this out. If it was cancelled, this may be about to get
     // its lead, and must not go before that.
     if (waited && !Call::Withdraw(*call_, *this)) AwaitLead();
-    if (!waited && Leaves()) {
+    if (!waited && Leaves(deadlock)) {
       std::rethrow_exception(deadlock ? singleflight::detail::MakeDeadlock()
                              : options_.stop.stop_requested()
                                  ? singleflight::detail::MakeCanceled()
@@ -214,12 +214,14 @@ class BlockingCaller final : public Waiter<Value>, private Call::Runner {
   }
 
   // False: it is too late to leave. The call has landed, or this caller leads.
-  bool Leaves() {
+  bool Leaves(bool deadlock) {
     if (!Call::Withdraw(*call_, *this)) {
       AwaitLead();
       return false;
     }
-    if (!this->Leave()) {
+    if (!this->Leave(deadlock                         ? LeaveReason::kLeft
+                     : options_.stop.stop_requested() ? LeaveReason::kStop
+                                                      : LeaveReason::kTimeout)) {
       AwaitLanded();
       return false;
     }

@@ -66,7 +66,7 @@ struct OldValue {
   CacheState::Epoch epoch = 0;
 };
 
-template <class Value>
+template <class Value, class Traits>
 class CacheContext final : public GroupContext {
  public:
   using Options = ReadThroughOptions<Value>;
@@ -176,7 +176,7 @@ class CacheContext final : public GroupContext {
     return policy_.RetryAfter() > 0 ? Milliseconds(policy_.RetryAfter()) : std::string();
   }
 
-  LocalGroup<Value>* refreshes = nullptr;  // whose calls are the background loads
+  LocalGroup<Value, Traits>* refreshes = nullptr;  // whose calls are the background loads
   std::atomic<std::uint64_t> local_hits = 0, hits = 0, stale = 0, early_refreshes = 0;
   LatencyHistogram load_times;
 
@@ -219,10 +219,10 @@ class CacheContext final : public GroupContext {
 };
 
 // The hook before a load's call lands.
-template <class Value, class ValueCodec>
-struct PublishLoad : PublishOutcome<Value, ValueCodec> {
-  using Base = PublishOutcome<Value, ValueCodec>;
-  using Context = CacheContext<Value>;
+template <class Value, class ValueCodec, class Traits>
+struct PublishLoad : PublishOutcome<Value, ValueCodec, Traits> {
+  using Base = PublishOutcome<Value, ValueCodec, Traits>;
+  using Context = CacheContext<Value, Traits>;
 
   static constexpr bool kTakesCached = true;  // in place of a Value
   static constexpr bool kMayBeBackground = true;

@@ -94,6 +94,7 @@ inline const Script& InvalidateAllScript() {
 //   expired
 //       one, '' if that is of no use: the server's own expiry may be a millisecond later
 //   13  the token of a value or failure that the process cannot read: as if it were not there
+//   14  as the last of Take
 //
 // In a Cluster, the generation is most likely on another node, and is not checked.
 
@@ -144,7 +145,7 @@ inline const Script& GetScript() {
       if waits then redis.call('HSET', KEYS[1], 'f:' .. ARGV[3], '1') end
       found[1], found[5] = 'refresh', answer[2]
     elseif answer[1] == 'follow' and waits then  -- else it has followed a load that was forgotten
-      found[1], found[5], found[6] = 'wait', answer[2], answer[3]
+      found[1], found[5], found[6], found[7] = 'wait', answer[2], answer[3], answer[4]
     elseif answer[1] == 'outcome' then
       return answer
     end

@@ -191,12 +191,13 @@ class CachedAsking : public Asking {
     std::array<std::string_view, 7> all_keys;
     *std::ranges::copy(keys, all_keys.begin()).out = value;
     all_keys.back() = failure;
-    std::array<std::string_view, 13> all_words;
+    std::array<std::string_view, 14> all_words;
     std::ranges::copy(
         std::array<std::string_view, 5>{cache.GenerationName(),
                                         is_outdated_ ? std::string_view() : cache.Generation(),
                                         earliness, cache.WhenExpired(), unreadable_},
-        std::ranges::copy(words, all_words.begin()).out);
+        std::ranges::copy(words.first(8), all_words.begin()).out);
+    all_words.back() = words.back();
     endings_so_far_ = cache.EndingsSoFar();
     context->fleet.Core().Commands().RunScript(detail::GetScript(), all_keys, all_words,
                                                AnswerHandler());

@@ -24,12 +24,13 @@
 
 namespace singleflight::redis::detail {
 
-template <class Value, class ValueCodec>
-class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Value, ValueCodec,
-                                               CachedAsking, PublishLoad<Value, ValueCodec>> {
-  using Base =
-      BasicFleetCall<CachedCall, Value, ValueCodec, CachedAsking, PublishLoad<Value, ValueCodec>>;
-  using Context = CacheContext<Value>;
+template <class Value, class ValueCodec, class Traits>
+class CachedCall final
+    : public BasicFleetCall<CachedCall<Value, ValueCodec, Traits>, Value, ValueCodec, CachedAsking,
+                            PublishLoad<Value, ValueCodec, Traits>> {
+  using Base = BasicFleetCall<CachedCall, Value, ValueCodec, CachedAsking,
+                              PublishLoad<Value, ValueCodec, Traits>>;
+  using Context = CacheContext<Value, Traits>;
   using Outcome = typename Base::Outcome;
   using Guard = typename Base::Hook::Guard;
 
@@ -102,7 +103,7 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
     auto hook = MakeHook(guard);
     hook.is_background = true;
     hook.old = {};
-    const auto launch = [&](typename LocalGroup<Value>::Lead lead) {
+    const auto launch = [&](typename Base::Local::Lead lead) {
       const auto target = lead.SharedTarget();
       guard->Watch(lead.SharedCall());
       this->SlotOf(*lead.SharedCall()).NoteLeads();
@@ -151,11 +152,10 @@ class CachedCall final : public BasicFleetCall<CachedCall<Value, ValueCodec>, Va
       void OnLanded() noexcept override { delete this; }
     };
     auto waiter = std::make_unique<Unattended>();
-    CacheOf()->refreshes->Join(
-        this->async_->key, *waiter, [&](typename LocalGroup<Value>::Lead lead) {
-          static_cast<void>(waiter.release());  // it has joined: OnLanded deletes it
-          launch(std::move(lead));
-        });
+    CacheOf()->refreshes->Join(this->async_->key, *waiter, [&](typename Base::Local::Lead lead) {
+      static_cast<void>(waiter.release());  // it has joined: OnLanded deletes it
+      launch(std::move(lead));
+    });
     static_cast<void>(waiter.release());  // it waits for an earlier one
   }
 

@@ -16,6 +16,7 @@
 
 #include "../../group.hpp"
 #include "../../lead.hpp"
+#include "../../redis_listener.hpp"
 #include "../../stop_token.hpp"
 #include "../errors.hpp"
 #include "../outcome.hpp"
@@ -77,18 +78,26 @@ class LaunchRunner final : public LeadRunner<Lead> {
 template <class Call, class Value, class ValueCodec, class AskingBase, class HookArg>
 class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
  protected:
-  using Ledger = typename LocalGroup<Value>::Lead::LedgerType;
+  using Ledger = typename HookArg::Ledger;
   using Async = typename Ledger::AsyncCall;
   using State = typename Ledger::State;
   using Hook = HookArg;
   using Outcome = singleflight::detail::Outcome<Value>;
   using Stored = singleflight::detail::Stored<Value>;
 
+  using Listener = typename HookArg::Traits::Listener;
+  using Remote = RemoteListening<Listener>;
+
  public:
+  using Traits = typename HookArg::Traits;
+  using Local = typename HookArg::Local;
   using Lead = singleflight::Lead<Ledger, Hook>;
   using Runner = LeadRunner<Lead>;
 
   using AskingBase::context;
+
+  // Returns what a lease has for listeners as the Codec of their tag has made it.
+  static std::string_view TagIn(std::string_view bytes) { return Remote::Unpack(bytes); }
 
   // Begins to ask for a call that has just been made. `more` are further arguments of the
   // constructor.
@@ -101,6 +110,7 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
     const auto call =
         std::make_shared<Call>(std::move(context), async, std::forward<More>(more)...);
     call->self_ = call;
+    call->own_tag_ = Remote::Pack(async->call);
     call->async_->TakeStop();  // nobody has begun any work: it can be left at any time
     call->on_stop_.emplace(call->async_->call.stop.get_token(), OnStop{call.get()});
     call->context->Loop().Post(call->begin_);
@@ -191,6 +201,20 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
       tenure->Begin(std::shared_ptr<LeasedCall>(self_, this));
       guard_ = std::make_shared<typename Hook::Guard>(std::move(tenure), async_);
     }
+    if (!has_told_) return GiveToFirst();
+    Deliver([this] {  // after what the listener is told
+      const std::shared_ptr<Call> kept = self_;
+      const std::shared_ptr<GroupContext> its_context = context;
+      GiveToFirst();
+      its_context->Loop().Post([kept] { kept->OnGranted(); });
+    });
+  }
+  // A Cancel may have come before the grant waited for a runner.
+  void OnGranted() {
+    if (is_canceled_ && StopsWaiting()) LandUnwanted();
+  }
+
+  void GiveToFirst() {
     RunnerSlot::Taken first = SlotOf(*async_).TakeFirst(*this);
     if (first.runner == nullptr) return;  // this waits for one, or to be canceled
     auto& runner = static_cast<Runner&>(*first.runner);
@@ -233,6 +257,14 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
   // ---- Another process leads
 
   void OnFollows() noexcept override { SlotOf(*async_).NotifyFollows(); }
+  void OnRemoteLead(std::string tag) noexcept override {
+    if constexpr (Remote::kHears) {
+      has_told_ = true;
+      Deliver([this, tag = std::move(tag)] {
+        Remote::Tell(*async_->ledger.GetListener().target, async_->call, tag);
+      });
+    }
+  }
   void OnForgottenElsewhere() noexcept override { async_->Forget(); }
   bool IsForgotten() const noexcept override { return !async_->IsWanted(); }
 
@@ -325,15 +357,17 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
   std::shared_ptr<typename Hook::Guard> guard_;  // null: there is no lease
   bool has_begun_ = false;                       // used by the loop's thread alone
   bool is_canceled_ = false;                     // likewise
+  bool has_told_ = false;                        // the listener, of another process. Likewise
   Task<&BasicFleetCall::BeginAsking> begin_{*this};
   Task<&BasicFleetCall::Cancel> cancel_{*this};
 };
 
-template <class Value, class ValueCodec>
-class FleetCall final : public BasicFleetCall<FleetCall<Value, ValueCodec>, Value, ValueCodec,
-                                              GroupAsking, PublishOutcome<Value, ValueCodec>> {
-  using Base =
-      BasicFleetCall<FleetCall, Value, ValueCodec, GroupAsking, PublishOutcome<Value, ValueCodec>>;
+template <class Value, class ValueCodec, class Traits>
+class FleetCall final
+    : public BasicFleetCall<FleetCall<Value, ValueCodec, Traits>, Value, ValueCodec, GroupAsking,
+                            PublishOutcome<Value, ValueCodec, Traits>> {
+  using Base = BasicFleetCall<FleetCall, Value, ValueCodec, GroupAsking,
+                              PublishOutcome<Value, ValueCodec, Traits>>;
 
  public:
   // Used by Start.

@@ -45,7 +45,7 @@ namespace singleflight::redis::detail {
 template <class Value, class Call, class Context>
 class FleetGroup : private FoundByLookup {
  protected:
-  using Local = LocalGroup<Value>;
+  using Local = typename Call::Local;
   using KeyRef = singleflight::detail::KeyRefOf<Local>;
   using State = singleflight::detail::SharedState<Value>;
   using Ledger = typename Local::Lead::LedgerType;
@@ -59,12 +59,17 @@ class FleetGroup : private FoundByLookup {
   using KeyEqualType = typename Local::KeyEqualType;
   using Waiter = typename Local::Waiter;
   using Lead = typename Call::Lead;
+  using Listener = typename Call::Traits::Listener;  // what is told: see redis_listener.hpp
 
   // The `launch` of Join is kept, and called later, on another thread: see group_like.hpp.
   static constexpr bool kLaunchesLater = true;
 
   FleetGroup(const FleetGroup&) = delete;
   FleetGroup& operator=(const FleetGroup&) = delete;
+
+  // Returns the listener. Its hooks may be running on other threads.
+  Listener& GetListener() noexcept { return listener_; }
+  const Listener& GetListener() const noexcept { return listener_; }
 
   // Returns what the last outage was, for a log, or an empty string if there was none.
   std::string LastOutage() const {
@@ -154,10 +159,15 @@ class FleetGroup : private FoundByLookup {
   }
 
  protected:
-  FleetGroup(Client& client, std::shared_ptr<Context> context)
+  FleetGroup(Client& client, std::shared_ptr<Context> context, Listener&& listener)
       : core_(detail::ClientAccess::Core(client)),
         context_(std::move(context)),
-        local_(std::make_unique<Local>(context_->options.group)) {}
+        listener_(std::move(listener)),
+        local_(MakeLocal(context_->options.group)) {}
+  // Makes a group of the process, whose calls the listener is told of.
+  std::unique_ptr<Local> MakeLocal(const GroupOptions& options) {
+    return std::make_unique<Local>(options, typename Local::Listener(listener_));
+  }
   ~FleetGroup() {
     if (core_.Loop().IsForked()) {
       static_cast<void>(local_.release());  // its calls are the parent's
@@ -264,6 +274,7 @@ class FleetGroup : private FoundByLookup {
   ClientCore& core_;
   const std::shared_ptr<Context> context_;
   PendingCommands pending_;
+  [[no_unique_address]] Listener listener_;
   std::unique_ptr<Local> local_;  // declared last, so destroyed first: its calls use the rest
 
  private:
@@ -277,7 +288,7 @@ class FleetGroup : private FoundByLookup {
     core_.Start();
     const auto kept = std::make_shared<std::decay_t<Callback>>(std::forward<Callback>(callback));
     const auto walk = std::make_shared<LeaseWalk>(
-        context_, std::move(unwanted), [this, kept](LeaseWalk::Leases leases) {
+        context_, &Call::TagIn, std::move(unwanted), [this, kept](LeaseWalk::Leases leases) {
           Tell([kept, leases = std::move(leases)]() mutable { (*kept)(std::move(leases)); });
         });
     pending_.Begin();

@@ -95,10 +95,10 @@ inline std::string LeasePattern(std::string_view prefix, bool is_cache) {
 // ---- Leases
 
 // KEYS: the lease. Answers its token, its fence, who has it, how many milliseconds it has left, the
-// time, and how many other processes follow. Nothing if it is no lease.
+// time, how many other processes follow, and what it has for listeners. Nothing if it is no lease.
 inline const Script& LookAtLeaseScript() {
   static const Script& script = *new Script(R"lua(
-    local has = redis.pcall('HMGET', KEYS[1], 'token', 'fence', 'who', 'inbox')
+    local has = redis.pcall('HMGET', KEYS[1], 'token', 'fence', 'who', 'inbox', 'leader')
     if has['err'] or not (has[1] and has[2] and has[3] and has[4]) then return {} end
     local followers = 0
     if redis.call('HLEN', KEYS[1]) > 7 then  -- else it has only what Take has put there
@@ -110,7 +110,7 @@ inline const Script& LookAtLeaseScript() {
     end
     local now = redis.call('TIME')
     return {has[1], has[2], has[3], redis.call('PTTL', KEYS[1]),
-            string.format('%010d%06d', now[1], now[2]), followers}
+            string.format('%010d%06d', now[1], now[2]), followers, has[5] or ''}
   )lua");
   return script;
 }
@@ -118,7 +118,7 @@ inline const Script& LookAtLeaseScript() {
 // Reads that answer. Nothing if something else is at the lease's place.
 inline std::optional<LeaseInfo> ReadLease(const Reply& reply, const LeasePlace& place) {
   const std::vector<Reply>& part = reply.elements;
-  if (part.size() < 6 || !detail::IsToken(part[0].text) || !detail::IsFence(part[1].text) ||
+  if (part.size() < 7 || !detail::IsToken(part[0].text) || !detail::IsFence(part[1].text) ||
       !detail::IsFence(part[4].text) || part[3].integer < 0) {
     return std::nullopt;
   }
@@ -140,6 +140,7 @@ inline std::optional<LeaseInfo> ReadLease(const Reply& reply, const LeasePlace& 
                        std::chrono::milliseconds(0));  // the clock may have been set back
   lease.left = std::chrono::milliseconds(part[3].integer);
   lease.followers = static_cast<std::size_t>(std::max(part[5].integer, 0LL));
+  lease.leader = part[6].text;
   lease.forgotten = !place.token.empty();
   return lease;
 }
@@ -151,10 +152,16 @@ class LeaseWalk : public std::enable_shared_from_this<LeaseWalk> {
  public:
   using Leases = KeyResult<std::vector<LeaseInfo>>;
 
+  // Returns what is to be shown of what a lease has for listeners.
+  using ShowTag = std::string_view (*)(std::string_view);
+
   // Calls `then(leases)` once. It gives up when nobody wants them any more, which `unwanted` says.
-  LeaseWalk(std::shared_ptr<GroupContext> context, StopToken unwanted,
+  LeaseWalk(std::shared_ptr<GroupContext> context, ShowTag show_tag, StopToken unwanted,
             std::function<void(Leases)> then)
-      : context_(std::move(context)), unwanted_(std::move(unwanted)), then_(std::move(then)) {}
+      : context_(std::move(context)),
+        show_tag_(show_tag),
+        unwanted_(std::move(unwanted)),
+        then_(std::move(then)) {}
 
   // The first answer says which servers there are.
   void Begin() {
@@ -248,6 +255,7 @@ class LeaseWalk : public std::enable_shared_from_this<LeaseWalk> {
   void OnLookedAt(const Step& step, const Reply& reply) {
     std::optional<LeaseInfo> lease = detail::ReadLease(reply, step.place);
     if (!lease) return;
+    lease->leader = std::string(show_tag_(lease->leader));
     if (!generation_.empty() && step.place.generation != generation_) lease->forgotten = true;
     LeaseInfo& found = found_[lease->token + std::to_string(lease->fence)];
     if (!found.forgotten) found = *std::move(lease);
@@ -270,6 +278,7 @@ class LeaseWalk : public std::enable_shared_from_this<LeaseWalk> {
   void End(Leases leases) { std::exchange(then_, nullptr)(std::move(leases)); }
 
   const std::shared_ptr<GroupContext> context_;
+  const ShowTag show_tag_;
   const StopToken unwanted_;
   std::function<void(Leases)> then_;                  // null: it has ended
   std::string generation_;                            // of a cache, or empty

@@ -4,9 +4,9 @@
 // The protocol of the fleet: by which scripts one process takes the lease for a key, and the others
 // learn the outcome of its call. The server holds, with BASE = `prefix:{key}`:
 //
-//   BASE:lease             a hash: token, fence, who, since, tag, inbox, lasts, and a field
-//                          "f:INBOX" for each group that follows. It expires. It lasts for `lasts`
-//                          milliseconds, unless the server's clock is set back.
+//   BASE:lease             a hash: token, fence, who, since, tag, inbox, lasts, perhaps leader, and
+//                          a field "f:INBOX" for each group that follows. It expires. It lasts for
+//                          `lasts` milliseconds, unless the server's clock is set back.
 //   BASE:forgotten:TOKEN   the lease of a forgotten call. Only its own followers still look at it.
 //   BASE:outcome:TOKEN     the fence and the payload, for `linger`. It exists only if another
 //                          process followed, or might have.
@@ -153,7 +153,7 @@ inline std::optional<Message> ReadMessage(std::string_view bytes) {
 // KEYS: lease, forgotten:OWN, outcome:OWN, and if an outcome is awaited: outcome:AWAITED,
 // forgotten:AWAITED
 // ARGV: own token, milliseconds, inbox, who, tag, BASE:forgotten:, fence of the awaited lease, 1 to
-// have the leader look whether it holds the lease
+// have the leader look whether it holds the lease; and last, for listeners, what `leader` is to be
 //
 // A lease with our own inbox and an older token is that of a call which this process has landed or
 // forgotten, but not published so far, or one that a late command has left. A group puts it aside.
@@ -174,13 +174,13 @@ inline constexpr std::string_view kTakeText = R"lua(
       if ARGV[8] == '1' then
         redis.call('PUBLISH', has[4], has[1] .. 'h' .. has[2] .. KEYS[1])
       end
-      return {'follow', has[1] .. has[2], left}
+      return {'follow', has[1] .. has[2], left, has[6] or ''}
     end
     local function order(token) return tonumber(string.sub(token, 1, 12), 16) or 0 end
     local has, exists = {}, redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3])
     if exists > 0 then
       for i = 2, 1, -1 do
-        has = redis.pcall('HMGET', KEYS[i], 'token', 'fence', 'tag', 'inbox', 'lasts')
+        has = redis.pcall('HMGET', KEYS[i], 'token', 'fence', 'tag', 'inbox', 'lasts', 'leader')
         if has['err'] then return {'foreign'} end
         if has[1] == ARGV[1] then return {'lead', has[2], i == 2 and 1 or nil} end
         if has[1] and not (has[2] and has[4]) then return {'foreign'} end
@@ -192,10 +192,11 @@ inline constexpr std::string_view kTakeText = R"lua(
       if type(outcome) == 'string' and string.sub(outcome, 1, 16) == ARGV[7] then
         return {'outcome', string.sub(outcome, 17)}
       end
-      local forgotten = redis.pcall('HMGET', KEYS[5], 'token', 'fence', 'tag', 'inbox', 'lasts')
+      local forgotten = redis.pcall('HMGET', KEYS[5], 'token', 'fence', 'tag', 'inbox', 'lasts',
+        'leader')
       if forgotten[2] == ARGV[7] then  -- else there is none, or something foreign
         local answer = follow(KEYS[5], forgotten)
-        answer[4] = answer[3] and 1
+        answer[5] = answer[3] and 1
         return answer
       end
     end
@@ -211,6 +212,7 @@ inline constexpr std::string_view kTakeText = R"lua(
     local fence = string.format('%010d%06d', now[1], now[2])
     redis.call('HSET', KEYS[1], 'token', ARGV[1], 'fence', fence, 'who', ARGV[4],
       'since', now[1], 'tag', ARGV[5], 'inbox', ARGV[3], 'lasts', ARGV[2])
+    if ARGV[#ARGV] ~= '' then redis.call('HSET', KEYS[1], 'leader', ARGV[#ARGV]) end
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
     return {'lead', fence}
 )lua";
@@ -246,6 +248,7 @@ struct Taken {
   std::chrono::milliseconds left = {};
   bool is_forgotten = false;
   CachedValue value = {};
+  std::string leader = {};  // of kFollow and kWait: what the lease has for listeners
 };
 
 // Reads what only the script of a cache answers.
@@ -261,9 +264,10 @@ inline std::optional<Taken> ReadCached(std::vector<Reply>& part, Taken taken) {
     taken.kind = what == "hit" ? Taken::Kind::kHit : Taken::Kind::kFailure;
   } else if (what == "refresh" && detail::IsFence(taken.text)) {
     taken.kind = Taken::Kind::kRefresh;
-  } else if (what == "wait" && part.size() > 5 && taken.text.size() == kIdSize) {
+  } else if (what == "wait" && part.size() > 6 && taken.text.size() == kIdSize) {
     taken.kind = Taken::Kind::kWait;
     taken.left = std::chrono::milliseconds(part[5].integer);
+    taken.leader = std::move(part[6].text);
   } else {
     return std::nullopt;
   }
@@ -281,10 +285,11 @@ inline std::optional<Taken> ReadTaken(Reply& reply) {
   if (what == "lead" && detail::IsFence(taken.text)) {
     taken.kind = Taken::Kind::kLead;
     taken.is_forgotten = part.size() > 2;
-  } else if (what == "follow" && part.size() >= 3 && taken.text.size() == kIdSize) {
+  } else if (what == "follow" && part.size() >= 4 && taken.text.size() == kIdSize) {
     taken.kind = Taken::Kind::kFollow;
-    taken.is_forgotten = part.size() > 3;
+    taken.is_forgotten = part.size() > 4;
     taken.left = std::chrono::milliseconds(part[2].integer);
+    taken.leader = std::move(part[3].text);
   } else if (what == "outcome" || what == "tag") {
     taken.kind = what == "tag" ? Taken::Kind::kTag : Taken::Kind::kOutcome;
   } else if (what == "generation") {
@@ -352,7 +357,7 @@ inline const Script& PublishScript() {
 //
 // KEYS: lease, forgotten:OWN, outcome:OWN
 // ARGV: own token, fence or '', milliseconds, inbox, who, tag, 1 if it may be made again, 2 if it
-// is a cache's, else 0
+// is a cache's, else 0, and what `leader` is to be
 //
 // A lease that is not there, and cannot have expired, has been lost with the server's memory. It is
 // made again, if the call is not known to be forgotten. That of a cache is not: its value may have
@@ -374,6 +379,7 @@ inline const Script& RenewScript() {
     if ARGV[7] ~= '1' then return 0 end
     redis.call('HSET', KEYS[1], 'token', ARGV[1], 'fence', ARGV[2], 'who', ARGV[5],
       'since', redis.call('TIME')[1], 'tag', ARGV[6], 'inbox', ARGV[4], 'lasts', ARGV[3])
+    if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'leader', ARGV[8]) end
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
     return 1
   )lua");

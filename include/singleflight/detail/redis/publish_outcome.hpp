@@ -23,17 +23,20 @@
 #include "payload.hpp"
 #include "remote_error.hpp"
 #include "runner_slot.hpp"
+#include "shared_listener.hpp"
 #include "tenure.hpp"
 
 namespace singleflight::redis::detail {
 
-struct FleetTraits : GroupTraits {
+template <class Traits>
+struct FleetTraits : Traits {
   using CallExtra = RunnerSlot;
+  using Listener = SharedListener<typename Traits::Listener>;
 };
 
-template <class Value>
+template <class Value, class Traits>
 using LocalGroup = singleflight::Group<std::string, Value, DefaultHash<std::string>,
-                                       DefaultEqual<std::string>, FleetTraits>;
+                                       DefaultEqual<std::string>, FleetTraits<Traits>>;
 
 // Keeps a lease for as long as this process may do the work of its call.
 template <class Async>
@@ -85,9 +88,11 @@ class LeaseGuard {
 };
 
 // The hook before a call of the process lands: publishes its outcome to the fleet.
-template <class Value, class ValueCodec>
+template <class Value, class ValueCodec, class TraitsArg>
 struct PublishOutcome {
-  using Ledger = typename LocalGroup<Value>::Lead::LedgerType;
+  using Traits = TraitsArg;
+  using Local = LocalGroup<Value, Traits>;
+  using Ledger = typename Local::Lead::LedgerType;
   using Guard = LeaseGuard<typename Ledger::AsyncCall>;
 
   // False: the outcome is of no use to anybody.

@@ -59,11 +59,12 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   //
   // Thread: the loop's. So for the members below, unless they say otherwise.
   Tenure(std::shared_ptr<GroupContext> context, std::string base, std::string token,
-         std::string fence, Clock::time_point asked)
+         std::string fence, Clock::time_point asked, std::string tag)
       : context_(std::move(context)),
         base_(std::move(base)),
         token_(std::move(token)),
         fence_(std::move(fence)),
+        tag_(std::move(tag)),
         taken_(asked),
         timer_(context_->Loop().Timers(), [this] { OnTimer(); }),
         ends_(asked + context_->LeaseAt({})) {
@@ -157,9 +158,9 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     const std::string outcome = detail::OutcomeName(base_, token_);
     const std::string milliseconds = std::to_string(lasts.count());
     const std::array<std::string_view, 3> keys = {lease, forgotten, outcome};
-    const std::array<std::string_view, 7> words = {
-        token_,        fence_,        milliseconds,  context_->inbox.Channel(),
-        context_->who, context_->tag, WhenVanished()};
+    const std::array<std::string_view, 8> words = {
+        token_,        fence_,        milliseconds,   context_->inbox.Channel(),
+        context_->who, context_->tag, WhenVanished(), tag_};
     context_->fleet.Core().Commands().RunScript(
         detail::RenewScript(), keys, words,
         [self = shared_from_this(), asked = now, lasts](const Answer& answer) {
@@ -346,6 +347,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
   const std::string base_;
   const std::string token_;
   const std::string fence_;  // empty: not known
+  const std::string tag_;    // for the listeners of other processes
   const Clock::time_point taken_;
   // Until then the server has the lease for us. Relaxed: no other data depends on it.
   std::atomic<Clock::rep> held_until_ = 0;
