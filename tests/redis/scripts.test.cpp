@@ -37,7 +37,7 @@ class TestCall {
     std::vector<RedisAnswer> answer =
         server_
             .Ask("EVAL", detail::TakeScript().Text(), "3", kLease, Forgotten(), Outcome(), token_,
-                 "3600000", inbox_, "h:1", "string", detail::ForgottenName(kBase, {}), "", "0")
+                 "3600000", inbox_, "h:1", "string", detail::ForgottenName(kBase, {}), "", "0", "tag")
             .elements;
     if (answer.at(0).text == "lead") fence_ = answer.at(1).text;
     return answer;
@@ -45,7 +45,7 @@ class TestCall {
   long long Renew() {
     return server_
         .Ask("EVAL", detail::RenewScript().Text(), "3", kLease, Forgotten(), Outcome(), token_,
-             fence_, "3600000", inbox_, "h:1", "string", "1")
+             fence_, "3600000", inbox_, "h:1", "string", "1", "tag")
         .number;
   }
   long long Publish(const std::string& may_renew_late) {

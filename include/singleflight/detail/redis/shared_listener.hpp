@@ -5,80 +5,91 @@
 // redis::Group or of a redis::ReadThrough. The latter has two such groups: its calls, and its loads
 // in the background.
 
-#include <type_traits>
-#include <utility>
-
 #include "../../listener.hpp"
 #include "../listening.hpp"
 
 namespace singleflight::redis::detail {
 
+// Where everything is passed on to. It is no listener without hooks, because there may be an
+// OnRemoteLead.
+template <class Listener>
+struct ListenerPointer : NoListener {
+  Listener* target = nullptr;  // set as long as the group is used
+};
+
 // One base for each hook, which has it only if the listener does.
-template <class Self, bool kHas>
-struct PassesLead {
+template <class Listener, class Base, bool kHas>
+struct PassesLead : Base {
   template <class... Args>
-  decltype(auto) OnLead(const Args&... args) requires requires(typename Self::Target& it) {
+  decltype(auto) OnLead(const Args&... args) requires requires(Listener& it) {
     it.OnLead(args...);
   }
-  { return static_cast<Self&>(*this).target->OnLead(args...); }
+  { return this->target->OnLead(args...); }
 };
-template <class Self, bool kHas>
-struct PassesFollow {
+template <class Listener, class Base>
+struct PassesLead<Listener, Base, false> : Base {};
+
+template <class Listener, class Base, bool kHas>
+struct PassesFollow : Base {
   template <class... Args>
-  void OnFollow(const Args&... args) requires requires(typename Self::Target& it) {
+  void OnFollow(const Args&... args) requires requires(Listener& it) {
     it.OnFollow(args...);
   }
-  { static_cast<Self&>(*this).target->OnFollow(args...); }
+  { this->target->OnFollow(args...); }
 };
-template <class Self, bool kHas>
-struct PassesLeave {
+template <class Listener, class Base>
+struct PassesFollow<Listener, Base, false> : Base {};
+
+template <class Listener, class Base, bool kHas>
+struct PassesLeave : Base {
   template <class... Args>
-  void OnLeave(const Args&... args) requires requires(typename Self::Target& it) {
+  void OnLeave(const Args&... args) requires requires(Listener& it) {
     it.OnLeave(args...);
   }
-  { static_cast<Self&>(*this).target->OnLeave(args...); }
+  { this->target->OnLeave(args...); }
 };
-template <class Self, bool kHas>
-struct PassesLand {
+template <class Listener, class Base>
+struct PassesLeave<Listener, Base, false> : Base {};
+
+template <class Listener, class Base, bool kHas>
+struct PassesLand : Base {
   template <class... Args>
-  void OnLand(const Args&... args) requires requires(typename Self::Target& it) {
+  void OnLand(const Args&... args) requires requires(Listener& it) {
     it.OnLand(args...);
   }
-  { static_cast<Self&>(*this).target->OnLand(args...); }
+  { this->target->OnLand(args...); }
 };
-template <class Self, bool kHas>
-struct PassesRefuse {
+template <class Listener, class Base>
+struct PassesLand<Listener, Base, false> : Base {};
+
+template <class Listener, class Base, bool kHas>
+struct PassesRefuse : Base {
   template <class... Args>
-  void OnRefuse(const Args&... args) requires requires(typename Self::Target& it) {
+  void OnRefuse(const Args&... args) requires requires(Listener& it) {
     it.OnRefuse(args...);
   }
-  { static_cast<Self&>(*this).target->OnRefuse(args...); }
+  { this->target->OnRefuse(args...); }
 };
-template <class Self>
-struct PassesLead<Self, false> {};
-template <class Self>
-struct PassesFollow<Self, false> {};
-template <class Self>
-struct PassesLeave<Self, false> {};
-template <class Self>
-struct PassesLand<Self, false> {};
-template <class Self>
-struct PassesRefuse<Self, false> {};
+template <class Listener, class Base>
+struct PassesRefuse<Listener, Base, false> : Base {};
 
-// It derives from NoListener, because the listener may have no other hook than OnRemoteLead.
 template <class Listener, class Has = singleflight::detail::HasHooks<Listener>>
-struct SharedListener : NoListener,
-                        PassesLead<SharedListener<Listener>, Has::kLead>,
-                        PassesFollow<SharedListener<Listener>, Has::kFollow>,
-                        PassesLeave<SharedListener<Listener>, Has::kLeave>,
-                        PassesLand<SharedListener<Listener>, Has::kLand>,
-                        PassesRefuse<SharedListener<Listener>, Has::kRefuse> {
-  using Target = Listener;
+using PassingListener = PassesLead<
+    Listener,
+    PassesFollow<
+        Listener,
+        PassesLeave<
+            Listener,
+            PassesLand<Listener, PassesRefuse<Listener, ListenerPointer<Listener>, Has::kRefuse>,
+                       Has::kLand>,
+            Has::kLeave>,
+        Has::kFollow>,
+    Has::kLead>;
 
+template <class Listener>
+struct SharedListener : PassingListener<Listener> {
   SharedListener() noexcept = default;
-  explicit SharedListener(Listener& its_target) noexcept : target(&its_target) {}
-
-  Listener* target = nullptr;  // set as long as the group is used
+  explicit SharedListener(Listener& its_target) noexcept { this->target = &its_target; }
 };
 
 }  // namespace singleflight::redis::detail
