@@ -40,6 +40,8 @@
 //     A leader does not know whether other processes follow.
 //   - If all callers in the leader's process leave a call that can be stopped, another process
 //     takes over and runs `fn`.
+//   - Cancel is for the callers of this process. If it leads, another process that follows takes
+//     over and runs `fn`.
 //   - There is no ForgetUnshared, since no process knows all callers.
 //   - Warning: processes that wait for each other's keys in a circle wait for ever, since deadlocks
 //     are detected only within a process. Give callers timeouts.
@@ -58,8 +60,9 @@
 //   an outcome cannot be told       the processes that follow run `fn` themselves, at once
 //   the key has another type        new callers: `on_outage` decides, and LastOutage says so
 //
-// Describe, Nodes, GetStats and LastOutage say what goes on. README.md has the rights that a
-// server's user needs, and what a fleet takes.
+// Describe, Nodes, GetStats, LastOutage, Inspect and InspectFleet say what goes on. A listener is
+// told of each call, and of the process that leads it: see redis_listener.hpp. README.md has the
+// rights that a server's user needs, and what a fleet takes.
 //
 // Needs Redis 5, or any Valkey. TLS needs OpenSSL: link the CMake target singleflight::redis, or
 // define SINGLEFLIGHT_REDIS_TLS and link -lssl -lcrypto. Runs on Linux and other systems with
