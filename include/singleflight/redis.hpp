@@ -118,15 +118,10 @@ class Group : public detail::FleetGroup<Value, detail::FleetCall<Value, ValueCod
   //
   // Errors: std::invalid_argument for a prefix or an option that cannot be used.
   Group(Client& client, std::string_view prefix, const Options& options = {})
-      : Group(client, prefix, WithDefaultListener::Check(options), Listener()) {}
+      : Base(client, MakeContext(client, prefix, WithDefaultListener::Check(options))) {}
   // The same with a listener, which is moved here: see redis_listener.hpp.
   Group(Client& client, std::string_view prefix, const Options& options, Listener listener)
-      : Base(client,
-             (detail::CheckGroupOptions(prefix, options),
-              std::make_shared<detail::GroupContext>(
-                  detail::ClientAccess::FleetOf(client), std::string(prefix), options,
-                  std::string(detail::TagOf<Value, ValueCodec>()))),
-             std::move(listener)) {}
+      : Base(client, MakeContext(client, prefix, options), std::move(listener)) {}
 
   // Asks the calls that are led asynchronously to stop, and waits until they have landed, as ~Group
   // does. Calls that wait for another process land with `operation_canceled`.
@@ -202,6 +197,14 @@ class Group : public detail::FleetGroup<Value, detail::FleetCall<Value, ValueCod
 
   // LastOutage, Close, Inspect, InspectFleet, and what callers that do not block use, as in
   // singleflight::Group: see detail/redis/fleet_group.hpp.
+
+ private:
+  static auto MakeContext(Client& client, std::string_view prefix, const Options& options) {
+    detail::CheckGroupOptions(prefix, options);
+    return std::make_shared<detail::GroupContext>(detail::ClientAccess::FleetOf(client),
+                                                  std::string(prefix), options,
+                                                  std::string(detail::TagOf<Value, ValueCodec>()));
+  }
 };
 
 }  // namespace singleflight::redis

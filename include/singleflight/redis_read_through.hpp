@@ -109,18 +109,10 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   //
   // Errors: std::invalid_argument for a prefix or an option that cannot be used.
   ReadThrough(Client& client, std::string_view prefix, const Options& options)
-      : ReadThrough(client, prefix, WithDefaultListener::Check(options), Listener()) {}
+      : ReadThrough(Made(), client, prefix, WithDefaultListener::Check(options)) {}
   // The same with a listener, which is moved here: see redis_listener.hpp.
   ReadThrough(Client& client, std::string_view prefix, const Options& options, Listener listener)
-      : Base(client,
-             (detail::CheckGroupOptions(prefix, options.fleet),
-              std::make_shared<Context>(detail::ClientAccess::FleetOf(client), std::string(prefix),
-                                        options, std::string(detail::TagOf<Value, ValueCodec>()))),
-             std::move(listener)),
-        refreshes_(this->MakeLocal({.timed = options.fleet.group.timed})) {
-    this->context_->refreshes = refreshes_.get();
-    this->context_->NoteRefusals();
-  }
+      : ReadThrough(Made(), client, prefix, options, std::move(listener)) {}
 
   // As ~Group of redis.hpp. Waits for background loads, and for commands such as InvalidateThen.
   ~ReadThrough() {
@@ -252,8 +244,9 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
          [this, old = std::move(found.value),
           callback = std::decay_t<Callback>(std::forward<Callback>(callback))](
              const detail::Answer& answer) mutable {
-           callback(answer.IsReply() || !old ? PeekedAt(*this->context_, answer)
-                                             : Peeked(std::move(old)));
+           callback(answer.IsReply() || !old
+                        ? detail::PeekedAt<Value, ValueCodec>(*this->context_, answer)
+                        : Peeked(std::move(old)));
          });
   }
 
@@ -339,6 +332,20 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
  private:
   using Peeked = KeyResult<std::optional<Value>>;
 
+  struct Made {};
+  template <class... ListenerArg>
+  ReadThrough(Made, Client& client, std::string_view prefix, const Options& options,
+              ListenerArg&&... listener)
+      : Base(client,
+             (detail::CheckGroupOptions(prefix, options.fleet),
+              std::make_shared<Context>(detail::ClientAccess::FleetOf(client), std::string(prefix),
+                                        options, std::string(detail::TagOf<Value, ValueCodec>()))),
+             std::forward<ListenerArg>(listener)...),
+        refreshes_(this->MakeLocal({.timed = options.fleet.group.timed})) {
+    this->context_->refreshes = refreshes_.get();
+    this->context_->NoteRefusals();
+  }
+
   typename Context::Found LookLocal(std::string_view key) {
     auto found = this->context_->LookLocal(key);
     if (found.is_fresh) ++this->context_->local_hits;
@@ -395,25 +402,6 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
     this->pending_.Begin();
     this->context_->Loop().Post([command] { command->Send(); });
   }
-  static Peeked PeekedAt(const Context& context, const detail::Answer& answer) {
-    if (!answer.IsReply()) return Peeked::Failure(detail::ErrorOf(answer));
-    detail::Reply reply = answer.reply;
-    const std::optional<detail::Taken> taken = detail::ReadTaken(reply);
-    if (!taken || taken->kind != detail::Taken::Kind::kHit) return Peeked(std::optional<Value>());
-    const auto payload = detail::Unpack(taken->value.payload, context.tag_hash, taken->value.token);
-    try {
-      if (payload) {
-        if (std::optional<Value> value = ValueCodec::Decode(payload->body)) {
-          return Peeked(std::move(value));
-        }
-      }
-    } catch (...) {
-      return Peeked::Failure(singleflight::detail::Caught());
-    }
-    return Peeked::Failure(std::make_exception_ptr(
-        detail::Outage(std::errc::protocol_error, "the server's value does not decode")));
-  }
-
   std::unique_ptr<typename Base::Local> refreshes_;  // whose calls are the background loads
 };
 

@@ -15,6 +15,7 @@
 #include <optional>
 #include <singleflight/async.hpp>
 #include <singleflight/many.hpp>
+#include <singleflight/observe.hpp>
 #include <singleflight/redis.hpp>
 #include <singleflight/redis_listener.hpp>
 #include <singleflight/redis_read_through.hpp>
@@ -565,4 +566,46 @@ TEST_CASE("redis::ReadThrough: a process that waits for a newer value is told wh
   load.Finish();
   CHECK(leader.Join().value == "new");
   CHECK(follower.Join().value == "new");
+}
+
+// ---- Ready-made listeners
+
+namespace {
+
+struct MeasuredTraits : singleflight::GroupTraits {
+  using Listener = singleflight::LatencyListener;
+};
+// Can neither be copied nor moved.
+struct FixedListener {
+  FixedListener() = default;
+  FixedListener(const FixedListener&) = delete;
+  FixedListener& operator=(const FixedListener&) = delete;
+  void OnLand(std::string_view, const Landing&) { ++lands; }
+  std::atomic<int> lands = 0;
+};
+
+}  // namespace
+
+TEST_CASE("redis: a LatencyListener measures the calls of a group and its loads") {
+  const RedisServer server;
+  singleflight::redis::Client client(ClientOptionsFor(server));
+  singleflight::redis::Group<std::string, Codec<std::string>, MeasuredTraits> group(client, "t");
+  CHECK(*group.Do("k", [] { return "v"s; }) == "v");
+  CHECK(group.GetListener().TimesOfSuccess().Count() == 1);
+  singleflight::redis::ReadThrough<std::string, Codec<std::string>, MeasuredTraits> cache(
+      client, "c", LongTtl());
+  CHECK(*cache.Get("k", [] { return "v"s; }) == "v");
+  CHECK(cache.GetListener().TimesOfSuccess().Count() == 1);
+  singleflight::Metrics metrics;
+  metrics.Add({{"group", "pages"}}, group).Add({{"group", "cache"}}, cache);
+  CHECK(WritePrometheus(metrics).find("call_duration") != std::string::npos);
+}
+
+TEST_CASE("redis: a listener that cannot be moved is made in its group") {
+  const RedisServer server;
+  singleflight::redis::Client client(ClientOptionsFor(server));
+  singleflight::redis::Group<std::string, Codec<std::string>, ListenedTraits<FixedListener>> group(
+      client, "t");
+  CHECK(*group.Do("k", [] { return "v"s; }) == "v");
+  CHECK(group.GetListener().lands == 1);
 }

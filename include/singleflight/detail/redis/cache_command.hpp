@@ -5,18 +5,27 @@
 // if the generation of its names is out of date, or if its answer was lost.
 
 #include <array>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
+#include "../../key_result.hpp"
+#include "../errors.hpp"
 #include "answer.hpp"
 #include "cache_protocol.hpp"
 #include "cache_state.hpp"
+#include "command_result.hpp"
 #include "fleet.hpp"
+#include "outage.hpp"
+#include "payload.hpp"
 #include "protocol.hpp"
+#include "reply.hpp"
 
 namespace singleflight::redis::detail {
 
@@ -105,5 +114,27 @@ class CacheCommand : public std::enable_shared_from_this<CacheCommand> {
   int lost_ = 0;      // answers
   int outdated_ = 0;  // how often another generation was in use
 };
+
+// Returns what a caller gets of the answer to a kPeek.
+template <class Value, class ValueCodec>
+KeyResult<std::optional<Value>> PeekedAt(const GroupContext& context, const Answer& answer) {
+  using Peeked = KeyResult<std::optional<Value>>;
+  if (!answer.IsReply()) return Peeked::Failure(detail::ErrorOf(answer));
+  Reply reply = answer.reply;
+  const std::optional<Taken> taken = detail::ReadTaken(reply);
+  if (!taken || taken->kind != Taken::Kind::kHit) return Peeked(std::optional<Value>());
+  const auto payload = detail::Unpack(taken->value.payload, context.tag_hash, taken->value.token);
+  try {
+    if (payload) {
+      if (std::optional<Value> value = ValueCodec::Decode(payload->body)) {
+        return Peeked(std::move(value));
+      }
+    }
+  } catch (...) {
+    return Peeked::Failure(singleflight::detail::Caught());
+  }
+  return Peeked::Failure(std::make_exception_ptr(
+      Outage(std::errc::protocol_error, "the server's value does not decode")));
+}
 
 }  // namespace singleflight::redis::detail

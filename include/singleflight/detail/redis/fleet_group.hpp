@@ -159,10 +159,12 @@ class FleetGroup : private FoundByLookup {
   }
 
  protected:
-  FleetGroup(Client& client, std::shared_ptr<Context> context, Listener&& listener)
+  // `listener` is one listener, or none: then it is made here.
+  template <class... ListenerArg>
+  FleetGroup(Client& client, std::shared_ptr<Context> context, ListenerArg&&... listener)
       : core_(detail::ClientAccess::Core(client)),
         context_(std::move(context)),
-        listener_(std::move(listener)),
+        listener_(std::forward<ListenerArg>(listener)...),
         local_(MakeLocal(context_->options.group)) {}
   // Makes a group of the process, whose calls the listener is told of.
   std::unique_ptr<Local> MakeLocal(const GroupOptions& options) {
