@@ -39,6 +39,7 @@ using singleflight::CallOptions;
 using singleflight::DoMany;
 using singleflight::Future;
 using singleflight::KeyResult;
+using singleflight::StopSource;
 using singleflight::StopToken;
 using singleflight::redis::Lease;
 using singleflight::redis::OnOutage;
@@ -118,6 +119,20 @@ TEST_CASE("redis: Cancel asks a function to stop and its lease is not held any m
   CHECK(was_held);
   CHECK_FALSE(is_held);
   AwaitNoLeases(server);
+}
+
+TEST_CASE("redis: Cancel after the leader was stopped gives everybody the error once") {
+  const RedisServer server;
+  RedisPages pages(server, LongLease());
+  StopSource stop;
+  RedisLeader leader(pages, "k", [](const auto&) { return "v"s; }, {.stop = stop.get_token()});
+  Future<std::string> future = DoAsync(pages, "k", NeverRun);
+  stop.request_stop();
+  AwaitCallers(pages, "k", 1);
+  CHECK(pages.Cancel("k"));
+  CHECK(ErrorOf([&] { return future.Get(); }) == kCanceled);
+  CHECK(leader.Finish().error == kCanceled);
+  CHECK(pages.GetStats().calls.left == 1);
 }
 
 TEST_CASE("redis: Cancel of a key without a call does nothing") {
