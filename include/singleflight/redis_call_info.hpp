@@ -37,10 +37,10 @@ struct CallInfo : singleflight::CallInfo<std::string> {
 // Describes one lease at the moment when the server was asked about it. All times are measured by
 // the server's clock.
 struct LeaseInfo {
-  std::string key;
-  std::string host;                     // of the process that leads
+  std::string key = {};
+  std::string host = {};                // of the process that leads
   std::int64_t pid = 0;                 // of that process. 0 if it is not known
-  std::string token;                    // as Lease::token() of the leader
+  std::string token = {};               // as Lease::token() of the leader
   std::uint64_t fence = 0;              // as Lease::fence() of the leader
   std::chrono::milliseconds age = {};   // since the lease was made
   std::chrono::milliseconds left = {};  // until it expires, if it is not renewed

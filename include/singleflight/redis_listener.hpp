@@ -4,17 +4,16 @@
 // What the listener of a redis::Group or of a redis::ReadThrough is told. Its hooks are those of
 // listener.hpp, and one more. They are told of the calls of this process.
 //
-//   struct SpanContext { std::uint64_t trace, span; };
+//   struct Span { std::uint64_t trace, id; };
 //   template <>
-//   struct singleflight::redis::Codec<SpanContext> : singleflight::redis::CopyBytes<SpanContext>
-//   {};
+//   struct singleflight::redis::Codec<Span> : singleflight::redis::CopyBytes<Span> {};
 //
 //   struct Tracer {
-//     SpanContext OnLead(std::string_view key) noexcept { return StartSpan(key); }
-//     void OnRemoteLead(std::string_view, const SpanContext& own, const SpanContext& leader) {
-//       AddLink(own, leader);  // this process waits for a span of another one
+//     Span OnLead(std::string_view key) { return StartSpan(key); }
+//     void OnRemoteLead(std::string_view, const Span& own, const Span& leader) {
+//       AddLink(own, leader);  // this process waits for the work of another one
 //     }
-//     void OnLand(std::string_view, const SpanContext& own, const singleflight::Landing& landing) {
+//     void OnLand(std::string_view, const Span& own, const singleflight::Landing& landing) {
 //       EndSpan(own, landing.failed);
 //     }
 //   };
@@ -22,8 +21,7 @@
 //     using Listener = Tracer;
 //   };
 //
-//   singleflight::redis::Group<Page, singleflight::redis::Codec<Page>, Traced> pages(redis,
-//   "pages");
+//   singleflight::redis::Group<Page, PageCodec, Traced> pages(redis, "shop:pages");
 //
 //   OnRemoteLead(key, const Tag& own, const Tag& leader)  A call follows another process. `own` is
 //                                          what OnLead has returned for it here, and `leader` what

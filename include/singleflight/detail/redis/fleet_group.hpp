@@ -98,7 +98,7 @@ class FleetGroup : private FoundByLookup {
   }
   // The same for callers that do not block: `callback` gets a KeyResult<std::vector<LeaseInfo>>.
   //
-  // Thread: the callback runs on a thread of the client's, and must not throw.
+  // Thread: the callback runs on a thread of the client's, and must neither throw nor block.
   // Errors: those that say that it could not begin are thrown here.
   // Lifetime: the destructor waits for the callback, which it makes come soon.
   template <class Callback>
