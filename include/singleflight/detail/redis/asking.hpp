@@ -62,6 +62,8 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   virtual void OnForgottenElsewhere() noexcept = 0;
   // It follows a lease, whose leader has sent this with it: see redis_listener.hpp.
   virtual void OnRemoteLead(std::string /*tag*/) noexcept {}
+  // What travels in a lease of its.
+  virtual std::string_view OwnTag() const noexcept { return {}; }
   // Whether the next caller of this process begins a call of its own.
   virtual bool IsForgotten() const noexcept = 0;
 
@@ -142,7 +144,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
         any_forgotten,
         awaited_.empty() ? std::string_view() : detail::FenceOf(awaited_),
         std::exchange(doubts_leader_, false) ? "1" : "0",
-        own_tag_};
+        OwnTag()};
     SendTake(keys, words);
   }
 
@@ -322,7 +324,8 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
 
   // The fence is empty if the server may not have heard of it.
   std::shared_ptr<Tenure> MakeTenure(std::string fence, Clock::time_point asked) {
-    return std::make_shared<Tenure>(context, base_, own_token_, std::move(fence), asked, own_tag_);
+    return std::make_shared<Tenure>(context, base_, own_token_, std::move(fence), asked,
+                                    std::string(OwnTag()));
   }
 
   // This call needs no lease any more, but the server may have given it one.
@@ -342,7 +345,6 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
 
   std::string base_;
   std::string own_token_;
-  std::string own_tag_;                 // what travels in a lease of its. Set before Begin
   Timer timer_;                         // for the next time to ask
   std::string awaited_;                 // the id of the lease that it follows, or empty
   Clock::time_point began_ = {};        // when it last heard of the server, or began

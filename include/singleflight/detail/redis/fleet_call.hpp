@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "../../group.hpp"
@@ -110,7 +111,7 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
     const auto call =
         std::make_shared<Call>(std::move(context), async, std::forward<More>(more)...);
     call->self_ = call;
-    call->own_tag_ = Remote::Pack(async->call);
+    call->own_tag_ = OwnTagType(Remote::Pack(async->call));
     call->async_->TakeStop();  // nobody has begun any work: it can be left at any time
     call->on_stop_.emplace(call->async_->call.stop.get_token(), OnStop{call.get()});
     call->context->Loop().Post(call->begin_);
@@ -142,6 +143,16 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
   BasicFleetCall(std::shared_ptr<GroupContext> its_context, std::shared_ptr<Async> async)
       : AskingBase(std::move(its_context), async->key), async_(std::move(async)), given_(async_) {}
   ~BasicFleetCall() = default;
+
+  // Takes no room if no tag travels.
+  struct NoTag {
+    NoTag() = default;
+    explicit NoTag(const std::string&) noexcept {}
+    operator std::string_view() const noexcept {
+      return {};
+    }  // NOLINT(google-explicit-constructor)
+  };
+  using OwnTagType = std::conditional_t<Remote::kSends, std::string, NoTag>;
 
   struct OnStop {
     BasicFleetCall* self;
@@ -257,6 +268,7 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
   // ---- Another process leads
 
   void OnFollows() noexcept override { SlotOf(*async_).NotifyFollows(); }
+  std::string_view OwnTag() const noexcept override { return own_tag_; }
   void OnRemoteLead(std::string tag) noexcept override {
     if constexpr (Remote::kHears) {
       has_told_ = true;
@@ -358,6 +370,7 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
   bool has_begun_ = false;                       // used by the loop's thread alone
   bool is_canceled_ = false;                     // likewise
   bool has_told_ = false;                        // the listener, of another process. Likewise
+  [[no_unique_address]] OwnTagType own_tag_;     // set before Begin
   Task<&BasicFleetCall::BeginAsking> begin_{*this};
   Task<&BasicFleetCall::Cancel> cancel_{*this};
 };
