@@ -21,6 +21,7 @@
 //   listening on http://127.0.0.1:8080
 //   try: curl 'http://127.0.0.1:8080/item?id=42'
 //        curl http://127.0.0.1:8080/stats
+//        open http://127.0.0.1:8080/debug/singleflight?refresh=1 in a browser
 //
 //   --listen       the port: 0 chooses a free one, and with -1 the server asks itself (-1)
 //   --connections  how many connections, if the system allows that many descriptors (1000)
@@ -74,7 +75,7 @@ int main(int argc, char** argv) {
   flags.RefuseOthers();
   const std::size_t descriptors = RaiseDescriptorLimit();
 
-  AsioService::Responses group;
+  AsioService::Responses group({.timed = true});  // for the age of calls on the debug page
   asio::io_context io(1);
   std::size_t upstream_runs = 0;
   const auto upstream = [&](std::string target) -> asio::awaitable<std::string> {
@@ -100,7 +101,8 @@ int main(int argc, char** argv) {
     if (!error) io.stop();
   });
   if (listen >= 0) {
-    std::cout << "try: curl '" << url << "/item?id=42'\n     curl " << url << "/stats" << std::endl;
+    std::cout << "try: curl '" << url << "/item?id=42'\n     curl " << url << "/stats\n     open "
+              << url << "/debug/singleflight?refresh=1 in a browser" << std::endl;
     io.run();
     std::cout << "stopped: " << singleflight::WriteJson(service.GetMetrics());
     return 0;

@@ -11,6 +11,7 @@
 //   listening on http://127.0.0.1:8080
 //   try: curl http://127.0.0.1:8080/
 //        curl http://127.0.0.1:8080/stats
+//        open http://127.0.0.1:8080/debug/singleflight?refresh=1 in a browser
 //   stopped: [{"labels": {"group": "answers"}, "stats": {"executions": 1, "followers": 49, ...}}]
 //
 //   --port     0 chooses a free port (8080)
@@ -47,7 +48,7 @@ int main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
 
   std::atomic<int> answers = 0;
-  HttpService::Responses group;
+  HttpService::Responses group({.timed = true});  // for the age of calls on the debug page
   HttpService service(group, [&](const httplib::Request& request) {
     std::this_thread::sleep_for(work_time);
     return "answer " + std::to_string(++answers) + ", to " + request.target + "\n";
@@ -64,7 +65,7 @@ int main(int argc, char** argv) {
   while (!server.is_running()) std::this_thread::yield();  // before that, stop() does nothing
   const std::string url = "http://127.0.0.1:" + std::to_string(bound_port);
   std::cout << "listening on " << url << "\ntry: curl " << url << "/\n     curl " << url << "/stats"
-            << std::endl;
+            << "\n     open " << url << "/debug/singleflight?refresh=1 in a browser" << std::endl;
 
   int signal = 0;
   sigwait(&stop_signals, &signal);

@@ -181,7 +181,9 @@ class DebugPage {
   void AppendNumber(std::string_view labels, std::string_view name, std::string_view help,
                     const std::string& number, bool is_zero) {
     parts_ += is_zero ? "<div class=zero><dt>" : "<div><dt>";
-    html::AppendText(parts_, std::string(labels).append(name));
+    std::string title;
+    html::AppendText(title, std::string(labels).append(name));
+    for (const char c : title) (parts_ += c) += c == '_' ? "<wbr>" : "";  // it may break there
     parts_ += "<dd>" + number + "<small>";
     html::AppendText(parts_, help);
     parts_ += "</small></div>\n";

@@ -33,12 +33,14 @@
 
 #include <exception>
 #include <optional>
+#include <singleflight/call_info.hpp>
 #include <singleflight/errors.hpp>
 #include <singleflight/group.hpp>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "http/memory.hpp"
 #include "http/rules.hpp"
@@ -63,6 +65,12 @@ class ResponseGroup {
   explicit ResponseGroup(singleflight::GroupOptions options = {}) : calls_(options) {}
 
   singleflight::Stats GetStats() const { return calls_.GetStats(); }
+  // Returns the runs in flight, with keys for a reader: "GET /users, Host: shop.example".
+  std::vector<singleflight::CallInfo<std::string>> Inspect() const {
+    auto calls = calls_.Inspect();
+    for (auto& call : calls) call.key = HttpAsk::ReadableKey(call.key);
+    return calls;
+  }
 
   // Call this after a write and before it is answered. Requests that start later do not join a run
   // from before it (RFC 9111, 4.4). Those that wait for such a run still get its answer. `target`

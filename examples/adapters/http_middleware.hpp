@@ -9,6 +9,7 @@
 //   server.Post("/users", Invalidating(pages, SaveUser));
 //   server.Get("/prices", Coalesce(pages, ListPrices, {.vary = {"X-Currency"}, .timeout = 2s}));
 //   ServeStats(server, [&] { return singleflight::Metrics().Add("pages", pages); });
+//   ServeDebugPage(server, [&] { return DebugPage().Add("pages", pages); });
 //
 // http_coalescing.hpp says what the handler sees, and who shares. A response whose body comes from
 // a content provider is for its leader only.
@@ -31,6 +32,7 @@
 #include <utility>
 
 #include "client_watch.hpp"
+#include "debug_page.hpp"
 #include "http_coalescing.hpp"
 
 // A handler that is asked to stop when no client waits for it any more. It then runs again for the
@@ -301,5 +303,22 @@ inline void ServeStats(httplib::Server& server, std::function<singleflight::Metr
   });
   server.Get("/metrics", [read](const httplib::Request&, httplib::Response& response) {
     response.set_content(singleflight::WritePrometheus(read()), singleflight::kPrometheusType);
+  });
+}
+
+// Installs the route /debug/singleflight, with the page that `read` returns: see debug_page.hpp for
+// who gets it.
+//
+// Thread: `read` is called for each request to it, on any thread.
+inline void ServeDebugPage(httplib::Server& server, std::function<DebugPage()> read) {
+  server.Get("/debug/singleflight", [read = std::move(read)](const httplib::Request& request,
+                                                             httplib::Response& response) {
+    DebugAnswer answer =
+        AnswerDebugPage({request.method, request.target, httplib_adapter::FieldsOf(request.headers),
+                         request.remote_addr},
+                        read);
+    response.status = answer.status;
+    response.body = std::move(answer.body);
+    for (const auto& [name, value] : answer.fields) response.set_header(name, value);
   });
 }

@@ -4,9 +4,10 @@
 // The routes of asio_server.cpp: a small HTTP service on Asio that asks its upstream once for all
 // equal requests that wait.
 //
-//   GET /item?...   returns what the upstream says to this target, or a 503 if that takes too long
-//   GET /stats      returns what the group has counted, as JSON
-//   GET /metrics    returns the same for Prometheus
+//   GET /item?...            returns what the upstream says, or a 503 if that takes too long
+//   GET /stats               returns what the group has counted, as JSON
+//   GET /metrics             returns the same for Prometheus
+//   GET /debug/singleflight  returns a page for operators, which shows what is in flight
 
 #include <sys/resource.h>
 
@@ -15,11 +16,13 @@
 #include <cstddef>
 #include <exception>
 #include <functional>
+#include <singleflight/latency_histogram.hpp>
 #include <singleflight/observe.hpp>
 #include <string>
 #include <utility>
 
 #include "../adapters/asio_middleware.hpp"
+#include "../adapters/debug_page.hpp"
 #include "asio_http.hpp"
 
 // Raises the number of descriptors that this process may open, and returns it. Each connection
@@ -64,6 +67,8 @@ class AsioService {
       response = {"200 OK",
                   {{"Content-Type", singleflight::kPrometheusType}},
                   singleflight::WritePrometheus(GetMetrics())};
+    } else if (path == "/debug/singleflight") {
+      response = ShowDebugPage(request);
     } else if (path == "/item") {
       try {
         response = co_await item_(request);
@@ -77,12 +82,25 @@ class AsioService {
   singleflight::Metrics GetMetrics() const { return singleflight::Metrics().Add("items", group_); }
 
  private:
+  HttpResponse ShowDebugPage(const HttpRequest& request) const {
+    DebugAnswer answer = AnswerDebugPage(AsioLibrary::ViewOf(request), [this] {
+      return DebugPage()
+          .Add("items", group_)
+          .AddTimes("upstream", "How long the upstream took.", upstream_times_);
+    });
+    return {answer.status == 200 ? "200 OK" : "403 Forbidden", std::move(answer.fields),
+            std::move(answer.body)};
+  }
+
   asio::awaitable<HttpResponse> AskUpstream(std::string target) {
+    const auto start = std::chrono::steady_clock::now();
     std::string body = co_await upstream_(std::move(target));
+    upstream_times_.Record(std::chrono::steady_clock::now() - start);
     co_return HttpResponse{"200 OK", {}, std::move(body)};
   }
 
   Responses& group_;
   const Upstream upstream_;
+  singleflight::LatencyHistogram upstream_times_;
   const HttpHandler item_;
 };

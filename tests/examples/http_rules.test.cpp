@@ -540,3 +540,15 @@ TEST_CASE("A conditional HTTP request is answered with 304 if its client has the
   CHECK(!is_304({{"If-Modified-Since", date}, {"If-None-Match", "\"b\""}},
                 {{"Last-Modified", date}, {"ETag", "\"a\""}}));
 }
+
+TEST_CASE("A key can be written so that an operator understands it") {
+  const Handler handler({.vary = {"X-Tenant"}});
+  const auto readable = [&handler](const HttpFields& fields) {
+    return HttpAsk::ReadableKey(*handler.KeyOf({"GET", "/a?b=1 2:3,", fields}));
+  };
+  CHECK(readable({}) == "GET /a?b=1 2:3,");
+  CHECK(readable({{"x-tenant", ""}, {"host", "shop.example:80"}, {"Cache-Control", "no-cache"}}) ==
+        "GET /a?b=1 2:3,, Host: shop.example:80, X-Tenant: ");
+  CHECK(HttpAsk::ReadableKey("").empty());
+  CHECK(HttpAsk::ReadableKey("1 2 3:GE").ends_with("GE"));
+}

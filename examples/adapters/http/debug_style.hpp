@@ -42,7 +42,8 @@ dt { color: var(--dim) }
 dd { margin: 0; font-size: 1.2rem; font-variant-numeric: tabular-nums }
 small { display: block; font-size: .75rem; line-height: 1.25; color: var(--dim) }
 .zero dd, .none, .help { color: var(--dim) }
-.zero dd small { color: var(--dim) }
+.help { margin-top: 1rem }
+h2 + .help { margin-top: 0 }
 .times td { border: 0; padding-top: 0; padding-bottom: .15rem; vertical-align: middle }
 .bar { width: 100% }
 .times .bar { padding-left: .5rem }

@@ -55,7 +55,7 @@ inline std::string Time(std::chrono::nanoseconds time) {
 // Appends a text that may come from a client, as the content of an element. What is not visible
 // becomes <i>\x0a</i> or <i>\u{202e}</i>. A backslash of the text itself is in no <i>, so the two
 // differ. If the text is longer than `most` bytes, appends its beginning, and how long it is.
-inline void AppendText(std::string& out, std::string_view text, std::size_t most = 400) {
+inline void AppendText(std::string& out, std::string_view text, std::size_t most = 200) {
   const std::size_t size = text.size();
   std::string_view rest = text;
   while (!rest.empty()) {

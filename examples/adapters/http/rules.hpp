@@ -265,6 +265,19 @@ class HttpAsk {
   bool RunsAlone() const { return runs_alone_; }
   void RunAlone() { runs_alone_ = true; }
 
+  // Returns a key as a reader understands it, as in "GET /users, Host: shop.example".
+  static std::string ReadableKey(std::string_view key) {
+    std::size_t at = key.find(' ');                        // after the route
+    at = std::min(key.find(' ', at + 1), key.size() - 1);  // after the generation
+    const auto texts = http_text::TextsOf(key.substr(at + 1));
+    std::string readable;
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      if (i > 0) readable += i == 1 ? " " : i % 2 == 0 ? ", " : ": ";
+      readable += texts[i];
+    }
+    return readable;
+  }
+
   // The key of the call to join: the text of everything that the handler sees.
   std::string Key() const {
     return KeyOf(1 + route_.sharing_.generations.Of(request_.method, request_.target));

@@ -235,6 +235,21 @@ inline void Append(std::string& key, std::string_view text) {
   key += text;
 }
 
+// Returns the texts that were appended.
+inline std::vector<std::string_view> TextsOf(std::string_view key) {
+  std::vector<std::string_view> texts;
+  while (!key.empty()) {
+    std::size_t size = 0, digits = 0;
+    for (; digits < key.size() && key[digits] >= '0' && key[digits] <= '9'; ++digits) {
+      size = size * 10 + static_cast<std::size_t>(key[digits] - '0');
+    }
+    key.remove_prefix(std::min(digits + 1, key.size()));  // and the colon
+    texts.push_back(key.substr(0, size));
+    key.remove_prefix(std::min(size, key.size()));
+  }
+  return texts;
+}
+
 // Returns another text each time.
 inline std::string NextNumber() {
   static std::atomic<std::uint64_t> last = 0;

@@ -50,7 +50,7 @@ class RunningServer {
     co_return "answer " + std::to_string(run) + " to " + target;
   }
 
-  Responses group_;
+  Responses group_{{.timed = true}};
   asio::io_context io_{1};
   std::atomic<int> runs_ = 0;
   AsioService service_;
@@ -245,6 +245,46 @@ TEST_CASE("The Asio server answers HEAD with the headers of GET, and no body") {
         std::string::npos);
   CHECK(answer.find("\r\nContent-Type: application/json\r\n") != std::string::npos);
   CHECK(answer.ends_with("\r\n\r\n"));
+}
+
+TEST_CASE("The Asio server shows its runs in flight on a page for operators") {
+  RunningServer server;
+  server.callers = 4;
+  Client operators(server);
+  const auto shows = [&](const std::string& text) {
+    operators.Send("GET /debug/singleflight HTTP/1.1\r\nHost: localhost:80\r\n\r\n");
+    const std::string page = operators.Receive();
+    return page.starts_with("200 <!DOCTYPE html>") && page.find(text) != std::string::npos;
+  };
+  CHECK(shows("<p>0 calls in flight, 0 callers.</p>"));
+  std::vector<std::unique_ptr<Client>> clients(3);
+  for (auto& client : clients) {
+    client = std::make_unique<Client>(server);
+    client->Get("/item?q=<b>&\"");
+  }
+  test::AwaitCallersOfEach(server.group(), 3);
+  CHECK(shows("<p>1 call in flight, 3 callers.</p>"));
+  CHECK(shows("<bdi>GET /item?q=&lt;b&gt;&amp;&quot;, Host: test</bdi><td class=n>3<td class=n>"));
+  CHECK(!shows("<td class=n>–"));  // it has an age
+  CHECK(shows("<dt>followers<dd>2<small>"));
+  CHECK(shows("<p>0 recorded.</p>"));
+  server.callers = 3;
+  for (auto& client : clients) CHECK(client->Receive().starts_with("200 "));
+  CHECK(shows("<p>0 calls in flight, 0 callers.</p>"));
+  CHECK(shows("<p>1 recorded, <b>p50</b> "));
+}
+
+TEST_CASE("The Asio server shows its page for operators with its headers and to nobody else") {
+  RunningServer server;
+  Client client(server);
+  client.Send("GET /debug/singleflight?refresh=5 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  CHECK(client.Receive().find("http-equiv=\"refresh\" content=\"5\"") != std::string::npos);
+  for (const char* field : {"Content-Type: text/html; charset=utf-8", "Cache-Control: no-store",
+                            "Content-Security-Policy: default-src 'none';"}) {
+    CHECK(client.head().find("\r\n" + std::string(field)) != std::string::npos);
+  }
+  client.Get("/debug/singleflight");  // its Host is another one
+  CHECK(client.Receive().starts_with("403 This page is for"));
 }
 
 TEST_CASE("The Asio server closes a connection that it cannot use for another request") {

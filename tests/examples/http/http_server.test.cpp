@@ -38,9 +38,10 @@ class RunningServer {
 
   int port() const { return port_; }
   int executions() const { return executions_; }
+  const HttpService::Responses& group() const { return group_; }
 
  private:
-  HttpService::Responses group_;
+  HttpService::Responses group_{{.timed = true}};
   std::atomic<int> executions_ = 0;
   HttpService service_;
   HerdServer server_{256};
@@ -163,6 +164,62 @@ TEST_CASE("The HTTP service counts the calls of its group and serves the counts 
   CHECK(
       Get(server, "/metrics").body.find("\nsingleflight_followers_total{group=\"answers\"} 8\n") !=
       std::string::npos);
+}
+
+TEST_CASE("The HTTP server shows its runs in flight on a page for operators") {
+  std::latch finish(1);
+  RunningServer server([&](const HttpService::Responses&, const httplib::Request&) {
+    finish.wait();
+    return std::string("done");
+  });
+  const auto shows = [&](const std::string& text) {
+    const Answer page = Get(server, "/debug/singleflight");
+    return page.status == 200 && page.body.find(text) != std::string::npos;
+  };
+  CHECK(shows("<p>0 calls in flight, 0 callers.</p>"));
+  std::vector<Answer> answers;
+  {
+    const test::JoiningThread clients([&] {
+      answers = GetAtOnce(server, {"/?q=<b>&", "/?q=<b>&", "/?q=<b>&", "/fail"});
+    });
+    test::Await([&] {
+      const singleflight::Stats stats = server.group().GetStats();
+      return stats.executions == 2 && stats.followers == 2;
+    });
+    CHECK(shows("<p>2 calls in flight, 4 callers.</p>"));
+    const std::string host = ", Accept: */*, Host: 127.0.0.1:" + std::to_string(server.port());
+    CHECK(shows("<bdi>GET /?q=&lt;b&gt;&amp;" + host + "</bdi><td class=n>3<td class=n>"));
+    CHECK(shows("<bdi>GET /fail" + host + "</bdi><td class=n>1<td class=n>"));
+    CHECK(!shows("<td class=n>–"));  // each has an age
+    CHECK(shows("<dt>followers<dd>2<small>"));
+    CHECK(shows("<p>0 recorded.</p>"));
+    finish.count_down();
+  }
+  CHECK(std::ranges::count(answers, Answer{200, "done"}) == 3);
+  CHECK(shows("<p>0 calls in flight, 0 callers.</p>"));
+  CHECK(shows("<dt>failures<dd>1<small>"));
+  CHECK(shows("<p>2 recorded, <b>p50</b> "));
+}
+
+TEST_CASE("The HTTP server shows its page for operators with its headers and to nobody else") {
+  RunningServer server(WorkFor(1));
+  httplib::Client client("127.0.0.1", server.port());
+  const httplib::Result page = client.Get("/debug/singleflight?refresh=5");
+  REQUIRE(page);
+  CHECK(page->get_header_value_count("Content-Type") == 1);
+  CHECK(page->get_header_value("Content-Type") == "text/html; charset=utf-8");
+  CHECK(page->get_header_value("Cache-Control") == "no-store");
+  CHECK(page->get_header_value("Content-Security-Policy").starts_with("default-src 'none';"));
+  CHECK(page->body.find("http-equiv=\"refresh\" content=\"5\"") != std::string::npos);
+
+  const httplib::Result head = client.Head("/debug/singleflight");
+  REQUIRE(head);
+  CHECK(head->status == 200);
+  CHECK(head->body.empty());
+  const httplib::Result other = client.Get("/debug/singleflight", {{"Host", "rebound.example"}});
+  REQUIRE(other);
+  CHECK(other->status == 403);
+  CHECK(other->body.find('<') == std::string::npos);
 }
 
 TEST_CASE("A port in use is refused, not shared") {
