@@ -199,6 +199,7 @@ class Span {
     } catch (const std::system_error& failure) {
       const bool is_ours = failure.code().category() == singleflight::Category();
       const auto is = [&](std::errc code) { return is_ours && failure.code() == code; };
+      // Also if the call was cancelled, which its own span says.
       if (is(std::errc::timed_out) || is(std::errc::operation_canceled)) return;
       const bool is_refused = is(std::errc::resource_unavailable_try_again) ||
                               is(std::errc::resource_deadlock_would_occur);
@@ -258,6 +259,7 @@ class SpanListener {
     record.attributes.emplace_back("singleflight.callers",
                                    static_cast<std::int64_t>(landing.callers));
     if (landing.failed) record.error = "the call failed";
+    if (landing.canceled) record.error = "the call was cancelled";
     store_->Add(std::move(record));
   }
 

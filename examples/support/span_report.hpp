@@ -9,6 +9,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -114,4 +115,42 @@ inline std::string WriteOtlpJson(std::string_view service, const std::vector<Spa
     (json += std::exchange(comma, ",")) += span_report::SpanObject(span);
   }
   return json += "]}]}]}\n";
+}
+
+// Returns a line for each request, in the order of their names: what it did, and whose call it was
+// on, as the parents and links of the spans say.
+inline std::string DescribeRequests(const std::vector<SpanRecord>& spans) {
+  using Id = std::array<std::uint8_t, 8>;
+  std::map<Id, const SpanRecord*> of_id, call_of_leader;
+  std::map<std::string, const SpanRecord*> requests;
+  for (const SpanRecord& span : spans) {
+    of_id[span.context.span_id] = &span;
+    if (span.is_request) requests[span.name] = &span;
+    if (!span.is_request) call_of_leader[span.parent] = &span;
+  }
+  const auto attribute = [](const SpanRecord& span, std::string_view name) -> std::string {
+    for (const auto& [its_name, value] : span.attributes) {
+      if (its_name != name) continue;
+      const auto* const number = std::get_if<std::int64_t>(&value);
+      return number != nullptr ? std::to_string(*number) : std::get<std::string>(value);
+    }
+    return "none";
+  };
+  std::string text;
+  for (const auto& [name, span] : requests) {
+    text += "  " + name;
+    if (const auto led = call_of_leader.find(span->context.span_id); led != call_of_leader.end()) {
+      const std::string callers = attribute(*led->second, "singleflight.callers");
+      text += " led a call, on which were " + callers + " callers when it landed";
+    }
+    for (const TraceContext& link : span->links) {
+      const SpanRecord* const call = of_id[link.span_id];
+      const SpanRecord* const leader = call != nullptr ? of_id[call->parent] : nullptr;
+      text += " followed the call of " + (leader != nullptr ? leader->name : "another process");
+    }
+    text += ": " + attribute(*span, "singleflight.outcome");
+    if (!span->error.empty()) text += ", " + span->error;
+    text += '\n';
+  }
+  return text;
 }

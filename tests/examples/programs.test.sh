@@ -122,6 +122,22 @@ check 'callback: no request and no call is left over' printed 1 \
   'left over: 0 requests, 0 calls in flight'
 check 'callback: an argument is refused' refused 2 "unexpected argument 'fast'" ./callback fast
 
+check 'tracing runs' run ./tracing --json "$directory/spans.json"
+check 'tracing: it prints what its first lines say' printed_as_announced tracing
+check 'tracing: followers have links to the call of their leader' printed 4 \
+  '  request [2356] followed the call of request [14]: .*'
+check 'tracing: one follower left, and one got an exception' printed 2 \
+  '  request (3 .*: left|5 .*: error, the database is down)'
+check 'tracing: the JSON has one line' test "$(grep -c '^{"resourceSpans":' "$directory/spans.json")" = 1
+check 'tracing: the JSON has a span for each of six requests and two calls' test \
+  "$(grep -o '"kind":[12]' "$directory/spans.json" | wc -l)" = 8
+check 'tracing: the JSON has a link for each follower' test \
+  "$(grep -o '"links":\[{"traceId":"[0-9a-f]\{32\}"' "$directory/spans.json" | wc -l)" = 4
+rm "$directory/spans.json"  # the directory must be empty below
+check 'tracing: without a file the JSON is printed' run ./tracing --json -
+check 'tracing: it is the last line' printed 1 '\{"resourceSpans":.*\}'
+check 'tracing: an argument is refused' refused 2 "unexpected argument 'fast'" ./tracing fast
+
 check 'herd runs' run ./herd --rate 500 --seconds 2 --connections 5 --threads 100
 check 'herd: every request is in the table, twice' printed 1 'requests +1000 +1000'
 check 'herd: nothing is deduplicated without a group' printed 1 \

@@ -5,11 +5,14 @@
 #include "adapters/spans.hpp"
 
 #include <chrono>
-#include <coroutine>
 #include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
+#include <singleflight/singleflight.hpp>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -21,7 +24,9 @@
 #include "adapters/trace_context.hpp"
 #include "observe/json_reader.hpp"
 #include "support/catch.hpp"
+#include "support/coroutines.hpp"
 #include "support/span_report.hpp"
+#include "support/support.hpp"
 
 namespace {
 
@@ -47,6 +52,77 @@ SpanRecord OnlySpanOf(SpanStore& store) {
   const auto spans = store.Take();
   REQUIRE(spans.size() == 1);
   return spans[0];
+}
+
+singleflight::TimedLanding Landed(bool failed, std::chrono::nanoseconds took) {
+  singleflight::TimedLanding landing = {};
+  landing.callers = 2;
+  landing.failed = failed;
+  landing.took = took;
+  return landing;
+}
+
+struct TracedTraits : singleflight::GroupTraits {
+  using Listener = SpanListener;
+};
+using TracedGroup = singleflight::Group<std::string, int, singleflight::DefaultHash<std::string>,
+                                        singleflight::DefaultEqual<std::string>, TracedTraits>;
+
+// What a group's callers wrote.
+class Traces {
+ public:
+  explicit Traces(SpanStore& store) {
+    for (SpanRecord& span : store.Take()) spans_[span.name].push_back(std::move(span));
+  }
+
+  // Returns the span with this name. There must be one.
+  const SpanRecord& Of(const std::string& name) const {
+    REQUIRE(spans_.count(name) == 1);
+    REQUIRE(spans_.at(name).size() == 1);
+    return spans_.at(name)[0];
+  }
+  // Whether the caller led the only call.
+  bool Led(const std::string& name) const {
+    return RoleOf(Of(name)) == "leader" && Of(name).links.empty() &&
+           Of("users").parent == Of(name).context.span_id &&
+           Of("users").context.trace_id == Of(name).context.trace_id;
+  }
+  // Whether the caller followed the only call, and has one link, to its span.
+  bool Followed(const std::string& name) const {
+    return RoleOf(Of(name)) == "follower" && Of(name).links == std::vector{Of("users").context} &&
+           Of(name).context.trace_id != Of("users").context.trace_id;
+  }
+
+ private:
+  std::map<std::string, std::vector<SpanRecord>> spans_;
+};
+
+// Asks on this thread. Returns 0 if that throws.
+template <class Fn>
+int AskInSpan(SpanStore& store, TracedGroup& group, std::string name, Fn fn,
+              singleflight::CallOptions options = {}) {
+  Span span(store, std::move(name));
+  try {
+    return span.Run([&] { return *group.Do("key", fn, options); });
+  } catch (...) {
+    return 0;
+  }
+}
+
+// The same in a coroutine. `fn` fails if the signal is fired when it may not succeed.
+test::Routine CoAskInSpan(SpanStore& store, TracedGroup& group, std::string name,
+                          test::Signal& signal, bool succeeds, singleflight::StopToken stop = {}) {
+  Span span(store, std::move(name));
+  try {
+    const auto fn = [&signal, succeeds]() -> test::Task<int> {
+      co_await signal;
+      if (!succeeds) throw std::runtime_error("the signal says no");
+      co_return 42;
+    };
+    const auto result = co_await span.Await(singleflight::CoDo(group, "key", fn, stop));
+    CHECK(*result == 42);
+  } catch (const std::exception&) {
+  }
 }
 
 // Returns the span of a caller whose ask throws `error`.
@@ -156,7 +232,7 @@ TEST_CASE(
     leader.Run([&] { call = listener.OnLead("user:42"); });
     Span follower(store, "follower");
     follower.Run([&] { listener.OnFollow("user:42", call); });
-    listener.OnLand("user:42", call, {{.callers = 2, .failed = false}, 5ms});
+    listener.OnLand("user:42", call, Landed(false, 5ms));
   }
   const auto spans = store.Take();
   REQUIRE(spans.size() == 3);
@@ -187,7 +263,7 @@ TEST_CASE("A call whose leader has no span begins a trace and one that failed sa
   SpanListener listener(store, "users");
   const CallSpan call = listener.OnLead("user:42");
   listener.OnFollow("user:42", call);  // a caller without a span
-  listener.OnLand("user:42", call, {{.callers = 2, .failed = true}, 1ms});
+  listener.OnLand("user:42", call, Landed(true, 1ms));
   const SpanRecord span = OnlySpanOf(store);
   CHECK(span.context.IsValid());
   CHECK(span.parent == decltype(span.parent){});
@@ -238,6 +314,176 @@ TEST_CASE("A span is the current one of its thread only while it asks") {
   CHECK(Span::Current() == nullptr);
 }
 
+TEST_CASE("A thread that follows has a link to the call and so has one that leaves") {
+  SpanStore store;
+  TracedGroup group({}, SpanListener(store, "users"));
+  {
+    const test::JoiningThread leader([&] {
+      AskInSpan(store, group, "leader", [&group] {
+        test::Await([&group] { return group.GetStats().left == 2 && group.Callers("key") == 2; });
+        return 42;
+      });
+    });
+    test::AwaitCallers(group, "key", 1);
+    const auto never = [] { return 0; };
+    const test::JoiningThread follower([&] { AskInSpan(store, group, "follower", never); });
+    singleflight::StopSource stop;
+    const test::JoiningThread stopped(
+        [&] { AskInSpan(store, group, "stopped", never, {.stop = stop.get_token()}); });
+    test::Await([&group] { return group.GetStats().followers == 2; });
+    stop.request_stop();
+    AskInSpan(store, group, "impatient", never, {.timeout = 0ms});
+  }
+  const Traces traces(store);
+  CHECK(traces.Led("leader"));
+  CHECK(AttributeOf(traces.Of("users"), "singleflight.callers") == "2");
+  for (const char* name : {"follower", "stopped", "impatient"}) CHECK(traces.Followed(name));
+  CHECK(OutcomeOf(traces.Of("leader")) == "ok");
+  CHECK(OutcomeOf(traces.Of("follower")) == "ok");
+  CHECK(OutcomeOf(traces.Of("stopped")) == "left");
+  CHECK(OutcomeOf(traces.Of("impatient")) == "left");
+}
+
+TEST_CASE("A thread that follows a call which fails has a link to it") {
+  SpanStore store;
+  TracedGroup group({}, SpanListener(store, "users"));
+  {
+    const test::JoiningThread leader([&] {
+      AskInSpan(store, group, "leader", [&group]() -> int {
+        test::AwaitCallers(group, "key", 2);
+        throw std::runtime_error("no route");
+      });
+    });
+    test::AwaitCallers(group, "key", 1);
+    AskInSpan(store, group, "follower", [] { return 0; });
+  }
+  const Traces traces(store);
+  CHECK(traces.Led("leader"));
+  CHECK(traces.Followed("follower"));
+  CHECK(traces.Of("users").error == "the call failed");
+  for (const char* name : {"leader", "follower"}) {
+    CHECK(OutcomeOf(traces.Of(name)) == "error");
+    CHECK(traces.Of(name).error == "no route");
+  }
+}
+
+TEST_CASE("A caller of a call that is cancelled has a link to it and the call's span says why") {
+  SpanStore store;
+  TracedGroup group({}, SpanListener(store, "users"));
+  test::Signal signal;
+  const auto leader = CoAskInSpan(store, group, "leader", signal, true);
+  const auto follower = CoAskInSpan(store, group, "follower", signal, true);
+  CHECK(group.Cancel("key"));
+  REQUIRE(leader.Done());
+  REQUIRE(follower.Done());
+  signal.Fire();
+  const Traces traces(store);
+  CHECK(traces.Led("leader"));
+  CHECK(traces.Followed("follower"));
+  CHECK(OutcomeOf(traces.Of("leader")) == "left");
+  CHECK(OutcomeOf(traces.Of("follower")) == "left");
+  CHECK(traces.Of("users").error == "the call was cancelled");
+}
+
+TEST_CASE("A caller that a limit refuses has no link and says so") {
+  SpanStore store;
+  TracedGroup group({.max_callers_per_call = 1}, SpanListener(store, "users"));
+  AskInSpan(store, group, "leader", [&] {
+    const test::JoiningThread other([&] { AskInSpan(store, group, "refused", [] { return 0; }); });
+    return 42;
+  });
+  const Traces traces(store);
+  CHECK(traces.Led("leader"));
+  CHECK(OutcomeOf(traces.Of("refused")) == "refused");
+  CHECK(RoleOf(traces.Of("refused")) == "none");
+  CHECK(traces.Of("refused").links.empty());
+}
+
+TEST_CASE("A coroutine that follows has a link to the call and so has one that leaves") {
+  SpanStore store;
+  TracedGroup group({}, SpanListener(store, "users"));
+  test::Signal signal;
+  singleflight::StopSource stop;
+  const auto leader = CoAskInSpan(store, group, "leader", signal, true);
+  const auto follower = CoAskInSpan(store, group, "follower", signal, true);
+  const auto stopped = CoAskInSpan(store, group, "stopped", signal, true, stop.get_token());
+  auto destroyed = CoAskInSpan(store, group, "destroyed", signal, true);
+  CHECK(Span::Current() == nullptr);  // all of them are suspended
+  stop.request_stop();
+  CHECK(stopped.Done());
+  destroyed.Destroy();
+  signal.Fire();
+  REQUIRE(leader.Done());
+  REQUIRE(follower.Done());
+  const Traces traces(store);
+  CHECK(traces.Led("leader"));
+  for (const char* name : {"follower", "stopped", "destroyed"}) CHECK(traces.Followed(name));
+  CHECK(OutcomeOf(traces.Of("leader")) == "ok");
+  CHECK(OutcomeOf(traces.Of("follower")) == "ok");
+  CHECK(OutcomeOf(traces.Of("stopped")) == "left");
+  CHECK(OutcomeOf(traces.Of("destroyed")) == "left");
+}
+
+TEST_CASE("A coroutine whose call fails has a link to it and a leader may leave") {
+  SpanStore store;
+  TracedGroup group({}, SpanListener(store, "users"));
+  test::Signal signal;
+  auto leader = CoAskInSpan(store, group, "leader", signal, false);
+  const auto follower = CoAskInSpan(store, group, "follower", signal, false);
+  leader.Destroy();
+  signal.Fire();
+  REQUIRE(follower.Done());
+  const Traces traces(store);
+  CHECK(traces.Led("leader"));
+  CHECK(OutcomeOf(traces.Of("leader")) == "left");
+  CHECK(traces.Followed("follower"));
+  CHECK(OutcomeOf(traces.Of("follower")) == "error");
+  CHECK(traces.Of("follower").error == "the signal says no");
+  CHECK(AttributeOf(traces.Of("users"), "singleflight.callers") == "1");
+}
+
+TEST_CASE("A future is asked for in a span and waited for in it") {
+  SpanStore store;
+  TracedGroup group({}, SpanListener(store, "users"));
+  std::vector<std::function<void()>> tasks;
+  const auto later = [&tasks](auto task) { tasks.emplace_back(task); };
+  {
+    Span leader(store, "leader"), follower(store, "follower");
+    const auto ask = [&] {
+      return singleflight::DoAsync(
+          group, "key", [] { return 42; }, later);
+    };
+    auto one = leader.Run(ask), two = follower.Run(ask);
+    REQUIRE(tasks.size() == 1);
+    tasks[0]();
+    CHECK(leader.Run([&one] { return *one.Get(); }) == 42);
+    CHECK(follower.Run([&two] { return *two.Get(); }) == 42);
+  }
+  const Traces traces(store);
+  CHECK(traces.Led("leader"));
+  CHECK(traces.Followed("follower"));
+}
+
+TEST_CASE("A follower has a link also to a call that is not recorded") {
+  SpanStore store;
+  TracedGroup group({}, SpanListener(store, "users"));
+  {
+    Span leader(store, "leader", ParseTraceparent(kHeader.substr(0, 54) + "0"));
+    leader.Run([&] {
+      return *group.Do("key", [&] {
+        const test::JoiningThread follower(
+            [&] { AskInSpan(store, group, "follower", [] { return 0; }, {.timeout = 0ms}); });
+        return 42;
+      });
+    });
+  }
+  const SpanRecord follower = OnlySpanOf(store);
+  CHECK(follower.name == "follower");
+  REQUIRE(follower.links.size() == 1);
+  CHECK(trace_context::Hex(follower.links[0].trace_id) == kTrace);
+  CHECK(!follower.links[0].IsSampled());
+}
+
 TEST_CASE("Spans are written as OpenTelemetry's JSON") {
   SpanStore store;
   SpanListener listener(store, "users");
@@ -250,7 +496,7 @@ TEST_CASE("Spans are written as OpenTelemetry's JSON") {
       listener.OnFollow("", call);
       throw std::runtime_error("no \\ route");
     }));
-    listener.OnLand("a \"key\"\n\xFF", call, {{.callers = 2, .failed = true}, 5ms});
+    listener.OnLand("a \"key\"\n\xFF", call, Landed(true, 5ms));
   }
   const auto spans = store.Take();
   const std::string text = WriteOtlpJson("tracing", spans);
