@@ -25,6 +25,8 @@
 // In a coroutine, write `co_await span.Await(CoDo(users, id, load))`. For a Future, let one Run
 // contain DoAsync, and another one Get.
 //
+// A call's span has the key as an attribute. If that is secret, leave it out in OnLand.
+//
 // It is not for callers that do not block and ask again after a failure (OnFailure::kRetry). They
 // do so on the thread that landed the call, where another span may be the current one.
 

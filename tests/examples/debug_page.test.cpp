@@ -238,6 +238,7 @@ TEST_CASE("The debug page shows by its number what a reader would not see") {
 TEST_CASE("The debug page shows each byte that is not valid UTF-8 by its number") {
   CHECK(Shown("a\xFF\xC0\x80") == "a<i>\\xff</i><i>\\xc0</i><i>\\x80</i>");
   CHECK(Shown("\xC3") == "<i>\\xc3</i>");
+  CHECK(Shown(std::string_view("\xC3\xA9", 1)) == "<i>\\xc3</i>");
   CHECK(Shown("\xC3(") == "<i>\\xc3</i>(");
   CHECK(Shown("\xE0\x80\xBC") == "<i>\\xe0</i><i>\\x80</i><i>\\xbc</i>");  // < in three bytes
   CHECK(Shown("\xED\xA0\x80") == "<i>\\xed</i><i>\\xa0</i><i>\\x80</i>");  // a surrogate
