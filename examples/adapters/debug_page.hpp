@@ -7,6 +7,7 @@
 //     DebugPage page;
 //     page.Add("users", users).Add("pages", pages);  // groups and caches
 //     page.AddTimes("queries", "How long queries took.", query_times);
+//     page.AddLeases("fleet", reports.InspectFleet({.timeout = 1s}));  // of a redis::Group
 //     return page;
 //   });
 //
@@ -74,6 +75,25 @@ class DebugPage {
                       const singleflight::LatencyHistogram& times) {
     AppendHeading(name);
     AppendTimes(help, times);
+    return *this;
+  }
+
+  // Adds a part with the leases of a fleet: what InspectFleet() of a redis::Group returned.
+  template <class Leases>
+  DebugPage& AddLeases(std::string_view name, const Leases& leases) {
+    AppendHeading(name);
+    if (leases.empty()) parts_ += "<p class=none>No process has a lease.</p>\n";
+    if (!leases.empty()) parts_ += "<table><tr><th>key<th class=n>processes<th class=n>age\n";
+    std::size_t shown = 0;
+    for (const auto& lease : leases) {
+      if (++shown > kRows) break;
+      AppendKey(lease.key, lease.forgotten);
+      parts_ += "<br>led by ";
+      html::AppendText(parts_, lease.host);
+      parts_ += ", process " + std::to_string(lease.pid) + "<td class=n>" +
+                html::Number(1 + lease.followers) + "<td class=n>" + html::Time(lease.age) + '\n';
+    }
+    if (!leases.empty()) AppendRest(leases.size(), "more lease");
     return *this;
   }
 
@@ -162,20 +182,33 @@ class DebugPage {
     }
     parts_ += "<table><tr><th>key<th class=n>callers<th class=n>age\n";
     for (const Call* call : order) AppendCall(*call);
-    parts_ += "</table>\n";
-    if (calls.size() > shown) {
-      parts_ += "<p>And " + CountOf(calls.size() - shown, "more call") + ".</p>\n";
-    }
+    AppendRest(calls.size(), "more call");
+  }
+
+  // Begins a row.
+  template <class Key>
+  void AppendKey(const Key& key, bool forgotten) {
+    parts_ += "<tr><td class=key><bdi>";
+    html::AppendText(parts_, TextOf(key));
+    parts_ += forgotten ? "</bdi> <b>forgotten</b>" : "</bdi>";
   }
 
   template <class Call>
   void AppendCall(const Call& call) {
-    parts_ += "<tr><td class=key><bdi>";
-    html::AppendText(parts_, TextOf(call.key));
-    parts_ += "</bdi>";
-    if (call.forgotten) parts_ += " <b>forgotten</b>";
+    AppendKey(call.key, call.forgotten);
+    if constexpr (requires { call.phase; }) {  // of a redis::Group
+      using Phase = decltype(call.phase);
+      if (call.phase == Phase::kAsking) parts_ += " <b>asks who leads</b>";
+      if (call.phase == Phase::kFollowing) parts_ += " <b>another process leads</b>";
+    }
     parts_ += "<td class=n>" + html::Number(call.callers) + "<td class=n>" +
               (call.since ? html::Time(now_ - *call.since) : "–") + '\n';
+  }
+
+  // Ends a table.
+  void AppendRest(std::size_t all, const char* what) {
+    parts_ += "</table>\n";
+    if (all > kRows) parts_ += "<p>And " + CountOf(all - kRows, what) + ".</p>\n";
   }
 
   void AppendNumber(std::string_view labels, std::string_view name, std::string_view help,

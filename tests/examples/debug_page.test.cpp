@@ -269,6 +269,53 @@ TEST_CASE("The debug page shows keys that are not strings") {
   CHECK(Has(DebugPage(kNow).Add("users", NumberCalls()).Html(), "<bdi>-7</bdi>"));
 }
 
+namespace shown {
+
+enum class Phase : unsigned char { kAsking, kFollowing, kLeading };
+struct FleetCall : ShownCall {
+  Phase phase = Phase::kLeading;
+};
+struct FleetCalls {
+  std::vector<FleetCall> Inspect() const { return {{{"a"}, phase}}; }
+  Phase phase;
+};
+// As singleflight::redis::LeaseInfo.
+struct Lease {
+  std::string key, host;
+  std::int64_t pid = 0;
+  std::chrono::milliseconds age = {};
+  std::size_t followers = 0;
+  bool forgotten = false;
+};
+
+}  // namespace shown
+
+TEST_CASE("The debug page says which calls of a fleet another process leads") {
+  const auto row = [](shown::Phase phase) {
+    const std::string page = DebugPage(kNow).Add("reports", shown::FleetCalls{phase}).Html();
+    const std::size_t at = page.find("<bdi>a");
+    return page.substr(at, page.find("<td", at) - at);
+  };
+  CHECK(row(shown::Phase::kAsking) == "<bdi>a</bdi> <b>asks who leads</b>");
+  CHECK(row(shown::Phase::kFollowing) == "<bdi>a</bdi> <b>another process leads</b>");
+  CHECK(row(shown::Phase::kLeading) == "<bdi>a</bdi>");
+}
+
+TEST_CASE("The debug page shows the leases of a fleet") {
+  using Leases = std::vector<shown::Lease>;
+  const auto page = [](const Leases& leases) {
+    return DebugPage(kNow).AddLeases("fleet", leases).Html();
+  };
+  CHECK(Has(page({}), "No process has a lease."));
+  CHECK(Has(page({{"<a>", "host&", 4711, 1500ms, 2, true}}),
+            "<tr><td class=key><bdi>&lt;a&gt;</bdi> <b>forgotten</b><br>led by host&amp;, process "
+            "4711<td class=n>3<td class=n>1.5 s\n</table>"));
+  const std::string many = page(Leases(1001, {"key", "host", 1}));
+  CHECK(Count(many, "<tr><td class=key>") == 1000);
+  CHECK(Has(many, "<p>And 1 more lease.</p>"));
+  CHECK(!Has(page(Leases(1000, {"key", "host", 1})), "more lease"));
+}
+
 TEST_CASE("The debug page shows times in the unit that fits them") {
   CHECK(html::Time(-5ns) == "0 ns");
   CHECK(html::Time(999ns) == "999 ns");
