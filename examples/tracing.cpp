@@ -3,26 +3,31 @@
 // Spans for a tracing system such as OpenTelemetry. A follower's span has a link to the span of its
 // leader's call, also if it left or got an exception.
 //
-//   c++ -std=c++20 -pthread -I include examples/tracing.cpp -o tracing && ./tracing
+//   ./tracing
 //
 //   --json  a file to which all spans are appended as OpenTelemetry's JSON, or - to print it (none)
 //
 // prints, always:
 //
 //   Three threads ask for one user. One of them leaves.
-//     request 1 led a call, on which were 2 callers when it landed: ok
+//     request 1 led a call with 2 callers: ok
 //     request 2 followed the call of request 1: ok
 //     request 3 followed the call of request 1: left
 //   Three coroutines ask for one user. One of them leaves, and then the query fails.
-//     request 4 led a call, on which were 2 callers when it landed: error, the database is down
+//     request 4 led a call with 2 callers: error, the database is down
 //     request 5 followed the call of request 4: error, the database is down
 //     request 6 followed the call of request 4: left
+//   Two processes ask for one report, and share a Redis server. One of them runs the query.
+//     request 7 led a call with 1 caller: ok
+//     request 8 led a call with 1 caller, which followed the call of request 7: ok
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
-#include <fstream>
+#include <cstddef>
+#include <exception>
 #include <iostream>
-#include <iterator>
+#include <singleflight/redis.hpp>
 #include <singleflight/singleflight.hpp>
 #include <stdexcept>
 #include <string>
@@ -35,6 +40,8 @@
 #include "support/event_loop.hpp"
 #include "support/flags.hpp"
 #include "support/joining_thread.hpp"
+#include "support/processes.hpp"
+#include "support/redis_own_server.hpp"
 #include "support/span_report.hpp"
 
 namespace {
@@ -46,6 +53,8 @@ struct Traced : singleflight::GroupTraits {
 };
 using Users = singleflight::Group<std::string, std::string, singleflight::DefaultHash<std::string>,
                                   singleflight::DefaultEqual<std::string>, Traced>;
+using Reports =
+    singleflight::redis::Group<std::string, singleflight::redis::Codec<std::string>, Traced>;
 
 // One request that a thread handles. `traceparent` is a header of it.
 void Handle(SpanStore& store, Users& users, const std::string& name, const std::string& traceparent,
@@ -99,24 +108,65 @@ void UseCoroutines(SpanStore& store, Users& users) {
   loop.RunUntil([&handled] { return std::ranges::all_of(handled, &Task<bool>::Done); });
 }
 
+// What two processes of a fleet share, in memory.
+struct Shared {
+  std::atomic<bool> query_runs = false;
+  std::atomic<std::size_t> turn = 0;  // the process that may print
+  TraceContext call;                  // of request 7
+};
+
+// Each process handles one request. The first one runs the query until the second one follows.
+void UseProcess(Shared& shared, std::size_t process, const std::string& socket,
+                const std::string& file) {
+  SpanStore store;
+  // A slow machine must not look like an outage.
+  singleflight::redis::Client redis(
+      {.unix_socket = socket, .connect_timeout = 1min, .command_timeout = 1min});
+  Reports reports(redis, "tracing",
+                  {.lease = 10min, .on_outage = singleflight::redis::OnOutage::kFail},
+                  SpanListener(store, "reports"));
+  const auto query = [&] {
+    shared.query_runs = true;
+    while (reports.InspectFleet().at(0).followers < 1) std::this_thread::sleep_for(1ms);
+    return "a report";
+  };
+  while (process == 1 && !shared.query_runs) std::this_thread::sleep_for(1ms);
+  {
+    Span span(store, process == 0 ? "request 7" : "request 8");
+    const auto report = span.Run([&] { return reports.Do("report:7", query); });
+  }
+  while (shared.turn != process) std::this_thread::sleep_for(1ms);
+  const auto spans = store.Take();
+  Report(spans, file, {{shared.call, "request 7"}});
+  shared.call = spans.at(0).context;
+  ++shared.turn;
+}
+
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   Flags flags(argc, argv);
   const std::string file = flags.Text("json", "none");
   flags.RefuseOthers();
+  Processes processes;
 
   SpanStore store;
   Users users({}, SpanListener(store, "users"));
+  std::cout << "Three threads ask for one user. One of them leaves.\n";
   UseThreads(store, users);
-  std::vector<SpanRecord> spans = store.Take();
-  std::cout << "Three threads ask for one user. One of them leaves.\n" << DescribeRequests(spans);
+  Report(store.Take(), file);
+
+  std::cout << "Three coroutines ask for one user. One of them leaves, and then the query fails.\n";
   UseCoroutines(store, users);
-  std::vector<SpanRecord> more = store.Take();
-  std::cout << "Three coroutines ask for one user. One of them leaves, and then the query fails.\n"
-            << DescribeRequests(more);
-  std::ranges::move(more, std::back_inserter(spans));
-  if (file == "-") std::cout << WriteOtlpJson("tracing", spans);
-  if (file != "none" && file != "-")
-    std::ofstream(file, std::ios::app) << WriteOtlpJson("tracing", spans);
+  Report(store.Take(), file);
+
+  std::cout << "Two processes ask for one report, and share a Redis server. One of them runs the "
+               "query.\n";
+  const OwnRedisServer server;
+  const InSharedMemory<Shared> shared;
+  return processes.Run(
+      2, [&](std::size_t process) { UseProcess(*shared, process, server.Socket(), file); });
+} catch (const std::exception& error) {
+  std::cerr << "tracing: " << error.what() << '\n';
+  return 1;
 }

@@ -22,6 +22,9 @@
 //                           [ users: 2 callers         ]  <------+ link
 //   trace of request 2:           [ GET /users: follower, left ]-+
 //
+// In a fleet, a redis::Group, each process has a call of its own. The span of a call that follows
+// another process has a link to the span of the call there.
+//
 // In a coroutine, write `co_await span.Await(CoDo(users, id, load))`. For a Future, let one Run
 // contain DoAsync, and another one Get.
 //
@@ -35,10 +38,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <singleflight/errors.hpp>
 #include <singleflight/listener.hpp>
+#include <singleflight/redis_codec.hpp>  // needs only the standard library
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -70,13 +75,22 @@ class SpanStore {
   explicit SpanStore(std::size_t most = 10'000) : most_(most) {}
 
   void Add(SpanRecord record) {
-    if (!record.context.IsSampled()) return;
     const std::lock_guard lock(mutex_);
+    const auto links = later_links_.extract(record.context.span_id);
+    if (!record.context.IsSampled()) return;
+    if (!links.empty()) {
+      record.links.insert(record.links.end(), links.mapped().begin(), links.mapped().end());
+    }
     if (records_.size() < most_) {
       records_.push_back(std::move(record));
     } else {
       ++dropped_;
     }
+  }
+  // Gives a link to a span that will be added later.
+  void Link(const TraceContext& span, const TraceContext& to) {
+    const std::lock_guard lock(mutex_);
+    later_links_[span.span_id].push_back(to);
   }
   std::vector<SpanRecord> Take() {
     const std::lock_guard lock(mutex_);
@@ -93,6 +107,8 @@ class SpanStore {
   mutable std::mutex mutex_;
   std::vector<SpanRecord> records_;  // guarded by mutex_
   std::size_t dropped_ = 0;          // guarded by mutex_
+  std::map<std::array<std::uint8_t, 8>, std::vector<TraceContext>>
+      later_links_;  // guarded by mutex_
 };
 
 // The span of one caller. It ends when it is destroyed.
@@ -234,6 +250,17 @@ struct CallSpan {
   std::array<std::uint8_t, 8> parent = {};
 };
 
+// How it travels in the lease of a fleet: as a `traceparent`, which a reader understands.
+template <>
+struct singleflight::redis::Codec<CallSpan> {
+  static constexpr std::string_view kTag = "traceparent";
+  static std::string Encode(const CallSpan& call) { return Traceparent(call.context); }
+  static std::optional<CallSpan> Decode(std::string_view bytes) {
+    const std::optional<TraceContext> context = ParseTraceparent(bytes);
+    return context ? std::optional(CallSpan{*context, {}}) : std::nullopt;
+  }
+};
+
 // Makes the spans of a group's calls, and tells each caller's span about its call.
 //
 // Lifetime: the store must outlive the group.
@@ -250,6 +277,10 @@ class SpanListener {
   }
   void OnFollow(std::string_view, const CallSpan& call) {
     if (Span* const caller = Span::Current()) caller->Follow(call.context);
+  }
+  // In a redis::Group: this process's call waits for that of another process.
+  void OnRemoteLead(std::string_view, const CallSpan& own, const CallSpan& leader) {
+    if (leader.context.IsValid()) store_->Link(own.context, leader.context);
   }
   void OnLand(std::string_view key, const CallSpan& call,
               const singleflight::TimedLanding& landing) {

@@ -6,6 +6,8 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <fstream>
+#include <iostream>
 #include <map>
 #include <string>
 #include <string_view>
@@ -117,11 +119,15 @@ inline std::string WriteOtlpJson(std::string_view service, const std::vector<Spa
   return json += "]}]}]}\n";
 }
 
+// The spans of calls, and the names of their leaders.
+using LeadersOfCalls = std::vector<std::pair<TraceContext, std::string>>;
+
 // Returns a line for each request, in the order of their names: what it did, and whose call it was
-// on, as the parents and links of the spans say.
-inline std::string DescribeRequests(const std::vector<SpanRecord>& spans) {
-  using Id = std::array<std::uint8_t, 8>;
-  std::map<Id, const SpanRecord*> of_id, call_of_leader;
+// on, as the parents and links of the spans say. `elsewhere` has the leaders of calls in other
+// processes.
+inline std::string DescribeRequests(const std::vector<SpanRecord>& spans,
+                                    const LeadersOfCalls& elsewhere = {}) {
+  std::map<std::array<std::uint8_t, 8>, const SpanRecord*> of_id, call_of_leader;
   std::map<std::string, const SpanRecord*> requests;
   for (const SpanRecord& span : spans) {
     of_id[span.context.span_id] = &span;
@@ -134,23 +140,46 @@ inline std::string DescribeRequests(const std::vector<SpanRecord>& spans) {
       const auto* const number = std::get_if<std::int64_t>(&value);
       return number != nullptr ? std::to_string(*number) : std::get<std::string>(value);
     }
-    return "none";
+    return "";
+  };
+  const auto name_of = [&](const TraceContext& of_call) -> std::string {
+    for (const auto& [context, leader] : elsewhere) {
+      if (context == of_call) return leader;
+    }
+    const auto call = of_id.find(of_call.span_id);
+    const auto leader = call == of_id.end() ? call : of_id.find(call->second->parent);
+    return leader == of_id.end() ? "an unknown request" : leader->second->name;
+  };
+  const auto followed = [&](const SpanRecord& follower) {
+    std::string names;
+    for (const TraceContext& link : follower.links) {
+      names += " followed the call of " + name_of(link);
+    }
+    return names;
   };
   std::string text;
   for (const auto& [name, span] : requests) {
-    text += "  " + name;
-    if (const auto led = call_of_leader.find(span->context.span_id); led != call_of_leader.end()) {
+    text += "  " + name + followed(*span);
+    const auto led = call_of_leader.find(span->context.span_id);
+    if (led != call_of_leader.end()) {
       const std::string callers = attribute(*led->second, "singleflight.callers");
-      text += " led a call, on which were " + callers + " callers when it landed";
-    }
-    for (const TraceContext& link : span->links) {
-      const SpanRecord* const call = of_id[link.span_id];
-      const SpanRecord* const leader = call != nullptr ? of_id[call->parent] : nullptr;
-      text += " followed the call of " + (leader != nullptr ? leader->name : "another process");
+      text +=
+          " led a call with " + callers + (callers == "1" ? " caller" : " callers");
+      if (!led->second->links.empty()) text += ", which" + followed(*led->second);
     }
     text += ": " + attribute(*span, "singleflight.outcome");
     if (!span->error.empty()) text += ", " + span->error;
     text += '\n';
   }
   return text;
+}
+
+// Prints what the spans say, and adds them to a file, if it is not "none". "-" is the terminal.
+inline void Report(const std::vector<SpanRecord>& spans, const std::string& file,
+                   const LeadersOfCalls& elsewhere = {}) {
+  std::cout << DescribeRequests(spans, elsewhere);
+  const std::string json = WriteOtlpJson("tracing", spans);
+  if (file == "-") std::cout << json;
+  if (file != "-" && file != "none") std::ofstream(file, std::ios::app) << json;
+  std::cout.flush();
 }

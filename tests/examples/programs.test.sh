@@ -122,22 +122,6 @@ check 'callback: no request and no call is left over' printed 1 \
   'left over: 0 requests, 0 calls in flight'
 check 'callback: an argument is refused' refused 2 "unexpected argument 'fast'" ./callback fast
 
-check 'tracing runs' run ./tracing --json "$directory/spans.json"
-check 'tracing: it prints what its first lines say' printed_as_announced tracing
-check 'tracing: followers have links to the call of their leader' printed 4 \
-  '  request [2356] followed the call of request [14]: .*'
-check 'tracing: one follower left, and one got an exception' printed 2 \
-  '  request (3 .*: left|5 .*: error, the database is down)'
-check 'tracing: the JSON has one line' test "$(grep -c '^{"resourceSpans":' "$directory/spans.json")" = 1
-check 'tracing: the JSON has a span for each of six requests and two calls' test \
-  "$(grep -o '"kind":[12]' "$directory/spans.json" | wc -l)" = 8
-check 'tracing: the JSON has a link for each follower' test \
-  "$(grep -o '"links":\[{"traceId":"[0-9a-f]\{32\}"' "$directory/spans.json" | wc -l)" = 4
-rm "$directory/spans.json"  # the directory must be empty below
-check 'tracing: without a file the JSON is printed' run ./tracing --json -
-check 'tracing: it is the last line' printed 1 '\{"resourceSpans":.*\}'
-check 'tracing: an argument is refused' refused 2 "unexpected argument 'fast'" ./tracing fast
-
 check 'herd runs' run ./herd --rate 500 --seconds 2 --connections 5 --threads 100
 check 'herd: every request is in the table, twice' printed 1 'requests +1000 +1000'
 check 'herd: nothing is deduplicated without a group' printed 1 \
@@ -215,6 +199,35 @@ if [[ -x redis_fleet ]] && command -v redis-server > /dev/null; then
     ./redis_fleet --speed 3
 else
   echo 'skipped: redis_fleet (redis-server was not found)'
+fi
+
+if [[ -x tracing ]] && command -v redis-server > /dev/null; then
+  mkdir -p "$directory"
+  spans=$(mktemp)
+  export TMPDIR=$directory
+  check 'tracing runs' run ./tracing --json "$spans"
+  check 'tracing: it prints what its first lines say' printed_as_announced tracing
+  check 'tracing: followers have links to the call of their leader' printed 4 \
+    '  request [2356] followed the call of request [14]: .*'
+  check 'tracing: two of them left, and one got an exception' printed 3 \
+    '  request ([36] .*: left|5 .*: error, the database is down)'
+  check 'tracing: a call that follows another process has a link to the call there' printed 1 \
+    '  request 8 led a call with 1 caller, which followed the call of request 7: ok'
+  check 'tracing: the JSON has a line for each part of the program, and one for each process' \
+    test "$(grep -cx '{"resourceSpans":.*}' "$spans")" = 4
+  check 'tracing: the JSON has a span for each of eight requests and four calls' \
+    test "$(grep -o '"kind":[12]' "$spans" | wc -l)" = 12
+  check 'tracing: the JSON has five links' \
+    test "$(grep -o '"links":\[{"traceId":"[0-9a-f]\{32\}"' "$spans" | wc -l)" = 5
+  check 'tracing: without a file the JSON is printed' run ./tracing --json -
+  check 'tracing: it is among the lines' printed 4 '\{"resourceSpans":.*\}'
+  check 'tracing: nothing is left of its server' rmdir "$directory"
+  unset TMPDIR
+  rm "$spans"
+
+  check 'tracing: an unknown flag is refused' refused 2 'unknown flag --speed' ./tracing --speed 3
+else
+  echo 'skipped: tracing (redis-server was not found)'
 fi
 
 if [[ -x fleet_cache ]] && command -v redis-server > /dev/null; then

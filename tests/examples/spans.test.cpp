@@ -270,6 +270,29 @@ TEST_CASE("A call whose leader has no span begins a trace and one that failed sa
   CHECK(span.error == "the call failed");
 }
 
+TEST_CASE("A call that follows another process has a link to the call there") {
+  SpanStore store;
+  SpanListener listener(store, "reports");
+  const CallSpan remote{NewTrace(), {}};
+  const CallSpan first = listener.OnLead("a"), second = listener.OnLead("b");
+  listener.OnRemoteLead("a", first, remote);
+  listener.OnRemoteLead("b", second, CallSpan());  // that process has sent no span
+  listener.OnLand("b", second, Landed(false, 1ms));
+  listener.OnLand("a", first, Landed(false, 1ms));
+  const auto spans = store.Take();
+  REQUIRE(spans.size() == 2);
+  CHECK(spans[0].links.empty());
+  CHECK(spans[1].links == std::vector{remote.context});
+}
+
+TEST_CASE("A call's span travels through a fleet as a traceparent") {
+  using Codec = singleflight::redis::Codec<CallSpan>;
+  const CallSpan call{*ParseTraceparent(kHeader), {1}};
+  CHECK(Codec::Encode(call) == kHeader);
+  CHECK(Codec::Decode(kHeader)->context == call.context);
+  CHECK(!Codec::Decode("00-"));
+}
+
 TEST_CASE("A caller's span says how it ended") {
   const auto ours = [](std::errc code) {
     return std::system_error(std::error_code(static_cast<int>(code), singleflight::Category()));
@@ -545,6 +568,33 @@ TEST_CASE("Spans are written as OpenTelemetry's JSON") {
   CHECK(leader["status"].members.empty());
   CHECK(leader["startTimeUnixNano"].text ==
         std::to_string(std::chrono::nanoseconds(spans[2].start.time_since_epoch()).count()));
+}
+
+TEST_CASE("Requests are described by the parents and links of their spans") {
+  SpanStore store;
+  SpanListener listener(store, "users");
+  CallSpan call, alone;
+  const CallSpan remote{NewTrace(), {}}, unknown{NewTrace(), {}};
+  {
+    Span leader(store, "1"), follower(store, "2"), other(store, "3"), lost(store, "4");
+    leader.Run([&] { call = listener.OnLead(""); });
+    CHECK_THROWS(follower.Run([&] {
+      listener.OnFollow("", call);
+      throw std::runtime_error("no route");
+    }));
+    other.Run([&] { alone = listener.OnLead(""); });
+    lost.Run([&] { listener.OnFollow("", unknown); });
+    listener.OnRemoteLead("", alone, remote);
+    listener.OnLand("", call, Landed(false, 1ms));
+    singleflight::TimedLanding one = Landed(false, 1ms);
+    one.callers = 1;
+    listener.OnLand("", alone, one);
+  }
+  CHECK(DescribeRequests(store.Take(), {{remote.context, "5"}}) ==
+        "  1 led a call with 2 callers: ok\n"
+        "  2 followed the call of 1: error, no route\n"
+        "  3 led a call with 1 caller, which followed the call of 5: ok\n"
+        "  4 followed the call of an unknown request: ok\n");
 }
 
 TEST_CASE("Spans of which there are none are written as OpenTelemetry's JSON") {
