@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Several processes of one program, for redis_fleet.cpp: memory that they share, and a parent that
-// leaves none of them behind. For Linux.
+// Several processes of one program, for redis_fleet.cpp and others: memory that they share, and a
+// parent that leaves none of them behind. For Linux.
 
 #include <pthread.h>
 #include <sys/mman.h>

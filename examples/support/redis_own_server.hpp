@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// A redis-server of the program's own, for redis_fleet.cpp and the benchmarks, and a connection
-// that asks it what it knows. It needs no Redis library.
+// A redis-server of the program's own, for examples and benchmarks, and a connection that asks it
+// what it knows. It needs no Redis library.
 //
 //   const OwnRedisServer server;
 //   singleflight::redis::Client redis({.unix_socket = server.Socket()});

@@ -163,8 +163,7 @@ inline std::string DescribeRequests(const std::vector<SpanRecord>& spans,
     const auto led = call_of_leader.find(span->context.span_id);
     if (led != call_of_leader.end()) {
       const std::string callers = attribute(*led->second, "singleflight.callers");
-      text +=
-          " led a call with " + callers + (callers == "1" ? " caller" : " callers");
+      text += " led a call with " + callers + (callers == "1" ? " caller" : " callers");
       if (!led->second->links.empty()) text += ", which" + followed(*led->second);
     }
     text += ": " + attribute(*span, "singleflight.outcome");
