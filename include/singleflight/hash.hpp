@@ -6,11 +6,14 @@
 // allocates nothing for it.
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <string_view>
 
+#include "detail/hash_seed.hpp"
 #include "detail/requirements.hpp"
+#include "detail/string_hash.hpp"
 
 namespace singleflight {
 
@@ -26,11 +29,15 @@ struct StringView<std::basic_string<Char, std::char_traits<Char>, Allocator>> {
   using type = std::basic_string_view<Char>;
 };
 
-// Hashes std::string, std::string_view and const char* alike, without constructing a string.
+// Hashes std::string, std::string_view and const char* alike, without constructing a string. Every
+// group hashes with a seed of its own, so nobody can find strings that meet in its table.
 template <class View>
 struct TransparentStringHash {
   using is_transparent = void;
   std::size_t operator()(View key) const noexcept { return std::hash<View>{}(key); }
+  std::uint64_t operator()(View key, const HashSeed& seed) const noexcept {
+    return detail::HashBytes(key.data(), key.size() * sizeof(typename View::value_type), seed);
+  }
 };
 
 template <class Key>
@@ -47,7 +54,9 @@ struct Defaults<std::basic_string<Char, std::char_traits<Char>, Allocator>> {
 
 }  // namespace detail
 
-// Is a hash that also accepts views if Key is a string, and otherwise std::hash<Key>.
+// Is std::hash<Key>, unless Key is a string. Then it is a hash that also accepts views, is fast for
+// short strings, and takes a seed that each group draws. For std::hash, give the group a Hash that
+// calls it.
 template <class Key>
 using DefaultHash = typename detail::Defaults<Key>::Hash;
 

@@ -253,7 +253,7 @@ class LruCache {
     return may_expire_.load(kRelaxed) ? Now() : (std::numeric_limits<Time>::min)();
   }
 
-  std::uint64_t HashOf(KeyRef key) const { return mix_(hash_(key.get())); }
+  std::uint64_t HashOf(KeyRef key) const { return mix_.HashOf(hash_, key.get()); }
   Shard& ShardOf(std::uint64_t hash) const noexcept {
     return shards_[shift_ == 64 ? 0 : static_cast<std::uint32_t>(hash >> shift_)];
   }

@@ -5,9 +5,11 @@
 // machine does not reach.
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <ctime>
 #include <deque>
 #include <functional>
@@ -213,12 +215,12 @@ class FilledTable {
   explicit FilledTable(const Hashes& hashes, const MixFn& mix = nullptr) {
     for (const std::uint64_t hash : hashes) {
       CallBase& call = calls_.emplace_back();
-      call.hash = mix ? mix(hash) : table_->Mix(hash);
+      call.hash = mix ? mix(hash) : Mix(hash);
       table_->Lock(call.hash)->Insert(call);
     }
   }
 
-  std::uint64_t Mix(std::uint64_t hash) const { return table_->Mix(hash); }
+  std::uint64_t Mix(std::uint64_t hash) const { return table_->HashOf(Identity{}, hash); }
 
   // Returns how many calls a bucket's chain has after and with each of the calls in it, on average.
   // It is what looking up and landing a call cost. Stops counting at a thousand.
@@ -394,6 +396,70 @@ TEST_CASE("Flood: without random numbers, groups and moments still have salts of
   CHECK(words.size() == kStep * kStep * 3);
   CHECK(worst < 2 * FilledTable<1>(Scattered(1024)).Links());
 }
+
+#if defined(__GLIBCXX__) && SIZE_MAX > 0xFFFFFFFF
+namespace {
+
+// Returns strings that std::hash maps to one number. It reads 16 bytes as two words, and combines
+// each with what it has by steps that can be undone (MurmurHash64A, as libstdc++ has it).
+std::vector<std::string> StringsOfOneHash(std::size_t count) {
+  constexpr std::uint64_t kFactor = 0xC6A4A7935BD1E995u;
+  const auto scramble = [](std::uint64_t word) {
+    word *= kFactor;
+    return (word ^ word >> 47) * kFactor;
+  };
+  const auto undo = [inverse = InverseOf(kFactor)](std::uint64_t word) {
+    word *= inverse;
+    return (word ^ word >> 47) * inverse;
+  };
+  std::vector<std::string> strings;
+  for (std::uint64_t first = 1; first <= count; ++first) {
+    const std::uint64_t start = 0xC70F6907u ^ 16 * kFactor;
+    const std::array<std::uint64_t, 2> words = {first, undo((start ^ scramble(first)) * kFactor)};
+    strings.emplace_back(16, '\0');
+    std::memcpy(strings.back().data(), words.data(), 16);
+  }
+  return strings;
+}
+struct StdStringHash {
+  std::size_t operator()(const std::string& key) const { return std::hash<std::string>{}(key); }
+};
+
+}  // namespace
+
+TEST_CASE("Flood: strings that std::hash maps to one number cost what other strings do") {
+  constexpr std::size_t kCount = 65'536 / kLess;
+  const std::vector<std::string> chosen = StringsOfOneHash(kCount);
+  REQUIRE(std::set(chosen.begin(), chosen.end()).size() == kCount);
+  for (const std::string& each : chosen)
+    REQUIRE(StdStringHash{}(each) == StdStringHash{}(chosen[0]));
+  std::vector<std::string> others;
+  for (std::size_t i = 0; i < kCount; ++i)
+    others.push_back("user:" + std::to_string(100'000'000'000 + i));
+  const auto cost_of = [](const std::vector<std::string>& keys) {
+    const Cost cost = BestCostOf<Group<std::string, int>>(keys);
+    return cost.begin + cost.land;
+  };
+  static_cast<void>(cost_of(others));  // allocates the memory
+  const double ratio = cost_of(chosen) / cost_of(others);
+  Evidence("floods.strings_of_one_hash.ratio", ratio);
+  CHECK(ratio < 5);
+  // With std::hash, they are one chain.
+  struct CountedEqual {
+    bool operator()(const std::string& a, const std::string& b) const {
+      ++compared();
+      return a == b;
+    }
+    static std::size_t& compared() {
+      static std::size_t count = 0;
+      return count;
+    }
+  };
+  const std::vector<std::string> few(chosen.begin(), chosen.begin() + 1000);
+  static_cast<void>(CostOf<Group<std::string, int, StdStringHash, CountedEqual>>(few));
+  CHECK(CountedEqual::compared() == 1000 * 999 / 2);
+}
+#endif
 
 TEST_CASE("Flood: calls for keys made to share a bucket take about as long as others") {
   const auto cost_of = [](const Hashes& keys) {

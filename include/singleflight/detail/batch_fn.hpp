@@ -23,6 +23,7 @@
 #include "awaitable.hpp"
 #include "element_outcome.hpp"
 #include "errors.hpp"
+#include "hash_mixer.hpp"
 #include "key_ref.hpp"
 #include "outcome.hpp"
 #include "returned_range.hpp"
@@ -130,7 +131,10 @@ class PlacesOfKeys {
 
  private:
   struct HashRef {
-    std::size_t operator()(Ref key) const { return hash(key.get()); }
+    std::size_t operator()(Ref key) const {
+      return static_cast<std::size_t>(mixer->HashOf(hash, key.get()));
+    }
+    const HashMixer* mixer = &detail::ProcessMixer();
     [[no_unique_address]] typename G::HashType hash{};
   };
   struct EqualRefs {

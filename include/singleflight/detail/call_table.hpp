@@ -292,8 +292,11 @@ class CallTable {
   using Locked = LockedShard<Mutex>;
   static constexpr std::size_t kCallsInOneVisit = Shard<Mutex>::kCallsInOneVisit;
 
-  // Spreads a user's hash over the upper bits, in each group differently.
-  std::uint64_t Mix(std::uint64_t hash) const noexcept { return mix_(hash); }
+  // Returns a key's hash, spread over the upper bits, in each group differently.
+  template <class Hash, class Key>
+  std::uint64_t HashOf(const Hash& hash, const Key& key) const {
+    return mix_.HashOf(hash, key);
+  }
 
   // Locks the shard of a mixed hash. The top bits select it, and bits from 32 up select its bucket.
   Locked Lock(std::uint64_t hash) {

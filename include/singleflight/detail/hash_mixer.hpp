@@ -11,10 +11,9 @@
 // do. But for one salt in a hundred, evenly spaced keys would cost about three times as much. The
 // other steps prevent that: they permute the sums and keep no spacing.
 //
-// Keys with equal hashes stay together. That concerns strings: std::hash has no salt, and many
-// strings that it maps to the same number can be found. Only another Hash can separate them.
+// Keys with equal hashes stay together. That concerns a Hash that calls std::hash for strings: many
+// that it maps to the same number can be found. DefaultHash takes the salt itself, as its seed.
 
-#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -27,12 +26,13 @@
 #endif
 
 #include "fibonacci_hash.hpp"
+#include "hash_seed.hpp"
 
 namespace singleflight::detail {
 
 class HashMixer {
  public:
-  using Salt = std::array<std::uint64_t, 3>;
+  using Salt = HashSeed;
 
   // Draws a salt.
   //
@@ -52,6 +52,16 @@ class HashMixer {
     std::uint64_t sum = (salt_[0] + high) * (salt_[1] + low) + salt_[2];
     sum ^= sum >> 32;
     return sum * kGoldenRatio;
+  }
+
+  // Returns the mixed hash of a key.
+  template <class Hash, class Key>
+  constexpr std::uint64_t HashOf(const Hash& hash, const Key& key) const {
+    if constexpr (TakesSeed<Hash, Key>) {
+      return hash(key, salt_);
+    } else {
+      return (*this)(hash(key));
+    }
   }
 
   // Makes a salt if the system gives no random numbers, as in some sandboxes. A remote client knows
@@ -86,5 +96,11 @@ class HashMixer {
 
   Salt salt_;
 };
+
+// For tables that do not last: one for all of the process.
+inline const HashMixer& ProcessMixer() noexcept {
+  static const HashMixer mixer;
+  return mixer;
+}
 
 }  // namespace singleflight::detail

@@ -64,7 +64,7 @@ class Ledger {
   Ledger(const Ledger&) = delete;
   Ledger& operator=(const Ledger&) = delete;
 
-  std::uint64_t HashOf(KeyRef key) const { return table_.Mix(hash_(key.get())); }
+  std::uint64_t HashOf(KeyRef key) const { return table_.HashOf(hash_, key.get()); }
   Shard Lock(std::uint64_t hash) { return table_.Lock(hash); }
 
   // Returns the call that a caller for `key` would find, or null.
