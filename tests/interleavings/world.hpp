@@ -26,22 +26,27 @@
 
 namespace interleave {
 
-// All keys meet in one shard. Everything else is as users have it.
+// The shards' mutex in all scenarios but those about AdaptiveMutex. It has fewer steps, since
+// unlocking it is none.
+using FewSteps = std::mutex;
+
+// All keys meet in one shard. Everything else is as users have it, except the mutex.
 struct OneShard : singleflight::GroupTraits {
+  using Mutex = FewSteps;
   static constexpr std::size_t kShards = 1;
 };
 
 // A group of two shards, in which PlaceKeys chooses where the keys are. Everything else is as users
-// have it.
+// have it, except the mutex.
 struct TwoShards : singleflight::GroupTraits {
   static constexpr std::size_t kShards = 2;
   static constexpr std::size_t kKeys = 4;  // the keys are 0 to 3
 
-  class Mutex : public singleflight::GroupTraits::Mutex {
+  class Mutex : public FewSteps {
    public:
     void lock() {
       if (places_keys) last_locked = this;
-      singleflight::GroupTraits::Mutex::lock();
+      FewSteps::lock();
     }
   };
   struct Hash {

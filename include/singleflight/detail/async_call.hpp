@@ -8,7 +8,7 @@
 #include "call.hpp"
 #include "call_table.hpp"
 #include "invoke.hpp"
-#include "spin_mutex.hpp"
+#include "adaptive_mutex.hpp"
 #include "thread_mark.hpp"
 
 namespace singleflight::detail {
@@ -137,7 +137,7 @@ class AsyncCall {
   enum class Phase : unsigned char { kLaunched, kRunning, kLanded };
 
   bool begun_ = false;  // whether the call was put into the table
-  SpinMutex mutex_;
+  AdaptiveMutex mutex_;
   // Guarded by mutex_.
   Phase phase_ = Phase::kLaunched;
   bool is_about_to_begin_ = false;  // TakeNoStop was called

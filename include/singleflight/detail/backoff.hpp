@@ -1,47 +1,66 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Backoff: how a thread spins for what another thread does in a few instructions.
+// Backoff: how a thread waits for what another thread does in a few instructions.
 
 #if __has_include(<pthread.h>)
 #include <pthread.h>
 #endif
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
 namespace singleflight::detail {
 
-// Pause between two looks. It yields most times, and sleeps at every hundredth. A thread with a
-// higher real-time priority than the other would otherwise keep the processor to itself, because a
-// yield lets only threads of its own priority run.
+// Tells the processor that this thread waits for another one.
+inline void RelaxProcessor() noexcept {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");  // as long as a pause there, unlike "yield", which does nothing
+#endif
+}
+
+// Pause between two looks. The first pauses spin, for about a microsecond altogether. If the other
+// thread has still not got there, the system has taken the processor from it. All other pauses
+// sleep, each twice as long as the one before, up to a millisecond.
+//
+// A yield would not do. It lets only threads of the same priority run, and a scheduler may take the
+// rest of its time slice from a thread that yields, however short it was.
 //
 // It is not a cancellation point, so it may be used where nothing may throw. A cancelled thread is
 // unwound at its next cancellation point instead.
 class Backoff {
  public:
   void Pause() noexcept {
-    if (++pauses_ % 100 != 0) {
-      std::this_thread::yield();
+    if (spins_ < kSpins) {
+      ++spins_;
+      RelaxProcessor();
     } else {
-      Sleep();
+      Sleep(sleep_);
+      sleep_ = (std::min)(2 * sleep_, kLongestSleep);
     }
   }
 
  private:
-  static void Sleep() noexcept {
-    constexpr std::chrono::microseconds kTime(100);
+  using Microseconds = std::chrono::microseconds;
+  static constexpr int kSpins = 20;
+  static constexpr Microseconds kLongestSleep{1000};
+
+  static void Sleep(Microseconds time) noexcept {
 #if defined(PTHREAD_CANCEL_DISABLE)
     int state = 0;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-    std::this_thread::sleep_for(kTime);
+    std::this_thread::sleep_for(time);
     pthread_setcancelstate(state, &state);
 #else
-    std::this_thread::sleep_for(kTime);
+    std::this_thread::sleep_for(time);
 #endif
   }
 
-  unsigned pauses_ = 0;
+  int spins_ = 0;
+  Microseconds sleep_{50};  // less is hardly possible: Linux wakes a thread so much later
 };
 
 }  // namespace singleflight::detail

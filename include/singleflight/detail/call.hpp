@@ -26,7 +26,7 @@
 #include "gate.hpp"
 #include "intrusive_list.hpp"
 #include "outcome.hpp"
-#include "spin_mutex.hpp"
+#include "adaptive_mutex.hpp"
 #include "thread_mark.hpp"
 #include "wait_graph.hpp"
 
@@ -293,7 +293,7 @@ class SharedState : public WaitTarget {
   }
 
   // Guarded by the shard's mutex until closed, and by waiters_mutex_ afterwards.
-  SpinMutex waiters_mutex_;
+  AdaptiveMutex waiters_mutex_;
   WaiterList waiters_;
   WaiterList retrying_waiters_;  // notified last: what they do may take long
 

@@ -4,7 +4,7 @@
 // StaticMutex: a mutex for a constinit variable.
 
 #if defined(_WIN32)
-#include "spin_mutex.hpp"
+#include "adaptive_mutex.hpp"
 #else
 #include <mutex>
 #endif
@@ -12,7 +12,7 @@
 namespace singleflight::detail {
 
 #if defined(_WIN32)
-using StaticMutex = SpinMutex;  // std::mutex would be initialized when the program starts
+using StaticMutex = AdaptiveMutex;  // std::mutex would be initialized when the program starts
 #else
 using StaticMutex = std::mutex;
 #endif
