@@ -60,14 +60,20 @@ func BenchmarkDoChan(b *testing.B) {
 	measure(b, func() { <-group.DoChan(key, load) })
 }
 
-func BenchmarkSameKey(b *testing.B) {
+// measureSameKey runs so many goroutines for each processor.
+func measureSameKey(b *testing.B, each int) {
 	var group singleflight.Group
+	b.SetParallelism(each)
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			group.Do(key, load)
 		}
 	})
 }
+
+func BenchmarkSameKey(b *testing.B)     { measureSameKey(b, 1) }
+func BenchmarkSameKeyBy8(b *testing.B)  { measureSameKey(b, 8) }
+func BenchmarkSameKeyBy32(b *testing.B) { measureSameKey(b, 32) }
 
 func BenchmarkDistinctKeys(b *testing.B) {
 	var group singleflight.Group
