@@ -12,6 +12,7 @@
 #include <variant>
 
 #include "../../lru_cache_options.hpp"
+#include "../../options.hpp"
 #include "../../read_through_options.hpp"
 #include "../../timeout.hpp"
 #include "../keeps_apart.hpp"
@@ -164,6 +165,8 @@ class GuardedCache {
       return false;
     }
   }
+  // A user's cache may take long. The mutex that groups have by default is not made for that.
+  using LongMutex = std::conditional_t<std::same_as<Mutex, GroupTraits::Mutex>, std::mutex, Mutex>;
   struct NoMutex {
     explicit NoMutex(const auto&) noexcept {}
     void lock() const noexcept {}
@@ -173,9 +176,10 @@ class GuardedCache {
     explicit OwnMutex(const auto&) {}
     void lock() { mutex.lock(); }
     void unlock() { mutex.unlock(); }
-    Mutex mutex;
+    LongMutex mutex;
   };
-  using MutexIfNeeded = std::conditional_t<std::is_reference_v<Cache>, CacheMutex<Mutex>, OwnMutex>;
+  using MutexIfNeeded =
+      std::conditional_t<std::is_reference_v<Cache>, CacheMutex<LongMutex>, OwnMutex>;
 
   // Ignores what an operation returns, unless that is what it has removed.
   template <class Operation>
