@@ -95,8 +95,8 @@ void ForEachStat(const Stats& stats, Visitor&& visit) {
 
 // Compile-time settings. Derive from this and change what you need.
 struct GroupTraits {
-  // Any BasicLockable that is default-constructible, such as std::mutex. This one costs half of what
-  // that does. For Helgrind, define SINGLEFLIGHT_HELGRIND: see detail/adaptive_mutex.hpp.
+  // Any BasicLockable that is default-constructible, such as std::mutex. This one costs half of
+  // what that does. For Helgrind, define SINGLEFLIGHT_HELGRIND: see detail/adaptive_mutex.hpp.
   using Mutex = detail::AdaptiveMutex;
   static constexpr std::size_t kShards = 64;  // a power of two: independent parts, 128 bytes each
   using Listener = NoListener;                // is told what happens to calls: see listener.hpp

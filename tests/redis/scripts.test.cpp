@@ -37,7 +37,8 @@ class TestCall {
     std::vector<RedisAnswer> answer =
         server_
             .Ask("EVAL", detail::TakeScript().Text(), "3", kLease, Forgotten(), Outcome(), token_,
-                 "3600000", inbox_, "h:1", "string", detail::ForgottenName(kBase, {}), "", "0", "tag")
+                 "3600000", inbox_, "h:1", "string", detail::ForgottenName(kBase, {}), "", "0",
+                 "tag")
             .elements;
     if (answer.at(0).text == "lead") fence_ = answer.at(1).text;
     return answer;

@@ -5,10 +5,10 @@
 #include <mutex>
 
 #include "../stop_token.hpp"
+#include "adaptive_mutex.hpp"
 #include "call.hpp"
 #include "call_table.hpp"
 #include "invoke.hpp"
-#include "adaptive_mutex.hpp"
 #include "thread_mark.hpp"
 
 namespace singleflight::detail {

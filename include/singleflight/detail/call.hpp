@@ -21,12 +21,12 @@
 #include "../result.hpp"
 #include "../stop_token.hpp"
 #include "../waiter.hpp"
+#include "adaptive_mutex.hpp"
 #include "call_table.hpp"
 #include "event.hpp"
 #include "gate.hpp"
 #include "intrusive_list.hpp"
 #include "outcome.hpp"
-#include "adaptive_mutex.hpp"
 #include "thread_mark.hpp"
 #include "wait_graph.hpp"
 
