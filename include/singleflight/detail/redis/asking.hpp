@@ -61,7 +61,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
   virtual void OnFollows() noexcept = 0;
   virtual void OnForgottenElsewhere() noexcept = 0;
   // It follows a lease, whose leader has sent this with it: see redis_listener.hpp.
-  virtual void OnRemoteLead(std::string /*tag*/) noexcept {}
+  virtual void OnRemoteLead(std::string_view /*tag*/) noexcept {}
   // What travels in a lease of its.
   virtual std::string_view OwnTag() const noexcept { return {}; }
   // Whether the next caller of this process begins a call of its own.
@@ -226,7 +226,7 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
             End();
             return OnFailure(singleflight::detail::MakeDeadlock());
           }
-          OnRemoteLead(std::move(taken.leader));
+          OnRemoteLead(taken.leader);
         }
         has_followed_ = true;
         lease_until_ = now + taken.left;

@@ -269,10 +269,10 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
 
   void OnFollows() noexcept override { SlotOf(*async_).NotifyFollows(); }
   std::string_view OwnTag() const noexcept override { return own_tag_; }
-  void OnRemoteLead(std::string tag) noexcept override {
+  void OnRemoteLead(std::string_view tag) noexcept override {
     if constexpr (Remote::kHears) {
       has_told_ = true;
-      Deliver([this, tag = std::move(tag)] {
+      Deliver([this, tag = std::string(tag)] {
         Remote::Tell(*async_->ledger.GetListener().target, async_->call, tag);
       });
     }
