@@ -201,7 +201,7 @@ class Ledger {
 
   void SetLeader(Call& call, const Waiter<Value>* waiter) noexcept {
     const Shard shard = Lock(call.hash);
-    call.state->SetLeader(waiter);
+    if (!call.canceled) call.state->SetLeader(waiter);  // else they are being notified
   }
 
   void Forget(CallBase& call) noexcept {
