@@ -88,6 +88,7 @@ using singleflight::kJsonType;
 using singleflight::kPrometheusType;
 using singleflight::Labels;
 using singleflight::LatencyListener;
+using singleflight::WaitListener;
 using singleflight::Metrics;
 using singleflight::WriteJson;
 using singleflight::WritePrometheus;

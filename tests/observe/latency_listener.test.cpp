@@ -21,6 +21,7 @@ namespace {
 using namespace std::chrono_literals;
 using singleflight::LatencyListener;
 using singleflight::Metrics;
+using singleflight::WaitListener;
 using test::GroupWith;
 using test::HeldCall;
 
@@ -83,6 +84,51 @@ TEST_CASE("LatencyListener: a listener that derives from it may have a tag") {
   metrics.Add("pages", group);
   CHECK(test::NumberOf(WritePrometheus(metrics), "singleflight_callers_per_call_sum",
                        {{"group", "pages"}}) == "1");
+}
+
+TEST_CASE("WaitListener: it records how long the followers waited that have stayed") {
+  GroupWith<WaitListener> group;
+  const singleflight::LatencyHistogram& waits = group.GetListener().WaitTimes();
+  CHECK(*group.Do("key", [] { return 1; }) == 1);
+  CHECK(waits.Count() == 0);
+  HeldCall leader(group, "key");
+  const auto joined = std::chrono::steady_clock::now();
+  std::vector<singleflight::Future<int>> followers;
+  for (int i = 0; i < 4; ++i) followers.push_back(group.Join("key", [](auto) {}));
+  followers.pop_back();  // it leaves
+  CHECK(waits.Count() == 0);
+  leader.Finish();
+  CHECK(waits.Count() == 3);
+  CHECK(waits.Sum() > 0ns);
+  CHECK(waits.Sum() < 3 * (std::chrono::steady_clock::now() - joined));
+  CHECK(group.GetListener().TimesOfSuccess().Count() == 2);
+  CHECK(group.GetListener().CallersPerCall().Sum() == 5ns);
+  Metrics metrics;
+  metrics.Add("pages", group);
+  const std::string text = WritePrometheus(metrics);
+  CHECK(test::NumberOf(text, "singleflight_wait_duration_seconds_count", {{"group", "pages"}}) ==
+        "3");
+  CHECK(test::NumberOf(text, "singleflight_callers_per_call_sum", {{"group", "pages"}}) == "5");
+}
+
+TEST_CASE("WaitListener: a follower that is told after the landing has waited for no time") {
+  WaitListener listener;
+  const WaitListener::Tag call = listener.OnLead(1);
+  listener.OnFollow(1, call);
+  listener.OnLand(1, call, Landed(2s, 3, false));
+  CHECK(listener.WaitTimes().Count() == 1);
+  const auto sum = listener.WaitTimes().Sum();
+  listener.OnFollow(1, call);
+  CHECK(listener.WaitTimes().Count() == 2);
+  CHECK(listener.WaitTimes().Sum() == sum);
+}
+
+TEST_CASE("WaitListener: a call without memory for its tag is recorded as by LatencyListener") {
+  WaitListener listener;
+  listener.OnFollow(1, nullptr);
+  listener.OnLand(1, nullptr, Landed(2s, 2, true));
+  CHECK(listener.TimesOfFailure().Sum() == 2s);
+  CHECK(listener.WaitTimes().Count() == 0);
 }
 
 TEST_CASE("LatencyListener: Metrics of its group have its histograms") {
