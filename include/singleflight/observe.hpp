@@ -345,9 +345,8 @@ void ForEachStat(const LatencyListener& listener, Visitor&& visit) {
 // WaitListener also records how long followers waited, from when they joined until their call had
 // landed.
 //
-// No hook says which of them have left before. A Landing says how many callers have stayed. Those
-// that came first are taken for those that have left. If the leader has left, one follower too few
-// is recorded.
+// No hook says which of them have left before, so those that came first are taken for those. If the
+// leader has left, one follower too few is recorded.
 //
 // Cost: beside that of LatencyListener, an allocation for each call, some for its followers, a look
 //   at the clock for each of them, and 5 KiB.
