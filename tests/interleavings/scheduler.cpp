@@ -29,7 +29,7 @@ thread_local int in_runtime = 0;
 namespace {
 
 constexpr std::size_t kTooManySteps = 20000;
-constexpr std::size_t kSpins = 2;  // this many equal reads in a row are taken for a loop
+constexpr std::size_t kSpins = 4;  // this many equal reads in a row are taken for a loop
 
 // One thread waits for it, and another gives it.
 class Baton {
