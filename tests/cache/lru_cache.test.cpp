@@ -28,11 +28,10 @@ using singleflight::LruCache;
 
 namespace {
 
-using Clock = VirtualClock<struct OfLruCache>;
-
 struct Traits : singleflight::LruCacheTraits {
-  using Clock = ::Clock;
+  using Clock = VirtualClock<struct OfLruCache>;
 };
+using Clock = Traits::Clock;
 
 template <class Key, class Value>
 using Cache =

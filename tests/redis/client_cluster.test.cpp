@@ -45,13 +45,6 @@ void SetSlot(RedisServer& node, const std::string& key, const std::string& state
   node.Ask("CLUSTER", "SETSLOT", SlotOf(key), state, id);
 }
 
-long long Calls(const RedisServer& node, const std::string& command) {
-  const std::string stats = node.Ask("INFO", "commandstats").text;
-  const std::string name = "cmdstat_" + command + ":calls=";
-  const std::size_t begin = stats.find(name);
-  return begin == std::string::npos ? 0 : std::stoll(stats.substr(begin + name.size()));
-}
-
 }  // namespace
 
 TEST_CASE("Redis client in a cluster: the slot of a key is what the servers say") {

@@ -63,14 +63,6 @@ inline singleflight::redis::Options WithLease(
   return options;
 }
 
-// Returns how often the server has run that command.
-inline long long Calls(const RedisServer& server, const std::string& command) {
-  const std::string stats = server.Ask("INFO", "commandstats").text;
-  const std::string name = "cmdstat_" + command + ":calls=";
-  const std::size_t begin = stats.find(name);
-  return begin == std::string::npos ? 0 : std::stoll(stats.substr(begin + name.size()));
-}
-
 // Returns when a server has answered all that a process had to ask of it before.
 inline void AwaitAnswers(RedisPages& pages) {
   auto& core = singleflight::redis::detail::ClientAccess::Core(pages.GetClient());

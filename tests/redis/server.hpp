@@ -307,4 +307,12 @@ class RedisServer {
   pid_t pid_ = 0;
 };
 
+// Returns how often the server has run that command.
+inline long long Calls(const RedisServer& server, const std::string& command) {
+  const std::string stats = server.Ask("INFO", "commandstats").text;
+  const std::string name = "cmdstat_" + command + ":calls=";
+  const std::size_t begin = stats.find(name);
+  return begin == std::string::npos ? 0 : std::stoll(stats.substr(begin + name.size()));
+}
+
 }  // namespace test

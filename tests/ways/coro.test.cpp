@@ -31,7 +31,7 @@ Routine Ask(IntGroup& group, Outcome<int>& outcome, Fn&& fn = MustNotRun, StopTo
 }
 
 // Makes an `fn` that returns `value` once `signal` fires, as work does that waits for an upstream.
-auto AwaitSignal(Signal& signal, int value = 7) {
+auto AfterSignal(Signal& signal, int value = 7) {
   return [&signal, value]() -> Task<int> {
     co_await signal;
     co_return value;
@@ -72,7 +72,7 @@ TEST_CASE("CoDo: the task that fn returns may complete at once, complete later, 
 
   Outcome<int> later;
   Signal signal;
-  const Routine second = Ask(group, later, AwaitSignal(signal, 8));
+  const Routine second = Ask(group, later, AfterSignal(signal, 8));
   CHECK_FALSE(second.Done());
   signal.Fire();
   CHECK(later.value == 8);
@@ -92,7 +92,7 @@ TEST_CASE("Promise 1: ten coroutines share one execution, and all get its result
   Signal signal;
   Outcome<int> outcomes[10];
   std::vector<Routine> routines;
-  const auto fn = AwaitSignal(signal);
+  const auto fn = AfterSignal(signal);
   for (auto& outcome : outcomes) routines.push_back(Ask(group, outcome, fn));
   CHECK(group.Callers("key") == 10);
   signal.Fire();
@@ -110,7 +110,7 @@ TEST_CASE("Promise 2: a coroutine that asks again after it was resumed gets a ne
   Outcome<int> outcome;
   int again = 0;
   const auto ask_twice = [](IntGroup& its_group, Signal& its_signal, int& its_again) -> Routine {
-    const auto fn = AwaitSignal(its_signal);
+    const auto fn = AfterSignal(its_signal);
     static_cast<void>(co_await CoDo(its_group, "key", fn));
     const auto result = co_await CoDo(its_group, "key", [] { return 8; });
     its_again = *result;
@@ -183,7 +183,7 @@ TEST_CASE("CoDo: a follower allocates nothing but its own frame") {
   IntGroup group;
   Signal signal;
   Outcome<int> outcomes[3];
-  const auto fn = AwaitSignal(signal);
+  const auto fn = AfterSignal(signal);
   const Routine leader = Ask(group, outcomes[0], fn);
   const std::size_t before = allocations;
   const Routine follower = Ask(group, outcomes[1]);
@@ -198,7 +198,7 @@ TEST_CASE("CoDo: the co_await throws if a limit refuses the caller") {
   Signal signal;
   Outcome<int> leading;
   Outcome<int> refused;
-  const auto fn = AwaitSignal(signal);
+  const auto fn = AfterSignal(signal);
   const Routine leader = Ask(group, leading, fn);
   const Routine late = Ask(group, refused);
   CHECK(late.Done());
@@ -285,7 +285,7 @@ TEST_CASE("Promise 10: a coroutine that is stopped leaves at once, and the call 
   Outcome<int> leading;
   Outcome<int> following;
   StopSource stop;
-  const auto fn = AwaitSignal(signal);
+  const auto fn = AfterSignal(signal);
   const Routine leader = Ask(group, leading, fn);
   const Routine follower = Ask(group, following, MustNotRun, stop.get_token());
   stop.request_stop();
@@ -304,7 +304,7 @@ TEST_CASE("Promise 10: a coroutine that leads may leave, and the call continues 
   Outcome<int> leading;
   Outcome<int> following;
   StopSource stop;
-  const auto fn = AwaitSignal(signal);
+  const auto fn = AfterSignal(signal);
   const Routine leader = Ask(group, leading, fn, stop.get_token());
   const Routine follower = Ask(group, following);
   stop.request_stop();
@@ -393,7 +393,7 @@ TEST_CASE("CoDo: it works in a coroutine whose await_transform passes awaitables
   IntGroup group;
   Signal signal;
   int sum = 0;
-  const auto fn = AwaitSignal(signal);
+  const auto fn = AfterSignal(signal);
   const auto ask = [&]() -> Passing {
     sum += *co_await CoDo(group, "key", fn);
     sum += *co_await CoDo(group, "key", [] { return 1; });
@@ -407,7 +407,7 @@ TEST_CASE("Promise 10: a coroutine leaves if its frame is destroyed while it is 
   IntGroup group;
   Signal signal;
   Outcome<int> outcomes[3];
-  const auto fn = AwaitSignal(signal);
+  const auto fn = AfterSignal(signal);
   Routine leader = Ask(group, outcomes[0], fn);
   Routine follower = Ask(group, outcomes[1]);
   const Routine other = Ask(group, outcomes[2]);
@@ -426,7 +426,7 @@ TEST_CASE("Promise 10: a coroutine that is resumed may destroy those that would 
   std::vector<Routine> others;
   int resumed = 0;
   const auto ask_and_destroy = [&]() -> Routine {
-    const auto fn = AwaitSignal(signal);
+    const auto fn = AfterSignal(signal);
     static_cast<void>(co_await CoDo(group, "key", fn));
     ++resumed;
     others.erase(others.begin(), others.begin() + 2);
@@ -514,7 +514,7 @@ TEST_CASE("Promise 10: when a result and a stop race, a coroutine gets exactly o
     Outcome<int> leading;
     Outcome<int> following;
     StopSource stop;
-    const auto fn = AwaitSignal(signal);
+    const auto fn = AfterSignal(signal);
     const Routine leader = Ask(group, leading, fn);
     const Routine follower = Ask(group, following, MustNotRun, stop.get_token());
     std::latch together(2);
@@ -547,7 +547,7 @@ TEST_CASE("Promise 10: a coroutine leaves even if the stop races with its own su
       together.arrive_and_wait();
       stop.request_stop();
     });
-    const auto fn = AwaitSignal(signal);
+    const auto fn = AfterSignal(signal);
     together.arrive_and_wait();
     const Routine routine = Ask(group, outcome, fn, stop.get_token());
     stopping.join();
@@ -598,7 +598,7 @@ TEST_CASE("Promise 10: a caller whose call lands before it has suspended does no
   IntGroup group;
   Signal signal;
   Outcome<int> leader;
-  const Routine leads = Ask(group, leader, AwaitSignal(signal));
+  const Routine leads = Ask(group, leader, AfterSignal(signal));
   const std::string key = "key";
   const StopToken stop;
   auto follower = CoDo(group, key, MustNotRun, stop);
@@ -629,7 +629,7 @@ TEST_CASE("CoDo: resume_on gets a suspended caller's handle, once, on the landin
   CHECK(done == 1);
   CHECK(loop.empty());
 
-  const auto fn = AwaitSignal(signal);
+  const auto fn = AfterSignal(signal);
   const Routine second = ask(fn);
   std::thread::id landing;
   JoiningThread([&] {
@@ -651,7 +651,7 @@ TEST_CASE("Promise 10: a stop that comes between landing and resumption is too l
   int value = 0;
   const auto resume_on = [&](std::coroutine_handle<> handle) { loop.push_back(handle); };
   const auto ask = [&]() -> Routine {
-    const auto fn = AwaitSignal(signal);
+    const auto fn = AfterSignal(signal);
     value = *co_await CoDo(group, "key", fn, stop.get_token(), resume_on);
   };
   const Routine routine = ask();
@@ -670,7 +670,7 @@ TEST_CASE("CoDo: resume_on is called for a stop as well, and what it captures is
   bool canceled = false;
   StopSource stop;
   const auto ask = [&]() -> Routine {
-    const auto fn = AwaitSignal(signal);
+    const auto fn = AfterSignal(signal);
     const auto resume_on = [loop](std::coroutine_handle<> handle) { loop->push_back(handle); };
     try {
       static_cast<void>(co_await CoDo(group, "key", fn, stop.get_token(), resume_on));
@@ -710,7 +710,7 @@ TEST_CASE("CoDo: resume_on is called on the thread that requests the stop, with 
     } catch (const std::system_error&) {
     }
   };
-  const Routine leader = Ask(group, leading, AwaitSignal(signal));
+  const Routine leader = Ask(group, leading, AfterSignal(signal));
   const Routine follower = ask();
   std::thread::id stopping;
   JoiningThread([&] {
@@ -742,7 +742,7 @@ TEST_CASE("CoDo: the next waiter is notified when resume_on has returned") {
     if (!next_step.Awaited()) co_await next_step;
     events.push_back(std::string(name) + " ends");
   };
-  const auto fn = AwaitSignal(signal);
+  const auto fn = AfterSignal(signal);
   const Routine first = ask(fn, post, "the first");
   const Routine second = ask(MustNotRun, singleflight::ResumeInline(), "the second");
   const Routine third = ask(MustNotRun, singleflight::ResumeInline(), "the third");
@@ -766,7 +766,7 @@ TEST_CASE(
     Signal signal;
     Outcome<int> leading;
     std::atomic<int> handles = 0;
-    const auto fn = AwaitSignal(signal);
+    const auto fn = AfterSignal(signal);
     const Routine leader = Ask(group, leading, fn);
     const auto ask = [](IntGroup& its_group, std::atomic<int>& its_handles) -> Routine {
       const auto resume_on = [&its_handles](std::coroutine_handle<>) { ++its_handles; };
