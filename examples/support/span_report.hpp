@@ -51,7 +51,7 @@ inline void AppendStringMember(std::string& json, std::string_view name, std::st
 }
 
 inline std::string Nanoseconds(SpanRecord::Clock::time_point time) {
-  const auto since_1970 = std::chrono::nanoseconds(time.time_since_epoch());
+  const std::chrono::nanoseconds since_1970 = time.time_since_epoch();
   return '"' + std::to_string(since_1970.count()) + '"';  // JavaScript would round a number
 }
 
