@@ -30,8 +30,8 @@ bool UseOnce(const char* path, int way) {
   const bool used = use(way);
   dlclose(module);
   if (dlopen(path, RTLD_NOW | RTLD_NOLOAD) != nullptr) Fail("the module is still loaded");
-  // A thread that is left over crashes now. Once the module is loaded again, it might not. On a busy
-  // machine, a yield may take milliseconds.
+  // A thread that is left over crashes now. Once the module is loaded again, it might not. On a
+  // busy machine, a yield may take milliseconds.
   for (int i = 0; i < 20; ++i) std::this_thread::yield();
   return used;
 }
