@@ -88,8 +88,8 @@ using singleflight::kJsonType;
 using singleflight::kPrometheusType;
 using singleflight::Labels;
 using singleflight::LatencyListener;
-using singleflight::WaitListener;
 using singleflight::Metrics;
+using singleflight::WaitListener;
 using singleflight::WriteJson;
 using singleflight::WritePrometheus;
 
