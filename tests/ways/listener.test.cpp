@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "kept_tasks.hpp"
 #include "support/catch.hpp"
 #include "support/coroutines.hpp"
 #include "support/recorder.hpp"
@@ -24,20 +25,6 @@ using singleflight::OnFailure;
 
 namespace {
 
-// Keeps tasks until they are run.
-struct Tasks {
-  auto Executor() {
-    return [this](auto task) { tasks.push_back(std::move(task)); };
-  }
-  void RunNext() {
-    const auto task = std::move(tasks.at(next));
-    ++next;
-    task();
-  }
-  std::vector<std::function<void()>> tasks;
-  std::size_t next = 0;
-};
-
 int ReturnOne() { return 1; }
 int ThrowDown() { throw std::runtime_error("down"); }
 
@@ -49,7 +36,7 @@ const Lines kRetried{"lead key #1", "follow key #1", "land key #1: 2, failed", "
 
 TEST_CASE("DoAsync: a listener is told of callers that lead and follow and of the landing") {
   RecordedGroup group;
-  Tasks tasks;
+  KeptTasks tasks;
   auto a = DoAsync(group, "key", ReturnOne, tasks.Executor());
   auto b = DoAsync(group, "key", ReturnOne, tasks.Executor());
   CHECK(group.GetListener().Told() == Lines{"lead key #1", "follow key #1"});
@@ -61,7 +48,7 @@ TEST_CASE("DoAsync: a listener is told of callers that lead and follow and of th
 
 TEST_CASE("DoAsync: a listener is told that futures were destroyed and that a task was") {
   RecordedGroup group;
-  Tasks tasks;
+  KeptTasks tasks;
   {
     auto a = DoAsync(group, "key", ReturnOne, tasks.Executor());
     { auto b = DoAsync(group, "key", ReturnOne, tasks.Executor()); }
@@ -75,7 +62,7 @@ TEST_CASE("DoAsync: a listener is told that futures were destroyed and that a ta
 
 TEST_CASE("DoAsync: a listener is told of the second try on the thread that landed the first") {
   RecordedGroup group;
-  Tasks tasks;
+  KeptTasks tasks;
   auto a = DoAsync(group, "key", ThrowDown, tasks.Executor());
   auto b = DoAsync(group, "key", ReturnOne, tasks.Executor(), OnFailure::kRetry);
   tasks.RunNext();
@@ -103,7 +90,7 @@ TEST_CASE("DoAsync: a listener is told before a caller on another thread has its
 
 TEST_CASE("DoThen: a listener is told of callers that lead and follow and leave") {
   RecordedGroup group;
-  Tasks tasks;
+  KeptTasks tasks;
   int called = 0;
   const auto callback = [&](KeyResult<int>) { ++called; };
   singleflight::Caller led = DoThen(group, "key", ReturnOne, tasks.Executor(), callback);
@@ -119,7 +106,7 @@ TEST_CASE("DoThen: a listener is told of callers that lead and follow and leave"
 
 TEST_CASE("DoThen: a listener is told of the second try") {
   RecordedGroup group;
-  Tasks tasks;
+  KeptTasks tasks;
   const auto ignore = [](KeyResult<int>) {};
   singleflight::Caller a = DoThen(group, "key", ThrowDown, tasks.Executor(), ignore);
   singleflight::Caller b =
@@ -157,7 +144,7 @@ TEST_CASE("CoDo: a listener is told of coroutines that lead and follow and leave
 
 TEST_CASE("CoDo: a listener is told of the second try") {
   RecordedGroup group;
-  Tasks tasks;
+  KeptTasks tasks;
   Outcome<int> a, b;
   const auto ask = [&](int (&fn)(), OnFailure on_failure) {
     return [&, on_failure] {

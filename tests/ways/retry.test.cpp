@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "kept_tasks.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
@@ -27,20 +28,6 @@ namespace {
 
 using IntGroup = singleflight::Group<std::string, int>;
 
-// Keeps tasks until they are run.
-struct Queue {
-  auto Executor() {
-    return [this](auto task) { tasks.push_back(std::move(task)); };
-  }
-  void RunNext() {
-    const auto task = std::move(tasks.at(next));
-    ++next;
-    task();
-  }
-  std::vector<std::function<void()>> tasks;
-  std::size_t next = 0;
-};
-
 // Fails the first time.
 auto FailsOnce(int& runs) {
   return [&runs] {
@@ -53,7 +40,7 @@ auto FailsOnce(int& runs) {
 
 TEST_CASE("Promise 17: futures whose call failed share one second try") {
   IntGroup group;
-  Queue queue;
+  KeptTasks queue;
   int runs = 0;
   std::vector<Future<int>> futures;
   for (int i = 0; i < 4; ++i) {
@@ -100,7 +87,7 @@ TEST_CASE("Promise 17: a future asks again as soon as its call fails, not when i
 
 TEST_CASE("A future that asks again can be waited for, shared, moved and dropped") {
   IntGroup group;
-  Queue queue;
+  KeptTasks queue;
   int runs = 0;
   auto leader = DoAsync(group, "key", FailsOnce(runs), queue.Executor());
   auto future = DoAsync(group, "key", FailsOnce(runs), queue.Executor(), OnFailure::kRetry);
@@ -123,7 +110,7 @@ TEST_CASE("A future that asks again can be waited for, shared, moved and dropped
 TEST_CASE(
     "Promise 9: a future that asks again reports a wait that would never end, on both tries") {
   IntGroup group;
-  Queue queue;
+  KeptTasks queue;
   Future<int> future;
   std::optional<std::errc> first_error;
   std::optional<std::errc> second_error;
@@ -150,7 +137,7 @@ TEST_CASE(
 
 TEST_CASE("Promise 17: callers that are called back share one second try") {
   IntGroup group;
-  Queue queue;
+  KeptTasks queue;
   int runs = 0;
   std::vector<std::string> outcomes;
   std::vector<singleflight::Caller> callers;
@@ -174,7 +161,7 @@ TEST_CASE("Promise 17: callers that are called back share one second try") {
 TEST_CASE("DoThen: a caller that leaves while it asks again is not called back") {
   // The second try runs inside the failed call's landing, and makes the caller leave.
   IntGroup group;
-  Queue queue;
+  KeptTasks queue;
   int runs = 0;
   auto leader = DoAsync(group, "key", FailsOnce(runs), queue.Executor());
   singleflight::Caller caller;
@@ -196,7 +183,7 @@ TEST_CASE("DoThen: a caller that leaves while it asks again is not called back")
 
 TEST_CASE("DoThen: a caller that is refused when it asks again is called back with that") {
   IntGroup group({.max_calls_in_flight = 1});
-  Queue queue;
+  KeptTasks queue;
   auto leader = DoAsync(
       group, "key", []() -> int { throw std::runtime_error("down"); }, queue.Executor());
   // Takes the place of the failed call before the caller asks again.
@@ -256,7 +243,7 @@ TEST_CASE("Promise 17: threads, futures and callbacks that fail together try aga
 
 TEST_CASE("A caller that leaves after its call has failed is not expected in the second try") {
   IntGroup group;
-  Queue queue;
+  KeptTasks queue;
   int runs = 0;
   const auto ignore = [](const KeyResult<int>&) {};
   singleflight::Caller leaves;
@@ -284,7 +271,7 @@ TEST_CASE("A second try that finds its value in the cache serves futures and cal
   singleflight::ReadThrough<std::string, int, Cache&> numbers(cache);
   for (const bool by_future : {true, false}) {
     cache.value.reset();
-    Queue queue;
+    KeptTasks queue;
     const auto load = [&]() -> int {
       cache.value = 7;  // somebody else puts it
       throw std::runtime_error("down");
@@ -313,7 +300,7 @@ TEST_CASE("A second try that finds its value in the cache serves futures and cal
 
 TEST_CASE("A caller that may ask again keeps nothing once it has its outcome, or has left") {
   IntGroup group;
-  Queue queue;
+  KeptTasks queue;
   const auto in_fn = std::make_shared<int>(0);
   const auto in_executor = std::make_shared<int>(0);
   const auto in_callback = std::make_shared<int>(0);
@@ -342,7 +329,7 @@ TEST_CASE("A caller that may ask again keeps nothing once it has its outcome, or
 
 TEST_CASE("A callback that gets the error of its second try is called outside any catch block") {
   IntGroup group;
-  Queue queue;
+  KeptTasks queue;
   auto leader = DoAsync(
       group, "key", []() -> int { throw std::runtime_error("down"); }, queue.Executor());
   bool called = false;
@@ -387,7 +374,7 @@ TEST_CASE("A Caller that is destroyed while it asks again on another thread is g
   for (int round = 0; round < 100; ++round) {
     singleflight::Group<HookedKey, int, HashKey> group;
     const HookedKey key(1);
-    Queue queue;
+    KeptTasks queue;
     auto leader = DoAsync(
         group, key, []() -> int { throw std::runtime_error("down"); }, queue.Executor());
     const auto captured = std::make_shared<int>(0);
@@ -417,7 +404,7 @@ TEST_CASE("Promise 17: callers that leave while they ask again disturb no other 
   constexpr int kRounds = 1000;
   for (int round = 0; round < kRounds; ++round) {
     IntGroup group;
-    Queue queue;
+    KeptTasks queue;
     std::atomic<int> runs = 0;
     const auto load = [&] {
       if (++runs == 1) throw std::runtime_error("down");

@@ -132,10 +132,10 @@ class Telling {
     }
   }
 
-  // ---- A call has landed. After it was closed, before its callers are notified, but for those
-  // from
-  // ---- whom Cancel took it.
+  // ---- A call has landed
 
+  // After it was closed, and before its callers are notified. Those from whom Cancel took it have
+  // been notified long before.
   static void OnLand([[maybe_unused]] Ledger& ledger, [[maybe_unused]] const Call& call,
                      [[maybe_unused]] bool failed) {
     if constexpr (Has::kLand) {
