@@ -84,6 +84,26 @@ TEST_CASE("redis: Cancel gives the lease back so that another process leads at o
         singleflight::redis::Stats{.executions = 1, .takeovers = 1, .calls = {.executions = 1}});
 }
 
+TEST_CASE("redis: Cancel gives the lease back also if its function takes neither token nor lease") {
+  const RedisServer server;
+  RedisPages here(server, LongLease()), there(server, LongLease());
+  std::promise<void> begun, finish;
+  test::Caller leader([&] {
+    return here.Do("k", [&] {
+      begun.set_value();
+      finish.get_future().wait();
+      return "late"s;
+    });
+  });
+  begun.get_future().wait();
+  CHECK(here.Cancel("k"));
+  CHECK(*there.Do("k", [] { return "theirs"s; }) == "theirs");  // while it still runs
+  finish.set_value();
+  CHECK(leader.Join().error == kCanceled);
+  AwaitNoLeases(server);
+  CHECK(there.GetStats().remote == 0);
+}
+
 TEST_CASE("redis: Cancel lets the next caller of its own process lead a new call") {
   const RedisServer server;
   RedisPages pages(server, LongLease());
