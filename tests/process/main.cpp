@@ -8,9 +8,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <ctime>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
+#include <sstream>
 #include <string>
 #include <string_view>
 
@@ -19,24 +24,61 @@
 
 namespace {
 
-constexpr int kDeadlineSeconds = 30;  // far more than any needs, even under a sanitizer
+constexpr std::chrono::seconds kDeadline{60};  // far more than any needs, even under a sanitizer
 
-// Returns true if the scenario finished as it should. Prints what happened.
-bool Passes(const process::Scenario& scenario) {
+// Waits for the signal that a child has ended. False: it did not come in time.
+bool ChildEnds() {
+  using Clock = std::chrono::steady_clock;
+  sigset_t child_ended;
+  sigemptyset(&child_ended);
+  sigaddset(&child_ended, SIGCHLD);
+  const auto deadline = Clock::now() + kDeadline;
+  for (;;) {
+    const auto left = std::chrono::ceil<std::chrono::seconds>(deadline - Clock::now());
+    if (left.count() <= 0) return false;
+    const timespec timeout{.tv_sec = left.count(), .tv_nsec = 0};
+    if (sigtimedwait(&child_ended, nullptr, &timeout) == SIGCHLD) return true;
+    if (errno != EINTR) return false;  // a process that was frozen and continues sees EINTR
+  }
+}
+
+// Prints where the threads of a process group are: the line of `syscall` begins with the number of
+// the system call and ends with the program counter (proc_pid_syscall(5)).
+void PrintThreads(std::ostream& out, pid_t group) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  for (const auto& process : fs::directory_iterator("/proc", ignored)) {
+    const std::string name = process.path().filename();
+    if (name.find_first_not_of("0123456789") != name.npos) continue;
+    if (getpgid(std::stoi(name)) != group) continue;
+    out << "  process " << name << '\n';
+    for (const auto& thread : fs::directory_iterator(process.path() / "task", ignored)) {
+      std::string where;
+      std::getline(std::ifstream(thread.path() / "syscall"), where);
+      out << "    thread " << thread.path().filename().string() << ": " << where << '\n';
+    }
+    std::string map;
+    for (std::ifstream maps(process.path() / "maps"); std::getline(maps, map);) {
+      if (map.find(" r-xp ") != map.npos) out << "    " << map << '\n';
+    }
+  }
+}
+
+// Returns true if the scenario finished as it should. Writes to `report` if it did not.
+bool Passes(std::ostream& report, const process::Scenario& scenario) {
   const pid_t child = fork();
   if (child == 0) {
+    setpgid(0, 0);  // so that its own children end with it
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
     execl("/proc/self/exe", "process_tests", scenario.name.c_str(), nullptr);
     _exit(98);
   }
-  sigset_t child_ended;
-  sigemptyset(&child_ended);
-  sigaddset(&child_ended, SIGCHLD);
-  const timespec deadline{.tv_sec = kDeadlineSeconds, .tv_nsec = 0};
-  const bool in_time = sigtimedwait(&child_ended, nullptr, &deadline) == SIGCHLD;
-  if (!in_time) kill(child, SIGKILL);
+  const bool in_time = ChildEnds();
+  std::ostringstream threads;
+  if (!in_time) PrintThreads(threads, child);
+  kill(-child, SIGKILL);
   int status = 0;
   waitpid(child, &status, 0);
   const bool well =
@@ -44,13 +86,14 @@ bool Passes(const process::Scenario& scenario) {
                       ? WIFSIGNALED(status) && WTERMSIG(status) == scenario.end.signal
                       : WIFEXITED(status) && WEXITSTATUS(status) == scenario.end.exit_code);
   std::cout << (well ? "ok: " : "FAILED: ") << scenario.name << std::endl;
+  if (!well) report << "FAILED: " << scenario.name << '\n';
   if (!in_time) {
-    std::cout << "  it hangs\n";
+    report << "  it hangs\n" << threads.str();
   } else if (!well) {
-    std::cout << "  it finished with "
-              << (WIFEXITED(status) ? "exit code " + std::to_string(WEXITSTATUS(status))
-                                    : "signal " + std::to_string(WTERMSIG(status)))
-              << '\n';
+    report << "  it finished with "
+           << (WIFEXITED(status) ? "exit code " + std::to_string(WEXITSTATUS(status))
+                                 : "signal " + std::to_string(WTERMSIG(status)))
+           << '\n';
   }
   return well;
 }
@@ -73,7 +116,9 @@ int main(int argc, char** argv) {
   sigprocmask(SIG_BLOCK, &child_ended, nullptr);
   const std::size_t all = process::Scenarios().size();
   std::size_t well = 0;
-  for (const auto& scenario : process::Scenarios()) well += Passes(scenario) ? 1 : 0;
+  std::ostringstream report;  // printed last, where a long log is read first
+  for (const auto& scenario : process::Scenarios()) well += Passes(report, scenario) ? 1 : 0;
+  std::cout << report.str();
   test::Evidence("process.scenarios", std::to_string(well) + '/' + std::to_string(all));
   return well == all && well > 0 ? 0 : 1;
 }
