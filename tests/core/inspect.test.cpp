@@ -258,6 +258,33 @@ TEST_CASE("Inspect lists a call once whatever begins or lands or is forgotten be
   }
 }
 
+TEST_CASE("Inspect lists no call twice if all of them land between its locks and others begin") {
+  using AnyGroup = Group<int, int, std::hash<int>, std::equal_to<int>, HookedShard>;
+  for (const int calls_in_a_burst : {1, 100, 1000}) {  // the table grows from one bucket
+    AnyGroup group;
+    OpenCalls<AnyGroup> forgotten(group);
+    forgotten.Begin(-1);
+    group.Forget(-1);
+    std::optional<OpenCalls<AnyGroup>> calls;
+    int begun = 0;
+    const auto burst = [&](int count) {
+      calls.emplace(group);
+      while (count-- > 0) calls->Begin(begun++);
+    };
+    burst(1000);
+    HookedMutex::after_unlock = [&] {
+      calls.reset();
+      burst(calls_in_a_burst);
+    };
+    const auto found = group.Inspect();
+    HookedMutex::after_unlock = nullptr;
+    std::map<int, int> times;
+    for (const auto& call : found) ++times[call.key];
+    CHECK(times[-1] == 1);  // it was in flight all the time
+    CHECK(std::all_of(times.begin(), times.end(), [](auto& each) { return each.second == 1; }));
+  }
+}
+
 TEST_CASE("Inspect may run at the same time on several threads") {
   Group<int, int> group;
   OpenCalls<Group<int, int>> calls(group);

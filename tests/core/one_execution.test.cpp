@@ -4,7 +4,9 @@
 
 #include <atomic>
 #include <latch>
+#include <vector>
 
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
@@ -106,6 +108,29 @@ TEST_CASE("Promise 1: a thousand calls in flight at once are each found again") 
   CHECK(nest(0) == kDepth);
   for (int k = 0; k <= kDepth; ++k) CHECK(callers[static_cast<std::size_t>(k)] == (k < kDepth));
   for (int k = 0; k <= kDepth; ++k) CHECK(group.Callers(k) == 0);
+}
+
+TEST_CASE("A group keeps no memory for a burst of calls that have landed") {
+  Group<int, int> group;
+  std::vector<Group<int, int>::Lead> leads;
+  std::vector<singleflight::Future<int>> callers;
+  constexpr int kBurst = 20'000;
+  const auto burst = [&] {
+    for (int key = 0; key < kBurst; ++key) {
+      callers.push_back(group.Join(key, [&](auto lead) { leads.push_back(std::move(lead)); }));
+    }
+    CHECK(group.GetStats().in_flight == std::size_t{kBurst});
+    for (auto& lead : leads) CHECK(lead.Succeed(1));
+    leads.clear();
+    callers.clear();
+  };
+  leads.reserve(kBurst);
+  callers.reserve(kBurst);
+  const auto before = live_allocations.load();
+  for (int i = 0; i < 3; ++i) {
+    burst();
+    CHECK(live_allocations == before);
+  }
 }
 
 TEST_CASE("Promise 2: the next caller runs the function again") {

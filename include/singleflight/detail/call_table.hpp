@@ -6,8 +6,9 @@
 //
 // The links are members of the calls, which live on their leaders' stacks or are owned by their
 // Leads. So inserting and erasing allocate nothing, except that a shard now and then grows its
-// buckets. If there is no memory for that, it keeps the old ones, with longer chains. Erasing
-// compares addresses, never keys, so a call can only remove itself.
+// buckets. If there is no memory for that, it keeps the old ones, with longer chains. A shard that
+// has grown far gives its buckets back when it is empty. Erasing compares addresses, never keys, so
+// a call can only remove itself.
 
 #include <algorithm>
 #include <array>
@@ -142,11 +143,14 @@ class alignas(64) Shard {
   //
   // Between two locks the table may grow, which splits each bucket in two. So the buckets are taken
   // in the order in which Redis' SCAN takes them: that of their numbers with the bits reversed. The
-  // two parts of a bucket follow each other there, so those before `place` stay before it. A call
-  // knows by which visit it was visited last, so a visit may stop in the middle of a bucket.
+  // two parts of a bucket follow each other there, so those before `place` stay before it. If the
+  // table was emptied and has fewer buckets now, those that `place` is in come together again, and
+  // all that follow them there still do. A call knows by which visit it was visited last, so a visit
+  // may stop in the middle of a bucket.
   template <class Visitor>
   bool VisitSome(std::uint8_t visit, Place& place, const Visitor& visitor) {
     std::size_t calls = 0;
+    place.bucket &= mask_;
     for (std::size_t buckets = 0; !place.buckets_done; place = After(place)) {
       if (buckets++ == kBucketsInOneVisit) return true;
       for (CallBase* call = mask_ == 0 ? one_ : many_[place.bucket]; call != nullptr;) {
@@ -177,6 +181,7 @@ class alignas(64) Shard {
   static constexpr std::size_t kBucketsInOneVisit = 256;
   static constexpr std::uint8_t kVisitedAsForgotten = 0x80;
   static constexpr std::uint32_t kMaxInOneBucket = 7;
+  static constexpr std::uint32_t kKeptBuckets = 64;  // half a kilobyte
 
   CallBase*& BucketOf(std::uint64_t hash) noexcept {
     return mask_ == 0 ? one_ : many_[(hash >> 32) & mask_];
@@ -186,7 +191,9 @@ class alignas(64) Shard {
     CallBase** link = &BucketOf(call.hash);
     while (*link != &call) link = &(*link)->next;
     *link = call.next;
-    --size_;
+    if (--size_ == 0 && mask_ >= kKeptBuckets) [[unlikely]] {
+      GiveBucketsBack();
+    }
   }
 
   // Adds one to a number whose bits are reversed: it is carried from the highest bit down.
@@ -230,6 +237,12 @@ class alignas(64) Shard {
     if (mask_ != 0) delete[] many_;
     many_ = wider;
     mask_ = mask;
+  }
+  // The table is empty. To grow again costs no more than the calls of the next burst pay for.
+  [[gnu::noinline]] void GiveBucketsBack() noexcept {
+    delete[] many_;
+    one_ = nullptr;
+    mask_ = 0;
   }
 
   Mutex mutex_;
