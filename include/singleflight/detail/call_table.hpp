@@ -145,8 +145,8 @@ class alignas(64) Shard {
   // in the order in which Redis' SCAN takes them: that of their numbers with the bits reversed. The
   // two parts of a bucket follow each other there, so those before `place` stay before it. If the
   // table was emptied and has fewer buckets now, those that `place` is in come together again, and
-  // all that follow them there still do. A call knows by which visit it was visited last, so a visit
-  // may stop in the middle of a bucket.
+  // all that follow them there still do. A call knows by which visit it was visited last, so a
+  // visit may stop in the middle of a bucket.
   template <class Visitor>
   bool VisitSome(std::uint8_t visit, Place& place, const Visitor& visitor) {
     std::size_t calls = 0;
