@@ -56,6 +56,8 @@ class Lead {
   // A call whose token nobody takes cannot be told to stop. When its last caller leaves, it stays
   // in flight, and newcomers join it. So take the token early if the work obeys it, and do not take
   // it if the work does not.
+  //
+  // Errors: throws std::bad_alloc.
   StopToken GetStopToken() const {
     const std::shared_ptr<Async> async = async_;  // what a stop request runs may destroy this Lead
     return async->TakeStop();
@@ -107,12 +109,12 @@ class Lead {
       LandOnce(*async, {}, detail::NoHook());
       return false;
     }
-    if constexpr (detail::kTakesStopToken<Fn>) async->TakeStop();
     Outcome outcome;
     {
       LandIfUnwound landing{*async, before};
       const detail::RunningScope running(*async->call.state);
-      detail::Execute<Value>(outcome, std::forward<decltype(work)>(work), async->call.stop);
+      detail::Execute<Value>(outcome, std::forward<decltype(work)>(work),
+                             [&async] { return async->TakeStop(); });
       landing.finished = true;
     }
     return LandOnce(*async, std::move(outcome), before);
@@ -125,10 +127,11 @@ class Lead {
   // Errors: throws what `fn` throws.
   template <class Fn>
   decltype(auto) Start(Fn&& fn) const {
-    if constexpr (detail::kTakesStopToken<Fn>) async_->TakeStop();
+    StopToken stop;
+    if constexpr (detail::kTakesStopToken<Fn>) stop = async_->TakeStop();
     const detail::LeadingScope leading;
     const detail::RunningScope running(Target());
-    return detail::CallWithStop(std::forward<Fn>(fn), WatchStop());
+    return detail::CallWithStop(std::forward<Fn>(fn), std::move(stop));
   }
 
   // Internal: the caller whose thread does the work is stopped.
@@ -150,7 +153,7 @@ class Lead {
   const std::shared_ptr<Async>& SharedCall() const noexcept { return async_; }
 
   // Internal: the stop token, for what notices the group's destruction. It does not count as taken.
-  StopToken WatchStop() const noexcept { return async_->call.stop.get_token(); }
+  StopToken WatchStop() const { return async_->WatchStop(); }
 
   // Internal: for a thread that does the work of several calls.
   detail::WaitTarget& Target() const noexcept { return *async_->call.state; }

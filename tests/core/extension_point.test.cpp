@@ -8,6 +8,7 @@
 #include <latch>
 #include <mutex>
 
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
@@ -389,6 +390,83 @@ TEST_CASE("Lead: of many threads that try to land one call, exactly one succeeds
   }
 }
 
+TEST_CASE("Lead: a call costs one allocation, and its stop token one more once it is taken") {
+  IntGroup group;
+  TestWaiter waiter;
+  std::optional<Lead> lead;
+  const auto allocations_of = [](const auto& run) {
+    const std::size_t before = allocations;
+    run();
+    return allocations - before;
+  };
+  CHECK(allocations_of([&] { group.Join("key", waiter, KeepIn(lead)); }) == 1);
+  CHECK(allocations_of([&] { static_cast<void>(lead->GetStopToken()); }) == 1);
+  CHECK(allocations_of([&] { static_cast<void>(lead->GetStopToken()); }) == 0);
+  CHECK(allocations_of([&] { lead->Run([](StopToken) { return 1; }); }) == 0);
+  CHECK(waiter.Take().value == 1);
+}
+
+TEST_CASE("Lead: all tokens of a call are of one stop, whichever copy takes them") {
+  IntGroup group;
+  TestWaiter waiter;
+  std::optional<Lead> lead;
+  group.Join("key", waiter, KeepIn(lead));
+  std::vector<StopToken> tokens(8);
+  {
+    std::vector<JoiningThread> threads;
+    for (StopToken& token : tokens) {
+      threads.emplace_back([&token, copy = *lead] { token = copy.GetStopToken(); });
+    }
+  }
+  lead->Start([&](StopToken token) { tokens.push_back(token); });
+  for (const StopToken& token : tokens) {
+    CHECK(token.stop_possible());
+    CHECK(token == tokens.front());
+  }
+  CHECK(group.Leave(waiter));
+  CHECK(tokens.front().stop_requested());
+}
+
+TEST_CASE("Lead: no stop is requested of a token that is taken after the call has landed") {
+  IntGroup group;
+  TestWaiter waiter;
+  std::optional<Lead> lead;
+  group.Join("key", waiter, KeepIn(lead));
+  lead->Succeed(1);
+  CHECK_FALSE(lead->GetStopToken().stop_requested());
+}
+
+TEST_CASE("Lead: without memory for a stop token, GetStopToken throws, and the call continues") {
+  IntGroup group;
+  TestWaiter waiter;
+  std::optional<Lead> lead;
+  group.Join("key", waiter, KeepIn(lead));
+  const auto take = [&] {
+    const FailAllocations fail(0);
+    return lead->GetStopToken();
+  };
+  CHECK_THROWS_AS(static_cast<void>(take()), std::bad_alloc);
+  CHECK(group.Callers("key") == 1);
+  CHECK(lead->GetStopToken().stop_possible());
+  lead->Succeed(1);
+  CHECK(waiter.Take().value == 1);
+}
+
+TEST_CASE("Lead: without memory for the stop token that it needs, Run fails the call") {
+  IntGroup group;
+  TestWaiter waiter;
+  std::optional<Lead> lead;
+  group.Join("key", waiter, KeepIn(lead));
+  bool ran = false;
+  {
+    const FailAllocations fail(0);
+    CHECK(lead->Run([&](StopToken) { return ran = true; }));
+  }
+  CHECK_FALSE(ran);
+  CHECK_THROWS_AS(static_cast<void>(waiter.TakeResult()), std::bad_alloc);
+  CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
+}
+
 TEST_CASE("Lead: in a group of void, Succeed takes no value") {
   Group<int, void> group;
   struct Silent final : Group<int, void>::Waiter {
@@ -567,6 +645,29 @@ TEST_CASE("Promise 14: the destructor asks every call in a shard to stop") {
     }
   }  // waits for ever if it does not ask all of them
   CHECK(asked == kCalls);
+}
+
+TEST_CASE(
+    "Promise 14: a token that is taken once the destructor has begun is asked to stop as well") {
+  struct Silent final : OneShardGroup::Waiter {
+    void OnLanded() noexcept override {}
+  } waiters[2];
+  std::vector<OneShardGroup::Lead> leads;
+  std::optional<bool> asked;
+  std::optional<StopCallback<std::function<void()>>> on_stop;
+  {
+    OneShardGroup group;
+    for (int i = 0; i < 2; ++i) {
+      group.Join(i, waiters[i],
+                 [&](OneShardGroup::Lead lead) { leads.push_back(std::move(lead)); });
+    }
+    // The older call is asked first. Nobody has its token by then.
+    on_stop.emplace(leads[1].GetStopToken(), [&] {
+      asked = leads[0].GetStopToken().stop_requested();
+      for (auto& each : leads) each.Fail(nullptr);
+    });
+  }
+  CHECK(asked == true);
 }
 
 TEST_CASE("Promise 14: a call may be landed by the very request that asks it to stop") {

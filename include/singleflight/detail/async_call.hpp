@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <optional>
+#include <utility>
 
 #include "../stop_token.hpp"
 #include "adaptive_mutex.hpp"
@@ -27,11 +31,16 @@ class AsyncCall {
     if (begun_ && phase_ != Phase::kLanded) ledger.Land(*this, {});
   }
 
-  // Called once, before Enter. If this throws, the call is destroyed, and its key, by whoever owns
-  // it.
-  void Prepare() {
-    call.state = ledger.MakeState(call, ThreadId());
-    call.stop = NewStopSource();
+  // Makes a call and its state, with one allocation.
+  //
+  // Errors: throws what copying the key throws, and std::bad_alloc.
+  static std::shared_ptr<AsyncCall> Make(Ledger& ledger, std::uint64_t hash, KeyRef ref) {
+    const auto block = std::make_shared<Block>();
+    auto async = std::allocate_shared<AsyncCall>(InBlock<AsyncCall>(*block), ledger, hash, ref);
+    block->kept_by_call = block;
+    block->state.emplace(ledger, async->call, ThreadId());
+    async->call.state = std::shared_ptr<typename Ledger::State>(block, &*block->state);
+    return async;
   }
 
   // Called once the call is in the table. It counts among those that ~Group waits for.
@@ -39,8 +48,7 @@ class AsyncCall {
     begun_ = true;
     entry.InsertBefore(shard->async_calls);
     if (shard->stopping) {
-      entry.asked_to_stop = true;
-      call.stop.request_stop();  // runs no callback: nobody has its token so far
+      call.drained = true;
     }
   }
 
@@ -59,17 +67,30 @@ class AsyncCall {
     return true;
   }
 
-  // The work takes the stop token, so the call can be asked to stop from now on.
+  // The work takes the stop token, so the call can be asked to stop from now on. (If it has landed,
+  // nothing more asks it, and the token may be one of which no stop can be requested.)
+  //
+  // Errors: throws std::bad_alloc if nobody has taken the token before.
   StopToken TakeStop() {
+    StopSource fresh = FreshStop();
     StopSource unwanted(kNoStopState);
+    StopToken token;
     {
       const std::lock_guard lock(mutex_);  // so that the call does not land, and its group stays
       if (phase_ != Phase::kLanded) {
-        unwanted = ledger.TakeStop(call);
+        unwanted = ledger.TakeStop(call, std::move(fresh));
         if (disowned_) unwanted = ledger.Disown(call);
       }
+      token = call.stop.get_token();
     }
     unwanted.request_stop();
+    return token;
+  }
+  // The same for what notices when the group is destroyed. The token does not count as taken.
+  StopToken WatchStop() {
+    StopSource fresh = FreshStop();
+    const std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kLanded) ledger.WatchStop(call, std::move(fresh));
     return call.stop.get_token();
   }
 
@@ -132,6 +153,49 @@ class AsyncCall {
   Ledger& ledger;
 
  private:
+  // The memory of a call: its state, which callers and results keep, and the call, which Leads
+  // keep.
+  struct Block {
+    // std::allocate_shared adds its counts and its allocator, each with the call's alignment.
+    static constexpr std::size_t kAdded =
+        4 * sizeof(void*) + (alignof(AsyncCall) > sizeof(void*) ? 2 * alignof(AsyncCall) : 0);
+
+    Block() {}  // does not fill the room with zeros
+
+    alignas(AsyncCall) std::byte room[sizeof(AsyncCall) + kAdded];
+    std::optional<typename Ledger::LedgerState> state;
+    std::shared_ptr<Block> kept_by_call;
+  };
+  // Allocates the room of a block, once.
+  template <class T>
+  struct InBlock {
+    using value_type = T;
+
+    explicit InBlock(Block& its_block) noexcept : block(&its_block) {}
+    template <class U>
+    InBlock(const InBlock<U>& other) noexcept : block(other.block) {}
+    bool operator==(const InBlock&) const = default;
+
+    T* allocate(std::size_t) noexcept {
+      static_assert(sizeof(T) <= sizeof(Block::room) && alignof(T) <= alignof(Block));
+      return reinterpret_cast<T*>(block->room);
+    }
+    void deallocate(T*, std::size_t) noexcept {
+      const std::shared_ptr<Block> last = std::move(block->kept_by_call);
+    }
+
+    Block* block;
+  };
+
+  // Returns what the call will need if it has no stop token to take.
+  StopSource FreshStop() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (phase_ == Phase::kLanded || call.stop.stop_possible()) return StopSource(kNoStopState);
+    }
+    return NewStopSource();
+  }
+
   // Only moves forward. kLaunched: Lead::Run has not begun. kRunning: it has. kLanded: some thread
   // is landing the call, or has landed it.
   enum class Phase : unsigned char { kLaunched, kRunning, kLanded };

@@ -240,7 +240,8 @@ class BlockingCaller {
     } landing{ledger, &call};
     Outcome<Value> outcome;
     const auto run = [&] {
-      detail::Execute<Value>(outcome, static_cast<Fn&&>(fn), call.stop);
+      detail::Execute<Value>(outcome, static_cast<Fn&&>(fn),
+                             [&call] { return call.stop.get_token(); });
       detail::RunHook(before_landing, ledger, call, call.key.get(), outcome);
     };
     Telling::OnLead(ledger, call);

@@ -36,20 +36,25 @@ struct CallBase {
 
   // Set before the call is put into the table, and constant from then on.
   std::uint64_t hash;                     // mixed: selects the shard and the bucket
-  StopSource stop{kNoStopState};          // asks `fn` to stop, if it can be asked
   std::chrono::nanoseconds::rep started;  // set only if Limits::StampsCalls
 
   // Guarded by the shard's mutex.
+  //
+  // Asks `fn` to stop. None until somebody wants its token. Then it stays the same, and may be read
+  // without the mutex.
+  StopSource stop{kNoStopState};
   CallBase* next;            // in the bucket; this call itself once it is forgotten
   CallBase* prev_forgotten;  // set once it is forgotten: its neighbours on that list
   CallBase* next_forgotten;
   std::uint32_t callers = 1;    // callers that have not left
   bool leader_left = false;     // a blocking leader was stopped: it still receives the outcome
   bool takes_stop = false;      // its work took the stop token, so it can be asked to stop
+  bool drained = false;         // by ~Group, which asks for a stop whoever has the token
   bool canceled = false;        // by Cancel: its callers have their outcome, but its work goes on
   std::uint8_t last_visit = 0;  // the last of VisitCalls that has visited it
 
   bool Forgotten() const noexcept { return next == this; }
+  bool AskedToStop() const noexcept { return drained || stop.stop_requested(); }
   // Whether more than one caller would receive the outcome.
   bool Shared() const noexcept { return callers + leader_left > 1; }
 };
@@ -58,7 +63,6 @@ struct CallBase {
 struct AsyncEntry : ListLink {
   explicit AsyncEntry(CallBase& its_call) noexcept : call(its_call) {}
   CallBase& call;
-  bool asked_to_stop = false;  // by ~Group
 };
 
 template <class Mutex>
@@ -379,7 +383,7 @@ class CallTable {
   static bool AskOneToStop(Locked shard) {
     if (shard->async_calls.Empty()) return false;
     auto& entry = static_cast<AsyncEntry&>(*shard->async_calls.next);
-    if (std::exchange(entry.asked_to_stop, true)) return false;
+    if (std::exchange(entry.call.drained, true)) return false;
     entry.Unlink();
     entry.InsertBefore(shard->async_calls);
     StopSource stop = entry.call.stop;  // the call may land once the shard is unlocked

@@ -84,19 +84,20 @@ Stored<Value> Invoke(Fn&& fn, Args&&... args) {
   }
 }
 
-// Runs `fn` on this thread as a call's work. What it throws becomes the outcome.
+// Runs `fn` on this thread as a call's work. What it throws becomes the outcome. If it takes a stop
+// token, that is what `get_stop()` returns.
 //
 // A forced unwind (the thread is being cancelled) cannot be kept as an exception. It passes
 // through, and leaves the outcome "vanished". If the thread is already inside a catch block,
 // libstdc++ terminates instead, as it does at any catch (...).
-template <class Value, class Fn>
+template <class Value, class Fn, class GetStop>
 [[gnu::always_inline]] inline void Execute(Outcome<Value>& outcome, Fn&& fn,
-                                           const StopSource& stop) {
+                                           [[maybe_unused]] GetStop&& get_stop) {
   const LeadingScope leading;
   try {
     outcome.SetValueFrom([&]() -> Stored<Value> {
       if constexpr (kTakesStopToken<Fn>) {
-        return detail::Invoke<Value>(std::forward<Fn>(fn), stop.get_token());
+        return detail::Invoke<Value>(std::forward<Fn>(fn), get_stop());
       } else {
         return detail::Invoke<Value>(std::forward<Fn>(fn));
       }

@@ -149,8 +149,7 @@ class Joiner {
       joined.state = linked(std::move(state), Role::kFollower, retries);
       return joined;
     }
-    async = std::make_shared<AsyncCall>(ledger, hash, key);
-    async->Prepare();
+    async = AsyncCall::Make(ledger, hash, key);
     std::shared_ptr<State> state = prepared(async->call.state);
     Telling::KeepKey(*state, key);
     ledger.StampStart(async->call);

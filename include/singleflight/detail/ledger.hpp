@@ -122,10 +122,8 @@ class Ledger {
   bool Full(const Call& call) const { return call.callers >= limits_.CallersPerCall(); }
 
   std::shared_ptr<State> StateOf(Call& call) {
-    return call.state != nullptr ? call.state : MakeState(call, call.leader);
-  }
-  std::shared_ptr<State> MakeState(CallBase& call, ThreadId leader) {
-    return std::make_shared<LedgerState>(*this, call, leader);
+    return call.state != nullptr ? call.state
+                                 : std::make_shared<LedgerState>(*this, call, call.leader);
   }
 
   // Throws if the caller is refused. After that, AddFollower must follow.
@@ -169,11 +167,16 @@ class Ledger {
   }
 
   // The work of a call takes the stop token: it can be asked to stop from now on. If all callers
-  // have left before, that is now, of what this returns.
-  StopSource TakeStop(CallBase& call) {
+  // have left before, that is now, of what this returns. A call that has no token to take gets that
+  // of `fresh`.
+  StopSource TakeStop(CallBase& call, StopSource&& fresh) noexcept {
     const Shard shard = Lock(call.hash);
+    GiveStop(shard, call, std::move(fresh));
     call.takes_stop = true;
     return call.callers == 0 ? Abandon(shard, call) : StopSource(kNoStopState);
+  }
+  void WatchStop(CallBase& call, StopSource&& fresh) noexcept {
+    GiveStop(Lock(call.hash), call, std::move(fresh));
   }
   bool IsCanceled(const CallBase& call) noexcept {
     const Shard shard = Lock(call.hash);
@@ -188,7 +191,7 @@ class Ledger {
   // was asked to stop before.
   bool TakeNoStop(CallBase& call) noexcept {
     const Shard shard = Lock(call.hash);
-    if (call.callers == 0 || call.stop.stop_requested()) return false;
+    if (call.callers == 0 || call.AskedToStop()) return false;
     call.takes_stop = false;
     return true;
   }
@@ -212,7 +215,7 @@ class Ledger {
   // Whether a new caller could still get this call's result.
   bool IsWanted(const CallBase& call) {
     const Shard shard = Lock(call.hash);
-    return !call.Forgotten() && !call.stop.stop_requested();
+    return !call.Forgotten() && !call.AskedToStop();
   }
 
   // ---- Landing: a call is closed under the lock, its outcome is published, its callers are woken
@@ -352,6 +355,12 @@ class Ledger {
     limits_.RemoveCallers(1);
     if (--call.callers > 0 || !call.takes_stop) return StopSource(kNoStopState);
     return Abandon(shard, call);
+  }
+
+  static void GiveStop(const Shard&, CallBase& call, StopSource&& fresh) noexcept {
+    if (call.stop.stop_possible()) return;
+    if (call.drained || call.canceled) fresh.request_stop();  // runs nothing: nobody has its token
+    call.stop = std::move(fresh);
   }
 
   // No caller is left on a call that can be asked to stop. Forgets it in the same critical section,

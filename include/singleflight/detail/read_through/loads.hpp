@@ -219,7 +219,8 @@ class Loads {
   auto InBackground(Fn& load) const {
     return [this, &load](Lead lead) {
       using Kept = BackgroundLoad<std::decay_t<Fn>>;
-      StopToken stop = lead.WatchStop();
+      StopToken stop;
+      if constexpr (kTakesStopToken<Kept>) stop = lead.WatchStop();
       RunInBackground(
           Task<Loads, Kept>(std::move(lead), Kept{static_cast<Fn&&>(load), std::move(stop)}));
     };
