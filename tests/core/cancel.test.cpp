@@ -214,6 +214,7 @@ TEST_CASE("Cancel asks work to stop that takes its token only later") {
   KeepingWaiter<AnyGroup> waiter;
   group.Join("key", waiter, [&](AnyGroup::Lead its) { lead = std::move(its); });
   CHECK(group.Cancel("key"));
+  CHECK(lead->WatchStop().stop_requested());  // what a coroutine's work watches
   CHECK(lead->GetStopToken().stop_requested());
   lead.reset();
   CHECK(waiter.times == 1);
