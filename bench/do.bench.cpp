@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -115,7 +116,25 @@ struct GroupWithTimeout {
 };
 
 template <class Key>
+struct GroupWithLimit {
+  template <class Fn>
+  auto Do(const Key& key, Fn&& fn) {
+    return group.Do(key, fn);
+  }
+  Group<Key> group{singleflight::GroupOptions{.max_calls_in_flight = 1000}};
+};
+
+template <class Key>
 using TextbookGroup = Textbook<Key, int>;
+
+// Calls `fn`, as a caller without any Do does.
+template <class Key>
+struct NoFlight {
+  template <class Fn>
+  int Do(const Key&, Fn&& fn) {
+    return fn();
+  }
+};
 
 // The caller is alone in these benchmarks.
 
@@ -134,10 +153,48 @@ BENCHMARK(Unshared<Floor, std::string>)->Name("unshared/string/floor");
 BENCHMARK(Unshared<Group, std::string>)->Name("unshared/string/group");
 BENCHMARK(Unshared<StdMutexGroup, std::string>)->Name("unshared/string/group_with_std_mutex");
 BENCHMARK(Unshared<GroupWithTimeout, std::string>)->Name("unshared/string/group_with_timeout");
+BENCHMARK(Unshared<GroupWithLimit, std::string>)->Name("unshared/string/group_with_limit");
 BENCHMARK(Unshared<TextbookGroup, std::string>)->Name("unshared/string/textbook");
 BENCHMARK(Unshared<Floor, int>)->Name("unshared/int/floor");
 BENCHMARK(Unshared<Group, int>)->Name("unshared/int/group");
 BENCHMARK(Unshared<TextbookGroup, int>)->Name("unshared/int/textbook");
+
+template <template <class> class Flight>
+void UnsharedThrows(benchmark::State& state) {
+  Flight<std::string> flight;
+  const auto key = KeyOf<std::string>(42);
+  const auto fn = []() -> int { throw std::runtime_error("no answer"); };
+  for (auto _ : state) {
+    try {
+      benchmark::DoNotOptimize(flight.Do(key, fn));
+    } catch (const std::runtime_error& error) {
+      benchmark::DoNotOptimize(error.what());
+    }
+  }
+}
+
+BENCHMARK(UnsharedThrows<NoFlight>)->Name("unshared/throws/bare");
+BENCHMARK(UnsharedThrows<Group>)->Name("unshared/throws/group");
+BENCHMARK(UnsharedThrows<TextbookGroup>)->Name("unshared/throws/textbook");
+
+// A call that its only caller leads through Join, as an asynchronous caller does.
+void UnsharedJoin(benchmark::State& state) {
+  using IntGroup = Group<std::string>;
+  struct Waiter final : IntGroup::Waiter {
+    void OnLanded() noexcept override { benchmark::DoNotOptimize(*TakeResult()); }
+  };
+  IntGroup group;
+  const std::string key = "user:42";  // short, so that its copy allocates nothing
+  Waiter waiter;
+  const std::uint64_t allocations_before = allocations_of_this_thread;
+  for (auto _ : state) {
+    group.Join(key, waiter, [](IntGroup::Lead lead) { lead.Run(Load); });
+  }
+  state.counters["allocations"] =
+      benchmark::Counter(static_cast<double>(allocations_of_this_thread - allocations_before),
+                         benchmark::Counter::kAvgIterations);
+}
+BENCHMARK(UnsharedJoin)->Name("unshared/string/join");
 
 // These benchmarks run on several threads. The time is the clock's, divided by the calls of all
 // threads, so two threads that do not disturb each other halve it.

@@ -18,6 +18,7 @@
 // type is allocated where allocations are counted.
 void* operator new(std::size_t size) {
   ++allocations_of_this_thread;
+  allocated_bytes_of_this_thread += size;
   if (size >= kLarge) ++large_allocations;
   if (void* const memory = std::malloc(size)) return memory;
   throw std::bad_alloc();

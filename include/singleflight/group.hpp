@@ -163,7 +163,7 @@ class Group {
   template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
     auto&& adapted = KeyRef::Adapt(key);
-    return DoWith(KeyRef(adapted), std::forward<Fn>(fn), &options);
+    return DoWith(KeyRef(adapted), std::forward<Fn>(fn), static_cast<const CallOptions*>(&options));
   }
 
   template <class K = detail::BracedKey<Key>, class Fn, detail::NotCallOptions Options>
@@ -343,11 +343,11 @@ class Group {
     }
   }
 
-  template <class Fn, class Hook = detail::NoHook>
-  Result<Value> DoWith(KeyRef key, Fn&& fn, const CallOptions* options,
-                       const Hook& before_landing = {}) {
+  // `options` is nullptr, or a pointer that may be null.
+  template <class Fn, class Options, class Hook = detail::NoHook>
+  Result<Value> DoWith(KeyRef key, Fn&& fn, Options options, const Hook& before_landing = {}) {
     detail::CheckFn<Value, Fn>();
-    using Blocking = detail::BlockingCaller<Ledger, Fn, Hook>;
+    using Blocking = detail::BlockingCaller<Ledger, Fn, Options, Hook>;
     return Blocking::Ask(ledger_, key, fn, options, before_landing);
   }
 

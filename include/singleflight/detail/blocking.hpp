@@ -41,6 +41,46 @@ class BlockingFollower {
     if (options != nullptr) deadline_ = options->timeout.Deadline();
   }
 
+  // Waits until `current` has landed, and receives its result.
+  [[gnu::noinline]] static Result<Value> FollowOnce(Ledger& ledger, ToldKey key,
+                                                    const CallOptions* options, Shard shard,
+                                                    Call& current) {
+    BlockingFollower follower(ledger, key, options);
+    return State::Receive(follower.Follow(std::move(shard), current, /*retries=*/false),
+                          Role::kFollower);
+  }
+
+  // The same for a caller that asks again if `current` fails. Returns the state to receive from, or
+  // null if this caller leads the second try: then that has begun, with `own` as its call.
+  [[gnu::noinline]] static std::shared_ptr<State> FollowOrLead(Ledger& ledger, Call& own,
+                                                               const CallOptions& options,
+                                                               Shard shard, Call& current,
+                                                               bool takes_stop) {
+    BlockingFollower follower(ledger, ToldKey(own.key), &options);
+    std::shared_ptr<State> state = follower.Follow(std::move(shard), current, /*retries=*/true);
+    return state->Failed() ? follower.AskAgain(own, takes_stop, std::move(state)) : state;
+  }
+
+  // Lands a call of this thread's own, of which LandAlone said `landed`, and receives its result.
+  [[gnu::noinline]] static Result<Value> ShareOutcome(Ledger& ledger, Call& call,
+                                                      Outcome<Value>&& outcome,
+                                                      typename Ledger::Landing landed) {
+    std::shared_ptr<State> state = ledger.Share(call, std::move(outcome), landed);
+    if (state == nullptr) std::rethrow_exception(detail::MakeCallCanceled());
+    return State::Receive(std::move(state), Role::kLeader);
+  }
+
+  // Begins a call that this thread leads. Throws if it is refused.
+  [[gnu::always_inline]] static void Begin(Ledger& ledger, Shard& shard, Call& call, Call* too_old,
+                                           bool takes_stop) {
+    if (takes_stop) {
+      call.stop = detail::NewStopSource();
+      call.takes_stop = true;
+    }
+    ledger.Begin(shard, call, too_old);
+  }
+
+ private:
   // Waits until `call` has landed, and returns its shared state. `failed` is the state of the call
   // whose failure made this caller ask again, or null.
   [[gnu::noinline]] std::shared_ptr<State> Follow(Shard shard, Call& call, bool retries,
@@ -85,9 +125,34 @@ class BlockingFollower {
     Wait(std::move(locked), state, {.gate = gate, .is_in_do = true}, edge);
   }
 
-  ToldKey Key() const noexcept { return key_; }
+  // The call that this caller followed has failed. The first of its followers to come here leads or
+  // joins the second try, and brings the others along.
+  std::shared_ptr<State> AskAgain(Call& own, bool takes_stop, std::shared_ptr<State> failed) {
+    if (options_->stop.stop_requested()) {
+      SecondTry<Ledger>::GiveUp(ledger_, *failed);
+      std::rethrow_exception(detail::MakeCanceled());
+    }
+    ledger_.StampStart(own);
+    Shard shard = ledger_.Lock(own.hash);
+    if (std::shared_ptr<State> state = SecondTry<Ledger>::Find(ledger_, shard, *failed, key_)) {
+      if (state->call != nullptr) {
+        WaitForSecondTry(std::move(shard), *state);
+      } else {
+        shard.Unlock();
+        Telling::OnFollow(ledger_, key_, *state);
+      }
+      return state;
+    }
+    Call* const current = ledger_.Find(shard, own.hash, own.key);
+    if (current != nullptr && !ledger_.TooOld(*current)) {
+      return Follow(std::move(shard), *current, /*retries=*/false, failed.get());
+    }
+    Ledger::Attach(shard, own, ledger_.StateOf(own));  // for the others
+    Begin(ledger_, shard, own, current, takes_stop);
+    SecondTry<Ledger>::BringOthers(ledger_, shard, own, *failed);
+    return nullptr;
+  }
 
- private:
   // The caller does not wait.
   [[noreturn]] void LeaveAtOnce(Shard shard, [[maybe_unused]] Call& call) {
     if constexpr (Ledger::Listening::kHeedsFollowers) {
@@ -175,9 +240,10 @@ class BlockingFollower {
   Deadline deadline_;
 };
 
-// One Do. `options` is null if the caller gave none: the fast path then skips every check of them.
-// `before_landing` is a hook like Lead's BeforeLanding.
-template <class Ledger, class Fn, class Hook>
+// One Do. `Options` is std::nullptr_t or const CallOptions*, which may be null: then no code checks
+// them. `before_landing` is a hook like Lead's BeforeLanding. What does not depend on `fn` is in
+// BlockingFollower and the Ledger, where all calls of a group share it.
+template <class Ledger, class Fn, class Options, class Hook>
 class BlockingCaller {
   using Value = typename Ledger::Value;
   using Call = typename Ledger::Call;
@@ -190,44 +256,39 @@ class BlockingCaller {
 
  public:
   // Leads or follows the call for `key`.
-  static Result<Value> Ask(Ledger& ledger, KeyRef key, Fn& fn, const CallOptions* options,
+  static Result<Value> Ask(Ledger& ledger, KeyRef key, Fn& fn, Options options,
                            const Hook& before_landing) {
     Call call(key);
     call.hash = ledger.HashOf(key);
-    if (IsStopped(options)) std::rethrow_exception(detail::MakeCanceled());
+    if constexpr (kHasOptions) {
+      if (options != nullptr && options->stop.stop_requested()) {
+        std::rethrow_exception(detail::MakeCanceled());
+      }
+    }
     ledger.StampStart(call);
     Shard shard = ledger.Lock(call.hash);
     Call* const current = ledger.Find(shard, call.hash, key);
     if (current == nullptr || ledger.TooOld(*current)) [[likely]] {
-      Begin(ledger, shard, call, current);
+      Follower::Begin(ledger, shard, call, current, kTakesStopToken<Fn>);
       shard.Unlock();
       return RunAndLand(ledger, call, fn, options, before_landing);
     }
-    const bool retries = options != nullptr && options->on_failure == OnFailure::kRetry;
-    Follower follower(ledger, ToldKey(key), options);
-    std::shared_ptr<State> state = follower.Follow(std::move(shard), *current, retries);
-    if (retries && state->Failed()) {
-      return AskAgain(ledger, call, fn, options, before_landing, follower, std::move(state));
+    if constexpr (kHasOptions) {
+      if (options != nullptr && options->on_failure == OnFailure::kRetry) {
+        std::shared_ptr<State> state = Follower::FollowOrLead(
+            ledger, call, *options, std::move(shard), *current, kTakesStopToken<Fn>);
+        if (state == nullptr) return RunAndLand(ledger, call, fn, options, before_landing);
+        return State::Receive(std::move(state), Role::kFollower);
+      }
     }
-    return State::Receive(std::move(state), Role::kFollower);
+    return Follower::FollowOnce(ledger, ToldKey(key), options, std::move(shard), *current);
   }
 
  private:
-  static bool IsStopped(const CallOptions* options) noexcept {
-    return options != nullptr && options->stop.stop_requested();
-  }
-
-  [[gnu::always_inline]] static void Begin(Ledger& ledger, Shard& shard, Call& call,
-                                           Call* too_old) {
-    if constexpr (kTakesStopToken<Fn>) {
-      call.stop = detail::NewStopSource();
-      call.takes_stop = true;
-    }
-    ledger.Begin(shard, call, too_old);
-  }
+  static constexpr bool kHasOptions = !std::is_null_pointer_v<Options>;
 
   // The call is on this thread's stack: nothing refers to it after landing.
-  static Result<Value> RunAndLand(Ledger& ledger, Call& call, Fn& fn, const CallOptions* options,
+  static Result<Value> RunAndLand(Ledger& ledger, Call& call, Fn& fn, Options options,
                                   const Hook& before_landing) {
     struct LandIfUnwound {  // if the thread is cancelled inside `fn`
       ~LandIfUnwound() {
@@ -245,10 +306,14 @@ class BlockingCaller {
       detail::RunHook(before_landing, ledger, call, call.key.get(), outcome);
     };
     Telling::OnLead(ledger, call);
-    if (options != nullptr && options->stop.stop_possible()) {
-      // The callback's destructor waits for a LeaderLeaves in progress, so `call` outlives it.
-      const StopCallback on_stop(options->stop, [&] { ledger.LeaderLeaves(call); });
-      run();
+    if constexpr (kHasOptions) {
+      if (options != nullptr && options->stop.stop_possible()) {
+        // The callback's destructor waits for a LeaderLeaves in progress, so `call` outlives it.
+        const StopCallback on_stop(options->stop, [&] { ledger.LeaderLeaves(call); });
+        run();
+      } else {
+        run();
+      }
     } else {
       run();
     }
@@ -259,50 +324,7 @@ class BlockingCaller {
       Telling::OnLand(ledger, call, failed);
       return ResultFactory::Take<Value>(outcome, Role::kLeader);
     }
-    return Share(ledger, call, std::move(outcome), landed);
-  }
-
-  [[gnu::noinline]] static Result<Value> Share(Ledger& ledger, Call& call, Outcome<Value>&& outcome,
-                                               typename Ledger::Landing landed) {
-    std::shared_ptr<State> state = ledger.Share(call, std::move(outcome), landed);
-    if (state == nullptr) std::rethrow_exception(detail::MakeCallCanceled());
-    return State::Receive(std::move(state), Role::kLeader);
-  }
-
-  // The call that this caller followed has failed. The first of its followers to come here leads or
-  // joins the second try, and brings the others along.
-  [[gnu::noinline]] static Result<Value> AskAgain(Ledger& ledger, Call& call, Fn& fn,
-                                                  const CallOptions* options,
-                                                  const Hook& before_landing, Follower& follower,
-                                                  std::shared_ptr<State> failed) {
-    if (IsStopped(options)) {
-      SecondTry<Ledger>::GiveUp(ledger, *failed);
-      std::rethrow_exception(detail::MakeCanceled());
-    }
-    ledger.StampStart(call);
-    Shard shard = ledger.Lock(call.hash);
-    if (std::shared_ptr<State> state =
-            SecondTry<Ledger>::Find(ledger, shard, *failed, follower.Key())) {
-      if (state->call != nullptr) {
-        follower.WaitForSecondTry(std::move(shard), *state);
-      } else {
-        shard.Unlock();
-        Telling::OnFollow(ledger, follower.Key(), *state);
-      }
-      return State::Receive(std::move(state), Role::kFollower);
-    }
-    Call* const current = ledger.Find(shard, call.hash, call.key);
-    if (current != nullptr && !ledger.TooOld(*current)) {
-      std::shared_ptr<State> state =
-          follower.Follow(std::move(shard), *current, /*retries=*/false, failed.get());
-      return State::Receive(std::move(state), Role::kFollower);
-    }
-    Ledger::Attach(shard, call, ledger.StateOf(call));  // for the others
-    Begin(ledger, shard, call, current);
-    SecondTry<Ledger>::BringOthers(ledger, shard, call, *failed);
-    shard.Unlock();
-    failed.reset();
-    return RunAndLand(ledger, call, fn, options, before_landing);
+    return Follower::ShareOutcome(ledger, call, std::move(outcome), landed);
   }
 };
 

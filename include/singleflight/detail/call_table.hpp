@@ -225,7 +225,7 @@ class alignas(64) Shard {
     first_forgotten_ = call.next_forgotten != &call ? call.next_forgotten : nullptr;
   }
 
-  void Grow() noexcept {
+  [[gnu::noinline]] void Grow() noexcept {
     const std::uint32_t mask = 2 * (std::max)(mask_, kMaxInOneBucket) + 1;
     CallBase** const wider = new (std::nothrow) CallBase*[std::size_t{mask} + 1]();
     if (wider == nullptr) return;

@@ -228,8 +228,9 @@ class Ledger {
     kCanceled,  // it had been cancelled
   };
 
-  // Lands a call on its leader's stack. If that is not all, Share must follow.
-  [[nodiscard, gnu::always_inline]] Landing LandAlone(Call& call, bool failed) noexcept {
+  // Lands a call on its leader's stack. If that is not all, Share must follow. Not inlined: each
+  // further `fn` of Do would cost half a kilobyte of code, and time too.
+  [[nodiscard, gnu::noinline]] Landing LandAlone(Call& call, bool failed) noexcept {
     const Shard shard = Lock(call.hash);
     if (call.state == nullptr) [[likely]] {
       return Close(shard, call, failed);
