@@ -29,13 +29,15 @@ namespace singleflight::detail {
 
 class AdaptiveMutex {
  public:
-  void lock() noexcept {
+  // These two are inlined also where the compiler thinks that a program is large enough: a call
+  // would cost as much as they do.
+  [[gnu::always_inline]] void lock() noexcept {
     if (locked_.test_and_set(std::memory_order_acquire)) [[unlikely]] {
       Wait();
     }
     Tell(Event::kLocked);
   }
-  void unlock() noexcept {
+  [[gnu::always_inline]] void unlock() noexcept {
     Tell(Event::kUnlocks);
     locked_.clear(std::memory_order_release);
   }

@@ -81,7 +81,7 @@ class AsyncCall {
         unwanted = ledger.TakeStop(call, std::move(fresh));
         if (disowned_) unwanted = ledger.Disown(call);
       }
-      token = call.stop.get_token();
+      token = call.GetToken();
     }
     unwanted.request_stop();
     return token;
@@ -91,7 +91,7 @@ class AsyncCall {
     StopSource fresh = FreshStop();
     const std::lock_guard lock(mutex_);
     if (phase_ != Phase::kLanded) ledger.WatchStop(call, std::move(fresh));
-    return call.stop.get_token();
+    return call.GetToken();
   }
 
   // The work is about to begin, and takes no token unless it does so from now on. False if the call
@@ -191,7 +191,7 @@ class AsyncCall {
   StopSource FreshStop() {
     {
       const std::lock_guard lock(mutex_);
-      if (phase_ == Phase::kLanded || call.stop.stop_possible()) return StopSource(kNoStopState);
+      if (phase_ == Phase::kLanded || call.stop) return StopSource(kNoStopState);
     }
     return NewStopSource();
   }

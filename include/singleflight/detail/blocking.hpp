@@ -74,7 +74,7 @@ class BlockingFollower {
   [[gnu::always_inline]] static void Begin(Ledger& ledger, Shard& shard, Call& call, Call* too_old,
                                            bool takes_stop) {
     if (takes_stop) {
-      call.stop = detail::NewStopSource();
+      call.stop.emplace(detail::NewStopSource());
       call.takes_stop = true;
     }
     ledger.Begin(shard, call, too_old);
@@ -302,7 +302,7 @@ class BlockingCaller {
     Outcome<Value> outcome;
     const auto run = [&] {
       detail::Execute<Value>(outcome, static_cast<Fn&&>(fn),
-                             [&call] { return call.stop.get_token(); });
+                             [&call] { return call.stop->get_token(); });
       detail::RunHook(before_landing, ledger, call, call.key.get(), outcome);
     };
     Telling::OnLead(ledger, call);

@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "../options.hpp"
@@ -42,7 +43,7 @@ struct CallBase {
   //
   // Asks `fn` to stop. None until somebody wants its token. Then it stays the same, and may be read
   // without the mutex.
-  StopSource stop{kNoStopState};
+  std::optional<StopSource> stop;
   CallBase* next;            // in the bucket; this call itself once it is forgotten
   CallBase* prev_forgotten;  // set once it is forgotten: its neighbours on that list
   CallBase* next_forgotten;
@@ -54,7 +55,9 @@ struct CallBase {
   std::uint8_t last_visit = 0;  // the last of VisitCalls that has visited it
 
   bool Forgotten() const noexcept { return next == this; }
-  bool AskedToStop() const noexcept { return drained || stop.stop_requested(); }
+  bool AskedToStop() const noexcept { return drained || (stop && stop->stop_requested()); }
+  StopSource StopOrNone() const noexcept { return stop ? *stop : StopSource(kNoStopState); }
+  StopToken GetToken() const noexcept { return stop ? stop->get_token() : StopToken(); }
   // Whether more than one caller would receive the outcome.
   bool Shared() const noexcept { return callers + leader_left > 1; }
 };
@@ -386,7 +389,7 @@ class CallTable {
     if (std::exchange(entry.call.drained, true)) return false;
     entry.Unlink();
     entry.InsertBefore(shard->async_calls);
-    StopSource stop = entry.call.stop;  // the call may land once the shard is unlocked
+    StopSource stop = entry.call.StopOrNone();  // the call may land once the shard is unlocked
     shard.Unlock();
     stop.request_stop();
     return true;

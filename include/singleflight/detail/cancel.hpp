@@ -81,7 +81,7 @@ class Canceler {
     ++shard->failures;
     ledger.limits_.RemoveCallers(std::exchange(call.callers, 0));
     if (call.state != nullptr) call.state->Cancel(std::move(error));
-    return {call.stop, call.state};
+    return {call.StopOrNone(), call.state};
   }
 
   // False: `canceled` has no room for them all. There must be room for `count`.

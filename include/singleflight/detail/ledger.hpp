@@ -185,7 +185,7 @@ class Ledger {
   // Whether nobody here is to get its outcome: it was cancelled, or asked to stop and obeys.
   bool IsUnwanted(const CallBase& call) noexcept {
     const Shard shard = Lock(call.hash);
-    return call.canceled || (call.takes_stop && call.stop.stop_requested());
+    return call.canceled || (call.takes_stop && call.stop->stop_requested());
   }
   // The opposite: the call's work is about to begin, and may not take the token. False if the call
   // was asked to stop before.
@@ -359,7 +359,7 @@ class Ledger {
   }
 
   static void GiveStop(const Shard&, CallBase& call, StopSource&& fresh) noexcept {
-    if (call.stop.stop_possible()) return;
+    if (call.stop) return;
     if (call.drained || call.canceled) fresh.request_stop();  // runs nothing: nobody has its token
     call.stop = std::move(fresh);
   }
@@ -368,7 +368,7 @@ class Ledger {
   // so that no newcomer joins a call that was asked to stop.
   static StopSource Abandon(const Shard& shard, CallBase& call) noexcept {
     if (!call.Forgotten()) shard->Forget(call);
-    return call.stop;
+    return *call.stop;
   }
 
   static void UnlinkEntry(const Shard& shard, AsyncCall& async) noexcept {

@@ -5,6 +5,7 @@
 
 #include <exception>
 #include <memory>
+#include <optional>
 #include <system_error>
 #include <type_traits>
 #include <utility>
@@ -28,46 +29,41 @@ class Outcome {
 
   Outcome() noexcept = default;  // vanished
   // Null: vanished.
-  explicit Outcome(std::exception_ptr error) noexcept
-      : outcome_(std::in_place_index<0>, std::move(error)) {}
+  explicit Outcome(std::exception_ptr error) noexcept : error_(std::move(error)) {}
   template <class... Args>
   explicit Outcome(std::in_place_t, Args&&... args)
-      : outcome_(std::in_place_index<1>, std::in_place, std::forward<Args>(args)...) {}
+      : slot_(std::in_place, std::in_place, std::forward<Args>(args)...) {}
 
   template <class... Args>
   void SetValue(Args&&... args) {
-    outcome_.template emplace<1>(std::in_place, std::forward<Args>(args)...);
+    error_ = nullptr;
+    slot_.emplace(std::in_place, std::forward<Args>(args)...);
   }
   // Makes the value where it stays, without a move, if `make` returns a Value.
   template <class Make>
   void SetValueFrom(Make&& make) {
-    outcome_.template emplace<1>(FromMake(), std::forward<Make>(make));
+    error_ = nullptr;
+    slot_.emplace(FromMake(), std::forward<Make>(make));
   }
   void SetError(std::exception_ptr error) noexcept {
-    outcome_.template emplace<0>(std::move(error));
+    slot_.reset();
+    error_ = std::move(error);
   }
 
-  bool Threw() const noexcept { return outcome_.index() != 1; }
+  bool Threw() const noexcept { return !slot_; }
 
   // Null if there is none.
-  const Stored* value() const noexcept {
-    const Slot* const slot = std::get_if<1>(&outcome_);
-    return slot != nullptr ? std::addressof(slot->value) : nullptr;
-  }
-  Stored* value() noexcept { return const_cast<Stored*>(std::as_const(*this).value()); }
+  const Stored* value() const noexcept { return slot_ ? std::addressof(slot_->value) : nullptr; }
+  Stored* value() noexcept { return slot_ ? std::addressof(slot_->value) : nullptr; }
 
   // Null if there is a value. Of a leader that vanished: `owner_dead`.
   std::exception_ptr Error() const noexcept {
     if (!Threw()) return nullptr;
-    const std::exception_ptr* const error = std::get_if<0>(&outcome_);
-    return error != nullptr && *error != nullptr ? *error : detail::MakeOwnerDead();
+    return error_ != nullptr ? error_ : detail::MakeOwnerDead();
   }
 
   // The exception as it was set: null also if the leader vanished.
-  std::exception_ptr TakeError() noexcept {
-    std::exception_ptr* const error = std::get_if<0>(&outcome_);
-    return error != nullptr ? std::move(*error) : nullptr;
-  }
+  std::exception_ptr TakeError() noexcept { return std::exchange(error_, nullptr); }
 
  private:
   struct FromMake {};
@@ -80,7 +76,10 @@ class Outcome {
     Stored value;
   };
 
-  std::variant<std::exception_ptr, Slot> outcome_;
+  // At most one of them is there. (A std::variant would make the value elsewhere and move it, and
+  // compilers do not inline how it is destroyed.)
+  std::optional<Slot> slot_;
+  std::exception_ptr error_;
 };
 
 // Whether a call landed with an exception, or with a value that says that it is a failure. A value

@@ -113,7 +113,7 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
     call->self_ = call;
     call->own_tag_ = OwnTagType(Remote::Pack(async->call));
     call->async_->TakeStop();  // nobody has begun any work: it can be left at any time
-    call->on_stop_.emplace(call->async_->call.stop.get_token(), OnStop{call.get()});
+    call->on_stop_.emplace(call->async_->call.GetToken(), OnStop{call.get()});
     call->context->Loop().Post(call->begin_);
   }
 

@@ -47,12 +47,12 @@ class LeaseGuard {
   LeaseGuard(std::shared_ptr<Tenure> tenure, std::shared_ptr<Async> async)
       : tenure_(std::move(tenure)),
         async_(std::move(async)),
-        on_stop_(std::in_place, async_->call.stop.get_token(), OnStop{this}) {}
+        on_stop_(std::in_place, async_->call.GetToken(), OnStop{this}) {}
   // For a call that is to be made: Watch should follow.
   explicit LeaseGuard(std::shared_ptr<Tenure> tenure) : tenure_(std::move(tenure)) {}
   void Watch(std::shared_ptr<Async> async) noexcept {
     async_ = std::move(async);
-    on_stop_.emplace(async_->call.stop.get_token(), OnStop{this});
+    on_stop_.emplace(async_->call.GetToken(), OnStop{this});
   }
   ~LeaseGuard() {
     if (tenure_ != nullptr) tenure_->GiveBack();  // nothing was published
