@@ -55,7 +55,7 @@ class Lead {
   //
   // A call whose token nobody takes cannot be told to stop. When its last caller leaves, it stays
   // in flight, and newcomers join it. So take the token early if the work obeys it, and do not take
-  // it if the work does not.
+  // it if the work does not. Once the call has landed, nothing requests a stop any more.
   //
   // Errors: throws std::bad_alloc.
   StopToken GetStopToken() const {

@@ -427,6 +427,24 @@ TEST_CASE("Lead: all tokens of a call are of one stop, whichever copy takes them
   CHECK(tokens.front().stop_requested());
 }
 
+TEST_CASE("Lead: who refers weakly to a call keeps neither its key nor its value") {
+  using PointerGroup = Group<std::string, std::shared_ptr<int>>;
+  const auto value = std::make_shared<int>(1);
+  std::weak_ptr<PointerGroup::Lead::LedgerType::AsyncCall> call;
+  {
+    PointerGroup group;
+    auto first = group.Join("key", [&](PointerGroup::Lead lead) {
+      call = lead.SharedCall();
+      lead.Run([&value] { return value; });
+    });
+    auto second = std::move(first).Share();
+    CHECK(**second.Get() == 1);
+    CHECK(value.use_count() > 1);
+  }
+  CHECK(value.use_count() == 1);
+  CHECK(call.expired());
+}
+
 TEST_CASE("Lead: no stop is requested of a token that is taken after the call has landed") {
   IntGroup group;
   TestWaiter waiter;

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 
-// Spinning: a thread that spins for another one lets it run, sleeps if that takes long, and is not
-// a cancellation point.
+// Spinning: a thread that spins for another one lets it run, sleeps if that takes long, is not kept
+// by signals, and is not a cancellation point.
 
 #include <pthread.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <csignal>
 #include <cstddef>
 #include <fstream>
 #include <latch>
@@ -61,6 +63,36 @@ TEST_CASE("Spinning: threads that wait for a mutex sleep while its owner is not 
   }
   CHECK(sections == kThreads);
 }
+TEST_CASE("Spinning: in a storm of signals, a thread that waits for a mutex gets it") {
+  struct sigaction handled = {};  // sa_flags is 0: system calls see EINTR
+  struct sigaction before = {};
+  handled.sa_handler = [](int) {};
+  REQUIRE(sigaction(SIGUSR1, &handled, &before) == 0);
+  singleflight::detail::AdaptiveMutex mutex;
+  std::atomic<bool> locked = false;
+  mutex.lock();
+  JoiningThread waiter([&] {
+    const std::lock_guard lock(mutex);
+    locked = true;
+  });
+  std::this_thread::sleep_for(20ms);  // now it sleeps between two looks
+  mutex.unlock();
+  const auto begun = std::chrono::steady_clock::now();
+  const auto storm = [&] {
+    while (!locked && std::chrono::steady_clock::now() - begun < 10s) {
+      pthread_kill(waiter.native_handle(), SIGUSR1);
+      std::this_thread::yield();
+    }
+  };
+  {
+    const JoiningThread second(storm);  // one alone may be too slow
+    storm();
+  }
+  CHECK(locked);
+  waiter.join();
+  sigaction(SIGUSR1, &before, nullptr);
+}
+
 #endif
 
 #if TEST_HAS_REAL_TIME_THREADS

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <atomic>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <utility>
 
 #include "../stop_token.hpp"
@@ -35,11 +36,17 @@ class AsyncCall {
   //
   // Errors: throws what copying the key throws, and std::bad_alloc.
   static std::shared_ptr<AsyncCall> Make(Ledger& ledger, std::uint64_t hash, KeyRef ref) {
-    const auto block = std::make_shared<Block>();
-    auto async = std::allocate_shared<AsyncCall>(InBlock<AsyncCall>(*block), ledger, hash, ref);
-    block->kept_by_call = block;
-    block->state.emplace(ledger, async->call, ThreadId());
-    async->call.state = std::shared_ptr<typename Ledger::State>(block, &*block->state);
+    struct Rooms {  // those that nothing uses so far
+      ~Rooms() { block->Leave(unused); }
+      Block* const block = new Block;
+      int unused = 2;
+    } rooms;
+    --rooms.unused;
+    auto async =
+        std::allocate_shared<AsyncCall>(InRoom<AsyncCall>(*rooms.block), ledger, hash, ref);
+    --rooms.unused;
+    async->call.state = std::allocate_shared<LedgerState>(InRoom<LedgerState>(*rooms.block), ledger,
+                                                          async->call, ThreadId());
     return async;
   }
 
@@ -153,36 +160,52 @@ class AsyncCall {
   Ledger& ledger;
 
  private:
-  // The memory of a call: its state, which callers and results keep, and the call, which Leads
-  // keep.
-  struct Block {
-    // std::allocate_shared adds its counts and its allocator, each with the call's alignment.
+  using LedgerState = typename Ledger::LedgerState;
+
+  // Room for an object with what std::allocate_shared adds: its counts and its allocator, each with
+  // the alignment of the object.
+  template <class Object>
+  struct Room {
     static constexpr std::size_t kAdded =
-        4 * sizeof(void*) + (alignof(AsyncCall) > sizeof(void*) ? 2 * alignof(AsyncCall) : 0);
-
-    Block() {}  // does not fill the room with zeros
-
-    alignas(AsyncCall) std::byte room[sizeof(AsyncCall) + kAdded];
-    std::optional<typename Ledger::LedgerState> state;
-    std::shared_ptr<Block> kept_by_call;
+        4 * sizeof(void*) + (alignof(Object) > sizeof(void*) ? 2 * alignof(Object) : 0);
+    alignas(Object) std::byte bytes[sizeof(Object) + kAdded];
   };
-  // Allocates the room of a block, once.
-  template <class T>
-  struct InBlock {
+  // The memory of a call, which Leads keep, and of its state, which callers and results keep. Each
+  // of them is destroyed when it is not needed any more, whatever keeps the other.
+  struct Block {
+    Block() {}  // does not fill the rooms with zeros
+
+    template <class Object>
+    Room<Object>& RoomOf() noexcept {
+      if constexpr (std::same_as<Object, AsyncCall>) {
+        return call;
+      } else {
+        return state;
+      }
+    }
+    void Leave(int rooms) noexcept {
+      if (rooms > 0 && used.fetch_sub(rooms, std::memory_order_acq_rel) == rooms) delete this;
+    }
+
+    std::atomic<int> used = 2;  // rooms
+    Room<AsyncCall> call;
+    Room<LedgerState> state;
+  };
+  // Allocates the room of an object, once.
+  template <class T, class Object = T>
+  struct InRoom {
     using value_type = T;
 
-    explicit InBlock(Block& its_block) noexcept : block(&its_block) {}
+    explicit InRoom(Block& its_block) noexcept : block(&its_block) {}
     template <class U>
-    InBlock(const InBlock<U>& other) noexcept : block(other.block) {}
-    bool operator==(const InBlock&) const = default;
+    InRoom(const InRoom<U, Object>& other) noexcept : block(other.block) {}
+    bool operator==(const InRoom&) const = default;
 
     T* allocate(std::size_t) noexcept {
-      static_assert(sizeof(T) <= sizeof(Block::room) && alignof(T) <= alignof(Block));
-      return reinterpret_cast<T*>(block->room);
+      static_assert(sizeof(T) <= sizeof(Room<Object>) && alignof(T) <= alignof(Room<Object>));
+      return reinterpret_cast<T*>(block->template RoomOf<Object>().bytes);
     }
-    void deallocate(T*, std::size_t) noexcept {
-      const std::shared_ptr<Block> last = std::move(block->kept_by_call);
-    }
+    void deallocate(T*, std::size_t) noexcept { block->Leave(1); }
 
     Block* block;
   };

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <thread>
 
 namespace singleflight::detail {
@@ -48,11 +49,14 @@ class Backoff {
   static constexpr int kSpins = 20;
   static constexpr Microseconds kLongestSleep{1000};
 
+  // A signal ends it early. std::this_thread::sleep_for would sleep again for the rest, and for the
+  // slack of the system's timers each time: while signals come fast enough, it does not return.
   static void Sleep(Microseconds time) noexcept {
-#if defined(PTHREAD_CANCEL_DISABLE)
+#if defined(PTHREAD_CANCEL_DISABLE) && !defined(_WIN32)
     int state = 0;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-    std::this_thread::sleep_for(time);
+    const timespec once{.tv_sec = 0, .tv_nsec = static_cast<long>(1000 * time.count())};
+    nanosleep(&once, nullptr);
     pthread_setcancelstate(state, &state);
 #else
     std::this_thread::sleep_for(time);

@@ -220,7 +220,7 @@ class Loads {
     return [this, &load](Lead lead) {
       using Kept = BackgroundLoad<std::decay_t<Fn>>;
       StopToken stop;
-      if constexpr (kTakesStopToken<Kept>) stop = lead.WatchStop();
+      if constexpr (kTakesStopToken<std::decay_t<Fn>>) stop = lead.WatchStop();
       RunInBackground(
           Task<Loads, Kept>(std::move(lead), Kept{static_cast<Fn&&>(load), std::move(stop)}));
     };

@@ -110,10 +110,11 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
                     More&&... more) {
     const auto call =
         std::make_shared<Call>(std::move(context), async, std::forward<More>(more)...);
-    call->self_ = call;
     call->own_tag_ = OwnTagType(Remote::Pack(async->call));
-    call->async_->TakeStop();  // nobody has begun any work: it can be left at any time
-    call->on_stop_.emplace(call->async_->call.GetToken(), OnStop{call.get()});
+    // Nobody has begun any work: it can be left at any time.
+    StopToken stop = call->async_->TakeStop();
+    call->self_ = call;
+    call->on_stop_.emplace(std::move(stop), OnStop{call.get()});
     call->context->Loop().Post(call->begin_);
   }
 

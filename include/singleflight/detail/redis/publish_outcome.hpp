@@ -47,12 +47,13 @@ class LeaseGuard {
   LeaseGuard(std::shared_ptr<Tenure> tenure, std::shared_ptr<Async> async)
       : tenure_(std::move(tenure)),
         async_(std::move(async)),
-        on_stop_(std::in_place, async_->call.GetToken(), OnStop{this}) {}
+        on_stop_(std::in_place, async_->WatchStop(), OnStop{this}) {}
   // For a call that is to be made: Watch should follow.
   explicit LeaseGuard(std::shared_ptr<Tenure> tenure) : tenure_(std::move(tenure)) {}
-  void Watch(std::shared_ptr<Async> async) noexcept {
+  // Errors: std::bad_alloc.
+  void Watch(std::shared_ptr<Async> async) {
     async_ = std::move(async);
-    on_stop_.emplace(async_->call.GetToken(), OnStop{this});
+    on_stop_.emplace(async_->WatchStop(), OnStop{this});
   }
   ~LeaseGuard() {
     if (tenure_ != nullptr) tenure_->GiveBack();  // nothing was published
