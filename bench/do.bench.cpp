@@ -15,9 +15,11 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <latch>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "allocations.hpp"
@@ -213,6 +215,48 @@ void OnManyThreads(benchmark::internal::Benchmark* same_key) {
 BENCHMARK(SameKey<Group>)->Name("same_key/group")->Apply(OnManyThreads);
 BENCHMARK(SameKey<StdMutexGroup>)->Name("same_key/group_with_std_mutex")->Apply(OnManyThreads);
 BENCHMARK(SameKey<TextbookGroup>)->Name("same_key/textbook")->Apply(OnManyThreads);
+
+// How evenly 64 threads share one key, in a fifth of a second: Jain's fairness index of how often
+// each of them was served. It is 1 if all were served as often, and 1/64 if only one was (Jain,
+// Chiu and Hawe, "A Quantitative Measure of Fairness and Discrimination", 1984).
+template <template <class> class Flight>
+void Fairness(benchmark::State& state) {
+  constexpr std::size_t kThreads = 64;
+  double fairness = 0;
+  for (auto _ : state) {
+    Flight<std::string> flight;
+    const auto key = KeyOf<std::string>(42);
+    std::atomic<bool> ended = false;
+    std::vector<double> served(kThreads);
+    {
+      std::latch begin(kThreads + 1);
+      std::vector<std::jthread> threads;
+      for (double& count : served) {
+        threads.emplace_back([&] {
+          begin.arrive_and_wait();
+          for (; !ended; ++count) benchmark::DoNotOptimize(flight.Do(key, Load));
+        });
+      }
+      begin.arrive_and_wait();
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      ended = true;
+    }
+    double sum = 0;
+    double squares = 0;
+    for (const double count : served) {
+      sum += count;
+      squares += count * count;
+    }
+    fairness = sum * sum / (kThreads * squares);
+  }
+  state.counters["fairness"] = fairness;
+}
+
+BENCHMARK(Fairness<Group>)->Name("fairness/group")->Iterations(1)->UseRealTime();
+BENCHMARK(Fairness<StdMutexGroup>)
+    ->Name("fairness/group_with_std_mutex")
+    ->Iterations(1)
+    ->UseRealTime();
 
 // Each thread cycles through keys of its own.
 template <template <class> class Flight>

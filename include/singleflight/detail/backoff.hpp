@@ -55,7 +55,8 @@ class Backoff {
 #if defined(PTHREAD_CANCEL_DISABLE) && !defined(_WIN32)
     int state = 0;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-    const timespec once{.tv_sec = 0, .tv_nsec = static_cast<long>(1000 * time.count())};
+    const std::chrono::duration<long, std::nano> nanoseconds(time);
+    const timespec once{.tv_sec = 0, .tv_nsec = nanoseconds.count()};
     nanosleep(&once, nullptr);
     pthread_setcancelstate(state, &state);
 #else
