@@ -162,13 +162,19 @@ class AsyncCall {
  private:
   using LedgerState = typename Ledger::LedgerState;
 
-  // Room for an object with what std::allocate_shared adds: its counts and its allocator, each with
-  // the alignment of the object.
+  // Room for an object with what std::allocate_shared adds: a pointer to its functions, two counts,
+  // which are words in libc++, and its allocator, each with the alignment of the object.
   template <class Object>
   struct Room {
-    static constexpr std::size_t kAdded =
-        4 * sizeof(void*) + (alignof(Object) > sizeof(void*) ? 2 * alignof(Object) : 0);
-    alignas(Object) std::byte bytes[sizeof(Object) + kAdded];
+#if defined(_LIBCPP_VERSION)
+    static constexpr std::size_t kAdded = 4 * sizeof(void*);
+#else
+    static constexpr std::size_t kAdded = 2 * sizeof(void*) + 8;
+#endif
+    static constexpr std::size_t kForAlignment = alignof(Object) > sizeof(void*)
+                                                     ? 2 * alignof(Object)
+                                                     : 0;
+    alignas(Object) std::byte bytes[sizeof(Object) + kAdded + kForAlignment];
   };
   // The memory of a call, which Leads keep, and of its state, which callers and results keep. Each
   // of them is destroyed when it is not needed any more, whatever keeps the other.

@@ -61,11 +61,11 @@ class SharedState : public WaitTarget {
   // of them to do so leads or joins the second try, and makes the others callers of it. So however
   // late they wake, there is one second try.
   std::uint32_t retriers = 0;
-  std::shared_ptr<SharedState> second_try;
-  std::uint32_t expected = 0;     // retriers that are counted there and have not come so far
+  std::uint32_t expected = 0;     // retriers that are counted in the second try, and have not come
   std::uint32_t turned_away = 0;  // retriers for whom it has no place, and who have not come so far
   // Whether this is such a call: then retriers may come after it has landed.
   bool has_latecomers = false;
+  std::shared_ptr<SharedState> second_try;
 
   // Whether the outcome must be set before the call is closed, because it is read as soon as the
   // shard is unlocked: by latecomers, and by retriers that are detached.
@@ -293,7 +293,6 @@ class SharedState : public WaitTarget {
   }
 
   // Guarded by the shard's mutex until closed, and by waiters_mutex_ afterwards.
-  AdaptiveMutex waiters_mutex_;
   WaiterList waiters_;
   WaiterList retrying_waiters_;  // notified last: what they do may take long
 
@@ -301,6 +300,7 @@ class SharedState : public WaitTarget {
   // was cancelled. Then they read nothing else, because the work's thread may write it any time.
   std::exception_ptr cancel_error_;
 
+  AdaptiveMutex waiters_mutex_;  // here, where it takes no room
   // Written by the landing thread, and read by callers once it has published.
   bool shared_ = false;
   bool failed_ = false;

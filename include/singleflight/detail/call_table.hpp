@@ -47,12 +47,12 @@ struct CallBase {
   CallBase* next;            // in the bucket; this call itself once it is forgotten
   CallBase* prev_forgotten;  // set once it is forgotten: its neighbours on that list
   CallBase* next_forgotten;
-  std::uint32_t callers = 1;    // callers that have not left
-  bool leader_left = false;     // a blocking leader was stopped: it still receives the outcome
-  bool takes_stop = false;      // its work took the stop token, so it can be asked to stop
-  bool drained = false;         // by ~Group, which asks for a stop whoever has the token
-  bool canceled = false;        // by Cancel: its callers have their outcome, but its work goes on
-  std::uint8_t last_visit = 0;  // the last of VisitCalls that has visited it
+  std::uint32_t callers = 1;     // callers that have not left
+  bool leader_left : 1 = false;  // a blocking leader was stopped: it still receives the outcome
+  bool takes_stop : 1 = false;   // its work took the stop token, so it can be asked to stop
+  bool drained : 1 = false;      // by ~Group, which asks for a stop whoever has the token
+  bool canceled : 1 = false;     // by Cancel: its callers have their outcome, but its work goes on
+  std::uint8_t last_visit = 0;   // the last of VisitCalls that has visited it
 
   bool Forgotten() const noexcept { return next == this; }
   bool AskedToStop() const noexcept { return drained || (stop && stop->stop_requested()); }
@@ -386,7 +386,8 @@ class CallTable {
   static bool AskOneToStop(Locked shard) {
     if (shard->async_calls.Empty()) return false;
     auto& entry = static_cast<AsyncEntry&>(*shard->async_calls.next);
-    if (std::exchange(entry.call.drained, true)) return false;
+    if (entry.call.drained) return false;
+    entry.call.drained = true;
     entry.Unlink();
     entry.InsertBefore(shard->async_calls);
     StopSource stop = entry.call.StopOrNone();  // the call may land once the shard is unlocked
