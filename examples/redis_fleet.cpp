@@ -57,6 +57,7 @@ Task<bool> Ask(FleetMember& member, std::string key, Query query) {
 // What the eight processes share, in memory.
 struct Shared {
   ProcessBarrier start{kProcesses};
+  std::atomic<std::size_t> have_asked = 0;  // processes whose coroutines have all asked
   std::array<std::atomic<int>, kKeys> executions = {};
   std::array<std::atomic<int>, kProcesses> correct_answers = {}, connections = {};
 };
@@ -72,14 +73,16 @@ void RunTogether(Shared& shared, std::size_t process, const std::string& socket,
     const auto query = [&, number, key]() -> Task<std::string> {  // of a database, say
       ++shared.executions[number];
       co_await member.EventLoop().Sleep(query_time);
-      // So that the counts are the same on any machine. Your query does not need it.
-      while (member.ProcessesThatFollow(key) < kProcesses - 1) {
+      // So that the counts are the same on any machine: nobody comes too late. Your query does not
+      // need it.
+      while (shared.have_asked < kProcesses || member.ProcessesThatFollow(key) < kProcesses - 1) {
         co_await member.EventLoop().Sleep(1ms);
       }
       co_return "answer to " + key;
     };
     asked.push_back(Ask(member, key, query));
   }
+  ++shared.have_asked;
   shared.correct_answers[process] = member.Run(asked);
   shared.connections[process] = member.Connections();
 }

@@ -258,8 +258,9 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   bool Cancel(const K& key) {
     this->core_.Start();
     auto&& adapted = KeyRef::Adapt(key);
-    const bool had_refresh = Base::CancelAllIn(*refreshes_, adapted);
-    return Base::CancelAllIn(*this->local_, adapted) || had_refresh;
+    // Those that wait come first: they would lead again as soon as a load gives its lease back.
+    const bool had_call = Base::CancelAllIn(*this->local_, adapted);
+    return Base::CancelAllIn(*refreshes_, adapted) || had_call;
   }
 
   // Returns every call of this process, as in redis::Group, and every load in the background. A
