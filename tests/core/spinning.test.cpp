@@ -63,6 +63,7 @@ TEST_CASE("Spinning: threads that wait for a mutex sleep while its owner is not 
   }
   CHECK(sections == kThreads);
 }
+
 TEST_CASE("Spinning: in a storm of signals, a thread that waits for a mutex gets it") {
   struct sigaction handled = {};  // sa_flags is 0: system calls see EINTR
   struct sigaction before = {};
@@ -70,12 +71,14 @@ TEST_CASE("Spinning: in a storm of signals, a thread that waits for a mutex gets
   REQUIRE(sigaction(SIGUSR1, &handled, &before) == 0);
   singleflight::detail::AdaptiveMutex mutex;
   std::atomic<bool> locked = false;
+  std::atomic<pid_t> id = 0;
   mutex.lock();
   JoiningThread waiter([&] {
+    id = gettid();
     const std::lock_guard lock(mutex);
     locked = true;
   });
-  std::this_thread::sleep_for(20ms);  // now it sleeps between two looks
+  Await([&] { return id != 0 && SleepsOf(id) > 10; });  // between two looks
   mutex.unlock();
   const auto begun = std::chrono::steady_clock::now();
   const auto storm = [&] {

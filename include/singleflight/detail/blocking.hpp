@@ -240,9 +240,9 @@ class BlockingFollower {
   Deadline deadline_;
 };
 
-// One Do. `Options` is std::nullptr_t or const CallOptions*, which may be null: then no code checks
-// them. `before_landing` is a hook like Lead's BeforeLanding. What does not depend on `fn` is in
-// BlockingFollower and the Ledger, where all calls of a group share it.
+// One Do. `Options` is const CallOptions*, which may be null, or std::nullptr_t: then no code that
+// checks options is compiled. `before_landing` is a hook like Lead's BeforeLanding. What does not
+// depend on `fn` is in BlockingFollower and the Ledger, where all calls of a group share it.
 template <class Ledger, class Fn, class Options, class Hook>
 class BlockingCaller {
   using Value = typename Ledger::Value;
