@@ -161,9 +161,9 @@ class Group {
   //   leaves last. A call whose `fn` takes none goes on, and newcomers join it.
   // Errors: also throws `timed_out`, and `operation_canceled` for a stop.
   template <class K = detail::BracedKey<Key>, class Fn>
-  Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
+  Result<Value> Do(const K& key, Fn&& fn, const CallOptions& options) {
     auto&& adapted = KeyRef::Adapt(key);
-    return DoWith(KeyRef(adapted), std::forward<Fn>(fn), static_cast<const CallOptions*>(&options));
+    return DoWith(KeyRef(adapted), std::forward<Fn>(fn), &options);
   }
 
   template <class K = detail::BracedKey<Key>, class Fn, detail::NotCallOptions Options>

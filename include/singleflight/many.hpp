@@ -169,7 +169,7 @@ auto MakeCoDoMany(G& group, Keys& keys, Fn&& fn, Executor&& executor, const Stop
 template <detail::GroupLike G,
           class Keys = std::initializer_list<detail::BracedKey<typename G::KeyType>>, class Fn>
 std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&& fn,
-                                                     CallOptions options) {
+                                                     const CallOptions& options) {
   if constexpr (detail::CheckKeys<G, Keys>() && detail::CheckBatchFn<G, Fn>()) {
     if constexpr (detail::LaunchesLater<G>) {
       return detail::LaterBatch<G>(group, keys, options).Run(fn);
@@ -197,7 +197,8 @@ std::vector<KeyResult<typename G::ValueType>> DoMany(G& group, Keys&& keys, Fn&&
 // Errors: for each key, one of those that the Batcher's constructor lists, or what Do throws.
 template <detail::GroupWithOwnFn B,
           class Keys = std::initializer_list<detail::BracedKey<typename B::KeyType>>>
-std::vector<KeyResult<typename B::ValueType>> DoMany(B& batcher, Keys&& keys, CallOptions options) {
+std::vector<KeyResult<typename B::ValueType>> DoMany(B& batcher, Keys&& keys,
+                                                     const CallOptions& options) {
   using G = detail::GroupOf<B>;
   if constexpr (detail::CheckKeys<G, Keys>()) {
     const std::shared_ptr<G> group = batcher.AsGroup().shared_from_this();

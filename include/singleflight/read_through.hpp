@@ -163,7 +163,7 @@ class ReadThrough {
     return loads_.Get(KeyRef::Adapt(key), std::forward<Fn>(load), nullptr);
   }
   template <class K = detail::BracedKey<Key>, class Fn>
-  Result<Value> Get(const K& key, Fn&& load, CallOptions options) {
+  Result<Value> Get(const K& key, Fn&& load, const CallOptions& options) {
     return loads_.Get(KeyRef::Adapt(key), std::forward<Fn>(load), &options);
   }
 
@@ -243,7 +243,7 @@ class ReadThrough {
     return loads_.LoadOnce({Reason::kAsked}, KeyRef::Adapt(key), std::forward<Fn>(load), nullptr);
   }
   template <class K = detail::BracedKey<Key>, class Fn>
-  Result<Value> Refresh(const K& key, Fn&& load, CallOptions options) {
+  Result<Value> Refresh(const K& key, Fn&& load, const CallOptions& options) {
     return loads_.LoadOnce({Reason::kAsked}, KeyRef::Adapt(key), std::forward<Fn>(load), &options);
   }
 

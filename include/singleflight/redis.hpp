@@ -149,7 +149,7 @@ class Group : public detail::FleetGroup<Value, detail::FleetCall<Value, ValueCod
   //   who would have led, another of its process's callers does.
   // Errors: also `timed_out` and `operation_canceled`.
   template <class K = singleflight::detail::BracedKey<std::string>, class Fn>
-  Result<Value> Do(const K& key, Fn&& fn, CallOptions options) {
+  Result<Value> Do(const K& key, Fn&& fn, const CallOptions& options) {
     detail::CheckFleetFn<Value, Fn>();
     return this->DoWith(std::tuple(), key, fn, options);
   }

@@ -143,7 +143,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
     return Get(key, std::forward<Fn>(load), CallOptions());
   }
   template <class K = singleflight::detail::BracedKey<std::string>, class Fn>
-  Result<Value> Get(const K& key, Fn&& load, CallOptions options) {
+  Result<Value> Get(const K& key, Fn&& load, const CallOptions& options) {
     // Evaluated here, so that what they say is a compiler's first error.
     static_assert((singleflight::detail::CheckLoad<Value, std::decay_t<Fn>>(),
                    singleflight::detail::CheckKept<Fn&>(), true));
@@ -168,7 +168,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   // Errors: std::system_error: `not_connected` or `protocol_error` if the server has not confirmed
   //   it, and what Leaving says. The values of other processes may then be there still.
   template <class K = singleflight::detail::BracedKey<std::string>>
-  void Invalidate(const K& key, CallOptions options = {}) {
+  void Invalidate(const K& key, const CallOptions& options = {}) {
     detail::BlockOn<void>(options, [&](auto done) { InvalidateThen(key, std::move(done)); });
   }
   // Puts a value of the caller's own, which may be Cached(value, options), in place of what
@@ -177,16 +177,16 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   // Thread, Leaving: as for Invalidate.
   // Errors: also `message_size` if the value is larger than max_value, and what Encode throws.
   template <class K = singleflight::detail::BracedKey<std::string>>
-  void Put(const K& key, const Value& value, CallOptions options = {}) {
+  void Put(const K& key, const Value& value, const CallOptions& options = {}) {
     detail::BlockOn<void>(options, [&](auto done) { PutThen(key, value, std::move(done)); });
   }
   template <class K = singleflight::detail::BracedKey<std::string>, class T>
-  void Put(const K& key, const Cached<T>& value, CallOptions options = {}) {
+  void Put(const K& key, const Cached<T>& value, const CallOptions& options = {}) {
     detail::BlockOn<void>(options, [&](auto done) { PutThen(key, value, std::move(done)); });
   }
   // The same as Invalidate for all keys. What was there takes up room on the server until its time
   // is over.
-  void InvalidateAll(CallOptions options = {}) {
+  void InvalidateAll(const CallOptions& options = {}) {
     detail::BlockOn<void>(options, [&](auto done) { InvalidateAllThen(std::move(done)); });
   }
   // Returns what Get would return without a load: a value that is fresh, or that stale_for allows.
@@ -194,7 +194,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   //
   // Thread, Leaving, Errors: as for Invalidate. Also `protocol_error` if it does not decode.
   template <class K = singleflight::detail::BracedKey<std::string>>
-  std::optional<Value> Peek(const K& key, CallOptions options = {}) {
+  std::optional<Value> Peek(const K& key, const CallOptions& options = {}) {
     return detail::BlockOn<std::optional<Value>>(
         options, [&](auto done) { PeekThen(key, std::move(done)); });
   }

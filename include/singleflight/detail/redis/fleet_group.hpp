@@ -91,7 +91,7 @@ class FleetGroup : private FoundByLookup {
   //   refuses something, whatever on_outage says, and what Leaving says.
   // Cost: it scans the names of all keys on every server of the client, 500 in a step, with other
   //   commands in between. That is for a page that a person looks at, not for each request.
-  std::vector<LeaseInfo> InspectFleet(CallOptions options = {}) {
+  std::vector<LeaseInfo> InspectFleet(const CallOptions& options = {}) {
     const Walk walk;
     return detail::BlockOn<std::vector<LeaseInfo>>(
         options, [&](auto done) { BeginWalk(walk.unwanted.get_token(), std::move(done)); });
