@@ -433,6 +433,25 @@ TEST_CASE("redis::ReadThrough: a load that is cancelled puts nothing") {
   CHECK(*here.Get("k", [] { return "next"s; }) == "next");
 }
 
+TEST_CASE("redis::ReadThrough: a load that is cancelled is not kept in the process") {
+  const RedisServer server;
+  PageOptions options = LongTtl();
+  options.local_ttl = 1h;
+  CachePages pages(server, options);
+  AwaitListening(pages);
+  HeldLoad held("late");
+  test::Caller leader([&] { return pages.Get("k", held.Load()); });
+  held.AwaitBegun();
+  CHECK(pages.Cancel("k"));
+  held.Finish();
+  CHECK(leader.Join().error == kCanceled);
+  AwaitAnswersOf(pages);
+  CHECK(pages.Peek("k") == std::nullopt);
+  CHECK(*pages.Get("k", [] { return "next"s; }) == "next");
+  CHECK(*pages.Get("k", NeverRun) == "next");
+  CHECK(pages.GetStats().local_hits == 1);  // so one that is put is kept
+}
+
 TEST_CASE("redis::ReadThrough: a failure of a load that was cancelled is not kept") {
   const RedisServer server;
   PageOptions options = LongTtl();
