@@ -504,6 +504,37 @@ TEST_CASE("redis::ReadThrough: Cancel stops a load in the background that takes 
   CHECK(pages.Peek("k") == "old");
 }
 
+// A caller that still waited when the lease came back would lead again.
+TEST_CASE("redis::ReadThrough: Cancel ends the waits before it stops the load that they wait for") {
+  const RedisServer server;
+  PageOptions options = Stale();
+  options.soft_timeout = 1h;
+  CachePages pages(server, options);
+  PutExpired(server, pages, "k");
+  const auto callers = [&] {
+    std::size_t count = 0;
+    for (const auto& call : pages.Inspect()) count += call.callers;
+    return count;
+  };
+  std::promise<std::size_t> when_stopped;
+  std::promise<void> begun, finish;
+  test::Caller waiting([&] {
+    return pages.Get("k", [&](StopToken stop) {
+      const std::stop_callback on_stop(stop, [&] { when_stopped.set_value(callers()); });
+      begun.set_value();
+      finish.get_future().wait();
+      return "late"s;
+    });
+  });
+  begun.get_future().wait();
+  AwaitCacheFollowers(server, "k", 1);
+  CHECK(callers() >= 1);
+  CHECK(pages.Cancel("k"));
+  CHECK(when_stopped.get_future().get() == 0);
+  CHECK(waiting.Join().error == kCanceled);
+  finish.set_value();
+}
+
 TEST_CASE("redis::ReadThrough: Cancel ends the wait for a newer value than an expired one") {
   const RedisServer server;
   PageOptions options = Stale();
