@@ -127,6 +127,13 @@ class DebugPage {
                const singleflight::LatencyHistogram& times) const {
       histograms.emplace_back(help, times);
     }
+    void Counts(std::string_view name, std::string_view help,
+                const singleflight::LatencyHistogram& counts) const {
+      for (const auto& [quantile, part] : {std::pair("p50", 0.5), {"p99", 0.99}}) {
+        const auto count = static_cast<std::uint64_t>(counts.Quantile(part).count());
+        page.AppendNumber(labels + quantile + ' ', name, help, html::Number(count), count == 0);
+      }
+    }
     Visitor With(std::string_view, std::string_view value) const {
       return {page, histograms, labels + std::string(value) + ' '};
     }

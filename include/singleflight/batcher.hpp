@@ -222,7 +222,7 @@ class Batcher {
 
    private:
     struct Callback {
-      void operator()() const noexcept { self->left_ = self->waiter_.Leave(); }
+      void operator()() const noexcept { self->left_ = self->waiter_.Leave(LeaveReason::kStop); }
       LeaveOnStop* self;
     };
     Waiter& waiter_;

@@ -203,8 +203,9 @@ class Group {
   // outcome or all the error.
   //
   // Thread: followers are notified on this thread, before it requests the stop. So are callers that
-  //   do not block, of whom one was the leader. A leader that runs `fn` itself, in Do or DoMany,
-  //   gets the error when `fn` returns.
+  //   do not block, of whom one was the leader. If a call's `launch` or executor is being called at
+  //   this moment, they are notified on that thread, when it has returned or the work begins. A
+  //   leader that runs `fn` itself, in Do or DoMany, gets the error when `fn` returns.
   // Errors: throws only what hashing, converting or comparing the key throws.
   template <class K = detail::BracedKey<Key>>
   bool Cancel(const K& key) {

@@ -8,7 +8,8 @@
 //   std::cout << times.Count() << " took " << times.Quantile(0.99) << " or less, but for 1 %\n";
 //
 // Its buckets are fixed, each a sixteenth of its octave wide. So what is read differs from what was
-// recorded by less than 4 %, and histograms of different objects, or processes, can be added.
+// recorded by less than 4 %, and histograms of different objects, or processes, can be added. What
+// took more than 4.6 hours is read as 4.8.
 //
 // Cost: two relaxed additions for each record, no lock, no allocation, and 5 KiB.
 
@@ -72,7 +73,8 @@ class LatencyHistogram {
   std::chrono::nanoseconds Quantile(double part) const noexcept {
     const std::uint64_t count = Count();
     if (count == 0) return {};
-    const double wanted = (std::clamp)(part, 0.0, 1.0) * static_cast<double>(count);
+    // A little less, because the product is rounded: 0.07 of 100 are not more than 7.
+    const double wanted = (std::clamp)(part, 0.0, 1.0) * static_cast<double>(count) * (1 - 1e-15);
     std::uint64_t passed = 0;
     std::size_t last = 0;
     for (std::size_t i = 0; i < kBuckets; ++i) {

@@ -104,11 +104,7 @@ class Lead {
     BeforeLanding before = before_;
     auto&& work = detail::Heeded(before, std::forward<Fn>(fn));
     detail::CheckFn<Value, decltype(work)>();
-    if (!async->StartsRunning()) return false;
-    if (Target().HasLanded()) {  // it was cancelled, so nobody would get what `fn` returns
-      LandOnce(*async, {}, detail::NoHook());
-      return false;
-    }
+    if (!async->StartsRunning() || !Begins(*async)) return false;
     Outcome outcome;
     {
       LandIfUnwound landing{*async, before};
@@ -127,12 +123,29 @@ class Lead {
   // Errors: throws what `fn` throws.
   template <class Fn>
   decltype(auto) Start(Fn&& fn) const {
+    const std::shared_ptr<Async> async = async_;  // as in Land
+    async->HandedOver();
     StopToken stop;
-    if constexpr (detail::kTakesStopToken<Fn>) stop = async_->TakeStop();
+    if constexpr (detail::kTakesStopToken<Fn>) stop = async->TakeStop();
     const detail::LeadingScope leading;
-    const detail::RunningScope running(Target());
+    const detail::RunningScope running(*async->call.state);
     return detail::CallWithStop(std::forward<Fn>(fn), std::move(stop));
   }
+
+  // Internal: for work that is not given to Run, before it begins. False: nobody would get what it
+  // makes. If the call was cancelled, this has landed it.
+  bool Begins() const noexcept {
+    const std::shared_ptr<Async> async = async_;  // as in Land
+    return Begins(*async);
+  }
+  // Internal: what launches the call uses nothing any more that belongs to its callers. If the call
+  // was cancelled meanwhile, they are notified here.
+  void HandedOver() const noexcept {
+    const std::shared_ptr<Async> async = async_;  // as in Land
+    async->HandedOver();
+  }
+  // Internal: whether its callers have got their outcome.
+  bool HasLanded() const noexcept { return Target().HasLanded(); }
 
   // Internal: the caller whose thread does the work is stopped.
   void LeaderLeaves() const noexcept { async_->LeaderLeaves(); }
@@ -162,6 +175,13 @@ class Lead {
  private:
   template <class, class>
   friend class Lead;
+
+  static bool Begins(Async& async) noexcept {
+    async.HandedOver();
+    if (!async.call.state->HasLanded()) return true;
+    LandOnce(async, {}, detail::NoHook());
+    return false;
+  }
 
   template <class Hook>
   static bool LandOnce(Async& async, Outcome&& outcome, const Hook& before) {

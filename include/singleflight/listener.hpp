@@ -53,9 +53,10 @@
 //
 // Order: OnLead returns before anything else is told of its call. A caller's OnFollow comes before
 //   its OnLeave, and before its Do or Join returns. OnLand comes before a caller is notified. So
-//   once all callers of a call have returned, everything has been told. Two threads may overtake
-//   each other: an OnFollow or OnLeave may come after the OnLand of its call. When OnLand is
-//   called, the key is free, so the OnLead of the next call may come before it returns.
+//   once all callers of a call have returned, everything has been told, but for a second try: a
+//   caller that comes when it has landed gets its outcome at once. Two threads may overtake each
+//   other: an OnFollow or OnLeave may come after the OnLand of its call. When OnLand is called, the
+//   key is free, so the OnLead of the next call may come before it returns.
 //
 // Thread: a hook runs on the thread that does what it tells: OnLand on the one that lands the call,
 //   OnLeave on the one that makes the caller leave. No lock is held. Hooks of several threads run

@@ -83,17 +83,17 @@ class Labels {
 
   Labels() = default;
   template <std::convertible_to<std::string_view> Name>
-  Labels(const Name& group) : Labels() {
-    Set("group", group);
-  }
+  Labels(const Name& group) : Labels({{"group", group}}) {}
   Labels(std::initializer_list<std::pair<std::string_view, std::string_view>> labels) {
     for (const auto& [name, value] : labels) Set(name, value);
+    DropEmpty();
   }
 
   // Returns these labels and one more.
   Labels With(std::string_view name, std::string_view value) const {
     Labels labels = *this;
     labels.Set(name, value);
+    labels.DropEmpty();
     return labels;
   }
 
@@ -109,15 +109,15 @@ class Labels {
       throw std::invalid_argument("singleflight: '" + std::string(name) +
                                   "' cannot be the name of a label");
     }
-    if (value.empty()) return;
     Pair pair(name, detail::ValidText(value));
-    const auto at = std::lower_bound(
-        all_.begin(), all_.end(), pair,
-        [](const Pair& one, const Pair& other) { return one.first < other.first; });
+    const auto at = std::ranges::lower_bound(all_, pair.first, {}, &Pair::first);
     if (at != all_.end() && at->first == name) {
       throw std::invalid_argument("singleflight: there are two labels '" + std::string(name) + "'");
     }
     all_.insert(at, std::move(pair));
+  }
+  void DropEmpty() {
+    std::erase_if(all_, [](const Pair& label) { return label.second.empty(); });
   }
 
   std::vector<Pair> all_;  // sorted by their names, of which none comes twice
@@ -410,9 +410,8 @@ inline std::string WritePrometheus(const Metrics& metrics) {
 }
 
 // Returns a JSON array with an object for each set of labels. Times are in seconds. A histogram has
-// `count`, `sum`, and the quantiles `p50`, `p90`, `p99` and `p999`, which differ from what was
-// recorded by less than 4 %. Numbers are written in full, also those that a reader whose numbers
-// are doubles would round.
+// `count`, `sum`, and as its Quantile returns them `p50`, `p90`, `p99` and `p999`. Numbers are
+// written in full, also those that a reader whose numbers are doubles would round.
 inline std::string WriteJson(const Metrics& metrics) {
   return detail::MetricsWriter<Metrics>::Json(metrics);
 }

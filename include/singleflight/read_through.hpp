@@ -315,8 +315,8 @@ class ReadThrough {
     auto&& adapted = KeyRef::Adapt(key);
     auto found = loads_.FirstLook(adapted);
     if (found.hit) {
-      loads_.RefreshBy(found, adapted, launch);
-      detail::LandedState<Value>::Notify(waiter, std::move(*found.hit));
+      detail::LandedState<Value>::NotifyAfter([&] { loads_.RefreshBy(found, adapted, launch); },
+                                              waiter, std::move(*found.hit));
       return Role::kLeader;
     }
     return group().Join(

@@ -42,6 +42,8 @@
 // A ReadThrough tells of each call that asks the server, and of each load in the background. A hit
 // of the local cache is no call.
 //
+// A deadlock in Do is told as OnLeave, because the caller was on its call before that was known.
+//
 // Order: OnRemoteLead comes after OnLead and before OnLand.
 // Thread: OnRemoteLead runs on a thread of the client's, which delivers to all its groups, so it
 //   must not block. The others run as listener.hpp says. If another process leads, OnLand runs on

@@ -13,6 +13,7 @@
 #include "adaptive_mutex.hpp"
 #include "call.hpp"
 #include "call_table.hpp"
+#include "cancel.hpp"
 #include "invoke.hpp"
 #include "thread_mark.hpp"
 
@@ -47,6 +48,7 @@ class AsyncCall {
     --rooms.unused;
     async->call.state = std::allocate_shared<LedgerState>(InRoom<LedgerState>(*rooms.block), ledger,
                                                           async->call, ThreadId());
+    async->call.state->BeginHandOver();
     return async;
   }
 
@@ -58,6 +60,9 @@ class AsyncCall {
       call.drained = true;
     }
   }
+
+  // Ends the hand-over that Make has begun: see Canceler.
+  void HandedOver() noexcept { Canceler<Ledger>::EndHandOver(*call.state); }
 
   // True for the first who is about to run the call's work, unless it has landed.
   bool StartsRunning() noexcept {

@@ -104,6 +104,7 @@ struct DriverWork {
 template <class Value, class Work>
 Driver Drive(Work work) {
   Outcome<Value> outcome;
+  if (!work.lead.Begins()) co_return;
   try {
     if constexpr (std::is_void_v<Value>) {
       static_cast<void>(co_await work.lead.Start(std::move(*work.fn)));

@@ -109,11 +109,12 @@ class BlockingFollower {
   void WaitForSecondTry(Shard shard, State& state) {
     struct LeaveUnlessWaits {
       ~LeaveUnlessWaits() {
-        if (!waits) state.Leave({.is_in_do = true});
+        if (!waits) SecondTry<Ledger>::GiveBack(ledger, state);
       }
+      Ledger& ledger;
       State& state;
       bool waits = false;
-    } leaving{state};
+    } leaving{ledger_, state};
     Shard locked(std::move(shard));  // unlocked before it leaves, if this throws
     Gate* const gate = FindPlace(state);
     WaitEdge edge;
@@ -301,6 +302,9 @@ class BlockingCaller {
     } landing{ledger, &call};
     Outcome<Value> outcome;
     const auto run = [&] {
+      if constexpr (Ledger::Listening::Has::kLead) {
+        if (ledger.IsCanceled(call)) return;  // in OnLead
+      }
       detail::Execute<Value>(outcome, static_cast<Fn&&>(fn),
                              [&call] { return call.stop->get_token(); });
       detail::RunHook(before_landing, ledger, call, call.key.get(), outcome);

@@ -8,6 +8,7 @@
 // Until somebody joins, there is nothing else. The first follower allocates the SharedState, so
 // landing has nothing left to allocate.
 
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <forward_list>
@@ -161,6 +162,22 @@ class SharedState : public WaitTarget {
     cancel_error_ = std::move(error);
     MarkLanded();
   }
+  // ---- Handing over: what launches the call may use what belongs to its callers, so Cancel must
+  // not notify them meanwhile. Nothing else lands a call before its Lead is used.
+
+  // Called before any other thread knows the state.
+  void BeginHandOver() noexcept { hand_over_.store(HandOver::kRunning, std::memory_order_relaxed); }
+  // Called after Cancel. False: whoever ends the hand-over must call Publish.
+  bool MayPublishCancel() noexcept {
+    auto running = HandOver::kRunning;
+    return !hand_over_.compare_exchange_strong(running, HandOver::kCanceled);
+  }
+  // True: Cancel came meanwhile, and Publish must follow.
+  bool EndHandOver() noexcept {
+    return hand_over_ != HandOver::kDone &&
+           hand_over_.exchange(HandOver::kDone) == HandOver::kCanceled;
+  }
+
   // Before Close: the outcome comes from another process, whose callers share it. Here are only
   // followers.
   void SetLedElsewhere() noexcept { led_elsewhere_ = true; }
@@ -305,6 +322,8 @@ class SharedState : public WaitTarget {
   bool shared_ = false;
   bool failed_ = false;
   bool led_elsewhere_ = false;
+  enum class HandOver : unsigned char { kDone, kRunning, kCanceled };
+  std::atomic<HandOver> hand_over_ = HandOver::kDone;
   Outcome<Value> outcome_;
 };
 

@@ -58,6 +58,12 @@ class Canceler {
     return !canceled.empty();
   }
 
+  // Whoever works for the call has its Lead: from here on, Cancel notifies the callers at once. If
+  // one came before, they are notified here, and may destroy the group and what launched the call.
+  static void EndHandOver(State& state) noexcept {
+    if (state.EndHandOver()) Publish(state);
+  }
+
   // The work of a call that was cancelled has finished.
   [[gnu::noinline]] static Landing Close(Ledger& ledger, const Shard& shard, Call& call) noexcept {
     shard->Remove(call);
@@ -108,14 +114,15 @@ class Canceler {
 
   // The callers get the error, and then the work is asked to stop.
   static void Notify(Canceled& canceled) {
-    if (canceled.state != nullptr) {
-      // What the call carries may still refer to its callers.
-      if constexpr (requires { Ledger::ExtraOf(*canceled.state).OnCancel(); }) {
-        Ledger::ExtraOf(*canceled.state).OnCancel();
-      }
-      canceled.state->Publish();
-    }
+    if (canceled.state != nullptr && canceled.state->MayPublishCancel()) Publish(*canceled.state);
     canceled.stop.request_stop();
+  }
+  static void Publish(State& state) noexcept {
+    // What the call carries may still refer to its callers.
+    if constexpr (requires { Ledger::ExtraOf(state).OnCancel(); }) {
+      Ledger::ExtraOf(state).OnCancel();
+    }
+    state.Publish();
   }
 };
 

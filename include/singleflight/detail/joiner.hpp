@@ -46,6 +46,20 @@ class Joiner {
     [[no_unique_address]] ToldState told = {};
   };
 
+  // The launch of a call. At its end, the call's callers may be notified.
+  class HandingOver {
+   public:
+    explicit HandingOver(AsyncCall* led) noexcept : led_(led) {}  // null: another caller leads
+    ~HandingOver() {
+      if (led_ != nullptr) led_->HandedOver();
+    }
+    HandingOver(const HandingOver&) = delete;
+    HandingOver& operator=(const HandingOver&) = delete;
+
+   private:
+    AsyncCall* const led_;
+  };
+
   // Joins the call in flight, or a new one if there is none. `waiter` is null if the caller blocks.
   // `failed` is the state of the call whose failure made this caller ask again, or null. `kept`
   // gets the state of the call also if a waiter was linked, which may be gone when this returns. It
@@ -95,15 +109,30 @@ class Joiner {
                   "launch must be callable as launch(Group::Lead)");
     Lead lead(std::move(led));
     std::exception_ptr error;
-    try {
-      std::invoke(std::forward<Launch>(launch), Lead(lead));
-    } catch (...) {
-      error = detail::Caught();  // a forced unwind continues, and destroys `lead`
+    {
+      const HandingOver handing_over(lead.SharedCall().get());
+      try {
+        std::invoke(std::forward<Launch>(launch), Lead(lead));
+      } catch (...) {
+        error = detail::Caught();  // a forced unwind continues, and destroys `lead`
+      }
     }
     if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
   }
 
  private:
+  static void KeepKeyOrGiveBack(Ledger& ledger, Shard& shard, State& second_try, KeyRef key) {
+    std::exception_ptr error;
+    try {
+      return Telling::KeepKey(second_try, key);
+    } catch (...) {
+      error = detail::Caught();
+    }
+    shard.Unlock();
+    SecondTry::GiveBack(ledger, second_try);
+    std::rethrow_exception(std::move(error));
+  }
+
   // Nothing has been told of it so far.
   static Joined JoinUntold(Ledger& ledger, KeyRef key, std::uint64_t hash, Waiter* waiter,
                            bool retries, State* failed, std::shared_ptr<State>* kept) {
@@ -127,7 +156,7 @@ class Joiner {
         if (joined.has_landed) {
           State::Deliver(std::move(state), *waiter);
         } else {
-          Telling::KeepKey(*state, key);
+          KeepKeyOrGiveBack(ledger, shard, *state, key);
           joined.state = linked(std::move(state), Role::kFollower, false);
         }
         return joined;

@@ -28,9 +28,18 @@ class LandedState final : public SharedState<Value> {
   // Calls waiter.OnLanded before it returns. If the value's move throws, this throws it, and
   // OnLanded is not called.
   static void Notify(Waiter<Value>& waiter, Stored<Value>&& value) {
-    const std::shared_ptr<State> state = Hold(std::move(value));
-    State::Link(state, waiter, Role::kLeader);
-    state->Publish();
+    NotifyAfter([] {}, waiter, std::move(value));
+  }
+  // The same, after `run()`. Meanwhile the waiter has its outcome and may leave, as one whose call
+  // has landed.
+  template <class Run>
+  static void NotifyAfter(const Run& run, Waiter<Value>& waiter, Stored<Value>&& value) {
+    struct PublishAtEnd {  // also if the thread is cancelled
+      ~PublishAtEnd() { state->Publish(); }
+      const std::shared_ptr<State> state;
+    } const publishing{Hold(std::move(value))};
+    State::Link(publishing.state, waiter, Role::kLeader);
+    run();
   }
 
   // These make the state of a Future, whose caller blocks.

@@ -71,6 +71,20 @@ class LedCalls {
       throw;
     }
   }
+  // Called before the work begins. Takes out the calls that were cancelled. If this throws, none.
+  void DropCanceled() {
+    bool all_begin = true;
+    for (const Lead& lead : leads_) all_begin = lead.Begins() && all_begin;
+    if (all_begin) return;
+    LedCalls others;
+    for (std::size_t place = 0; place < leads_.size(); ++place) {
+      if (leads_[place].HasLanded()) continue;
+      others.leads_.push_back(leads_[place]);
+      others.keys_.push_back(keys_[place]);
+      if (!stops_.empty()) others.stops_.push_back(stops_[place]);
+    }
+    *this = std::move(others);
+  }
   void Clear() {
     leads_.clear();
     keys_.clear();

@@ -48,6 +48,21 @@ class SecondTry {
     call.state->has_latecomers = true;
   }
 
+  // For a follower that has found the second try, and cannot follow it: as if it had not been
+  // brought there.
+  static void GiveBack(Ledger& ledger, State& second_try) noexcept {
+    StopSource unwanted(kNoStopState);
+    {
+      const Shard shard = ledger.Lock(second_try.hash);
+      --shard->followers;
+      if (second_try.call != nullptr) {
+        unwanted = ledger.DropCaller(shard, *second_try.call);
+        --shard->left;
+      }
+    }
+    unwanted.request_stop();
+  }
+
   // For a follower that will not ask again after all.
   static void GiveUp(Ledger& ledger, State& failed) noexcept {
     StopSource unwanted(kNoStopState);

@@ -182,6 +182,8 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
       one.emplace_back(detail::CopyKey<G>(key), std::move(lead));
       if (takes_stop_) one.back().stop = one.back().lead.GetStopToken();
       std::invoke(launch, UnusedLead());
+      const auto kept = this->shared_from_this();  // a waiter may destroy the Batcher
+      one.back().lead.HandedOver();                // the batch may run in Add
       Add(std::move(one));
     };
   }

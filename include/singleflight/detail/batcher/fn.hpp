@@ -77,7 +77,7 @@ class BatcherFn {
   void DropUnwanted(Parts& parts) {
     for (auto next = parts.waiting.begin(); next != parts.waiting.end();) {
       const auto key = next++;
-      if (!key->stop.stop_requested()) continue;
+      if (!key->stop.stop_requested() && !key->lead.HasLanded()) continue;
       key->Fail(detail::MakeCanceled());
       parts.done.splice(parts.done.end(), parts.waiting, key);
       dropped_.fetch_add(1, kRelaxed);

@@ -157,6 +157,8 @@ class Batch {
     std::exception_ptr error;
     std::optional<typename LedCalls<G>::Working> working;  // until the last call has landed
     try {
+      led_.DropCanceled();
+      if (led_.Empty()) return;
       working.emplace(led_);
       RunAndLand(fn);
     } catch (...) {

@@ -19,6 +19,10 @@ namespace singleflight::detail {
 // A batch, as the caller of one of its keys. `Base` is a Waiter.
 template <class Base, class Key>
 struct BatchMember : Base {
+  ~BatchMember() override {
+    if constexpr (requires { this->DetachOrWait(); }) this->DetachOrWait();
+  }
+
   const Key* key = nullptr;
   std::size_t times = 0;  // how often the key is in the batch
   bool led = false;       // the call that it last asked for is this batch's

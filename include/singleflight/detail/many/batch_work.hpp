@@ -56,7 +56,9 @@ class BatchWork {
   // Does the work, unless that has begun or Fail came first.
   static void Run(const std::shared_ptr<BatchWork>& self) {
     if (self->started_.exchange(true)) return;
-    if constexpr (Awaited::kIsAwaited) {
+    if (std::exception_ptr error = self->DropCanceled(); error != nullptr || self->calls_.Empty()) {
+      self->Finish(error);
+    } else if constexpr (Awaited::kIsAwaited) {
       StartDriving(self);
     } else {
       self->RunHere();
@@ -73,6 +75,16 @@ class BatchWork {
     ~ClearAtEnd() { calls.Clear(); }
     LedCalls<G>& calls;
   };
+
+  // Returns what it throws.
+  std::exception_ptr DropCanceled() {
+    try {
+      calls_.DropCanceled();
+    } catch (...) {
+      return Caught();
+    }
+    return nullptr;
+  }
 
   void RunHere() {
     const ClearAtEnd clear{calls_};  // for a thread that is cancelled inside `fn`

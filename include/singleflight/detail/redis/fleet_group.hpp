@@ -319,20 +319,23 @@ class FleetGroup : private FoundByLookup {
   }
   // A call that has just been made asks the fleet only when there is somebody to do its work.
   template <class More, class Offer>
-  void OfferAndStart(const Joined& joined, std::shared_ptr<typename Ledger::AsyncCall> led,
+  void OfferAndStart(const Joined& joined, const std::shared_ptr<typename Ledger::AsyncCall>& led,
                      const More& more, const Offer& offer) {
     std::exception_ptr error;
-    try {
-      if (joined.state != nullptr) offer(*joined.state);
-    } catch (...) {
-      error = singleflight::detail::Caught();
+    {
+      const typename Joiner::HandingOver handing_over(led.get());
+      try {
+        if (joined.state != nullptr) offer(*joined.state);
+      } catch (...) {
+        error = singleflight::detail::Caught();
+      }
+      if (led != nullptr) Start(led, more);
     }
-    if (led != nullptr) Start(std::move(led), more);
     if (error != nullptr) std::rethrow_exception(std::move(error));
   }
 
   template <class More>
-  void Start(std::shared_ptr<typename Ledger::AsyncCall> led, const More& more) {
+  void Start(const std::shared_ptr<typename Ledger::AsyncCall>& led, const More& more) {
     std::exception_ptr error;
     try {
       return std::apply([&](const auto&... each) { Call::Start(context_, led, each...); }, more);
@@ -340,7 +343,7 @@ class FleetGroup : private FoundByLookup {
       error = singleflight::detail::Caught();
     }
     Call::Close(*led->call.state);
-    typename Local::Lead(std::move(led)).Fail(std::move(error));  // outside the catch block
+    typename Local::Lead(led).Fail(std::move(error));  // outside the catch block
   }
 
   // Keeps `launch`, unless another caller's is kept for this call. If that throws, the waiter has

@@ -113,6 +113,7 @@ net::awaitable<void, CoroutineExecutor> LeadInCoroutine(
   try {
     const StopRelay<Executor> relay(std::move(signal), executor, work.lead.WatchStop());
     co_await net::post(net::use_awaitable_t<CoroutineExecutor>());  // `fn` never runs in AsyncDo
+    if (!work.lead.Begins()) co_return;
     if constexpr (std::is_void_v<Value>) {
       static_cast<void>(co_await work.lead.Start(std::move(*work.fn)));
       outcome.SetValue();
