@@ -32,7 +32,7 @@ struct BatcherOptions {
 struct BatcherStats {
   std::uint64_t batches = 0;  // calls of `fn`
   std::uint64_t keys = 0;     // keys that `fn` was called with
-  std::uint64_t dropped = 0;  // keys that were not loaded, because their last caller had left
+  std::uint64_t dropped = 0;  // keys that were not loaded, because nobody waited for them any more
   std::uint64_t waiting = 0;  // keys whose batch has not begun to run
 
   bool operator==(const BatcherStats&) const = default;
@@ -42,7 +42,8 @@ template <class Visitor>
 void ForEachStat(const BatcherStats& stats, Visitor&& visit) {
   visit.Counter("batcher_batches", "Batches that were run.", stats.batches);
   visit.Counter("batcher_keys", "Keys in the batches that were run.", stats.keys);
-  visit.Counter("batcher_dropped", "Keys that were not loaded because their last caller had left.",
+  visit.Counter("batcher_dropped",
+                "Keys that were not loaded because nobody waited for them any more.",
                 stats.dropped);
   visit.Gauge("batcher_waiting", "Keys whose batch has not begun to run.", stats.waiting);
 }

@@ -3,8 +3,14 @@
 // Tests of AsyncDo: the callers of a call that Group::Cancel takes from them, and its work. This
 // file is built with the standalone Asio.
 
+#include <functional>
+#include <string>
+#include <string_view>
+#include <thread>
+
 #include "asio_support.hpp"
 #include "support/catch.hpp"
+#include "support/recorder.hpp"
 #include "support/support.hpp"
 
 ASIO_TEST_CASE("Cancel: the handlers of all callers get the error while the work is stuck") {
@@ -93,4 +99,49 @@ ASIO_TEST_CASE("Cancel: a plain function that has not begun does not run") {
   io.run();
   CHECK(answer.outcome.error == std::errc::operation_canceled);
   CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
+}
+
+ASIO_TEST_CASE("Cancel: an awaitable that has not begun does not run") {
+  IntGroup group;
+  asio::io_context io;
+  Answer answer;
+  const auto load = []() -> asio::awaitable<int> { co_return MustNotRun(); };
+  AsyncDo(group, "key", load, Into(answer, io));
+  CHECK(group.Cancel("key"));
+  io.run();
+  CHECK(answer.outcome.error == std::errc::operation_canceled);
+  CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
+}
+
+namespace {
+
+// Cancels each call at once, on another thread, and lets the handlers run.
+struct Canceler {
+  void OnLead(std::string_view key) const {
+    std::thread([&] { cancel(std::string(key)); }).join();
+  }
+  std::function<void(const std::string&)> cancel;
+};
+
+}  // namespace
+
+ASIO_TEST_CASE("Cancel: an operation that is cancelled before its launch is not destroyed there") {
+  test::GroupWith<Canceler> group;
+  asio::io_context io;
+  group.GetListener().cancel = [&](const std::string& key) {
+    group.Cancel(key);
+    io.poll();
+    io.restart();
+  };
+  const std::string text(100, 'x');  // is copied to the heap, so that its use can be seen
+  Answer shares, retries;
+  const auto load = [text] { return MustNotRun() + static_cast<int>(text.size()); };
+  AsyncDo(group, "key", load, Into(shares, io));
+  AsyncDo(group, "key", load, OnFailure::kRetry, Into(retries, io));
+  io.run();
+  for (const Answer* answer : {&shares, &retries}) {
+    CHECK(answer->calls == 1);
+    CHECK(answer->outcome.error == std::errc::operation_canceled);
+  }
+  CHECK(group.GetStats() == Stats{.executions = 2, .failures = 2});
 }

@@ -46,6 +46,16 @@ TEST_CASE("LatencyHistogram: quantiles are those of all that was recorded") {
   CHECK(times.Sum() == 500'500us);
 }
 
+TEST_CASE("LatencyHistogram: a quantile is that of a whole number of records") {
+  for (int of_all = 1; of_all < 100; ++of_all) {
+    LatencyHistogram times;
+    for (int i = 0; i < 100; ++i) times.Record(i < of_all ? 1ms : 1s);
+    CAPTURE(of_all);
+    CHECK(times.Quantile(of_all / 100.0) < 2ms);
+    CHECK(times.Quantile((of_all + 0.001) / 100.0) > 900ms);
+  }
+}
+
 TEST_CASE("LatencyHistogram: each length is counted in the bucket that it belongs to") {
   for (std::size_t bucket = 0; bucket < LatencyHistogram::kBuckets; ++bucket) {
     const nanoseconds begin = LatencyHistogram::BeginOf(bucket);

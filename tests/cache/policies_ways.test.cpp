@@ -101,6 +101,24 @@ TEST_CASE("ReadThrough: DoThen gets an expired value at once, and its executor r
   expired.CheckRefreshed();
 }
 
+TEST_CASE("ReadThrough: a caller in DoThen may leave while the executor gets the refresh") {
+  Expired expired;
+  TaskQueue pool;
+  int got = 0;
+  const auto captured = std::make_shared<int>();
+  singleflight::Caller caller;
+  const auto executor = [&](auto task) {
+    CHECK(caller.Leave());
+    pool.Executor()(std::move(task));
+  };
+  DoThen(caller, expired.users, "a", Load, executor,
+         [&got, captured](KeyResult<int> user) { got = *user; });
+  CHECK(got == 0);
+  CHECK(captured.use_count() == 1);  // the callback is gone
+  CHECK(pool.Run() == 1);
+  expired.CheckRefreshed();
+}
+
 TEST_CASE("ReadThrough: CoDo gets an expired value at once, and waits for no plain function") {
   Expired expired;
   std::optional<int> value;

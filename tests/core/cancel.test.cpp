@@ -5,9 +5,11 @@
 #include <atomic>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <latch>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -41,6 +43,12 @@ struct KeepingWaiter final : AnyGroup::Waiter {
   bool no_lock_held = false;
   Outcome<typename AnyGroup::ValueType> outcome;
 };
+
+bool OnThread(const std::function<bool()>& run) {
+  bool result = false;
+  std::thread([&] { result = run(); }).join();
+  return result;
+}
 
 }  // namespace
 
@@ -218,6 +226,51 @@ TEST_CASE("Cancel asks work to stop that takes its token only later") {
   CHECK(lead->GetStopToken().stop_requested());
   lead.reset();
   CHECK(waiter.times == 1);
+  CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
+}
+
+TEST_CASE("Cancel while launch runs notifies the callers when launch has returned") {
+  using AnyGroup = Group<std::string, int>;
+  AnyGroup group;
+  std::optional<AnyGroup::Lead> lead;
+  KeepingWaiter<AnyGroup> leader, follower;
+  const bool throws = GENERATE(false, true);
+  group.Join("key", leader, [&](AnyGroup::Lead its) {
+    lead = std::move(its);
+    group.Join("key", follower, [](auto) {});
+    CHECK(OnThread([&] { return group.Cancel("key"); }));
+    CHECK(leader.times + follower.times == 0);
+    CHECK_FALSE(group.Cancel("key"));
+    if (throws) throw std::runtime_error("refused");
+  });
+  for (const auto* waiter : {&leader, &follower}) {
+    CHECK(waiter->times == 1);
+    CHECK(waiter->outcome.error == kCancelled);
+    CHECK(waiter->on == std::this_thread::get_id());
+  }
+  CHECK_FALSE(lead->Run([]() -> int { throw std::logic_error("this fn must not run"); }));
+  CHECK(group.GetStats() == Stats{.executions = 1, .followers = 1, .failures = 1});
+}
+
+TEST_CASE("Cancel while launch runs notifies the callers at once if the work has begun") {
+  using AnyGroup = Group<std::string, int>;
+  AnyGroup group;
+  KeepingWaiter<AnyGroup> waiter;
+  const auto check = [&] {
+    CHECK(waiter.times == 0);
+    CHECK(OnThread([&] { return group.Cancel("key"); }));
+    CHECK(waiter.times == 1);
+    return 1;
+  };
+  const bool runs = GENERATE(true, false);
+  group.Join("key", waiter, [&](AnyGroup::Lead lead) {
+    if (runs) {
+      CHECK_FALSE(lead.Run(check));
+    } else {
+      CHECK(lead.Start(check) == 1);
+    }
+  });
+  CHECK(waiter.outcome.error == kCancelled);
   CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
 }
 

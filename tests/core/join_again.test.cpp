@@ -3,9 +3,12 @@
 // OnFailure::kRetry for callers that do not block: Waiter::AsksAgain, Group::JoinAgain and GiveUp.
 
 #include <atomic>
+#include <cstddef>
 #include <deque>
 #include <functional>
+#include <latch>
 #include <memory>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -463,4 +466,68 @@ TEST_CASE("Promise 14: the destructor waits for waiters that may still ask again
   slow.destroying = true;
   destroys.join();
   CHECK(slow.value == 3);
+}
+
+namespace {
+
+// A key whose copies fail while `fails`.
+struct FailingKey {
+  explicit FailingKey(int its_number) : number(its_number) {}
+  FailingKey(const FailingKey& other) : number(other.number) {
+    if (fails) throw std::bad_alloc();
+  }
+  bool operator==(const FailingKey&) const = default;
+  int number;
+  static inline bool fails = false;
+};
+struct HashOfFailingKey {
+  std::size_t operator()(const FailingKey& key) const {
+    return static_cast<std::size_t>(key.number);
+  }
+};
+// With it, the first caller of a call that does not block has its key copied.
+struct HearsOfLeaving {
+  void OnLeave(const FailingKey&, singleflight::LeaveReason) {}
+};
+struct ListenedTo : singleflight::GroupTraits {
+  using Listener = HearsOfLeaving;
+};
+
+}  // namespace
+
+TEST_CASE("JoinAgain: a waiter whose key cannot be copied has no place in the second try") {
+  using AnyGroup =
+      singleflight::Group<FailingKey, int, HashOfFailingKey, std::equal_to<>, ListenedTo>;
+  struct Silent final : AnyGroup::Waiter {
+    void OnLanded() noexcept override {}
+  };
+  AnyGroup group;
+  const FailingKey key(1);
+  Silent leader, late;
+  std::optional<AnyGroup::Lead> lead;
+  group.Join(key, leader, [&](AnyGroup::Lead its) { lead = std::move(its); });
+  // A thread is the first to ask again, so that nobody has copied its key.
+  StopSource stop;
+  std::latch runs(1);
+  Caller retrier([&] {
+    return group.Do(key,
+                    [&](StopToken its_stop) {
+                      runs.count_down();
+                      Await([&] { return its_stop.stop_requested(); });
+                      return 1;
+                    },
+                    {.stop = stop.get_token(), .on_failure = OnFailure::kRetry});
+  });
+  AwaitCallers(group, key, 2);
+  group.Join(
+      key, late, [](AnyGroup::Lead) {}, OnFailure::kRetry);
+  lead->Fail(kDown);
+  runs.wait();
+  FailingKey::fails = true;
+  CHECK_THROWS_AS(group.JoinAgain(key, late, [](AnyGroup::Lead) {}), std::bad_alloc);
+  FailingKey::fails = false;
+  CHECK(group.Callers(key) == 1);
+  CHECK(group.GetStats().left == 0);
+  stop.request_stop();  // asks the work to stop, as nobody else is on the call
+  CHECK(retrier.Join().value == 1);
 }

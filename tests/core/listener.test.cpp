@@ -560,6 +560,40 @@ TEST_CASE("Listener: a caller in Do that asks again after the second try has lan
                                             "land 1 #2: 1", "follow 1 #2"});
 }
 
+TEST_CASE("Listener: a deadlock of a caller that asks again is told and counts as no follower") {
+  using HookedGroup =
+      singleflight::Group<int, int, singleflight::DefaultHash<int>, singleflight::DefaultEqual<int>,
+                          ListenedTo<Recorder, Hooked>>;
+  HookedGroup group;
+  struct Silent final : HookedGroup::Waiter {
+    void OnLanded() noexcept override {}
+  } first;
+  std::optional<HookedGroup::Lead> lead;
+  group.Join(1, first, [&](HookedGroup::Lead its) { lead = std::move(its); });
+  // It waits before it asks again until the other thread leads the second try, and waits for it.
+  Caller deadlocked([&] {
+    return group.Do(2, [&] {
+      HookedMutex::before_lock = [&group, locks = 0]() mutable {
+        if (++locks == 2) Await([&] { return group.Callers(2) == 2; });
+      };
+      return *group.Do(1, MustNotRun, {.on_failure = OnFailure::kRetry});
+    });
+  });
+  group.GetListener().AwaitTold(3);
+  Caller leads_second([&] {
+    return group.Do(1, [&] { return *group.Do(2, MustNotRun); }, {.on_failure = OnFailure::kRetry});
+  });
+  group.GetListener().AwaitTold(4);
+  lead->Fail(std::make_exception_ptr(std::runtime_error("down")));
+  CHECK(deadlocked.Join().error == std::errc::resource_deadlock_would_occur);
+  CHECK(leads_second.Join().error == std::errc::resource_deadlock_would_occur);
+  CHECK(group.GetListener().Sorted() == Lines{"follow 1 #1", "follow 1 #1", "follow 2 #2",
+                                              "land 1 #1: 3, failed", "land 1 #3: 1, failed",
+                                              "land 2 #2: 2, failed", "lead 1 #1", "lead 1 #3",
+                                              "lead 2 #2", "refuse 1: deadlock"});
+  CHECK(group.GetStats() == Stats{.executions = 3, .followers = 3, .failures = 3});
+}
+
 namespace {
 
 // Its OnLand waits until Continue, and notes in `told` that it has returned.

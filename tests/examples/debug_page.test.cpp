@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 #include <singleflight/latency_histogram.hpp>
+#include <singleflight/observe.hpp>
 #include <singleflight/options.hpp>
 #include <singleflight/read_through_options.hpp>
 #include <string>
@@ -183,6 +184,17 @@ TEST_CASE("The debug page shows statistics of any kind and draws their histogram
   CHECK(Has(page, "<dt>oldest<dd>1.5 min<small>"));
   CHECK(Has(page, "<dt>a&amp;b sent<dd>9<small>"));
   CHECK(page.find("</dl>") < page.find("<p class=help>How long payments took."));
+}
+
+TEST_CASE("The debug page shows what a LatencyListener has recorded") {
+  singleflight::LatencyListener listener;
+  singleflight::TimedLanding landing;
+  landing.callers = 3;
+  landing.took = 3ms;
+  listener.OnLand(std::string_view("key"), landing);
+  const std::string page = DebugPage(kNow).Add("calls", listener).Html();
+  CHECK(Has(page, "<dt>p50 callers_<wbr>per_<wbr>call<dd>3<small>"));
+  CHECK(Has(page, "<b>p99</b> 2.9 ms"));
 }
 
 TEST_CASE("The debug page draws a histogram whose rows have the counts and whose bars fit them") {

@@ -50,7 +50,11 @@ TEST_CASE("Labels: a name that Prometheus does not allow is refused") {
 
 TEST_CASE("Labels: a name that comes twice is refused") {
   CHECK_THROWS_AS(Labels({{"a", "1"}, {"a", "1"}}), std::invalid_argument);
+  CHECK_THROWS_AS(Labels({{"a", "1"}, {"a", ""}}), std::invalid_argument);
+  CHECK_THROWS_AS(Labels({{"a", ""}, {"a", "1"}}), std::invalid_argument);
+  CHECK_THROWS_AS(Labels({{"a", ""}, {"a", ""}}), std::invalid_argument);
   CHECK_THROWS_AS(Labels("pages").With("group", "users"), std::invalid_argument);
+  CHECK_THROWS_AS(Labels("pages").With("group", ""), std::invalid_argument);
 }
 
 TEST_CASE("Labels: a value may be any text in UTF-8") {

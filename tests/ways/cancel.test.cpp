@@ -3,6 +3,7 @@
 // These tests cover Cancel for every way of waiting: each caller gets `operation_canceled` at once,
 // although the work is stuck, and what the work returns later reaches nobody.
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <latch>
@@ -65,6 +66,17 @@ struct StuckCall {
   singleflight::Future<int> leader;
 };
 
+// Cancels each call at once.
+struct Canceler {
+  void OnLead(int key) const { cancel(key); }
+  std::function<void(int)> cancel;
+};
+struct Canceling : singleflight::GroupTraits {
+  using Listener = Canceler;
+};
+using CancelingGroup = singleflight::Group<int, int, singleflight::DefaultHash<int>,
+                                           singleflight::DefaultEqual<int>, Canceling>;
+
 }  // namespace
 
 TEST_CASE("Cancel: a Future and a SharedFuture throw the error") {
@@ -92,6 +104,137 @@ TEST_CASE("Cancel: work that has not begun does not run") {
   call.Cancel(1);
   call.FinishInVain();
   CHECK(call.ran == 0);
+}
+
+TEST_CASE("Cancel: the work of a coroutine that has not begun does not run") {
+  IntGroup group;
+  Later later;
+  Outcome<int> outcome;
+  const auto load = []() -> Task<int> { co_return kMayNotRun(); };
+  const Routine leader =
+      StoreOutcome(outcome, [&] { return CoDo(group, 1, load, std::ref(later)); });
+  CHECK(group.Cancel(1));
+  CHECK(outcome.error == kCanceled);
+  later.RunAll();
+  CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
+}
+
+TEST_CASE("Cancel: the work of a batch that has not begun runs for the other keys only") {
+  IntGroup group;
+  Later later;
+  const std::vector<int> keys{1, 2, 3};
+  std::vector<Keys> asked;
+  const auto load = [&](std::span<const int> its) {
+    asked.emplace_back(its.begin(), its.end());
+    return TenTimes(its);
+  };
+  auto futures = DoManyAsync(group, keys, load, std::ref(later));
+  CHECK(group.Cancel(2));
+  later.RunAll();
+  CHECK(asked == std::vector<Keys>{{1, 3}});
+  CHECK(*futures[0].Get() == 10);
+  CHECK(ErrorOf([&] { return futures[1].Get(); }) == kCanceled);
+  CHECK(*futures[2].Get() == 30);
+  CHECK(group.GetStats() == Stats{.executions = 3, .failures = 1});
+}
+
+TEST_CASE("Cancel: the work of a batch that has not begun does not run if no key is left") {
+  IntGroup group;
+  Later later;
+  const std::vector<int> keys{1, 2};
+  const auto load = [](std::span<const int>, StopToken) { return Keys{kMayNotRun()}; };
+  const auto load_later = [](std::span<const int>) -> Task<Keys> { co_return Keys{kMayNotRun()}; };
+  std::vector<singleflight::Future<int>> futures;
+  std::vector<std::optional<std::errc>> errors;
+  const auto ask = [&]() -> Routine {
+    for (auto& result : co_await CoDoMany(group, keys, load_later, std::ref(later))) {
+      errors.push_back(ErrorOfKey(result));
+    }
+  };
+  Routine asking;
+  const bool awaited = GENERATE(false, true);
+  if (awaited) {
+    asking = ask();
+  } else {
+    futures = DoManyAsync(group, keys, load, std::ref(later));
+  }
+  CHECK(group.Cancel(1));
+  CHECK(group.Cancel(2));
+  CHECK(later.tasks.size() == 1);
+  later.RunAll();
+  for (auto& future : futures) errors.push_back(ErrorOf([&] { return future.Get(); }));
+  CHECK(errors == std::vector<std::optional<std::errc>>{kCanceled, kCanceled});
+  CHECK(group.GetStats() == Stats{.executions = 2, .failures = 2});
+}
+
+TEST_CASE("Cancel: a Batcher does not load a key whose call was cancelled before the batch") {
+  IntGroup group;
+  Later later;
+  std::vector<Keys> asked;
+  const auto load = [&](std::span<const int> its) {
+    asked.emplace_back(its.begin(), its.end());
+    return TenTimes(its);
+  };
+  singleflight::Batcher batcher(group, load, {.max_delay = 0ms}, std::ref(later));
+  auto first = DoAsync(batcher, 1);
+  CHECK(group.Cancel(1));
+  auto second = DoAsync(batcher, 1);
+  later.RunAll();
+  CHECK(ErrorOf([&] { return first.Get(); }) == kCanceled);
+  CHECK(*second.Get() == 10);
+  CHECK(asked == std::vector<Keys>{{1}});
+  CHECK(batcher.GetStats().dropped == 1);
+}
+
+// A hook runs between the moment when others find a call and its launch.
+TEST_CASE("Cancel: a call that is cancelled in OnLead runs nothing and its caller gets the error") {
+  CancelingGroup group;
+  group.GetListener().cancel = [&group](int key) { group.Cancel(key); };
+  std::vector<std::optional<std::errc>> errors;
+  const auto keep = [&](const KeyResult<int>& result) { errors.push_back(ErrorOfKey(result)); };
+  const auto here = [](auto task) { task(); };
+  const std::string text(100, 'x');  // is copied to the heap, so that its use can be seen
+  const auto load = [text] { return kMayNotRun() + static_cast<int>(text.size()); };
+  for (const OnFailure on_failure : {OnFailure::kShare, OnFailure::kRetry}) {
+    errors.push_back(ErrorOf([&] { return group.Do(1, load, {.on_failure = on_failure}); }));
+    errors.push_back(ErrorOf([&] { return DoAsync(group, 1, load, here, on_failure).Get(); }));
+    DoThen(group, 1, load, here, keep, on_failure).Detach();
+  }
+  Outcome<int> outcome;
+  const Routine routine = StoreOutcome(outcome, [&] { return CoDo(group, 1, load); });
+  Outcome<int> retried;
+  const Routine retrier = StoreOutcome(retried, [&] {
+    return CoDo(group, 1, load, {}, singleflight::ResumeInline(), OnFailure::kRetry);
+  });
+  CHECK(outcome.error == kCanceled);
+  CHECK(retried.error == kCanceled);
+  const std::vector<int> keys{1};
+  const auto load_all = [](std::span<const int>) { return Keys{kMayNotRun()}; };
+  for (auto& result : DoMany(group, keys, load_all)) keep(result);
+  errors.push_back(ErrorOf([&] { return DoManyAsync(group, keys, load_all, here)[0].Get(); }));
+  singleflight::Batcher batcher(group, load_all);
+  errors.push_back(ErrorOf([&] { return batcher.Do(1); }));
+  CHECK(errors.size() == 9);
+  for (const auto& error : errors) CHECK(error == kCanceled);
+  CHECK(group.GetStats() == Stats{.executions = 11, .failures = 11});
+}
+
+TEST_CASE("Cancel: a thread in DoMany gets one outcome for the key whenever Cancel comes") {
+  IntGroup group;
+  std::atomic<bool> done = false;
+  std::thread canceler([&] {
+    while (!done) group.Cancel(1);
+  });
+  const std::vector<int> keys{1};
+  for (int i = 0; i < 2000; ++i) {
+    const auto results = DoMany(group, keys, [](std::span<const int> its) {
+      std::this_thread::yield();
+      return TenTimes(its);
+    });
+    if (ErrorOfKey(results[0]) != kCanceled) CHECK(*results[0] == 10);
+  }
+  done = true;
+  canceler.join();
 }
 
 TEST_CASE("Cancel: a Run that comes after it lands the call for those that wait for its work") {

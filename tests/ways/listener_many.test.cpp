@@ -171,3 +171,15 @@ TEST_CASE("Batcher: a listener is told of each key") {
   CHECK(group.GetListener().Told() ==
         Lines{"lead 1 #1", "lead 2 #2", "follow 1 #1", "land 1 #1: 2", "land 2 #2: 1"});
 }
+
+TEST_CASE("Batcher: a listener is told that a caller in Do was stopped") {
+  RecordedInts group;
+  singleflight::StopSource stop;
+  singleflight::Batcher<RecordedInts> batcher(group, [&](std::span<const int> keys) {
+    stop.request_stop();
+    return TenTimes(keys);
+  });
+  CHECK(ErrorOf([&] { return batcher.Do(1, {.stop = stop.get_token()}); }) ==
+        std::errc::operation_canceled);
+  CHECK(group.GetListener().Told() == Lines{"lead 1 #1", "leave 1 #1: stop", "land 1 #1: 0"});
+}
