@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <stop_token>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -53,6 +54,38 @@ struct Cancelable {
   std::optional<Group::Lead> lead;
 };
 
+// A caller that is destroyed when it is notified, with what launches its call.
+class SelfDestroying final : public Group::Waiter {
+ public:
+  // Joins, and does the work if it leads: in its launch, or after Join has returned.
+  static void Join(World& world, bool runs_in_launch) {
+    auto* const self = new SelfDestroying(world);
+    std::optional<Group::Lead> kept;
+    world.group->Join(1, *self, [&](Group::Lead lead) {
+      ++self->uses_;
+      if (runs_in_launch) {
+        world.Run(lead, 1);  // from here on it may be gone
+      } else {
+        kept = lead;
+        ++self->uses_;
+      }
+    });
+    if (kept) world.Run(*kept, 1);
+  }
+
+ private:
+  explicit SelfDestroying(World& world) : world_(world), id_(world.StartCaller(1)) {}
+
+  void OnLanded() noexcept override {
+    world_.Finish(id_, World::OutcomeOf([this] { return this->TakeResult(); }));
+    delete this;
+  }
+
+  World& world_;
+  const std::size_t id_;
+  int uses_ = 0;
+};
+
 }  // namespace
 
 TEST_CASE("Interleavings: a leader in Do is cancelled or lands, and its followers with it") {
@@ -95,6 +128,26 @@ TEST_CASE("Interleavings: a call that is led elsewhere is cancelled or lands, bu
   CHECK(tally.canceled > 0);
   ExplorePreemptions("cancel_against_cancel", 2, scenario_of(CancelOne));
   ExploreRandom("cancel_against_blocked_callers", 3000, scenario_of(DoOne, DoOne));
+}
+
+TEST_CASE("Interleavings: Cancel notifies nobody while a call is being launched") {
+  const auto scenario_of = [](bool runs_in_launch, auto... others) {
+    return [=](Run& run) {
+      Scenario scenario(run);
+      scenario.AtEnd(CheckThatOnlyCancelCancels);
+      scenario.Thread([=](World& world) { SelfDestroying::Join(world, runs_in_launch); });
+      scenario.Thread(CancelOne);
+      (scenario.Thread(others), ...);
+    };
+  };
+  for (const bool runs_in_launch : {false, true}) {
+    const std::string name = runs_in_launch ? "_that_runs" : "";
+    ExploreAll("cancel_against_launch" + name, scenario_of(runs_in_launch));
+    CHECK(tally.canceled > 0);
+    ExplorePreemptions("cancel_against_launch_and_a_follower" + name, 2,
+                       scenario_of(runs_in_launch, DoOne));
+    CHECK(tally.canceled > 0);
+  }
 }
 
 TEST_CASE("Interleavings: a waiter that leaves while its call is cancelled gets one outcome") {
