@@ -110,12 +110,14 @@ TEST_CASE("Cancel: the work of a coroutine that has not begun does not run") {
   IntGroup group;
   Later later;
   Outcome<int> outcome;
-  const auto load = []() -> Task<int> { co_return kMayNotRun(); };
+  int ran = 0;
+  const auto load = [&]() -> Task<int> { co_return ++ran; };
   const Routine leader =
       StoreOutcome(outcome, [&] { return CoDo(group, 1, load, std::ref(later)); });
   CHECK(group.Cancel(1));
   CHECK(outcome.error == kCanceled);
   later.RunAll();
+  CHECK(ran == 0);
   CHECK(group.GetStats() == Stats{.executions = 1, .failures = 1});
 }
 
@@ -142,8 +144,9 @@ TEST_CASE("Cancel: the work of a batch that has not begun does not run if no key
   IntGroup group;
   Later later;
   const std::vector<int> keys{1, 2};
-  const auto load = [](std::span<const int>, StopToken) { return Keys{kMayNotRun()}; };
-  const auto load_later = [](std::span<const int>) -> Task<Keys> { co_return Keys{kMayNotRun()}; };
+  int ran = 0;
+  const auto load = [&](std::span<const int>, StopToken) { return Keys{++ran}; };
+  const auto load_later = [&](std::span<const int>) -> Task<Keys> { co_return Keys{++ran}; };
   std::vector<singleflight::Future<int>> futures;
   std::vector<std::optional<std::errc>> errors;
   const auto ask = [&]() -> Routine {
@@ -164,6 +167,7 @@ TEST_CASE("Cancel: the work of a batch that has not begun does not run if no key
   later.RunAll();
   for (auto& future : futures) errors.push_back(ErrorOf([&] { return future.Get(); }));
   CHECK(errors == std::vector<std::optional<std::errc>>{kCanceled, kCanceled});
+  CHECK(ran == 0);
   CHECK(group.GetStats() == Stats{.executions = 2, .failures = 2});
 }
 
@@ -194,7 +198,8 @@ TEST_CASE("Cancel: a call that is cancelled in OnLead runs nothing and its calle
   const auto keep = [&](const KeyResult<int>& result) { errors.push_back(ErrorOfKey(result)); };
   const auto here = [](auto task) { task(); };
   const std::string text(100, 'x');  // is copied to the heap, so that its use can be seen
-  const auto load = [text] { return kMayNotRun() + static_cast<int>(text.size()); };
+  int ran = 0;
+  const auto load = [&ran, text] { return ++ran + static_cast<int>(text.size()); };
   for (const OnFailure on_failure : {OnFailure::kShare, OnFailure::kRetry}) {
     errors.push_back(ErrorOf([&] { return group.Do(1, load, {.on_failure = on_failure}); }));
     errors.push_back(ErrorOf([&] { return DoAsync(group, 1, load, here, on_failure).Get(); }));
@@ -209,11 +214,12 @@ TEST_CASE("Cancel: a call that is cancelled in OnLead runs nothing and its calle
   CHECK(outcome.error == kCanceled);
   CHECK(retried.error == kCanceled);
   const std::vector<int> keys{1};
-  const auto load_all = [](std::span<const int>) { return Keys{kMayNotRun()}; };
+  const auto load_all = [&](std::span<const int>) { return Keys{++ran}; };
   for (auto& result : DoMany(group, keys, load_all)) keep(result);
   errors.push_back(ErrorOf([&] { return DoManyAsync(group, keys, load_all, here)[0].Get(); }));
   singleflight::Batcher batcher(group, load_all);
   errors.push_back(ErrorOf([&] { return batcher.Do(1); }));
+  CHECK(ran == 0);
   CHECK(errors.size() == 9);
   for (const auto& error : errors) CHECK(error == kCanceled);
   CHECK(group.GetStats() == Stats{.executions = 11, .failures = 11});
