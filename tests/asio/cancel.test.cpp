@@ -106,7 +106,11 @@ ASIO_TEST_CASE("Cancel: an awaitable that has not begun does not run") {
   asio::io_context io;
   Answer answer;
   bool ran = false;
-  const auto load = [&]() -> asio::awaitable<int> { co_return (ran = true); };
+  const auto begin = []() -> asio::awaitable<int> { co_return 1; };
+  const auto load = [&] {
+    ran = true;
+    return begin();
+  };
   AsyncDo(group, "key", load, Into(answer, io));
   CHECK(group.Cancel("key"));
   io.run();
