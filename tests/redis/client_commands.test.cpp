@@ -60,6 +60,31 @@ TEST_CASE("Redis client: commands that meet a forgotten script together send it 
   CHECK(server.Ask("INFO", "commandstats").text.find("cmdstat_eval:calls=1,") != std::string::npos);
 }
 
+// The second round would find the first one's commands after they have been destroyed.
+// AddressSanitizer notices that.
+TEST_CASE("Redis client: no command waits for a script that its queue had no room for") {
+  const RedisServer server;
+  ClientOptions options = ClientOptionsFor(server);
+  options.max_queued_bytes = 4000;
+  TestClient client(options);
+  REQUIRE(client.Ask({"PING"}).IsReply());
+  const detail::Script script("return 1 -- " + std::string(4000, 'x'));
+  for (int round = 1; round <= 2; ++round) {
+    std::vector<std::future<Answer>> answers(5);
+    client.OnLoop([&] {
+      for (auto& answer : answers) {
+        auto promise = std::make_shared<std::promise<Answer>>();
+        answer = promise->get_future();
+        client.Core().Commands().RunScript(
+            script, std::array<std::string_view, 1>{"k"}, {},
+            [promise](Answer its) { promise->set_value(std::move(its)); });
+      }
+    });
+    for (auto& answer : answers) CHECK(answer.get().kind == Answer::Kind::kNotSent);
+    CHECK(Calls(server, "evalsha") == 5 * round);
+  }
+}
+
 TEST_CASE("Redis client: an error of the server is an answer that names the server") {
   const RedisServer server;
   TestClient client(ClientOptionsFor(server));

@@ -276,6 +276,7 @@ class Router final : private CommandRouter {
   // Fails a command that was not sent, at the end of this turn: a caller that sends again at once
   // must not do so from inside Send.
   void FailSoon(std::unique_ptr<RoutedCommand> command, const std::string& why) {
+    std::erase(loading_, command.get());  // it may have been about to load its script
     if (!std::exchange(deliver_is_deferred_, true)) loop_.Defer(deliver_);
     failed_.push_back({std::move(command), why});
   }
@@ -301,7 +302,7 @@ class Router final : private CommandRouter {
   List retried_;              // soon
   std::size_t retried_bytes_ = 0;
   std::size_t longest_sent_again_ = kNoLimit;  // of those whose connection was lost
-  std::vector<const RoutedCommand*> loading_;  // in flight with the whole of a script
+  std::vector<const RoutedCommand*> loading_;  // not answered, with the whole of a script
   std::deque<Failed> failed_;
   std::string closed_;  // why. Empty: it is not
   Timer patience_;      // of waiting_
