@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "caches.hpp"
 #include "outages.hpp"
 #include "proxy.hpp"
 #include "server.hpp"
@@ -134,6 +135,47 @@ TEST_CASE("An outcome that is nearly as large as the client's queue is told") {
   AwaitFollowers(server, std::string(3000, 'k'), 1);
   leader.Finish();
   CHECK((follower.Join().value == value));
+}
+
+TEST_CASE("An outcome that the client's queue has no room for beside its long key is not told") {
+  const RedisServer server;
+  ClientOptions options = LongTimeouts(server.Socket());
+  options.max_queued_bytes = kMebibyte;
+  const std::string key(20'000, 'k');
+  const std::string value = Large(kMebibyte - 3 * key.size());  // the key is in three names
+  RedisPages leading(options, WithLease(3s, OnOutage::kFail));
+  RedisPages following(LongTimeouts(server.Socket()), WithLease(3s, OnOutage::kFail));
+  RedisLeader leader(leading, key, value);
+  Caller follower([&] { return following.Do(key, [] { return "own"s; }); });
+  AwaitFollowers(server, key, 1);
+  CHECK((leader.Finish().value == value));
+  CHECK(follower.Join().value == "own");
+  CHECK(following.GetStats().told_to_run == 1);
+  CHECK(following.GetStats().takeovers == 0);
+  Await([&] { return server.Ask("EXISTS", LeaseOf(key)).number == 0; });
+  CHECK(leading.GetStats().untold == 1);
+  CHECK(leading.GetStats().unpublished == 0);
+}
+
+TEST_CASE("redis::ReadThrough: a value that the queue has no room for keeps no lease") {
+  const RedisServer server;
+  ClientOptions options = LongTimeouts(server.Socket());
+  options.max_queued_bytes = kMebibyte / 4;
+  const std::string key(10'000, 'k');  // it is in six names
+  PageOptions cache = LongTtl();
+  cache.fleet.lease = 2s;
+  CachePages leading(options, cache);
+  std::size_t told = 0;
+  std::size_t untold = 0;
+  for (std::size_t size = options.max_queued_bytes - 50'000; told == 0; size -= 500) {
+    CHECK(*leading.Get(key, [&] { return Large(size); }) == Large(size));
+    Await([&] { return server.Ask("EXISTS", CacheName(server, key, "lease")).number == 0; });
+    const bool has = Has(server, key, "value");
+    ++(has ? told : untold);
+  }
+  CHECK(untold > 0);
+  CHECK(leading.GetStats().fleet.untold == untold);
+  CHECK(leading.GetStats().fleet.unpublished == 0);
 }
 
 TEST_CASE("An outcome over the server's limit for a string is not told") {

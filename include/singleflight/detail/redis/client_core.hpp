@@ -71,10 +71,10 @@ class ClientCore {
     loop_.Start();
   }
 
-  // Returns the size of a value for which there is always room in an empty queue.
-  std::size_t RoomForValue() const noexcept {
-    constexpr std::size_t kRest = 16'384;  // of the command that carries it
-    return settings_.max_queued_bytes - std::min(settings_.max_queued_bytes, kRest);
+  // Returns the size of a value for which there is always room in an empty queue, if the rest of
+  // the command that carries it is no longer than `rest`.
+  std::size_t RoomBeside(std::size_t rest) const noexcept {
+    return settings_.max_queued_bytes - std::min(settings_.max_queued_bytes, rest);
   }
 
   // Has `on_change()` run on the loop's thread whenever a server's state may have changed. Call it

@@ -26,6 +26,7 @@
 #include "fleet.hpp"
 #include "payload.hpp"
 #include "protocol.hpp"
+#include "script.hpp"
 #include "timer_queue.hpp"
 
 namespace singleflight::redis::detail {
@@ -245,8 +246,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     call_ = nullptr;
     timer_.Cancel();
     if (context_->cache != nullptr) context_->cache->BeginEnding(id_);
-    const std::size_t limit =
-        std::min(context_->options.max_value, context_->fleet.Core().RoomForValue());
+    const std::size_t limit = std::min(context_->options.max_value, RoomForValue());
     if (payload_.size() > limit + kPayloadHeader) CannotTell();
     if (kind_ == PayloadKind::kAbandoned) payload_ = PackKind(PayloadKind::kAbandoned);
     if (!is_renewing_) Publish();  // a renewal that came later would make the lease again
@@ -254,6 +254,21 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
 
   std::string PackKind(PayloadKind kind) const {
     return detail::Pack({kind, {}}, context_->tag_hash, token_);
+  }
+
+  // Return the script that publishes the outcome, and how many names it takes.
+  const Script& PublishingScript() const {
+    return put_ ? detail::LandScript() : detail::PublishScript();
+  }
+  std::size_t PublishedNames() const noexcept { return put_ ? 6 : 3; }
+
+  // Returns the size of a value with which Publish's command fits into an empty queue. The key is
+  // in each name, and the server may ask for the script's text.
+  std::size_t RoomForValue() const {
+    constexpr std::size_t kEachName = 64;  // what is in it besides the base, and around it
+    constexpr std::size_t kRest = 1024;    // the other words, and the payload's header
+    return context_->fleet.Core().RoomBeside(PublishedNames() * (base_.size() + kEachName) +
+                                             PublishingScript().Text().size() + kRest);
   }
 
   // From now on the others are told to run `fn` themselves.
@@ -294,7 +309,7 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
     }
     if (payload_.size() > kLarge) timer_.Set(context_->Now() + context_->options.lease / 5);
     context_->fleet.Core().Commands().RunScript(
-        put_ ? detail::LandScript() : detail::PublishScript(), std::span(keys).first(put_ ? 6 : 3),
+        PublishingScript(), std::span(keys).first(PublishedNames()),
         std::span(words).first(put_ ? 11 : 7),
         [self = shared_from_this()](const Answer& answer) { self->OnPublished(answer); });
   }
