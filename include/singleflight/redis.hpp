@@ -94,7 +94,8 @@ namespace singleflight::redis {
 //
 // Thread: every member but the destructor may be called from any thread at any time.
 // Lifetime: the Client must outlive the Group. In a forked child, members that ask throw
-//   `operation_not_permitted`, and the destructor leaves the server and the parent alone.
+//   `operation_not_permitted`, others know of nothing, and the destructor leaves the server and the
+//   parent alone. None of them waits for a thread that the child does not have.
 template <class Value, class ValueCodec = Codec<Value>, class Traits = GroupTraits>
 class Group : public detail::FleetGroup<Value, detail::FleetCall<Value, ValueCodec, Traits>,
                                         detail::GroupContext> {
@@ -189,7 +190,7 @@ class Group : public detail::FleetGroup<Value, detail::FleetCall<Value, ValueCod
   // Returns how many callers of this process are now on its call for `key`, or 0 if there is none.
   template <class K = singleflight::detail::BracedKey<std::string>>
   std::size_t Callers(const K& key) const {
-    return this->local_->Callers(key);
+    return this->IsForked() ? 0 : this->local_->Callers(key);
   }
 
   // Returns the counts of this process.

@@ -79,7 +79,7 @@ namespace singleflight::redis {
 //
 // Thread: every member but the destructor may be called from any thread at any time.
 // Lifetime: the Client must outlive the ReadThrough. In a forked child, members that ask throw
-//   `operation_not_permitted`, and the destructor leaves the server and the parent alone.
+//   `operation_not_permitted`, also for what the local cache has. The rest is as for redis::Group.
 template <class Value, class ValueCodec = Codec<Value>, class Traits = GroupTraits>
 class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, ValueCodec, Traits>,
                                               detail::CacheContext<Value, Traits>> {
@@ -116,7 +116,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
 
   // As ~Group of redis.hpp. Waits for background loads, and for commands such as InvalidateThen.
   ~ReadThrough() {
-    if (this->core_.Loop().IsForked()) {
+    if (this->IsForked()) {
       static_cast<void>(refreshes_.release());
       return;
     }
@@ -219,6 +219,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   }
   template <class Callback>
   void InvalidateAllThen(Callback&& callback) {
+    this->core_.RefuseIfForked();
     this->context_->ClearLocal();
     Send(Command::Kind::kInvalidateAll, {}, {},
          [this, callback = std::decay_t<Callback>(std::forward<Callback>(callback))](
@@ -230,6 +231,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   }
   template <class K = singleflight::detail::BracedKey<std::string>, class Callback>
   void PeekThen(const K& key, Callback&& callback) {
+    this->core_.RefuseIfForked();
     std::string copy(KeyRef::Adapt(key));
     auto found = this->context_->LookLocal(copy);
     if (found.is_fresh) {
@@ -348,6 +350,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
   }
 
   typename Context::Found LookLocal(std::string_view key) {
+    this->core_.RefuseIfForked();
     auto found = this->context_->LookLocal(key);
     if (found.is_fresh) ++this->context_->local_hits;
     return found;
@@ -359,6 +362,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
 
   template <class K, class Callback>
   void PutWith(const K& key, const Value& value, const CachedOptions& own, Callback&& callback) {
+    this->core_.RefuseIfForked();
     Command::NewValue put;
     const auto order = this->context_->OrderFor(value, own, {});
     if (order) {
@@ -379,6 +383,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
 
   template <class Callback>
   void Change(std::string key, Command::NewValue put, Callback&& callback) {
+    this->core_.RefuseIfForked();
     this->context_->EraseLocal(key);
     Send(Command::Kind::kInvalidate, key, std::move(put),
          [this, key, callback = std::decay_t<Callback>(std::forward<Callback>(callback))](

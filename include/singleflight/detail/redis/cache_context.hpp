@@ -146,7 +146,9 @@ class CacheContext final : public GroupContext {
     cache->EndAllEpochs();
     if (local_) local_->Clear();
   }
-  std::uint64_t Evictions() const { return local_ ? local_->GetStats().evictions : 0; }
+  std::uint64_t Evictions() const {
+    return local_ && !Loop().IsForked() ? local_->GetStats().evictions : 0;
+  }
 
   // ---- The policy. Thread: any.
 

@@ -63,12 +63,17 @@ class ClientCore {
   // Errors: std::system_error: `operation_not_permitted` in a forked child, or what the system says
   //   if there is no thread to be had.
   void Start() {
+    RefuseIfForked();
+    loop_.Start();
+  }
+  // Throws `operation_not_permitted` in a forked child, which has no loop, and in which any mutex
+  // may be held for ever by a thread of the parent.
+  void RefuseIfForked() const {
     if (loop_.IsForked()) {
       singleflight::detail::Throw(
           std::errc::operation_not_permitted,
           "singleflight::redis: this Client was made before a fork: make one in each process");
     }
-    loop_.Start();
   }
 
   // Returns the size of a value for which there is always room in an empty queue, if the rest of

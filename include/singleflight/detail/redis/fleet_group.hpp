@@ -71,8 +71,10 @@ class FleetGroup : private FoundByLookup {
   Listener& GetListener() noexcept { return listener_; }
   const Listener& GetListener() const noexcept { return listener_; }
 
-  // Returns what the last outage was, for a log, or an empty string if there was none.
+  // Returns what the last outage was, for a log, or an empty string if there was none. In a forked
+  // child, this and the members that count and inspect know of nothing.
   std::string LastOutage() const {
+    if (IsForked()) return {};
     const std::lock_guard lock(context_->mutex);
     return context_->last_outage;
   }
@@ -109,6 +111,7 @@ class FleetGroup : private FoundByLookup {
   // Refuses newcomers from now on, and waits until no call is in flight in this process: see
   // Group::Close.
   void Close() {
+    if (IsForked()) return;
     singleflight::detail::BeforeBlocking();
     local_->Close();
   }
@@ -171,7 +174,7 @@ class FleetGroup : private FoundByLookup {
     return std::make_unique<Local>(options, typename Local::Listener(listener_));
   }
   ~FleetGroup() {
-    if (core_.Loop().IsForked()) {
+    if (IsForked()) {
       static_cast<void>(local_.release());  // its calls are the parent's
     } else {
       singleflight::detail::BeforeBlocking();
@@ -194,7 +197,11 @@ class FleetGroup : private FoundByLookup {
     });
   }
 
-  static std::vector<CallInfo> CallsIn(Local& local) {
+  // In a forked child, a thread of the parent may have had any mutex.
+  bool IsForked() const noexcept { return core_.Loop().IsForked(); }
+
+  std::vector<CallInfo> CallsIn(Local& local) const {
+    if (IsForked()) return {};
     auto& ledger = local.ledger_;
     return singleflight::detail::CollectCalls<CallInfo>(
         ledger, [&ledger](const auto& call, auto& found) {
@@ -267,8 +274,9 @@ class FleetGroup : private FoundByLookup {
                 .failed_renewals = count.failed_renewals,
                 .lost_leases = count.lost_leases,
                 .undecodable = count.undecodable,
-                .outages = count.outages,
-                .calls = local_->GetStats()};
+                .outages = count.outages};
+    if (IsForked()) return stats;
+    stats.calls = local_->GetStats();
     stats.calls.failures -= std::min(abandoned, stats.calls.failures);  // these only look like ones
     return stats;
   }

@@ -19,6 +19,7 @@
 
 #include "answer.hpp"
 #include "client_core.hpp"
+#include "fork_count.hpp"
 #include "protocol.hpp"
 
 namespace singleflight::redis::detail {
@@ -199,16 +200,19 @@ class Inbox : public std::enable_shared_from_this<Inbox> {
 // The inboxes of a client. What the groups share may be destroyed after the client, if that is
 // destroyed on a thread that delivers. So this outlives both.
 //
-// Thread: any.
+// Thread: any. In a forked child, nothing is opened or closed: a thread of the parent may have had
+//   the mutex.
 class Inboxes {
  public:
   explicit Inboxes(ClientCore& core) : core_(&core) {}
 
   std::shared_ptr<Inbox> Open(std::string_view prefix) {
+    if (IsForked()) return std::make_shared<Inbox>(*core_, prefix);
     const std::lock_guard lock(mutex_);
     return all_.emplace_back(std::make_shared<Inbox>(*core_, prefix));
   }
   void Close(const std::shared_ptr<Inbox>& inbox) {
+    if (IsForked()) return;
     const std::lock_guard lock(mutex_);
     if (core_ == nullptr) return;
     std::erase(all_, inbox);
@@ -225,6 +229,10 @@ class Inboxes {
   }
 
  private:
+  // The loop may have been destroyed.
+  bool IsForked() const noexcept { return forks_ != ForkCount(); }
+
+  const unsigned forks_ = ForkCount();
   std::mutex mutex_;
   // Guarded by mutex_.
   ClientCore* core_;  // null once the client is being destroyed
