@@ -235,12 +235,12 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
     std::string copy(KeyRef::Adapt(key));
     auto found = this->context_->LookLocal(copy);
     if (found.is_fresh) {
-      this->pending_.Begin();
-      this->Tell([found = std::move(found),
-                  callback = std::decay_t<Callback>(std::forward<Callback>(callback))]() mutable {
-        callback(Peeked(std::move(found.value)));
+      return this->pending_.Begin([&] {
+        this->Tell([found = std::move(found),
+                    callback = std::decay_t<Callback>(std::forward<Callback>(callback))]() mutable {
+          callback(Peeked(std::move(found.value)));
+        });
       });
-      return;
     }
     Send(Command::Kind::kPeek, std::move(copy), {},
          [this, old = std::move(found.value),
@@ -405,8 +405,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
           this->Tell([shared, kept] { (*shared)(*kept); });
         });
     command->value = std::move(value);
-    this->pending_.Begin();
-    this->context_->Loop().Post([command] { command->Send(); });
+    this->pending_.Begin([&] { this->context_->Loop().Post([command] { command->Send(); }); });
   }
   std::unique_ptr<typename Base::Local> refreshes_;  // whose calls are the background loads
 };

@@ -11,6 +11,7 @@
 #include <future>
 #include <latch>
 #include <memory>
+#include <new>
 #include <optional>
 #include <singleflight/async.hpp>
 #include <singleflight/redis_read_through.hpp>
@@ -25,6 +26,7 @@
 #include "processes.hpp"
 #include "proxy.hpp"
 #include "server.hpp"
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 #include "ways.hpp"
@@ -364,6 +366,33 @@ TEST_CASE("redis::ReadThrough: the destructor waits for callbacks") {
 }
 
 // ---- When the server does not answer
+
+TEST_CASE("redis::ReadThrough: a command that had no memory to begin holds up no destructor") {
+  const RedisServer server;
+  PageOptions options = LongTtl();
+  options.local_ttl = 1h;
+  const bool is_local = GENERATE(false, true);
+  bool has_begun = false;
+  for (std::size_t failures = 0; !has_begun; ++failures) {
+    CachePages pages(server, options);
+    AwaitListening(pages);
+    PutAndHear(pages, "k", "v"s);
+    CHECK(*pages.Get("k", NeverRun) == "v");
+    std::promise<std::string> found;
+    try {
+      const FailAllocations failing(failures);
+      pages.PeekThen(is_local ? "k" : "none", [&](const auto& result) {
+        const std::optional<std::string>& value = *result;
+        found.set_value(value.value_or("none"));
+      });
+      has_begun = true;
+    } catch (const std::bad_alloc&) {
+    }
+    if (!has_begun) continue;
+    CHECK(found.get_future().get() == (is_local ? "v" : "none"));
+    CHECK(failures > 0);
+  }
+}
 
 TEST_CASE("redis::ReadThrough: a change that no server has confirmed says so") {
   RedisServer server;

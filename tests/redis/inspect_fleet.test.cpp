@@ -12,6 +12,7 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <new>
 #include <optional>
 #include <singleflight/redis.hpp>
 #include <singleflight/redis_call_info.hpp>
@@ -28,6 +29,7 @@
 #include "processes.hpp"
 #include "proxy.hpp"
 #include "server.hpp"
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
@@ -484,6 +486,25 @@ TEST_CASE("redis: the destructor waits for the callback of InspectFleetThen and 
 }
 
 // ---- Names
+
+TEST_CASE("redis: an InspectFleet that had no memory to begin holds up no destructor") {
+  const RedisServer server;
+  bool has_begun = false;
+  for (std::size_t failures = 0; !has_begun; ++failures) {
+    RedisPages pages(server);
+    CHECK(pages.InspectFleet().empty());
+    std::promise<void> told;
+    try {
+      const FailAllocations failing(failures);
+      pages.InspectFleetThen([&](const auto&) { told.set_value(); });
+      has_begun = true;
+    } catch (const std::bad_alloc&) {
+    }
+    if (!has_begun) continue;
+    told.get_future().wait();
+    CHECK(failures > 2);
+  }
+}
 
 TEST_CASE("redis: the name of a lease is read as what BaseOf has made of a key") {
   const std::string token(32, 'a');

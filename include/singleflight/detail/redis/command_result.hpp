@@ -27,9 +27,22 @@ namespace singleflight::redis::detail {
 // How many commands have not ended. The destructor of a group, or of a cache, waits for them.
 class PendingCommands {
  public:
-  void Begin() noexcept {
-    const std::lock_guard lock(mutex_);
-    ++count_;
+  // Counts what `begin()` begins, for which End must be called. If `begin` throws, nothing has
+  // begun.
+  template <class Fn>
+  void Begin(Fn&& begin) {
+    struct Undo {
+      PendingCommands* commands;
+      ~Undo() {
+        if (commands != nullptr) commands->End();
+      }
+    } undo{this};
+    {
+      const std::lock_guard lock(mutex_);
+      ++count_;
+    }
+    begin();
+    undo.commands = nullptr;  // it may have ended, and the commands be gone
   }
   void End() noexcept {
     const std::lock_guard lock(mutex_);

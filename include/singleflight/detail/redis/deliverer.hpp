@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
 
@@ -48,17 +49,17 @@ class Deliverer {
   Deliverer& operator=(const Deliverer&) = delete;
 
   // Runs `task()` on the thread, after what was posted before. It must not throw. If there is no
-  // thread to be had, it runs here.
+  // thread or no memory to be had, it runs here.
   //
   // Thread: any.
   void Post(std::function<void()> task) noexcept {
     std::unique_lock lock(state_->mutex);
-    if (!state_->runs && !StartThread(*state_)) {
-      lock.unlock();
-      return task();
+    if ((state_->runs || StartThread(*state_)) && Push(*state_, task)) {
+      if (state_->sleeps) state_->changed.notify_one();
+      return;
     }
-    state_->tasks.push_back(std::move(task));
-    if (state_->sleeps) state_->changed.notify_one();
+    lock.unlock();
+    task();
   }
 
  private:
@@ -76,6 +77,16 @@ class Deliverer {
     bool sleeps = false;      // it waits for `changed`
     bool closed = false;      // it ends once there are no tasks, and there is no other
   };
+
+  // Under the mutex. False: there is no memory, and the task is as it was.
+  static bool Push(State& state, std::function<void()>& task) noexcept {
+    try {
+      state.tasks.push_back(std::move(task));
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    return true;
+  }
 
   // Under the mutex. False: there is no thread to be had.
   static bool StartThread(State& state) noexcept {

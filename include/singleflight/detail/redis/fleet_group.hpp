@@ -187,7 +187,7 @@ class FleetGroup : private FoundByLookup {
     walk_.unwanted.request_stop();
     pending_.AwaitNone();
   }
-  // Runs a callback on the thread that delivers. PendingCommands::Begin was called before.
+  // Runs a callback on the thread that delivers, for a command that pending_ has begun.
   template <class Fn>
   void Tell(Fn fn) {
     const auto shared = std::make_shared<Fn>(std::move(fn));
@@ -301,8 +301,7 @@ class FleetGroup : private FoundByLookup {
         context_, &Call::TagIn, std::move(unwanted), [this, kept](LeaseWalk::Leases leases) {
           Tell([kept, leases = std::move(leases)]() mutable { (*kept)(std::move(leases)); });
         });
-    pending_.Begin();
-    context_->Loop().Post([walk] { walk->Begin(); });
+    pending_.Begin([&] { context_->Loop().Post([walk] { walk->Begin(); }); });
   }
 
   // `offer(state)` offers to do the work of the call.
