@@ -211,13 +211,21 @@ struct Codec<void> {};
 
 namespace detail {
 
-// Returns the name of T, as this compiler writes it.
+// Returns a text in which the name of T is: "... [with T = int; ...]" or "... [T = int]".
+template <class T>
+constexpr std::string_view SignatureOf() noexcept {
+  return __PRETTY_FUNCTION__;
+}
+
+// Returns the name of T, as this compiler writes it. It may itself have a "]" or a "; ", as int[3]
+// does, so it is what differs from the text for void.
 template <class T>
 constexpr std::string_view NameOf() noexcept {
-  constexpr std::string_view kText =
-      __PRETTY_FUNCTION__;  // "... [with T = int; ...]" or "[T = int]"
-  constexpr std::size_t kBegin = kText.find("T = ") + 4;
-  return kText.substr(kBegin, kText.find_first_of(";]", kBegin) - kBegin);
+  constexpr std::string_view kOfVoid = detail::SignatureOf<void>();
+  constexpr std::size_t kBegin = kOfVoid.find("T = ") + 4;
+  constexpr std::size_t kAround = kOfVoid.size() - std::string_view("void").size();
+  constexpr std::string_view kText = detail::SignatureOf<T>();
+  return kText.substr(kBegin, kText.size() - kAround);
 }
 
 // Returns what tells values of this codec from others.

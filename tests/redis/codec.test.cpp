@@ -31,6 +31,12 @@ namespace {
 enum class Color : std::uint8_t { kRed = 7 };
 enum Flag : bool { kOff, kOn };
 
+// Names of types that have a "]" or a ";" inside.
+template <class Array, class Unit = void>
+struct Scaled {};
+template <char, int>
+struct Marked {};
+
 struct Padded {
   char letter;
   std::int64_t number;
@@ -253,6 +259,19 @@ TEST_CASE("redis: bytes that no value has are not decoded") {
   std::string padded = Codec<Padded>::Encode({'a', 7, true});
   padded.back() = '\2';
   CHECK(Codec<Padded>::Decode(padded) == std::nullopt);
+}
+
+TEST_CASE("redis: types that differ in their last template argument have tags that differ") {
+  using singleflight::redis::detail::NameOf;
+  CHECK(NameOf<Scaled<float[3], struct Meters>>() != NameOf<Scaled<float[3], struct Feet>>());
+  CHECK(NameOf<Scaled<int[3]>>() != NameOf<Scaled<int[30]>>());
+  CHECK(NameOf<Marked<']', 1>>() != NameOf<Marked<']', 2>>());
+  CHECK(NameOf<Marked<';', 1>>() != NameOf<Marked<';', 2>>());
+  CHECK(NameOf<int>() == "int");
+  CHECK(NameOf<void>() == "void");
+  CHECK(NameOf<std::string_view>().ends_with('>'));
+  const auto name = NameOf<Marked<';', 7>>();
+  CHECK((name.ends_with("7>") && name.find(" = ") == name.npos));
 }
 
 TEST_CASE("redis: CopyBytes can be the codec of one group only") {
