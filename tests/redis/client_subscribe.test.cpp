@@ -89,6 +89,25 @@ TEST_CASE("Redis client: after on_subscribed, each message arrives once and in o
   CHECK(server.Info("connected_clients") == 3);
 }
 
+TEST_CASE("Redis client: an acknowledgement longer than max_reply_bytes is for its own channel") {
+  const RedisServer server;
+  ClientOptions options = ClientOptionsFor(server);
+  options.max_reply_bytes = 1024;
+  TestClient client(options);
+  const Channel first(client, "first");
+  Channel long_one(client, std::string(2000, 'x'));
+  const Channel last(client, "last");
+  Await([&] { return last.Subscribed() == 1; });
+  CHECK(first.Subscribed() == 1);
+  CHECK(long_one.Subscribed() == 1);
+  long_one.Unsubscribe();
+  CHECK(server.Ask("PUBLISH", "last", std::string(2000, 'x')).number == 1);  // it is dropped
+  CHECK(server.Ask("PUBLISH", "last", "a").number == 1);
+  Await([&] { return last.Messages() == std::vector{"a"s}; });
+  const Channel another(client, "another");
+  Await([&] { return another.Subscribed() == 1; });
+}
+
 TEST_CASE("Redis client: without a subscription there is no connection for one") {
   const RedisServer server;
   TestClient client(ClientOptionsFor(server));

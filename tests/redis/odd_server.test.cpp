@@ -129,6 +129,22 @@ TEST_CASE("Odd server: whatever it answers is an outage, and no caller waits for
   }
 }
 
+TEST_CASE("Odd server: a replica with many modules is not taken for a master") {
+  std::string modules;
+  constexpr int kModules = 50;
+  for (int i = 0; i < kModules; ++i) {
+    modules += "*4\r\n$4\r\nname\r\n$6\r\nmodule\r\n$4\r\npath\r\n$100\r\n" +
+               std::string(100, '/') + "\r\n";
+  }
+  const OddServer server("*4\r\n$4\r\nrole\r\n$7\r\nreplica\r\n$7\r\nmodules\r\n*" +
+                         std::to_string(kModules) + "\r\n" + modules + "+PONG\r\n");
+  redis::ClientOptions options = OptionsFor(server);
+  options.max_reply_bytes = 1024;
+  RedisPages pages(options, kFail);
+  CHECK(IsOutage(AskFor(pages)));
+  CHECK(pages.LastOutage().find("is a replica, which takes no writes") != std::string::npos);
+}
+
 TEST_CASE("Odd server: callers run their functions if they may") {
   const OddServer server("-ERR this server is odd\r\n");
   RedisPages pages(OptionsFor(server));

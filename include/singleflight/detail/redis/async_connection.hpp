@@ -125,6 +125,8 @@ class AsyncConnection {
   // How often one turn reads, so that the loop's other work is not kept waiting.
   static constexpr int kReads = 16;
   static constexpr std::size_t kReadSize = 65'536;
+  // What HELLO answers grows with the server's modules.
+  static constexpr std::size_t kHandshakeReply = 1'048'576;
   static constexpr auto kBusyPause = std::chrono::milliseconds(5);
 
   // Connects to the next address. If it fails at once, to the one after that.
@@ -180,6 +182,7 @@ class AsyncConnection {
     state_ = State::kHandshake;
     last_heard_ = loop_.Now();
     if (settings_.tls != nullptr) stream_.StartTls(*settings_.tls, host_);
+    parser_.SetLimit(std::max(settings_.max_reply_bytes, kHandshakeReply));
     std::string hello;
     handshake_.emplace(settings_, hello);
     out_.Append(hello);
@@ -241,9 +244,9 @@ class AsyncConnection {
 
   void OnReply(Reply&& reply) {
     if (state_ == State::kHandshake) return OnHandshakeReply(reply);
-    if (callbacks_.on_message) {
-      if (IsMessage(reply)) return callbacks_.on_message(std::move(reply));
-      if (reply.type == Reply::Type::kTooLarge) return;  // a message that is not ours
+    if (callbacks_.on_message && IsMessage(reply)) {
+      if (reply.type == Reply::Type::kTooLarge) return;  // it is not ours
+      return callbacks_.on_message(std::move(reply));
     }
     if (in_flight_.Empty()) {
       return Fail(reply.IsError() ? "said: " + reply.text : "answered what nobody asked");
@@ -261,6 +264,7 @@ class AsyncConnection {
     if (!handshake_->IsComplete()) return;
     info_ = handshake_->Info();
     handshake_.reset();
+    parser_.SetLimit(settings_.max_reply_bytes);
     state_ = State::kUp;
     up_since_ = loop_.Now();
     deadline_.Cancel();
@@ -268,7 +272,8 @@ class AsyncConnection {
   }
 
   static bool IsMessage(const Reply& reply) noexcept {
-    return reply.elements.size() == 3 && reply.elements[0].text == "message";
+    const bool has_size = reply.elements.size() == (reply.type == Reply::Type::kTooLarge ? 1 : 3);
+    return has_size && reply.elements[0].text == "message";
   }
 
   // Writes what is queued, as far as the socket takes it.

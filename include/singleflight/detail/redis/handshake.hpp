@@ -52,6 +52,9 @@ class Handshake {
     if (reply.IsError() && !IsOptional(step, reply.text)) {
       return "answered " + std::string(NameOf(step)) + " with: " + reply.text;
     }
+    if (reply.type == Reply::Type::kTooLarge) {
+      return "gave " + std::string(NameOf(step)) + " an answer that is too long";
+    }
     if (step == Step::kHello) ReadHello(reply);
     if (info_.is_replica && master_only_) return "is a replica, which takes no writes";
     return std::nullopt;

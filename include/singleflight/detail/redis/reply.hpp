@@ -24,7 +24,7 @@ struct Reply {
     kInteger,
     kArray,
     kError,     // `text` is the server's
-    kTooLarge,  // it was longer than the limit, and nothing of it was kept
+    kTooLarge,  // it was longer than the limit. Of an array, the first element may have been kept
   };
 
   Type type = Type::kNil;
@@ -88,6 +88,9 @@ class ReplyParser {
     Keep(bytes, before);
     return true;
   }
+
+  // From the next reply on.
+  void SetLimit(std::size_t max_reply_bytes) noexcept { limit_ = max_reply_bytes; }
 
   void Reset() noexcept {
     rest_ = {};
@@ -207,7 +210,7 @@ class ReplyParser {
       }
       Level& top = stack_.back();
       if (too_large_) {
-        top.array.elements = {};
+        top.array.elements.resize(std::min<std::size_t>(top.array.elements.size(), 1));
       } else {
         top.array.elements.push_back(std::move(reply));
       }
@@ -219,7 +222,9 @@ class ReplyParser {
 
   Reply Take() {
     size_ = 0;
-    if (std::exchange(too_large_, false)) done_ = {Reply::Type::kTooLarge};
+    if (std::exchange(too_large_, false)) {
+      done_ = {Reply::Type::kTooLarge, 0, {}, std::move(done_.elements)};
+    }
     return std::exchange(done_, {});
   }
 
@@ -243,7 +248,7 @@ class ReplyParser {
     return ParseInteger(digits, number) && number >= -1 && number <= kMaxLength;
   }
 
-  const std::size_t limit_;   // of bytes in a reply
+  std::size_t limit_;         // of bytes in a reply
   std::string rest_;          // the beginning of what is not complete
   std::vector<Level> stack_;  // the arrays that are not complete, from the outermost
   std::size_t size_ = 0;      // bytes of the reply so far
