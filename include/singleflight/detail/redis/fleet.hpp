@@ -201,9 +201,13 @@ struct GroupContext : std::enable_shared_from_this<GroupContext> {
         });
   }
 
-  // Notes an outage, for a log.
+  // Notes an outage of a call, for a log.
   void NoteOutage(const std::string& why) {
     ++count.outages;
+    NoteWhy(why);
+  }
+  // The same for what is no call.
+  void NoteWhy(const std::string& why) {
     const std::lock_guard lock(mutex);
     last_outage = why;
   }

@@ -92,7 +92,8 @@ class FleetGroup : private FoundByLookup {
   // Errors: std::system_error: `not_connected` or `protocol_error` if a server cannot be used or
   //   refuses something, whatever on_outage says, and what Leaving says.
   // Cost: it scans the names of all keys on every server of the client, 500 in a step, with other
-  //   commands in between. That is for a page that a person looks at, not for each request.
+  //   commands in between. It uses at most half of max_queued_bytes. That is for a page that a
+  //   person looks at, not for each request.
   std::vector<LeaseInfo> InspectFleet(const CallOptions& options = {}) {
     const Walk walk;
     return detail::BlockOn<std::vector<LeaseInfo>>(

@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -178,15 +179,36 @@ class LeaseWalk : public std::enable_shared_from_this<LeaseWalk> {
     std::vector<std::string> words = {};  // none: the script that looks at a lease
     LeasePlace place = {};                // of that
     bool is_first = false;
-    int lost = 0;  // answers
+    int names = 0;  // that a SCAN is to look at
+    int lost = 0;   // answers
   };
   using Handler = void (LeaseWalk::*)(const Step&, const Reply&);
 
   bool IsCache() const noexcept { return context_->cache != nullptr; }
 
+  // Sends it once what is in flight leaves room, so that the client's other commands find some. The
+  // order is kept, so the next SCAN comes after what the last one has found.
   void Send(Step step, Handler handler) {
+    waiting_.push_back({std::make_shared<Step>(std::move(step)), handler});
+    SendWhatFits();
+  }
+  void SendWhatFits() {
+    const std::size_t room = context_->fleet.Core().RoomBeside(0) / 2;
+    while (!waiting_.empty()) {
+      const std::size_t cost = CostOf(*waiting_.front().step);
+      if (in_flight_ > 0 && in_flight_bytes_ + cost > room) return;
+      const Waiting next = std::move(waiting_.front());
+      waiting_.pop_front();
+      in_flight_bytes_ += cost;
+      SendNow(next.step, next.handler);
+    }
+  }
+  // Roughly: the server asks for the text of a script only once.
+  static std::size_t CostOf(const Step& step) noexcept {
+    return 1024 + (step.key ? step.key->size() : 0);
+  }
+  void SendNow(const std::shared_ptr<Step>& sent, Handler handler) {
     ++in_flight_;
-    const auto sent = std::make_shared<Step>(std::move(step));
     auto on_answer = [self = shared_from_this(), sent, handler](const Answer& answer) {
       self->OnAnswer(*sent, handler, answer);
     };
@@ -204,6 +226,7 @@ class LeaseWalk : public std::enable_shared_from_this<LeaseWalk> {
 
   void OnAnswer(Step& step, Handler handler, const Answer& answer) {
     --in_flight_;
+    in_flight_bytes_ -= CostOf(step);
     if (then_ == nullptr) return;
     if (unwanted_.stop_requested()) {
       return End(Leases::Failure(singleflight::detail::MakeCanceled()));
@@ -211,11 +234,16 @@ class LeaseWalk : public std::enable_shared_from_this<LeaseWalk> {
     if (answer.kind == Answer::Kind::kUnknown && ++step.lost < 3) {
       return Send(std::move(step), handler);
     }
+    if (answer.reply.type == Reply::Type::kTooLarge && step.names > 1) {
+      names_ = std::min(names_, std::max(step.names / 4, 1));
+      return Scan(*step.server, step.words[1]);
+    }
     // A server that refuses the first has answered, too. It may be that the user has no right to
     // it.
     const bool will_do = step.is_first && answer.kind == Answer::Kind::kRefused;
     if (!answer.IsReply() && !will_do) return Fail(answer);
     (this->*handler)(step, answer.reply);
+    SendWhatFits();
     if (in_flight_ == 0 && then_ != nullptr) Finish();
   }
 
@@ -233,10 +261,10 @@ class LeaseWalk : public std::enable_shared_from_this<LeaseWalk> {
   }
 
   void Scan(const Address& server, const std::string& cursor) {
-    constexpr const char* kNames = "500";  // that the server looks at in one step, roughly
     Send({.server = server,
           .words = {"SCAN", cursor, "MATCH", detail::LeasePattern(context_->prefix, IsCache()),
-                    "COUNT", kNames}},
+                    "COUNT", std::to_string(names_)},
+          .names = names_},
          &LeaseWalk::OnScanned);
   }
   void OnScanned(const Step& step, const Reply& reply) {
@@ -271,18 +299,29 @@ class LeaseWalk : public std::enable_shared_from_this<LeaseWalk> {
     End(std::move(leases));
   }
   void Fail(const Answer& answer) {
-    context_->NoteOutage(answer.why);
+    context_->NoteWhy(answer.why);
     End(Leases::Failure(detail::ErrorOf(answer)));
   }
   // What is still in flight is of no interest.
-  void End(Leases leases) { std::exchange(then_, nullptr)(std::move(leases)); }
+  void End(Leases leases) {
+    waiting_.clear();
+    std::exchange(then_, nullptr)(std::move(leases));
+  }
+
+  struct Waiting {
+    std::shared_ptr<Step> step;
+    Handler handler;
+  };
 
   const std::shared_ptr<GroupContext> context_;
   const ShowTag show_tag_;
   const StopToken unwanted_;
-  std::function<void(Leases)> then_;                  // null: it has ended
-  std::string generation_;                            // of a cache, or empty
+  std::function<void(Leases)> then_;  // null: it has ended
+  std::string generation_;            // of a cache, or empty
+  int names_ = 500;  // that a server looks at in one step, roughly. Fewer, if they are long
+  std::deque<Waiting> waiting_;                       // for room
   std::size_t in_flight_ = 0;                         // commands
+  std::size_t in_flight_bytes_ = 0;                   // what these take, roughly
   std::unordered_map<std::string, LeaseInfo> found_;  // by id
 };
 
