@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
+#include <cstdint>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -106,6 +108,22 @@ TEST_CASE("Redis client: an acknowledgement longer than max_reply_bytes is for i
   Await([&] { return last.Messages() == std::vector{"a"s}; });
   const Channel another(client, "another");
   Await([&] { return another.Subscribed() == 1; });
+}
+
+// The connection may be lost now and then, if this machine is busy.
+TEST_CASE("Redis client: with a command_timeout of 1 or 2 ms a subscription shows signs of life") {
+  const RedisServer server;
+  const RedisProxy proxy(server.Socket());
+  TestClient client(OptionsAt(proxy.Socket(), std::chrono::milliseconds(GENERATE(1, 2))));
+  const Channel channel(client, "c");
+  constexpr std::uint64_t kManyPongs = 2000;  // in bytes
+  Await([&] {
+    for (std::size_t i = proxy.Connections(); i-- > 0;) {
+      if (proxy.Bytes(i, RedisProxy::kReplies) > kManyPongs) return true;
+    }
+    return false;
+  });
+  CHECK(channel.Subscribed() > 0);
 }
 
 TEST_CASE("Redis client: without a subscription there is no connection for one") {

@@ -206,7 +206,7 @@ class AsyncConnection {
     const Clock::duration patience = in_flight_.Patience(settings_.command_timeout);
     const Clock::time_point due = std::max(in_flight_.Since(), last_heard_) + patience;
     if (now < due) return deadline_.Set(due);
-    const auto silent = std::chrono::duration_cast<std::chrono::milliseconds>(patience).count();
+    const auto silent = std::chrono::ceil<std::chrono::milliseconds>(patience).count();
     Fail("has sent nothing for " + std::to_string(silent) + " ms while a command waits", true);
   }
 

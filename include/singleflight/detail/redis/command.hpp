@@ -56,6 +56,9 @@ struct Settings {
   std::size_t max_queued_bytes = std::size_t{64} << 20;  // of commands without an answer
   std::size_t max_reply_bytes = std::size_t{16} << 20;
   std::shared_ptr<const TlsContext> tls = {};
+
+  // Returns command_timeout. A part of it may be less than a millisecond.
+  Clock::duration Patience() const noexcept { return command_timeout; }
 };
 
 }  // namespace singleflight::redis::detail

@@ -137,7 +137,7 @@ class Node {
   // Finds out soon whether the server still answers, if nothing else is about to.
   void Suspect() {
     if (IsUp() && InFlight() == 0) {
-      static_cast<void>(Send(std::make_unique<Ping>(settings_.command_timeout / 3)));
+      static_cast<void>(Send(std::make_unique<Ping>(settings_.Patience() / 3)));
     }
   }
 

@@ -183,7 +183,7 @@ class Subscriber {
 
   // A connection over which nothing comes may be dead. Three beats make a command_timeout: one
   // until the silence is noticed, one until the next beat, and one to answer.
-  Clock::duration Beat() const noexcept { return settings_.command_timeout / 3; }
+  Clock::duration Beat() const noexcept { return settings_.Patience() / 3; }
   void OnHeartbeat() {
     heartbeat_.Set(loop_.Now() + Beat());
     if (loop_.Now() - connection_.LastHeard() < Beat() || connection_.InFlight() > 0) return;
