@@ -522,3 +522,33 @@ TEST_CASE("redis: of a key an outage's message has its name alone, in one line")
   CHECK(why.find("forged") != std::string::npos);
   CHECK(why.find_first_of("\r\n\x1b\0"s) == std::string::npos);
 }
+
+TEST_CASE("redis: what a lease has as its type cannot forge another line of a log") {
+  const RedisServer server;
+  TakeLease(server, "int'\r\nINFO forged \x1b[0m" + std::string(10'000, 'x'));
+  RedisPages pages(server);
+  CHECK(*pages.Do("k", [] { return "v"s; }) == "v");
+  const std::string why = pages.LastOutage();
+  CHECK(why.find("forged") != std::string::npos);
+  CHECK(why.find_first_of("\r\n\x1b") == std::string::npos);
+  CHECK(why.size() < 2000);
+}
+
+TEST_CASE("redis: a lease that lasts longer than a clock can count is followed in peace") {
+  const RedisServer server;
+  for (const char* left : {"10000000000000", "9000000000000000"}) {
+    TakeLease(server);
+    server.Ask("HSET", LeaseName("t", "k"), "lasts", left);
+    server.Ask("PEXPIRE", LeaseName("t", "k"), left);
+    RedisPages pages(server, {.linger = 1h});
+    const auto asked = [&] { return Calls(server, "evalsha") + Calls(server, "eval"); };
+    const auto before = asked();
+    CHECK(ErrorOf([&] { return pages.Do("k", NeverRun, {.timeout = 100ms}); }) ==
+          std::errc::timed_out);
+    CHECK(asked() - before < 10);
+    const auto leases = pages.InspectFleet();
+    REQUIRE(leases.size() == 1);
+    CHECK(leases[0].left > 1h);
+    CHECK(leases[0].left < std::chrono::hours(24 * 365 * 101));
+  }
+}

@@ -241,10 +241,12 @@ class Asking : public std::enable_shared_from_this<Asking>, private Listener {
       case Taken::Kind::kOutcome:
         if (awaited_.empty()) return Take();  // a message has brought it meanwhile, unreadable
         return OnPayload(std::move(taken.text));
-      case Taken::Kind::kTag:
+      case Taken::Kind::kTag: {
+        const std::string tag = detail::Printable(taken.text, 1000);
         return OnOutage(std::errc::protocol_error,
-                        detail::Printable(base_) + " is led for values of type '" + taken.text +
+                        detail::Printable(base_) + " is led for values of type '" + tag +
                             "', not '" + context->tag + "': give each type a prefix of its own");
+      }
       default:
         return OnOutage(std::errc::protocol_error, detail::LeaseName(detail::Printable(base_)) +
                                                        " holds something that is no lease");

@@ -27,6 +27,7 @@
 #include "cache_protocol.hpp"
 #include "fleet.hpp"
 #include "payload.hpp"
+#include "protocol.hpp"
 
 namespace singleflight::redis::detail {
 
@@ -282,7 +283,7 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
       Learn(answer.reply.text);
     } else if (answer.IsReply()) {
       answer.kind = Answer::Kind::kRefused;
-      answer.why = generation_name_ + " holds something that is no generation";
+      answer.why = detail::Printable(generation_name_) + " holds something that is no generation";
     }
     const bool failed = generation_.empty();
     for (const auto& then : std::exchange(waiting_, {})) then(failed ? &answer : nullptr);

@@ -139,7 +139,7 @@ inline std::optional<LeaseInfo> ReadLease(const Reply& reply, const LeasePlace& 
                                       static_cast<std::int64_t>(lease.fence));
   lease.age = std::max(std::chrono::duration_cast<std::chrono::milliseconds>(age),
                        std::chrono::milliseconds(0));  // the clock may have been set back
-  lease.left = std::chrono::milliseconds(part[3].integer);
+  lease.left = detail::TimeLeft(part[3]);
   lease.followers = static_cast<std::size_t>(std::max(part[5].integer, 0LL));
   lease.leader = part[6].text;
   lease.forgotten = !place.token.empty();

@@ -109,10 +109,9 @@ inline std::string BaseOf(std::string_view prefix, std::string_view key) {
   return Joined({prefix, ":{", key, "}"});
 }
 // Returns a name for a message, which stays one line, and a short one, whatever is in the key.
-inline std::string Printable(std::string_view name) {
-  constexpr std::size_t kMost = 200;
+inline std::string Printable(std::string_view name, std::size_t most = 200) {
   std::string text;
-  for (const char byte : name.substr(0, kMost)) {
+  for (const char byte : name.substr(0, most)) {
     const auto code = static_cast<unsigned char>(byte);
     if (code >= 0x20 && code < 0x7f) {
       text += byte;
@@ -120,7 +119,7 @@ inline std::string Printable(std::string_view name) {
       ((text += "\\x") += "0123456789abcdef"[code >> 4]) += "0123456789abcdef"[code & 15];
     }
   }
-  return name.size() > kMost ? text += "..." : text;
+  return name.size() > most ? text += "..." : text;
 }
 inline constexpr std::string_view kLeaseSuffix = ":lease";
 inline std::string LeaseName(std::string_view base) { return Joined({base, kLeaseSuffix}); }
@@ -257,8 +256,7 @@ inline std::optional<Taken> ReadCached(std::vector<Reply>& part, Taken taken) {
     return std::nullopt;
   }
   const std::string& what = part[0].text;
-  taken.value = {std::move(taken.text), std::move(part[2].text),
-                 std::chrono::milliseconds(part[3].integer)};
+  taken.value = {std::move(taken.text), std::move(part[2].text), detail::TimeLeft(part[3])};
   taken.text = part.size() > 4 && part[4].IsText() ? std::move(part[4].text) : std::string();
   if (what == "hit" || what == "failure") {
     taken.kind = what == "hit" ? Taken::Kind::kHit : Taken::Kind::kFailure;
@@ -266,7 +264,7 @@ inline std::optional<Taken> ReadCached(std::vector<Reply>& part, Taken taken) {
     taken.kind = Taken::Kind::kRefresh;
   } else if (what == "wait" && part.size() > 6 && taken.text.size() == kIdSize) {
     taken.kind = Taken::Kind::kWait;
-    taken.left = std::chrono::milliseconds(part[5].integer);
+    taken.left = detail::TimeLeft(part[5]);
     taken.leader = std::move(part[6].text);
   } else {
     return std::nullopt;
@@ -288,7 +286,7 @@ inline std::optional<Taken> ReadTaken(Reply& reply) {
   } else if (what == "follow" && part.size() >= 4 && taken.text.size() == kIdSize) {
     taken.kind = Taken::Kind::kFollow;
     taken.is_forgotten = part.size() > 4;
-    taken.left = std::chrono::milliseconds(part[2].integer);
+    taken.left = detail::TimeLeft(part[2]);
     taken.leader = std::move(part[3].text);
   } else if (what == "outcome" || what == "tag") {
     taken.kind = what == "tag" ? Taken::Kind::kTag : Taken::Kind::kOutcome;

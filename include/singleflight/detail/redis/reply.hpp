@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <chrono>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -35,6 +36,13 @@ struct Reply {
   bool IsError() const noexcept { return type == Type::kError; }
   bool IsText() const noexcept { return type == Type::kString || type == Type::kStatus; }
 };
+
+// Returns how long something lasts, which the reply says in milliseconds. It can be added to a time
+// of the clock: what is longer than a hundred years is that long.
+inline std::chrono::milliseconds TimeLeft(const Reply& reply) noexcept {
+  constexpr long long kMost = 3'153'600'000'000;
+  return std::chrono::milliseconds(std::clamp(reply.integer, -kMost, kMost));
+}
 
 // Returns how many bytes these words are in a command, or a few more.
 inline std::size_t SizeOf(std::span<const std::string_view> words) noexcept {
