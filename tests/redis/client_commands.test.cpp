@@ -6,12 +6,16 @@
 #include <array>
 #include <cstddef>
 #include <future>
+#include <limits>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include "client_support.hpp"
 #include "server.hpp"
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
@@ -204,6 +208,63 @@ TEST_CASE("Redis client: commands beyond max_queued_bytes fail at once") {
   server.Continue();
   for (std::size_t i = 0; i < 9; ++i) CHECK(answers[i].get().IsReply());
   CHECK(client.Ask({"SET", "k", std::string(100'000, 'x')}).IsReply());
+}
+
+TEST_CASE("Redis client: a command for which there is no memory fails alone") {
+  const RedisServer server;
+  TestClient client(ClientOptionsFor(server));
+  REQUIRE(client.Ask({"SET", "long", std::string(4 << 20, 'x')}).IsReply());
+  const std::string no_memory = "there is no memory for a command";
+  std::vector<std::future<Answer>> answers;
+  const auto send = [&](std::size_t size) {
+    const std::string value(size, 'x');
+    client.OnLoop([&] {
+      const std::array<std::string_view, 3> words = {"SET", "k", value};
+      largest_allocation = 1 << 20;
+      for (int i = 0; i < 3; ++i) {
+        auto promise = std::make_shared<std::promise<Answer>>();
+        answers.push_back(promise->get_future());
+        client.Core().Commands().Run("k", words,
+                                     [promise](Answer its) { promise->set_value(std::move(its)); });
+      }
+      largest_allocation = std::numeric_limits<std::size_t>::max();
+    });
+  };
+  SECTION("of its own") {
+    send(4 << 20);
+    for (auto& answer : answers) {
+      const Answer its = answer.get();
+      CHECK(its.kind == Answer::Kind::kNotSent);
+      CHECK(its.why == no_memory);
+    }
+  }
+  SECTION("in what the connection has yet to write") {
+    send(600'000);  // twice that is too much
+    CHECK(answers[0].get().IsReply());
+    for (const int i : {1, 2}) {
+      const Answer its = answers[static_cast<std::size_t>(i)].get();
+      CHECK(its.kind == Answer::Kind::kNotSent);
+      CHECK(its.why == server.Socket() + ": " + no_memory);
+    }
+  }
+  SECTION("for the script's text") {
+    const std::string value(1'047'000, 'x');
+    const detail::Script script("return 1 -- " + std::string(10'000, 'x'));
+    largest_allocation = 1 << 20;
+    std::promise<Answer> promise;
+    client.OnLoop([&] {
+      client.Core().Commands().RunScript(script, std::array<std::string_view, 1>{"k"},
+                                         std::array<std::string_view, 1>{value},
+                                         [&](Answer its) { promise.set_value(std::move(its)); });
+    });
+    CHECK(promise.get_future().get().kind == Answer::Kind::kRefused);
+  }
+  SECTION("for its answer") {
+    largest_allocation = 1 << 20;
+    CHECK(client.Ask({"GET", "long"}).kind == Answer::Kind::kUnknown);
+  }
+  largest_allocation = std::numeric_limits<std::size_t>::max();
+  CHECK(client.Ask({"GET", "long"}).reply.text.size() == 4 << 20);
 }
 
 TEST_CASE("Redis client: a client that is destroyed calls each callback once") {

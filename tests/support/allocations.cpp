@@ -14,6 +14,7 @@ void* Allocate(std::size_t size, bool throws) noexcept {
     if (test::allocations_until_failure == 0) return nullptr;
     --test::allocations_until_failure;
   }
+  if (size > test::largest_allocation.load(std::memory_order_relaxed)) return nullptr;
   if (test::allocation_fails != nullptr && test::allocation_fails(throws)) return nullptr;
   void* const memory = std::malloc(size == 0 ? 1 : size);
   if (memory != nullptr) test::live_allocations.fetch_add(1, std::memory_order_relaxed);

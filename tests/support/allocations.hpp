@@ -16,6 +16,9 @@ inline thread_local std::size_t allocations_until_failure = std::numeric_limits<
 // that the failure throws std::bad_alloc instead of returning null.
 inline thread_local bool (*allocation_fails)(bool throws) noexcept = nullptr;
 
+// Larger allocations fail, on all threads.
+inline std::atomic<std::size_t> largest_allocation = std::numeric_limits<std::size_t>::max();
+
 // The number of allocations, on all threads, that are not freed yet.
 inline std::atomic<std::ptrdiff_t> live_allocations = 0;
 

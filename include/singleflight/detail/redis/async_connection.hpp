@@ -101,12 +101,17 @@ class AsyncConnection {
     FailAll(std::move(lost), down.why);
   }
 
-  // Sends a command, if the connection is up and its queue has room. Returns it otherwise.
+  // Whether the queue has room.
+  bool HasRoomFor(const Command& command) const noexcept {
+    return in_flight_.Bytes() + CommandsInFlight::CostOf(command) <= settings_.max_queued_bytes;
+  }
+  // Sends a command, if the connection is up, its queue has room, and there is memory. Returns it
+  // otherwise.
   std::unique_ptr<Command> Send(std::unique_ptr<Command> command) {
-    const std::size_t bytes = in_flight_.Bytes() + CommandsInFlight::CostOf(*command);
-    if (!IsUp() || bytes > settings_.max_queued_bytes) return command;
-    if (out_.Empty() && !std::exchange(flush_is_deferred_, true)) loop_.Defer(flush_);
-    out_.Append(command->Bytes());
+    if (!IsUp() || !HasRoomFor(*command)) return command;
+    const bool is_first = out_.Empty();
+    if (!out_.Append(command->Bytes())) return command;
+    if (is_first && !std::exchange(flush_is_deferred_, true)) loop_.Defer(flush_);
     in_flight_.Add(std::move(command), out_.Appended(), loop_.Now());
     if (!deadline_.IsSet()) {
       deadline_.Set(loop_.Now() + in_flight_.Patience(settings_.command_timeout));
@@ -185,7 +190,7 @@ class AsyncConnection {
     parser_.SetLimit(std::max(settings_.max_reply_bytes, kHandshakeReply));
     std::string hello;
     handshake_.emplace(settings_, hello);
-    out_.Append(hello);
+    if (!out_.Append(hello)) return Fail("there is no memory to say hello");
     Flush();
   }
 
@@ -232,14 +237,26 @@ class AsyncConnection {
         return UpdateEvents();
       }
       last_heard_ = loop_.Now();
-      const bool is_valid = parser_.Feed({buffer.data(), size}, [&](Reply&& reply) {
-        OnReply(std::move(reply));
-        return opened_ == opened;
-      });
+      const bool is_valid = Feed({buffer.data(), size}, error);
       if (opened_ != opened) return;
+      if (!error.empty()) return Fail(error);
       if (!is_valid) return Fail("sent what is not the Redis protocol");
       if (stream_.PollSeesTheRest() && (size < buffer.size() || reads == kReads)) return;
     }
+  }
+
+  // False: the bytes are no replies, or the connection was closed, or there is an error.
+  bool Feed(std::string_view bytes, std::string& error) {
+    const std::uint64_t opened = opened_;
+    try {
+      return parser_.Feed(bytes, [&](Reply&& reply) {
+        OnReply(std::move(reply));
+        return opened_ == opened;
+      });
+    } catch (const std::bad_alloc&) {
+      error = "there is no memory for its answer";
+    }
+    return false;
   }
 
   void OnReply(Reply&& reply) {

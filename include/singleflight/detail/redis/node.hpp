@@ -101,7 +101,9 @@ class Node {
     connection_.Close(name_ + ": " + why);
   }
 
-  // Sends a command, or returns it if the node is not up or its queue is full.
+  bool HasRoomFor(const Command& command) const noexcept { return connection_.HasRoomFor(command); }
+
+  // Sends a command, or returns it if the node is not up, its queue is full, or there is no memory.
   std::unique_ptr<Command> Send(std::unique_ptr<Command> command) {
     if (!IsUp()) return command;
     return connection_.Send(std::move(command));

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,9 +17,15 @@ class OutputBuffer {
   bool Empty() const noexcept { return begin_ == bytes_.size(); }
   std::string_view Front() const noexcept { return std::string_view(bytes_).substr(begin_); }
 
-  void Append(std::string_view bytes) {
-    bytes_ += bytes;
+  // False: there is no memory for them, and all is as it was.
+  [[nodiscard]] bool Append(std::string_view bytes) {
+    try {
+      bytes_ += bytes;
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
     appended_ += bytes.size();
+    return true;
   }
 
   // Says that the first `size` bytes of Front() were written.
@@ -28,13 +35,16 @@ class OutputBuffer {
     if (Empty()) {
       begin_ = 0;
       bytes_.clear();
-      if (bytes_.capacity() > kKeptCapacity) bytes_ = {};
+      if (bytes_.capacity() > kKeptCapacity) std::string().swap(bytes_);  // an assignment keeps it
     } else if (begin_ > kKeptCapacity && begin_ > bytes_.size() / 2) {
       bytes_.erase(0, std::exchange(begin_, 0));
     }
   }
 
-  void Reset() noexcept { *this = {}; }
+  void Reset() noexcept {
+    std::string().swap(bytes_);
+    *this = {};
+  }
 
   // Count the bytes since the beginning, or since Reset.
   std::uint64_t Appended() const noexcept { return appended_; }

@@ -101,7 +101,7 @@ class ReplyParser {
   void SetLimit(std::size_t max_reply_bytes) noexcept { limit_ = max_reply_bytes; }
 
   void Reset() noexcept {
-    rest_ = {};
+    std::string().swap(rest_);  // an assignment would keep its memory
     stack_.clear();
     skip_ = size_ = 0;
     too_large_ = false;
@@ -242,7 +242,7 @@ class ReplyParser {
       rest_ = bytes;
     } else {
       rest_.erase(0, before - bytes.size());
-      if (rest_.empty() && rest_.capacity() > kKeptBuffer) rest_ = {};
+      if (rest_.empty() && rest_.capacity() > kKeptBuffer) std::string().swap(rest_);
     }
   }
 

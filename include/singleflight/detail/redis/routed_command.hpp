@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <memory>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
@@ -37,22 +38,24 @@ class CommandRouter {
 
 class RoutedCommand : public Command {
  public:
-  // Makes a command of these words.
+  // Makes a command of these words. Without memory for them, Bytes is empty, as below.
   RoutedCommand(CommandRouter& router, std::optional<unsigned> slot,
                 std::span<const std::string_view> words)
       : router_(router), slot_(slot) {
-    AppendCommand(bytes_, words);
+    WithMemory([&] { AppendCommand(bytes_, words); });
   }
   // Makes a command that runs a script.
   RoutedCommand(CommandRouter& router, std::optional<unsigned> slot, const Script& script,
                 std::span<const std::string_view> keys, std::span<const std::string_view> arguments)
       : router_(router), slot_(slot), script_(&script) {
     words_ = 3 + keys.size() + arguments.size();
-    bytes_.reserve(detail::SizeOf(keys) + detail::SizeOf(arguments) + 128);
-    AppendScriptHead("EVALSHA", script.Digest());
-    AppendWord(bytes_, std::to_string(keys.size()));
-    for (const std::string_view key : keys) AppendWord(bytes_, key);
-    for (const std::string_view argument : arguments) AppendWord(bytes_, argument);
+    WithMemory([&] {
+      bytes_.reserve(detail::SizeOf(keys) + detail::SizeOf(arguments) + 128);
+      head_ = AppendScriptHead(bytes_, "EVALSHA", script.Digest());
+      AppendWord(bytes_, std::to_string(keys.size()));
+      for (const std::string_view key : keys) AppendWord(bytes_, key);
+      for (const std::string_view argument : arguments) AppendWord(bytes_, argument);
+    });
   }
 
   // Called once. The command is destroyed after that.
@@ -61,16 +64,20 @@ class RoutedCommand : public Command {
   const Script* TheScript() const noexcept { return script_; }  // null: none
   std::optional<unsigned> Slot() const noexcept { return slot_; }
 
-  // From now on, the script goes as its text. False if it does already, or is no script.
+  // From now on, the script goes as its text. False if it does already, is no script, or there is
+  // no memory for that.
   bool SendWholeScript() {
     if (script_ == nullptr || is_whole_) return false;
-    is_whole_ = true;
-    const std::string tail = bytes_.substr(head_);
-    bytes_.clear();
-    if (ask_at_) bytes_ = kAsking;
-    AppendScriptHead("EVAL", script_->Text());
-    bytes_ += tail;
-    return true;
+    return WithMemory([&] {
+      std::string whole;
+      whole.reserve(bytes_.size() + script_->Text().size() + 128);
+      if (ask_at_) whole = kAsking;
+      const std::size_t head = AppendScriptHead(whole, "EVAL", script_->Text());
+      whole.append(bytes_, head_);
+      bytes_ = std::move(whole);
+      head_ = head;
+      is_whole_ = true;
+    });
   }
 
   // Has the next attempt go to a node that does not have the slot yet, or to the one that has it.
@@ -112,11 +119,23 @@ class RoutedCommand : public Command {
  private:
   static constexpr std::string_view kAsking = "*1\r\n$6\r\nASKING\r\n";
 
-  void AppendScriptHead(std::string_view name, std::string_view script) {
-    AppendHeader(bytes_, '*', words_);
-    AppendWord(bytes_, name);
-    AppendWord(bytes_, script);
-    head_ = bytes_.size();
+  // Returns the size of `bytes` with the head.
+  std::size_t AppendScriptHead(std::string& bytes, std::string_view name,
+                               std::string_view script) const {
+    AppendHeader(bytes, '*', words_);
+    AppendWord(bytes, name);
+    AppendWord(bytes, script);
+    return bytes.size();
+  }
+  // False: there is no memory for what `fn` does.
+  template <class Fn>
+  static bool WithMemory(const Fn& fn) {
+    try {
+      fn();
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    return true;
   }
 
   CommandRouter& router_;

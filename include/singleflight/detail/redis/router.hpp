@@ -136,10 +136,12 @@ class Router final : private CommandRouter {
 
   static constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
   static constexpr int kMaxRedirections = 16;
+  static constexpr const char* kNoMemory = "there is no memory for a command";
   static constexpr auto kRetryPause = std::chrono::milliseconds(25);
 
   void Send(std::unique_ptr<RoutedCommand> command) {
     command->give_up = loop_.Now() + std::max(settings_.connect_timeout, settings_.command_timeout);
+    if (command->Bytes().empty()) return FailSoon(std::move(command), kNoMemory);
     Route(std::move(command));
   }
 
@@ -151,9 +153,11 @@ class Router final : private CommandRouter {
       command->sent_to = target.node;
       std::unique_ptr<Command> refused = target.node->Send(std::move(command));
       if (refused == nullptr) return;
-      const std::string& name = target.node->Name();
+      const char* const why = target.node->HasRoomFor(*refused)
+                                  ? kNoMemory
+                                  : "max_queued_bytes of commands wait for their answers";
       return FailSoon(RoutedCommand::Downcast(std::move(refused)),
-                      name + ": max_queued_bytes of commands wait for their answers");
+                      target.node->Name() + ": " + why);
     }
     if (!target.may_come) {
       const std::string why = topology_.Why(command->Slot());
