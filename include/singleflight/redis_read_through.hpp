@@ -120,10 +120,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
       static_cast<void>(refreshes_.release());
       return;
     }
-    singleflight::detail::BeforeBlocking();
-    this->AwaitCommands();
-    this->local_ = nullptr;  // its calls use the rest
-    refreshes_ = nullptr;
+    this->Drain(*refreshes_);
     if (!this->context_->cache->IsOpen()) return;
     this->context_->Loop().Post([cache = this->context_->cache] { cache->Close(); });
   }

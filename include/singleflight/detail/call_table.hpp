@@ -348,12 +348,12 @@ class CallTable {
   }
 
   // Asks every call that is led asynchronously to stop, also those that begin from now on, and
-  // waits until all have landed.
+  // waits until all have landed. Returns how many calls had begun by then.
   //
   // One pass that finds no call is not enough: a call in a later shard may begin one in an earlier
   // shard, and land, before the pass gets there. But if no call began in any shard between two such
   // passes, there was none at the end of the first.
-  void Drain() {
+  std::uint64_t Drain() {
     for (Shard<Mutex>& shard : shards_) {
       Locked { shard } -> stopping = true;
       while (AskOneToStop(Locked(shard))) continue;
@@ -366,7 +366,7 @@ class CallTable {
         begun += Locked { shard } -> executions;  // first, so that a call that begins now is seen
         idle = !WaitUntilDrained(shard) && idle;
       }
-      if (idle && was_idle && begun == begun_before) return;
+      if (idle && was_idle && begun == begun_before) return begun;
     }
   }
 

@@ -56,10 +56,10 @@ class Ledger {
   explicit Ledger(const GroupOptions& options) : limits_(options) {}
   Ledger(const GroupOptions& options, Listener&& listener)
       : listener_(std::move(listener)), limits_(options) {}
-  ~Ledger() {
-    do {
-      table_.Drain();
-    } while (reaper_.JoinAll());  // what a thread does after landing may begin another call
+  ~Ledger() { Drain(); }
+  std::uint64_t Drain() {  // see CallTable
+    const std::uint64_t begun = table_.Drain();
+    return reaper_.JoinAll() ? Drain() : begun;  // a thread that has landed one may begin another
   }
   Ledger(const Ledger&) = delete;
   Ledger& operator=(const Ledger&) = delete;

@@ -178,8 +178,21 @@ class FleetGroup : private FoundByLookup {
     if (IsForked()) {
       static_cast<void>(local_.release());  // its calls are the parent's
     } else {
-      singleflight::detail::BeforeBlocking();
-      AwaitCommands();
+      Drain();
+    }
+  }
+
+  // Asks the calls of this group, and those of `others`, to stop, and waits until none is in
+  // flight. The groups stay usable meanwhile, because the work of a call may use any of them.
+  template <class... Others>
+  void Drain(Others&... others) {
+    singleflight::detail::BeforeBlocking();
+    std::uint64_t begun = 0;
+    for (bool is_first = true;; is_first = false) {
+      AwaitCommands();  // a call may begin one, and its callback a call
+      const std::uint64_t begun_before = begun;
+      begun = (local_->ledger_.Drain() + ... + others.ledger_.Drain());
+      if (!is_first && begun == begun_before) return;
     }
   }
 
@@ -286,7 +299,7 @@ class FleetGroup : private FoundByLookup {
   const std::shared_ptr<Context> context_;
   PendingCommands pending_;
   [[no_unique_address]] Listener listener_;
-  std::unique_ptr<Local> local_;  // declared last, so destroyed first: its calls use the rest
+  std::unique_ptr<Local> local_;  // declared last, so destroyed first
 
  private:
   // Ends a LeaseWalk early.
