@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -19,6 +20,7 @@
 #include "processes.hpp"
 #include "proxy.hpp"
 #include "server.hpp"
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/support.hpp"
 
@@ -109,6 +111,18 @@ TEST_CASE("redis::ReadThrough: if there was never a server, Peek sees what was l
   CHECK(*pages.Get("k", NeverRun) == "v");
   CHECK(pages.GetStats().local_hits == 0);
   CHECK(pages.GetStats().loads == 1);
+}
+
+TEST_CASE("redis::ReadThrough: loads while no server can be used leave no memory behind") {
+  PageOptions options = LongTtl();
+  options.fleet.on_outage = redis::OnOutage::kRunLocally;
+  CachePages pages(LongTimeouts("/nowhere/socket"), options);
+  const auto live_after = [&pages](int loads) {
+    for (int i = 0; i < loads; ++i) REQUIRE(*pages.Get("k", [] { return "v"s; }) == "v");
+    return live_allocations.load();
+  };
+  const std::ptrdiff_t after_few = live_after(200);
+  CHECK(live_after(2'000) < after_few + 500);
 }
 
 // ---- A user who may not subscribe

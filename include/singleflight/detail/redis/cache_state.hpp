@@ -185,11 +185,18 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
     const auto found = leads_.find(id);
     return found == leads_.end() ? nullptr : found->second.lock();
   }
-  // A call works without a lease, since no server can be used. `forget` runs as soon as that may
-  // have changed, so that no caller joins it who could ask a server.
-  void WhenServersChange(std::function<void()> forget) { forgets_.push_back(std::move(forget)); }
+  // `call` works without a lease, since no server can be used. `forget` runs as soon as that may
+  // have changed, so that no caller joins the call who could ask a server. Neither is kept for long
+  // when the call has landed.
+  void WhenServersChange(std::weak_ptr<const void> call, std::function<void()> forget) {
+    forgets_.emplace_back(std::move(call), std::move(forget));
+    if (forgets_.size() < 2 * forgets_alive_ + 64) return;
+    std::erase_if(forgets_, [](const auto& each) { return each.first.expired(); });
+    forgets_alive_ = forgets_.size();
+  }
   void OnServersChange() override {
-    for (const auto& forget : std::exchange(forgets_, {})) forget();
+    forgets_alive_ = 0;
+    for (const auto& each : std::exchange(forgets_, {})) each.second();
   }
 
   // ---- Messages
@@ -321,7 +328,8 @@ class CacheState final : public std::enable_shared_from_this<CacheState>, public
   std::size_t leads_alive_ = 0;                      // when those that have gone were last removed
   std::unordered_map<std::string, Ending> endings_;  // by the lease's id
   std::uint64_t endings_so_far_ = 0;
-  std::vector<std::function<void()>> forgets_;
+  std::vector<std::pair<std::weak_ptr<const void>, std::function<void()>>> forgets_;
+  std::size_t forgets_alive_ = 0;  // when those whose calls have landed were last removed
   std::unordered_map<std::string, std::vector<std::function<void()>>> turns_;  // by key
   bool expects_hits_ = !is_local_ && policy_.early_refresh <= 0;
   std::bitset<kStripes> expects_hit_;  // by stripes of keys

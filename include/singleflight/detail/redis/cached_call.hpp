@@ -70,12 +70,13 @@ class CachedCall final
   }
   void OnMustRun(std::shared_ptr<Tenure> tenure) noexcept override {
     if (HasNoRunner()) return Vanish(tenure.get());
-    this->context->cache->WhenServersChange([given = this->given_, fleet = &this->context->fleet] {
+    const auto forget = [given = this->given_, fleet = &this->context->fleet] {
       if (std::shared_ptr<typename Base::Async> async = given.lock()) {
         async->Forget();
         fleet->Deliveries().Post([released = std::move(async)] {});  // what it holds is the user's
       }
-    });
+    };
+    this->context->cache->WhenServersChange(this->given_, forget);
     Base::OnMustRun(std::move(tenure));
   }
 
