@@ -299,6 +299,19 @@ TEST_CASE("redis::ReadThrough: a load that fails gets its callers the expired lo
   CHECK(*pages.Get("k", [] { return "new"s; }) == "new");
 }
 
+TEST_CASE("redis::ReadThrough: a local value is of no use when stale_for is over on the server") {
+  const RedisServer server;
+  PageOptions options = Local();
+  options.stale_for = 1h;
+  CachePages pages(server, options);
+  AwaitListening(pages);
+  PutAndHear(pages, "k", "old"s);
+  Age(server, "k", 2h - 300ms);
+  const auto load = []() -> std::string { throw 7; };
+  REQUIRE(*pages.Get("k", load) == "old");  // kept here, too
+  Await([&] { return Keep([&] { return pages.Get("k", load); }).value != "old"; });
+}
+
 TEST_CASE(
     "redis::ReadThrough: the local cache is bounded by entries, or by what the weigher says") {
   const RedisServer server;

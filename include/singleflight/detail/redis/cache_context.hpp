@@ -115,12 +115,12 @@ class CacheContext final : public GroupContext {
     return old.value != nullptr && old.epoch == cache->EpochOf(key);
   }
   // `epoch` is that of the moment `asked`, when the value was asked for. `fresh_for` is how long it
-  // was fresh then.
+  // was fresh then. It is negative if the value had expired.
   void PutLocal(const std::string& key, const Value& value, Epoch epoch, Clock::time_point asked,
                 Clock::duration fresh_for) {
     if (!local_ || cache->MissesMessages() || epoch != cache->EpochOf(key)) return;
     const auto local_ttl = detail::ClockTime(*options_.local_ttl);
-    const auto fresh_until = asked + std::clamp(fresh_for, Clock::duration::zero(), local_ttl);
+    const auto fresh_until = asked + std::min(fresh_for, local_ttl);
     const auto usable_until = fresh_until + detail::ClockTime(options_.stale_for);
     if (usable_until <= Clock::now()) return;
     local_->Put(key, LocalEntry<Value>{value, fresh_until, usable_until, epoch});
