@@ -39,7 +39,7 @@ struct ReadThroughOptions {
   // earlier, at random. 1 is a good factor. 0: not at all.
   double early_refresh = 0;
   // How long after a failed load no process loads again. Meanwhile callers get the expired value,
-  // or else the failure.
+  // or else the failure. In place of one larger than max_value, they get a RemoteError.
   Duration retry_after = {};
   // Whether "not found" is put, too: an empty std::optional, a null pointer, and what IsNotFound
   // says of your own types (see value_traits.hpp).

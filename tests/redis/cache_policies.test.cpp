@@ -36,6 +36,12 @@ struct Reply {
 [[maybe_unused]] bool IsFailure(const Reply& reply) { return reply.status >= 500; }
 [[maybe_unused]] bool IsNotFound(const Reply& reply) { return reply.status == 404; }
 
+// One that does not work is a failure, of which its codec has nothing to say.
+struct Mute {
+  bool works = true;
+};
+[[maybe_unused]] bool IsFailure(const Mute& mute) { return !mute.works; }
+
 [[noreturn]] std::string Fail(const std::string& why = "the load has failed") {
   throw std::runtime_error(why);
 }
@@ -75,6 +81,15 @@ struct singleflight::redis::Codec<Reply> {
   static std::optional<Reply> Decode(std::string_view text) {
     return Reply{std::stoi(std::string(text))};
   }
+};
+
+template <>
+struct singleflight::redis::Codec<Mute> {
+  static std::string Encode(const Mute& mute) {
+    if (!mute.works) throw std::runtime_error("nothing to say");
+    return "works";
+  }
+  static std::optional<Mute> Decode(std::string_view) { return Mute{true}; }
 };
 
 // ---- ttl
@@ -592,6 +607,60 @@ TEST_CASE("redis::ReadThrough: a refreshed value over max_value removes the old 
   load.AwaitBegun();
   AwaitNoLease(server, "k");
   CHECK_FALSE(Has(server, "k", "value"));
+}
+
+TEST_CASE("redis::ReadThrough: a failure over max_value leaves the expired value") {
+  const RedisServer server;
+  PageOptions options = Stale();
+  options.fleet.max_value = 10;
+  if (GENERATE(false, true)) options.retry_after = 1min;
+  CachePages here(server, options), there(server, options);
+  PutExpired(server, here, "k");
+  HeldLoad load(HeldLoad::And([] { return Fail(std::string(1000, 'x')); }));
+  load.Finish();
+  CHECK(*here.Get("k", load.Load()) == "old");
+  load.AwaitBegun();
+  AwaitNoLease(server, "k");
+  CHECK(Has(server, "k", "value"));
+  CHECK(Has(server, "k", "failed") == (options.retry_after.count() > 0));
+  HeldLoad next("new");
+  next.Finish();
+  CHECK(*there.Get("k", next.Load()) == "old");
+  if (options.retry_after.count() == 0) return next.AwaitBegun();
+  CHECK(next.Runs() == 0);
+}
+
+TEST_CASE("redis::ReadThrough: retry_after holds after a failure over max_value") {
+  const RedisServer server;
+  PageOptions options = LongTtl();
+  options.fleet.max_value = 10;
+  options.retry_after = 1min;
+  CachePages here(server, options), there(server, options);
+  HeldLoad load(HeldLoad::And([] { return Fail(std::string(1000, 'x')); }));
+  test::Caller loading([&] { return here.Get("k", load.Load()); });
+  load.AwaitBegun();
+  test::Caller following([&] { return there.Get("k", NeverRun); });
+  AwaitCacheFollowers(server, "k", 1);
+  load.Finish();
+  CHECK(loading.Join().message == std::string(1000, 'x'));
+  CHECK_THAT(following.Join().message, Catch::Contains("could not be told"));
+  AwaitNoLease(server, "k");
+  for (CachePages* pages : {&here, &there}) {
+    CHECK_THAT(Keep([&] { return pages->Get("k", NeverRun); }).message,
+               Catch::Contains("could not be told"));
+  }
+  CHECK(here.GetStats().fleet.untold == 1);
+}
+
+TEST_CASE("redis::ReadThrough: a failure that its codec cannot encode leaves the expired value") {
+  const RedisServer server;
+  redis::ReadThroughOptions<Mute> options{.ttl = 1h, .stale_for = 1h, .retry_after = 1min};
+  CacheProcess<Mute> pages(server, options);
+  pages.Put("k", Mute{true});
+  Age(server, "k", 61min);
+  CHECK(pages.Get("k", [] { return Mute{false}; })->works);
+  Await([&] { return Has(server, "k", "failed"); });
+  CHECK(Has(server, "k", "value"));
 }
 
 TEST_CASE("redis::ReadThrough: a value that the server refuses is not put, and fails nobody") {

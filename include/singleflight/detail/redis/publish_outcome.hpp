@@ -135,7 +135,7 @@ struct PublishOutcome {
     }
     if (error != nullptr) {  // the callers of this process get what Encode has thrown
       outcome.SetError(error);
-      if (put) put = PutOrder{.fresh = "-"};
+      if (put && !put->fresh.empty()) put = PutOrder{.fresh = "-"};  // else it was a failure
     } else {
       error = outcome.Error();
     }

@@ -271,12 +271,19 @@ class Tenure final : public std::enable_shared_from_this<Tenure>,
                                              PublishingScript().Text().size() + kRest);
   }
 
-  // From now on the others are told to run `fn` themselves.
+  // From now on the others are told to run `fn` themselves. But a failure that forbids that for a
+  // while is told by a short one in its place.
   void CannotTell() {
     if (std::exchange(is_untold_, true)) return;
     ++context_->count.untold;
+    if (put_ && !put_->failure.empty()) {
+      constexpr std::string_view kWhy =
+          "singleflight::redis: the last load has failed, and its failure could not be told";
+      payload_ = detail::Pack({PayloadKind::kException, kWhy}, context_->tag_hash, token_);
+      return;
+    }
     payload_ = PackKind(PayloadKind::kRunIt);
-    if (put_) put_ = PutOrder{.fresh = "-"};
+    if (put_ && !put_->fresh.empty()) put_ = PutOrder{.fresh = "-"};  // else the old one stays
   }
 
   void Publish() {
