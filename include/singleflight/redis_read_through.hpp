@@ -319,8 +319,7 @@ class ReadThrough : public detail::FleetGroup<Value, detail::CachedCall<Value, V
                                          typename Base::ThreadRunner& runner, bool again,
                                          OnFailure on_failure) {
     auto&& adapted = KeyRef::Adapt(key);
-    typename Context::Found found;
-    if (!again) found = LookLocal(adapted);
+    auto found = again ? typename Context::Found() : LookLocal(adapted);
     if (found.is_fresh) {
       singleflight::detail::LandedState<Value>::Notify(waiter, std::move(*found.value));
       return {nullptr, Role::kLeader};

@@ -9,8 +9,11 @@
 #include <functional>
 #include <optional>
 #include <singleflight/async.hpp>
+#include <singleflight/many.hpp>
 #include <singleflight/redis_read_through.hpp>
+#include <span>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -36,7 +39,19 @@ PageOptions Local(std::chrono::nanoseconds local_ttl = 1h) {
   return options;
 }
 
+struct User {
+  const int id;
+};
+
 }  // namespace
+
+template <>
+struct singleflight::redis::Codec<User> {
+  static std::string Encode(const User& user) { return std::to_string(user.id); }
+  static std::optional<User> Decode(std::string_view text) {
+    return User{std::stoi(std::string(text))};
+  }
+};
 
 TEST_CASE("redis::ReadThrough: a local value is used until local_ttl, and then the server asked") {
   const RedisServer server;
@@ -333,6 +348,18 @@ TEST_CASE(
   CHECK(evictions < 300);
   CHECK((evictions >= 295) == static_cast<bool>(options.local_weigher));
   CHECK(*pages.Get("0", NeverRun) == std::string(17, 'x'));  // it is on the server
+}
+
+TEST_CASE("redis::ReadThrough: a value need not be assignable") {
+  const RedisServer server;
+  redis::ReadThroughOptions<User> options{.ttl = 1h, .stale_for = 1h, .local_ttl = 1h};
+  CacheProcess<User> here(server, options), there(server, options);
+  CHECK(here.Get("k", [] { return User{1}; })->id == 1);
+  AwaitNoLease(server, "k");
+  CHECK(there.Get("k", [] { return User{2}; })->id == 1);
+  CHECK(there.Peek("k")->id == 1);
+  const auto load = [](std::span<const std::string>) { return std::vector<User>{{3}}; };
+  CHECK(DoMany(here, std::vector<std::string>{"m"}, load)[0]->id == 3);
 }
 
 TEST_CASE("redis::ReadThrough: a weigher that throws keeps the value from being kept here") {

@@ -148,8 +148,8 @@ class ValueStore {
       if (value == nullptr || singleflight::IsFailure(*value)) {
         return KeepFailure(ledger, call, key, outcome);
       }
-      std::optional<ToPut> put;
-      if (IsKept(*value)) put = Made(*value, note.own, now, load_time);
+      std::optional<ToPut> put =
+          IsKept(*value) ? Made(*value, note.own, now, load_time) : std::nullopt;
       const bool erase = !put && note.MayBeCached() && kCanErase;
       if (!put && !erase) return;
       Removed removed;  // destroyed without the key's lock

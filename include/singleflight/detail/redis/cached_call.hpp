@@ -187,8 +187,8 @@ class CachedCall final
   void LandHit(const CachedValue& hit) {
     Context& cache = *CacheOf();
     const auto payload = detail::Unpack(hit.payload, cache.tag_hash, hit.token);
-    std::optional<Outcome> outcome;
-    if (payload && payload->kind == PayloadKind::kValue) outcome = Base::Decode(*payload);
+    const bool is_value = payload && payload->kind == PayloadKind::kValue;
+    std::optional<Outcome> outcome = is_value ? Base::Decode(*payload) : std::nullopt;
     if (!outcome) {
       const bool is_other = !payload && detail::IsOfAnotherType(hit.payload, cache.tag_hash);
       cache.Loop().Post([this, is_other, token = hit.token] {
