@@ -135,13 +135,28 @@ class LruCache {
   // Returns what was removed. If you need not know, ignore it.
   template <class K = detail::BracedKey<Key>>
   Removed Put(const K& key, Value value) {
-    const Time ttl = options_.ttl ? options_.ttl->count() : detail::kNoEnd;
-    return PutFor(key, std::move(value), ttl);
+    return PutPrepared(PrepareFor(KeyRef(KeyRef::Adapt(key)), std::move(value), TimeOr({})));
   }
   // The same, with a time of its own. If that is not positive, there is no entry afterwards.
   template <class K = detail::BracedKey<Key>>
   Removed Put(const K& key, Value value, Duration ttl) {
-    return PutFor(key, std::move(value), ttl.count());
+    return PutPrepared(PrepareFor(KeyRef(KeyRef::Adapt(key)), std::move(value), ttl.count()));
+  }
+
+  // Internal: whether the options have a ttl.
+  bool HasTtl() const noexcept { return options_.ttl.has_value(); }
+
+  // Internal: Put in two steps. The first runs all user code but KeyEqual.
+  using Prepared = detail::PreparedEntry<Node>;
+  template <class K>
+  Prepared Prepare(const K& key, Value value, const std::optional<Duration>& ttl) {
+    return PrepareFor(KeyRef(KeyRef::Adapt(key)), std::move(value), TimeOr(ttl));
+  }
+  Removed PutPrepared(Prepared&& entry) {
+    Removed removed;
+    Shard& at = ShardOf(entry.node->hash);
+    while (!TryToPut(at, entry, removed)) EvictElsewhere(at, entry.now, removed);
+    return removed;
   }
 
   // Removes the entry for `key`. What this returns is true if there was one.
@@ -297,46 +312,38 @@ class LruCache {
     return nullptr;
   }
 
-  template <class K>
-  Removed PutFor(const K& key, Value&& value, Time ttl) {
-    auto&& adapted = KeyRef::Adapt(key);
-    const KeyRef ref(adapted);
-    const std::uint64_t hash = HashOf(ref);
+  Time TimeOr(const std::optional<Duration>& ttl) const {
+    return ttl ? ttl->count() : options_.ttl ? options_.ttl->count() : detail::kNoEnd;
+  }
+  Prepared PrepareFor(KeyRef key, Value&& value, Time ttl) {
+    const std::uint64_t hash = HashOf(key);
     if (ttl != detail::kNoEnd && !may_expire_.load(kRelaxed)) may_expire_.store(true, kRelaxed);
     const Time now = NowIfNeeded();
     const Time expires = ttl <= 0 || ttl == detail::kNoEnd ? ttl : detail::Later(now, ttl);
-    auto node = MakeNode(hash, ref, std::move(value), expires);
-    const std::size_t weight = node->weight;
-    const bool is_kept = ttl > 0 && weight <= options_.capacity;
-    Removed removed;
-    Shard& at = ShardOf(hash);
-    while (!TryToPut(at, node, ref, is_kept, now, removed)) EvictElsewhere(at, now, removed);
-    return removed;
-  }
-
-  std::unique_ptr<Node> MakeNode(std::uint64_t hash, KeyRef key, Value&& value, Time expires) {
     Key copy(key.get());
     std::size_t weight = 1;
     if (options_.weigher) {
       weight = (std::max)(options_.weigher(std::as_const(copy), std::as_const(value)), weight);
     }
-    return std::make_unique<Node>(hash, weight, expires, std::move(copy), std::move(value));
+    auto node = std::make_unique<Node>(hash, weight, expires, std::move(copy), std::move(value));
+    return {std::move(node), ttl > 0 && weight <= options_.capacity, now};
   }
 
-  // Replaces the entry for `key`. False: no room can be made in this shard.
-  bool TryToPut(Shard& at, std::unique_ptr<Node>& node, KeyRef key, bool is_kept, Time now,
-                Removed& removed) {
+  // Replaces the entry for its key. False: no room can be made in this shard.
+  bool TryToPut(Shard& at, Prepared& entry, Removed& removed) {
+    std::unique_ptr<Node>& node = entry.node;
     const Locked shard(at);
-    Node* const old = Find(*shard, node->hash, key);
-    if (is_kept && node->expires != detail::kNoEnd) shard->ReserveExpiry();  // the last to throw
+    Node* const old = Find(*shard, node->hash, KeyRef(node->key));
+    if (entry.is_kept && node->expires != detail::kNoEnd)
+      shard->ReserveExpiry();  // the last to throw
     if (old != nullptr) {
       node->asked_for = old->asked_for;
       Remove(*shard, *old, removed);
     }
-    if (!is_kept) return true;
-    for (int i = 0; i < kExpiredAtOnce; ++i) Take(shard->RemoveExpired(now), removed);
+    if (!entry.is_kept) return true;
+    for (int i = 0; i < kExpiredAtOnce; ++i) Take(shard->RemoveExpired(entry.now), removed);
     while (!ReserveWeight(node->weight)) {
-      if (!Take(shard->Evict(now), removed)) return false;
+      if (!Take(shard->Evict(entry.now), removed)) return false;
     }
     shard->Insert(*node.release());
     return true;

@@ -213,7 +213,8 @@ class ReadThrough {
   //
   // Thread: waits while a value for `key` is being put.
   // Errors: throws what Cache::Put throws, or copying the value. If the cache throws, the old entry
-  //   is erased, and the call is forgotten.
+  //   is erased, and the call is forgotten. Throws std::invalid_argument, and changes nothing, if
+  //   the value cannot be kept for the time that it has, and the cache has no Erase.
   template <class K = detail::BracedKey<Key>>
   void Put(const K& key, const Value& value) {
     PutWith(key, value, {});
@@ -240,11 +241,11 @@ class ReadThrough {
   // Thread, Leaving, Errors: as in Get.
   template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load) {
-    return loads_.LoadOnce({Reason::kAsked}, KeyRef::Adapt(key), std::forward<Fn>(load), nullptr);
+    return loads_.Refresh(KeyRef::Adapt(key), std::forward<Fn>(load), nullptr);
   }
   template <class K = detail::BracedKey<Key>, class Fn>
   Result<Value> Refresh(const K& key, Fn&& load, const CallOptions& options) {
-    return loads_.LoadOnce({Reason::kAsked}, KeyRef::Adapt(key), std::forward<Fn>(load), &options);
+    return loads_.Refresh(KeyRef::Adapt(key), std::forward<Fn>(load), &options);
   }
 
   // The same in the background: returns at once. kFollower means that a call is in flight for `key`
@@ -263,6 +264,7 @@ class ReadThrough {
     detail::CheckLoad<Value, std::decay_t<Fn>>();
     detail::CheckKept<Fn>();
     auto&& adapted = KeyRef::Adapt(key);
+    loads_.AskForLoad(adapted);
     if (group().WouldFollow(adapted)) return Role::kFollower;
     return loads_.JoinUnattended({Reason::kAsked}, adapted, [&](Lead lead) {
       std::invoke(std::forward<Executor>(executor), detail::Task<ReadThrough, std::decay_t<Fn>>(

@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "../timeout.hpp"
+#include "../value_traits.hpp"
 #include "cache_time.hpp"
 
 namespace singleflight::detail {
@@ -109,5 +110,12 @@ class CachePolicy {
   const double jitter_;
   const double early_refresh_;
 };
+
+// Whether a load's value is put at all. `Options` are those of a ReadThrough.
+template <class Options, class Value>
+bool IsKept(const Options& options, const Value& value) {
+  return (options.cache_not_found || options.not_found_ttl || !singleflight::IsNotFound(value)) &&
+         (!options.keep_if || options.keep_if(value));
+}
 
 }  // namespace singleflight::detail

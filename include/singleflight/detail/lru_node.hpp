@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -50,6 +51,14 @@ struct LruNode : LruNodeBase {
 
   const Key key;
   const Value value;
+};
+
+// An entry that is to be put. It is still here afterwards if it was not kept.
+template <class Node>
+struct PreparedEntry {
+  std::unique_ptr<Node> node;
+  bool is_kept;   // else it only replaces the old one
+  CacheTime now;  // when it was prepared
 };
 
 template <class Node>

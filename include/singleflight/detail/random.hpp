@@ -23,4 +23,14 @@ inline double RandomUnit() noexcept {
   return static_cast<double>((mixed >> 11) + 1) * 0x1p-53;
 }
 
+// The same, unless the Traits have a Random of their own.
+template <class Traits>
+double RandomOf() {
+  if constexpr (requires { Traits::Random(); }) {
+    return Traits::Random();
+  } else {
+    return detail::RandomUnit();
+  }
+}
+
 }  // namespace singleflight::detail

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <concepts>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -25,47 +26,46 @@ class Failures {
     std::exception_ptr error;  // null: the value says that it is a failure
     std::conditional_t<kCopiesValues, std::optional<Value>, std::monostate> value;
   };
-  using Cache = LruCache<Key, Failure, Hash, KeyEqual, Traits>;
+  // The cache copies a pointer, so no user code runs when it is asked for one.
+  using Kept = std::shared_ptr<const Failure>;
+  using Cache = LruCache<Key, Kept, Hash, KeyEqual, Traits>;
 
  public:
   using Removed = typename Cache::Removed;
+  using Prepared = typename Cache::Prepared;
 
   explicit Failures(CacheTime retry_after) : retry_after_(retry_after) {}
 
-  // Returns the failure that still stands for `key`, if there is one.
+  // Returns the failure that still stands for `key`, or null.
   template <class K>
-  std::optional<Outcome<Value>> Get(const K& key) {
-    std::optional<Failure> failure = cache_.Get(key);
-    if (!failure) return std::nullopt;
-    std::optional<Outcome<Value>> outcome;
-    if constexpr (kCopiesValues) {
-      if (failure->value) {
-        outcome.emplace(std::in_place, std::move(*failure->value));
-        return outcome;
-      }
-    }
-    outcome.emplace(std::move(failure->error));
-    return outcome;
+  Kept Find(const K& key) {
+    return cache_.Get(key).value_or(nullptr);
   }
   template <class K>
   bool Has(const K& key) {
     return cache_.Peek(key).has_value();
   }
+  static Outcome<Value> OutcomeOf(const Failure& failure) {
+    if constexpr (kCopiesValues) {
+      if (failure.value) return Outcome<Value>(std::in_place, *failure.value);
+    }
+    return Outcome<Value>(failure.error);
+  }
 
   // Makes what Keep keeps. None: the leader vanished, or the value cannot be copied.
-  static std::optional<Failure> Made(const Outcome<Value>& outcome) {
+  template <class K>
+  std::optional<Prepared> Prepare(const K& key, const Outcome<Value>& outcome) {
     Failure failure{outcome.Error(), {}};
+    bool has_value = false;
     if constexpr (kCopiesValues) {
       if (outcome.value() != nullptr) failure.value.emplace(*outcome.value());
-      if (failure.value) return failure;
+      has_value = failure.value.has_value();
     }
-    if (failure.error == nullptr) return std::nullopt;
-    return failure;
+    if (!has_value && failure.error == nullptr) return std::nullopt;
+    return cache_.Prepare(key, std::make_shared<const Failure>(std::move(failure)),
+                          std::chrono::nanoseconds(retry_after_));
   }
-  template <class K>
-  Removed Keep(const K& key, Failure&& failure) {
-    return cache_.Put(key, std::move(failure), std::chrono::nanoseconds(retry_after_));
-  }
+  Removed Keep(Prepared&& failure) { return cache_.PutPrepared(std::move(failure)); }
 
   template <class K>
   Removed Erase(const K& key) {
@@ -85,6 +85,8 @@ class Failures {
 // For keys that cannot be copied.
 struct NoFailures {
   using Removed = std::monostate;
+  void Clear() noexcept {}
+  void EraseIf(const auto&) noexcept {}
 };
 
 }  // namespace singleflight::detail

@@ -11,6 +11,7 @@
 #include <utility>
 #include <variant>
 
+#include "../../lru_cache.hpp"
 #include "../../lru_cache_options.hpp"
 #include "../../options.hpp"
 #include "../../read_through_options.hpp"
@@ -63,6 +64,22 @@ struct RemovedFrom<Cache> {
   using Type = typename Cache::Removed;
 };
 
+template <class Cache>
+inline constexpr bool kIsLruCache = false;
+template <class... Args>
+inline constexpr bool kIsLruCache<LruCache<Args...>> = true;
+
+// What is to be put into a cache. In an LruCache no user code runs any more but KeyEqual. `Put` is
+// what is put: a value, or a reference to one.
+template <class Cache, class Put>
+struct PreparedFor {
+  Put put;
+  std::optional<Duration> ttl;
+};
+template <class Cache, class Put>
+requires(kIsLruCache<Cache>) struct PreparedFor<Cache, Put> : Cache::Prepared {
+};
+
 // Calls a user's cache the way it asks for: under a lock unless it is kConcurrent, and with views
 // of string keys if every operation accepts them. Results other than values are ignored. `Cache`
 // may be a reference. All that refer to one cache lock the same mutex.
@@ -94,11 +111,13 @@ class GuardedCache {
     auto&& taken = KeyFor(key);
     static_assert(CheckKey<CallsGet<Type>, decltype(taken)>());
     const std::lock_guard lock(mutex_);
-    if constexpr (kIsEntry<Value> && requires { cache_.GetAtAnyAge(taken); }) {  // it has its times
-      return cache_.GetAtAnyAge(taken);
-    } else {
-      return cache_.Get(taken);
+    if constexpr (kIsEntry<Value> && requires {
+                    cache_.GetAtAnyAge(taken);
+                    cache_.HasTtl();
+                  }) {
+      if (!cache_.HasTtl()) return cache_.GetAtAnyAge(taken);  // the entry has its times
     }
+    return cache_.Get(taken);
   }
 
   // Like Get, but leaves no trace, if the cache can do that.
@@ -115,16 +134,40 @@ class GuardedCache {
     }
   }
 
-  // `ttl` is ignored by a cache that does not take one.
-  template <class K, class V>
-  Removed Put(const K& key, V&& value, const std::optional<Duration>& ttl) {
-    auto&& taken = KeyFor(key);
-    static_assert(CheckKey<CallsPut<Type, Value>, decltype(taken)>());
-    const std::lock_guard lock(mutex_);
-    if constexpr (kTakesTtl) {
-      if (ttl) return Keep([&] { return cache_.Put(taken, std::forward<V>(value), *ttl); });
+  template <class ToPut>
+  using Prepared = PreparedFor<Type, ToPut>;
+
+  // Makes what Put puts. `put` is a Value, or a std::reference_wrapper of one. `ttl` is ignored by
+  // a cache that does not take one.
+  template <class K, class ToPut>
+  Prepared<ToPut> Prepare(const K& key, ToPut&& put, const std::optional<Duration>& ttl) {
+    if constexpr (kIsLruCache<Type>) {
+      auto&& taken = KeyFor(key);
+      static_assert(CheckKey<CallsPut<Type, Value>, decltype(taken)>());
+      return {cache_.Prepare(taken, std::move(put), ttl)};
+    } else {
+      return {std::move(put), ttl};
     }
-    return Keep([&] { return cache_.Put(taken, std::forward<V>(value)); });
+  }
+  template <class K, class ToPut>
+  Removed Put(const K& key, PreparedFor<Type, ToPut>& prepared) {
+    if constexpr (kIsLruCache<Type>) {
+      return cache_.PutPrepared(std::move(prepared));
+    } else {
+      auto&& taken = KeyFor(key);
+      static_assert(CheckKey<CallsPut<Type, Value>, decltype(taken)>());
+      std::conditional_t<std::same_as<ToPut, Value>, Value&&, const Value&> value =
+          std::move(prepared.put);
+      const std::lock_guard lock(mutex_);
+      if constexpr (kTakesTtl) {
+        if (prepared.ttl) {
+          return Keep([&] {
+            return cache_.Put(taken, static_cast<decltype(value)>(value), *prepared.ttl);
+          });
+        }
+      }
+      return Keep([&] { return cache_.Put(taken, static_cast<decltype(value)>(value)); });
+    }
   }
 
   template <class K>

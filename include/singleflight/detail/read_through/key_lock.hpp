@@ -86,4 +86,16 @@ class KeyLock {
   std::array<Shard, 16> shards_;
 };
 
+// Runs a change of an entry, and then `forget()`, also if the change throws.
+template <class Change, class Forget>
+void ChangeAndForget(const Change& change, const Forget& forget) {
+  try {
+    change();
+  } catch (...) {
+    forget();
+    throw;
+  }
+  forget();
+}
+
 }  // namespace singleflight::detail

@@ -123,7 +123,7 @@ class Loads {
     LandLoad hook{this, note};
     const auto unpacked = detail::Unpacking<Value>(std::forward<Fn>(load), hook.note.own);
     const auto work = [&](auto... stop) -> Value requires std::invocable<Fn, decltype(stop)...> {
-      if (auto answer = store.Answer(key, note)) return ResultFactory::TakeValue(*answer);
+      if (auto answer = Answer(key, note)) return ResultFactory::TakeValue(*answer);
       store.CountLoad(hook.note);
       loaded = true;
       return unpacked(std::move(stop)...);
@@ -135,6 +135,17 @@ class Loads {
     return group.DoWith(KeyRef(key), work, options, before_landing);
   }
 
+  // The same for a caller that asks for a load, whatever there is.
+  template <class Adapted, class Fn>
+  Result<Value> Refresh(const Adapted& key, Fn&& load, const CallOptions* options) {
+    AskForLoad(key);
+    return LoadOnce({LoadReason::kAsked}, key, std::forward<Fn>(load), options);
+  }
+  template <class Adapted>
+  void AskForLoad(const Adapted& key) {
+    store.AskForLoad(key, group.ledger_.HashOf(KeyRef(key)));
+  }
+
   // ---- Callers that do not block
 
   // Makes the `launch` of Group::Join. It refers to its arguments.
@@ -143,7 +154,7 @@ class Loads {
     static_assert(std::is_invocable_v<Launch, Lead>,
                   "launch must be callable as launch(ReadThrough::Lead)");
     return [this, note, &key, &launch](typename Group::Lead lead) {
-      if (std::optional<Outcome<Value>> answer = store.Answer(key, note)) {
+      if (std::optional<Outcome<Value>> answer = Answer(key, note)) {
         lead.Land(std::move(*answer));
         return;
       }
@@ -214,6 +225,13 @@ class Loads {
   Group group;  // declared last, so destroyed first: its calls use the store
 
  private:
+  // What a leader finds that makes its load unnecessary.
+  template <class Adapted>
+  std::optional<Outcome<Value>> Answer(const Adapted& key, const LoadNote& note) {
+    return store.Answer(key, group.ledger_.HashOf(KeyRef(key)), note,
+                        [this, &key] { group.Forget(key); });
+  }
+
   // Makes a `launch` that gives a copy of `load` to the executor for refreshes.
   template <class Fn>
   auto InBackground(Fn& load) const {

@@ -26,6 +26,7 @@
 #include "../key_ref.hpp"
 #include "../outcome.hpp"
 #include "../random.hpp"
+#include "check_options.hpp"
 #include "counters.hpp"
 #include "default_cache.hpp"
 #include "failures.hpp"
@@ -56,6 +57,7 @@ class ValueStore {
   using KeyRef = detail::KeyRef<Key, Hash, KeyEqual>;
   // What is put: plain values are not copied before that.
   using ToPut = std::conditional_t<kHasTimes, Entry, std::reference_wrapper<const Value>>;
+  using Prepared = typename GuardedCache::template Prepared<ToPut>;
 
   static constexpr bool kKeepsFailures = std::copy_constructible<Key>;
   using Failures =
@@ -86,7 +88,7 @@ class ValueStore {
   explicit ValueStore(Options&& options)
       : options_(std::move(options)),
         policy_(options_),
-        cache_(std::in_place, CacheOptions(options_)) {
+        cache_(std::in_place, detail::DefaultCacheOptions(options_)) {
     Check();
   }
 
@@ -107,8 +109,12 @@ class ValueStore {
 
   // What a leader finds that makes its load unnecessary: a value that was put since its caller
   // looked, or a failure that still stands. None: it must load.
-  template <class K>
-  std::optional<Outcome<Value>> Answer(const K& key, const LoadNote& note) {
+  //
+  // A failure is not for who asks for a load. So with it, `forget()` forgets the leader's call
+  // under the key's lock: whoever has joined that has not called AskForLoad since.
+  template <class K, class Forget>
+  std::optional<Outcome<Value>> Answer(const K& key, std::uint64_t hash, const LoadNote& note,
+                                       const Forget& forget) {
     if (note.LooksAgain()) {
       const bool is_miss = note.reason == LoadReason::kMiss;
       if (Lookup found = Look(key); found.hit && found.freshness != Freshness::kStale &&
@@ -116,11 +122,26 @@ class ValueStore {
         return std::optional<Outcome<Value>>(std::in_place, std::in_place, std::move(*found.hit));
       }
     }
-    if (note.reason == LoadReason::kAsked) return std::nullopt;
     if constexpr (kKeepsFailures) {
-      if (failures_) return failures_->Get(key);
+      if (note.reason == LoadReason::kAsked || !HasFailed(key)) return std::nullopt;
+      const auto failure = [&] {
+        const KeyLock::Holder changing(key_locks_, hash);
+        auto found = failures_->Find(key);
+        if (found != nullptr) forget();
+        return found;
+      }();
+      if (failure != nullptr) return Failures::OutcomeOf(*failure);
     }
     return std::nullopt;
+  }
+
+  // From now on, a load answers no caller of `key` by a failure from before.
+  template <class K>
+  void AskForLoad(const K& key, std::uint64_t hash) {
+    if (!HasFailed(key)) return;
+    Removed removed;
+    const KeyLock::Holder changing(key_locks_, hash);
+    ForgetFailure(key, removed);
   }
 
   // Whether the last load failed, and it is too early to try again.
@@ -148,19 +169,20 @@ class ValueStore {
       if (value == nullptr || singleflight::IsFailure(*value)) {
         return KeepFailure(ledger, call, key, outcome);
       }
-      std::optional<ToPut> put =
-          IsKept(*value) ? Made(*value, note.own, now, load_time) : std::nullopt;
-      const bool erase = !put && note.MayBeCached() && kCanErase;
-      if (!put && !erase) return;
+      std::optional<Prepared> put = TryPrepare(key, *value, note.own, now, load_time);
+      const bool changes = put || (note.MayBeCached() && kCanErase);
+      if (!changes && !HasFailed(key)) return;
       Removed removed;  // destroyed without the key's lock
       const KeyLock::Holder changing(key_locks_, call.hash);
       if (!ledger.IsWanted(call)) {
-        Counters::Add(counters_.outdated);
+        if (changes) Counters::Add(counters_.outdated);
         return;
       }
       ForgetFailure(key, removed);
-      if (put) return PutInto(key, std::move(*put), note.own, now, removed);
-      if constexpr (kCanErase) removed.entries.emplace(cache_.Erase(key));
+      if (put) return PutOrErase(key, *put, note.MayBeCached(), removed);
+      if constexpr (kCanErase) {
+        if (changes) removed.entries.emplace(cache_.Erase(key));
+      }
       return;
     } catch (...) {
       static_cast<void>(Caught());
@@ -173,17 +195,29 @@ class ValueStore {
            const Forget& forget) {
     Removed removed;
     const CacheTime now = Now();
-    std::optional<ToPut> put = Made(value, own, now, /*load_time=*/0);
+    std::optional<ToPut> made = Made(value, own, now, /*load_time=*/0);
+    if (!made && !kCanErase) {
+      throw std::invalid_argument(
+          "singleflight: the cache cannot keep the value for that time, and has no Erase for the "
+          "older one");
+    }
+    std::optional<Prepared> put;
+    std::exception_ptr error;
+    try {
+      if (made) put.emplace(Prepare(key, std::move(*made), own, now));
+    } catch (...) {
+      error = Caught();
+    }
     const KeyLock::Holder changing(key_locks_, hash);
     const auto change = [&] {
       ForgetFailure(key, removed);
-      try {
-        if (put) return PutInto(key, std::move(*put), own, now, removed);
-      } catch (...) {
-        EraseQuietly(key);
-        throw;
+      if (put) return PutOrErase(key, *put, /*erases=*/true, removed);
+      if (error == nullptr) {
+        if constexpr (kCanErase) removed.entries.emplace(cache_.Erase(key));
+        return;
       }
-      if constexpr (kCanErase) removed.entries.emplace(cache_.Erase(key));
+      EraseQuietly(key, removed);
+      std::rethrow_exception(error);
     };
     ChangeAndForget(change, forget);
   }
@@ -207,9 +241,7 @@ class ValueStore {
     forget();
     key_locks_.AwaitHolders();
     const auto change = [this] {
-      if constexpr (kKeepsFailures) {
-        if (failures_) failures_->Clear();
-      }
+      if (failures_) failures_->Clear();
       cache_.Clear();
     };
     ChangeAndForget(change, forget);
@@ -220,9 +252,7 @@ class ValueStore {
     key_locks_.AwaitHolders();
     const auto change = [&] {
       const auto is_key = [&is_it](const Key& key) { return static_cast<bool>(is_it(key)); };
-      if constexpr (kKeepsFailures) {
-        if (failures_) failures_->EraseIf(is_key);
-      }
+      if (failures_) failures_->EraseIf(is_key);
       cache_.EraseIf(is_key);
     };
     ChangeAndForget(change, forget);
@@ -257,57 +287,11 @@ class ValueStore {
     std::optional<typename Failures::Removed> failures;
   };
 
-  template <class Change, class Forget>
-  static void ChangeAndForget(const Change& change, const Forget& forget) {
-    try {
-      change();
-    } catch (...) {
-      forget();
-      throw;
-    }
-    forget();
-  }
-
   void Check() {
-    const auto check = [](bool holds, const char* otherwise) {
-      if (!holds) throw std::invalid_argument(otherwise);
-    };
-    check(!options_.cache_not_found || kCanBeNotFound<Value>,
-          "singleflight: cache_not_found needs a Value that can say \"not found\": use "
-          "std::optional or a pointer, or declare IsNotFound(const Value&)");
-    check(!options_.not_found_ttl || kCanBeNotFound<Value>,
-          "singleflight: not_found_ttl needs a Value that can say \"not found\": use "
-          "std::optional or a pointer, or declare IsNotFound(const Value&)");
-    check(kHasTimes || !policy_.NeedsTimes(),
-          "singleflight: ttl, jitter, stale_for, early_refresh and not_found_ttl need a cache that "
-          "keeps CacheEntry<Value>, as the default one does");
-    check((std::same_as<CacheArg, DefaultCache>) || (!options_.capacity && !options_.weigher),
-          "singleflight: capacity and weigher are those of the default cache, and this "
-          "ReadThrough has another");
-    check(policy_.RetryAfter() == 0 || kKeepsFailures,
-          "singleflight: retry_after keeps a copy of the key, and this Key cannot be copied");
+    detail::CheckCacheOptions<Key, Value>(options_, policy_, kHasTimes,
+                                          std::same_as<CacheArg, DefaultCache>);
     if constexpr (kKeepsFailures) {
       if (policy_.RetryAfter() > 0) failures_.emplace(policy_.RetryAfter());
-    }
-  }
-
-  // The options of the default cache.
-  static LruCacheOptions<Key, Entry> CacheOptions(const Options& options) {
-    LruCacheOptions<Key, Entry> its;
-    if (options.capacity) its.capacity = *options.capacity;
-    if (options.weigher) {
-      its.weigher = [weigher = options.weigher](const Key& key, const Entry& entry) {
-        return weigher(key, entry.value);
-      };
-    }
-    return its;
-  }
-
-  static double Random() {
-    if constexpr (requires { Traits::Random(); }) {
-      return Traits::Random();
-    } else {
-      return detail::RandomUnit();
     }
   }
 
@@ -329,24 +313,17 @@ class ValueStore {
 
   Lookup Judged(Entry&& found) const {
     const CacheTimes times{found.fresh_until, found.usable_until, found.load_time};
-    const Freshness freshness = policy_.FreshnessOf(times, Now, Random);
+    const Freshness freshness = policy_.FreshnessOf(times, Now, RandomOf<Traits>);
     if (freshness == Freshness::kUseless) return {};
     return {std::move(found.value), freshness, found.fresh_until};
-  }
-
-  // Whether a load's value is put at all.
-  bool IsKept(const Value& value) const {
-    return (options_.cache_not_found || options_.not_found_ttl ||
-            !singleflight::IsNotFound(value)) &&
-           (!options_.keep_if || options_.keep_if(value));
   }
 
   // Makes what is put. None: its time is not positive, or the cache cannot keep it for its time.
   std::optional<ToPut> Made(const Value& value, const CachedOptions& own, CacheTime now,
                             CacheTime load_time) const {
     if constexpr (kHasTimes) {
-      const CacheTimes times =
-          policy_.TimesOf(now, load_time, singleflight::IsNotFound(value), own.ttl, Random);
+      const CacheTimes times = policy_.TimesOf(now, load_time, singleflight::IsNotFound(value),
+                                               own.ttl, RandomOf<Traits>);
       if (times.fresh_until <= now) return std::nullopt;
       return ToPut{value, times.fresh_until, times.usable_until, times.load_time};
     } else {
@@ -356,15 +333,39 @@ class ValueStore {
   }
 
   template <class K>
-  void PutInto(const K& key, ToPut&& put, const CachedOptions& own, CacheTime now,
-               Removed& removed) {
+  Prepared Prepare(const K& key, ToPut&& put, const CachedOptions& own, CacheTime now) {
+    std::optional<Duration> ttl = own.ttl;
     if constexpr (kHasTimes) {
-      std::optional<Duration> ttl;
+      ttl.reset();
       if (put.usable_until != kNoEnd)
         ttl = std::chrono::nanoseconds(Between(now, put.usable_until));
-      removed.entries.emplace(cache_.Put(key, std::move(put), ttl));
-    } else {
-      removed.entries.emplace(cache_.Put(key, put.get(), own.ttl));
+    }
+    return cache_.Prepare(key, std::move(put), ttl);
+  }
+  // For a load's value. None: it is not put, also if the user's functions throw, which is counted.
+  template <class K>
+  std::optional<Prepared> TryPrepare(const K& key, const Value& value, const CachedOptions& own,
+                                     CacheTime now, CacheTime load_time) {
+    try {
+      if (!detail::IsKept(options_, value)) return std::nullopt;
+      std::optional<ToPut> made = Made(value, own, now, load_time);
+      if (!made) return std::nullopt;
+      return Prepare(key, std::move(*made), own, now);
+    } catch (...) {
+      static_cast<void>(Caught());
+    }
+    Counters::Add(counters_.put_failures);
+    return std::nullopt;
+  }
+
+  // If the cache throws, the older value is erased.
+  template <class K>
+  void PutOrErase(const K& key, Prepared& put, bool erases, Removed& removed) {
+    try {
+      removed.entries.emplace(cache_.template Put<K, ToPut>(key, put));
+    } catch (...) {
+      if (erases) EraseQuietly(key, removed);
+      throw;
     }
   }
 
@@ -375,20 +376,20 @@ class ValueStore {
                    const Outcome<Value>& outcome) {
     if constexpr (kKeepsFailures) {
       if (!failures_) return;
-      auto failure = Failures::Made(outcome);
+      auto failure = failures_->Prepare(key, outcome);
       if (!failure) return;
       Removed removed;
       const KeyLock::Holder changing(key_locks_, call.hash);
       if (!ledger.IsWanted(call)) return;
-      removed.failures.emplace(failures_->Keep(key, std::move(*failure)));
+      removed.failures.emplace(failures_->Keep(std::move(*failure)));
     }
   }
 
   template <class K>
-  void EraseQuietly(const K& key) {
+  void EraseQuietly(const K& key, Removed& removed) {
     if constexpr (kCanErase) {
       try {
-        static_cast<void>(cache_.Erase(key));
+        removed.entries.emplace(cache_.Erase(key));
       } catch (...) {
         static_cast<void>(Caught());
       }

@@ -167,12 +167,6 @@ class CacheContext final : public GroupContext {
                                                                   9'999'999'999'999'999)));
     return order;
   }
-  // Whether a load's value is put at all.
-  bool IsKept(const Value& value) const {
-    return (options_.cache_not_found || options_.not_found_ttl ||
-            !singleflight::IsNotFound(value)) &&
-           (!options_.keep_if || options_.keep_if(value));
-  }
   // Returns how long a failure is kept.
   std::string RetryAfter() const {
     return policy_.RetryAfter() > 0 ? Milliseconds(policy_.RetryAfter()) : std::string();
@@ -281,7 +275,8 @@ struct PublishLoad : PublishOutcome<Value, ValueCodec, Traits> {
   template <class Found>  // the Value
   std::optional<PutOrder> OrderFor(const Found& value, std::chrono::nanoseconds load_time) const {
     try {
-      if (context->IsKept(value)) return context->OrderFor(value, own, load_time);
+      if (singleflight::detail::IsKept(context->CacheOptions(), value))
+        return context->OrderFor(value, own, load_time);
     } catch (...) {
       static_cast<void>(singleflight::detail::Caught());
     }
