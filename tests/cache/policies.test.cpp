@@ -637,6 +637,22 @@ TEST_CASE("ReadThrough: options that make no sense are refused") {
   CHECK_THROWS_AS(MaybeUsers({.not_found_ttl = 0s}), std::invalid_argument);
 }
 
+TEST_CASE("ReadThrough: the ttl of an LruCache of its own holds also if it keeps CacheEntries") {
+  struct Traits : singleflight::LruCacheTraits {
+    using Clock = PolicyClock;
+  };
+  using Key = std::string;
+  using Cache = singleflight::LruCache<Key, CacheEntry<int>, singleflight::DefaultHash<Key>,
+                                       singleflight::DefaultEqual<Key>, Traits>;
+  Cache cache({.ttl = 10s});
+  InVirtualTime<int, Cache&> users(cache);
+  REQUIRE(*users.Get("key", [] { return 1; }) == 1);
+  Clock::Pass(10s - 1ns);
+  CHECK(*users.Get("key", MustNotLoad) == 1);
+  Clock::Pass(1ns);
+  CHECK(*users.Get("key", [] { return 2; }) == 2);
+}
+
 TEST_CASE("ReadThrough: options that a cache of plain values cannot fulfil are refused") {
   FakeCache<int> cache;
   using Plain = ReadThrough<std::string, int, FakeCache<int>&>;
