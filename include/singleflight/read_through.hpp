@@ -46,8 +46,8 @@
 // Warning: do not put a cache that waits for a network on an event loop. It would block the loop.
 //
 // Warning: a cache of yours, and the values that it copies and destroys, may not call back into the
-// ReadThrough, or into another that refers to the same cache. Values in an LruCache may, but not
-// while the ReadThrough is being destroyed.
+// ReadThrough, or into another that refers to the same cache. Values in an LruCache, and its
+// weigher, may, but not while the ReadThrough is being destroyed.
 //
 // DoAsync, CoDo, AsyncDo and DoMany accept a ReadThrough in place of a group. Their `fn` is the
 // load:
@@ -73,6 +73,7 @@
 #include "detail/invoke.hpp"
 #include "detail/key_ref.hpp"
 #include "detail/landed_state.hpp"
+#include "detail/read_through/cache_key.hpp"
 #include "detail/read_through/load_note.hpp"
 #include "detail/read_through/loads.hpp"
 #include "detail/read_through/value_store.hpp"
@@ -99,6 +100,9 @@ template <class Key, class Value, class Cache = DefaultCache, class Hash = Defau
           class KeyEqual = DefaultEqual<Key>, class Traits = ReadThroughTraits>
 class ReadThrough {
   static_assert(!std::is_void_v<Value>, "Value is void: there is nothing to cache; use a Group");
+  static_assert(!detail::kIsViewKey<Key>,
+                "Key is a view or a pointer to characters, and the cache would keep it when they "
+                "are gone: use a std::string, which every function also takes as a view");
   static_assert(std::is_reference_v<Cache> || std::move_constructible<Cache>,
                 "Cache cannot be moved: construct it elsewhere and pass `Cache&`");
 

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: MIT
+// error: Key is a view or a pointer to characters, and the cache would keep it when they are gone
+
+#include <singleflight/read_through.hpp>
+
+int main() { singleflight::ReadThrough<const char*, int> cache; }
