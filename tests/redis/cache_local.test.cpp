@@ -12,6 +12,7 @@
 #include <singleflight/many.hpp>
 #include <singleflight/redis_read_through.hpp>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -311,6 +312,7 @@ TEST_CASE("redis::ReadThrough: a load that fails gets its callers the expired lo
   server.Ask("DEL", CacheName(server, "k", "value"));
   Await([&] { return !pages.Peek("k").has_value(); });
   CHECK(*pages.Get("k", []() -> std::string { throw 7; }) == "old");
+  CHECK(pages.GetStats().stale == 1);
   CHECK(*pages.Get("k", [] { return "new"s; }) == "new");
 }
 
@@ -322,7 +324,7 @@ TEST_CASE("redis::ReadThrough: a local value is of no use when stale_for is over
   AwaitListening(pages);
   PutAndHear(pages, "k", "old"s);
   Age(server, "k", 2h - 300ms);
-  const auto load = []() -> std::string { throw 7; };
+  const auto load = []() -> std::string { throw std::runtime_error("down"); };
   REQUIRE(*pages.Get("k", load) == "old");  // kept here, too
   Await([&] { return Keep([&] { return pages.Get("k", load); }).value != "old"; });
 }

@@ -383,6 +383,51 @@ TEST_CASE("redis::ReadThrough: with a value, the server keeps how long its load 
   CHECK(pages.LoadTimes().Count() == 1);
 }
 
+// ---- Counts
+
+TEST_CASE("redis::ReadThrough: who waits for a new value counts as a hit of the expired one") {
+  const RedisServer server;
+  PageOptions options = Stale();
+  options.soft_timeout = 1h;
+  CachePages here(server, options), there(server, options);
+  PutExpired(server, here, "k");
+  HeldLoad load("new");
+  test::Caller loading([&] { return here.Get("k", load.Load()); });
+  load.AwaitBegun();
+  test::Caller following([&] { return there.Get("k", NeverRun); });
+  AwaitCacheFollowers(server, "k", 2);
+  load.Finish();
+  CHECK(loading.Join().value == "new");
+  CHECK(following.Join().value == "new");
+  for (const CachePages* pages : {&here, &there}) {
+    CHECK(pages->GetStats().hits == 1);
+    CHECK(pages->GetStats().stale == 0);
+  }
+  CHECK(here.GetStats().loads == 1);
+  CHECK(here.GetStats().fleet.remote == 0);
+  CHECK(there.GetStats().fleet.remote == 1);
+}
+
+TEST_CASE("redis::ReadThrough: a value that is fresh for less than a millisecond is not stale") {
+  const RedisServer server;
+  PageOptions options = LongTtl();
+  options.early_refresh = 1e-9;  // so that every Get asks by the script
+  CachePages pages(server, options);
+  pages.Put("k", "v");
+  Await([&] {
+    server.Ask("EVAL", R"lua(
+      local now, value = redis.call('TIME'), redis.call('GET', KEYS[1])
+      local fresh_until = now[1] * 1000000 + now[2] + 900
+      value = string.format('%016.0f', fresh_until) .. string.sub(value, 17)
+      redis.call('SET', KEYS[1], value, 'KEEPTTL')
+    )lua",
+               "1", CacheName(server, "k", "value"));
+    REQUIRE(*pages.Get("k", [] { return "v"s; }) == "v");
+    return pages.GetStats().hits >= 5;
+  });
+  CHECK(pages.GetStats().stale == 0);
+}
+
 // ---- retry_after
 
 TEST_CASE("redis::ReadThrough: after a failure no process loads until retry_after is over") {

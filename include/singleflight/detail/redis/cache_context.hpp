@@ -285,7 +285,9 @@ struct PublishLoad : PublishOutcome<Value, ValueCodec, Traits> {
   void SetToOld(singleflight::detail::Outcome<Value>& outcome) const {
     std::exception_ptr error;
     try {
-      return outcome.SetValueFrom([this] { return *old.value; });
+      outcome.SetValueFrom([this] { return *old.value; });
+      ++context->stale;
+      return;
     } catch (...) {
       error = singleflight::detail::Caught();
     }

@@ -114,7 +114,7 @@ inline constexpr std::string_view kLookText = R"lua(
       local left = fresh - (now[1] * 1000000 + now[2])
       local payload, token = string.sub(value, 66), string.sub(value, 33, 64)
       if token == ARGV[13] or (left <= 0 and ARGV[12] == '') then return end
-      return {'hit', payload, token, math.floor(left / 1000)}, left, load
+      return {'hit', payload, token, math.ceil(left / 1000) - 1}, left, load
     end
 )lua";
 

@@ -219,7 +219,7 @@ class CachedAsking : public Asking {
         return true;
       }
     }
-    const bool is_hit = taken.kind == Taken::Kind::kHit && taken.value.left > Clock::duration();
+    const bool is_hit = taken.kind == Taken::Kind::kHit && !taken.value.HasExpired();
     context->cache->NoteHit(key_, is_hit);
     switch (taken.kind) {
       case Taken::Kind::kRefresh:
@@ -265,7 +265,7 @@ class CachedAsking : public Asking {
       tenure->Begin(nullptr);
       return tenure->GiveBack();
     }
-    const bool is_early = taken.value.left > Clock::duration::zero();
+    const bool is_early = !taken.value.HasExpired();
     if (is_early || !context->cache->Patience()) {
       End();
       OnRefresh(std::move(tenure), is_early);

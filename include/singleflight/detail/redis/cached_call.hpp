@@ -84,6 +84,7 @@ class CachedCall final
     this->NoteGiven(token);
     Base::OnOutcome(std::move(payload), std::move(token));
   }
+  bool IsLedHere() const noexcept override { return awaits_ != nullptr; }
   void OnHit(CachedValue value) noexcept override {
     this->Deliver([this, value = std::move(value)] { LandHit(value); });
   }
@@ -162,8 +163,12 @@ class CachedCall final
 
   // A value that is a failure is not what the callers get, if there is an expired one.
   bool LandsOtherwise(const Outcome& outcome) override {
-    if (outcome.value() == nullptr || !singleflight::detail::Failed(outcome)) return false;
-    if (const std::optional<CachedValue> stale = this->TakeStale()) {
+    const std::optional<CachedValue> stale = this->TakeStale();
+    if (outcome.value() == nullptr || !singleflight::detail::Failed(outcome)) {
+      if (stale) ++CacheOf()->hits;  // the server had that
+      return false;
+    }
+    if (stale) {
       LandHit(*stale);
     } else if (HasOldValue()) {
       LandOld();
@@ -199,7 +204,7 @@ class CachedCall final
       return;
     }
     ++cache.hits;
-    if (hit.left <= Clock::duration::zero()) ++cache.stale;
+    if (hit.HasExpired()) ++cache.stale;
     if (const Value* const value = outcome->value()) {
       cache.TryPutLocal(this->async_->key, *value, epoch_, asked_, hit.left);
     }

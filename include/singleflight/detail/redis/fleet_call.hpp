@@ -302,11 +302,13 @@ class BasicFleetCall : public AskingBase, private LeasedCall, private Grant {
       });
       return;
     }
-    ++context->count.remote;
+    if (!IsLedHere()) ++context->count.remote;
     if (LandsOtherwise(*outcome)) return;
     async_->call.state->SetLedElsewhere();
     Land(std::move(*outcome));
   }
+  // Whether another call of this process has made the outcome.
+  virtual bool IsLedHere() const noexcept { return false; }
   // True: the callers get something better than this outcome.
   virtual bool LandsOtherwise(const Outcome&) { return false; }
 

@@ -225,7 +225,9 @@ inline const Script& TakeScript() {
 struct CachedValue {
   std::string payload = {};
   std::string token = {};               // with which the payload was packed
-  std::chrono::milliseconds left = {};  // for which it is fresh
+  std::chrono::milliseconds left = {};  // for which it is fresh, rounded down
+
+  bool HasExpired() const noexcept { return left.count() < 0; }
 };
 
 struct Taken {
