@@ -34,7 +34,8 @@ struct ReadThroughOptions {
   // with this or with early_refresh, a load must own what it uses: capture by value.
   Duration stale_for = {};
   // With this, a Get that finds an expired value first waits for a new one, but no longer than
-  // this. Callers that do not block get the expired value at once. None: so does Get.
+  // this, nor than its own timeout. It then gets the expired value. DoMany, and callers that do not
+  // block, get the expired value at once. None: so does Get.
   std::optional<Duration> soft_timeout = {};
   // Refreshes a value in the background before it expires: the longer its load took, the earlier,
   // at random. 1 is a good factor, and a larger one refreshes earlier. 0: not at all. A value that
@@ -114,7 +115,7 @@ struct ReadThroughStats {
   std::uint64_t loads = 0;     // loads begun, those of Refresh included
   std::uint64_t outdated = 0;  // values not put: invalidated, replaced, or no caller was left
   std::uint64_t get_failures = 0;     // how often the cache's Get threw
-  std::uint64_t put_failures = 0;     // Put, Erase, IsFailure, IsNotFound or keep_if threw
+  std::uint64_t put_failures = 0;     // its Put or Erase, keep_if, a weigher or IsNotFound threw
   std::uint64_t stale = 0;            // callers that got a value that had expired
   std::uint64_t early_refreshes = 0;  // loads that early_refresh began
   std::uint64_t evictions = 0;        // of an LruCache: entries removed because room was needed

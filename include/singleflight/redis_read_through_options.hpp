@@ -33,10 +33,13 @@ struct ReadThroughOptions {
   // it must own what it uses: capture by value.
   Duration stale_for = {};
   // With this, callers that find an expired value first wait for a new one, but no longer than
-  // this, also if the server does not answer and the local cache has an expired value.
+  // this, also if the server does not answer and the local cache has an expired value. Every way of
+  // waiting does so, unlike in a process's own cache. A caller whose own timeout passes first
+  // leaves, and gets no value.
   std::optional<Duration> soft_timeout = {};
   // Loads a new value in the background before the old one expires: the longer its load took, the
-  // earlier, at random. 1 is a good factor. 0: not at all.
+  // earlier, at random. 1 is a good factor. 0: not at all. It is decided where the server is asked.
+  // So with a local_ttl that is not much shorter than ttl, it has next to no effect.
   double early_refresh = 0;
   // How long after a failed load no process loads again. Meanwhile callers get the expired value,
   // or else the failure. In place of one larger than max_value, they get a RemoteError.
@@ -51,8 +54,9 @@ struct ReadThroughOptions {
 
   // Keeps values in this process, too, for at most this long. A hit is then that of an LruCache,
   // and the server is not asked. An Invalidate in another process is known here as soon as its
-  // message has come. Values that were kept before the connection for messages was lost are not
-  // used any more once it is back. None: no local cache.
+  // message has come. Keys are invalidated here in 1,024 parts, by their hash, so that of one key
+  // drops about one in 1,024 of the values kept here. Values that were kept before the connection
+  // for messages was lost are not used any more once it is back. None: no local cache.
   std::optional<Duration> local_ttl = {};
   // Its size, in entries or in what the weigher returns.
   std::size_t local_capacity = 10'000;
