@@ -144,9 +144,9 @@ class GuardedCache {
     if constexpr (kIsLruCache<Type>) {
       auto&& taken = KeyFor(key);
       static_assert(CheckKey<CallsPut<Type, Value>, decltype(taken)>());
-      return {cache_.Prepare(taken, std::move(put), ttl)};
+      return {cache_.Prepare(taken, std::forward<ToPut>(put), ttl)};
     } else {
-      return {std::move(put), ttl};
+      return {std::forward<ToPut>(put), ttl};
     }
   }
   template <class K, class ToPut>
