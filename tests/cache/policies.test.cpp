@@ -539,10 +539,10 @@ TEST_CASE("ReadThrough: a cache of one's own that keeps entries has all policies
 
 TEST_CASE(
     "ReadThrough: an LruCache of one's own may be shared, and keeps each value for its time") {
-  singleflight::LruCache<std::string, int, singleflight::DefaultHash<std::string>,
-                         singleflight::DefaultEqual<std::string>, LruTraits>
-      cache({.ttl = 100ms});
-  InVirtualTime<int, decltype(cache)&> users(cache);
+  using Cache = singleflight::LruCache<std::string, int, singleflight::DefaultHash<std::string>,
+                                       singleflight::DefaultEqual<std::string>, LruTraits>;
+  Cache cache({.ttl = 100ms});
+  InVirtualTime<int, Cache&> users(cache);
   CHECK(*users.Get("key", [] { return Cached(1, {.ttl = 10ms}); }) == 1);
   CHECK(cache.Get("key") == 1);
   Clock::Pass(10ms);
@@ -551,6 +551,12 @@ TEST_CASE(
   CHECK(cache.Get("key") == 2);
   Clock::Pass(1ms);
   CHECK_FALSE(users.Peek("key").has_value());
+
+  Cache without_ttl;
+  InVirtualTime<int, Cache&> others(without_ttl);
+  CHECK(*others.Get("key", [] { return Cached(1, {.ttl = 10ms}); }) == 1);
+  Clock::Pass(10ms);
+  CHECK(*others.Get("key", [] { return 2; }) == 2);
 }
 
 TEST_CASE("ReadThrough: the user's own timer may reload what it likes") {
