@@ -644,12 +644,9 @@ TEST_CASE("ReadThrough: options that make no sense are refused") {
 }
 
 TEST_CASE("ReadThrough: the ttl of an LruCache of its own holds also if it keeps CacheEntries") {
-  struct Traits : singleflight::LruCacheTraits {
-    using Clock = PolicyClock;
-  };
   using Key = std::string;
   using Cache = singleflight::LruCache<Key, CacheEntry<int>, singleflight::DefaultHash<Key>,
-                                       singleflight::DefaultEqual<Key>, Traits>;
+                                       singleflight::DefaultEqual<Key>, LruTraits>;
   Cache cache({.ttl = 10s});
   InVirtualTime<int, Cache&> users(cache);
   REQUIRE(*users.Get("key", [] { return 1; }) == 1);
