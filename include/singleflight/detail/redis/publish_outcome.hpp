@@ -127,7 +127,8 @@ struct PublishOutcome {
         if constexpr (std::is_void_v<Value>) {
           return (**guard).End(PayloadKind::kValue, {});
         } else {
-          return (**guard).End(PayloadKind::kValue, ValueCodec::Encode(*value), std::move(put));
+          const auto& bytes = ValueCodec::Encode(*value);  // throws before `put` is moved
+          return (**guard).End(PayloadKind::kValue, bytes, std::move(put));
         }
       }
     } catch (...) {
