@@ -73,7 +73,7 @@ class LatencyHistogram {
   std::chrono::nanoseconds Quantile(double part) const noexcept {
     const std::uint64_t count = Count();
     if (count == 0) return {};
-    // A little less, because the product is rounded: 0.07 of 100 are not more than 7.
+    // A little less, because the product is rounded: 0.07 * 100 is more than 7.
     const double wanted = (std::clamp)(part, 0.0, 1.0) * static_cast<double>(count) * (1 - 1e-15);
     std::uint64_t passed = 0;
     std::size_t last = 0;

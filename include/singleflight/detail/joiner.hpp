@@ -46,7 +46,7 @@ class Joiner {
     [[no_unique_address]] ToldState told = {};
   };
 
-  // The launch of a call. At its end, the call's callers may be notified.
+  // Lives while a call is being launched. From its end on, Cancel notifies the callers at once.
   class HandingOver {
    public:
     explicit HandingOver(AsyncCall* led) noexcept : led_(led) {}  // null: another caller leads

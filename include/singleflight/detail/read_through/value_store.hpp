@@ -110,8 +110,8 @@ class ValueStore {
   // What a leader finds that makes its load unnecessary: a value that was put since its caller
   // looked, or a failure that still stands. None: it must load.
   //
-  // A failure is not for who asks for a load. So with it, `forget()` forgets the leader's call
-  // under the key's lock: whoever has joined that has not called AskForLoad since.
+  // A caller of AskForLoad must not get an old failure. So when a failure is the answer, `forget()`
+  // forgets the leader's call under the key's lock: nobody joins it who has called AskForLoad.
   template <class K, class Forget>
   std::optional<Outcome<Value>> Answer(const K& key, std::uint64_t hash, const LoadNote& note,
                                        const Forget& forget) {
@@ -135,7 +135,7 @@ class ValueStore {
     return std::nullopt;
   }
 
-  // From now on, a load answers no caller of `key` by a failure from before.
+  // From now on, no caller of `key` gets a failure from before.
   template <class K>
   void AskForLoad(const K& key, std::uint64_t hash) {
     if (!HasFailed(key)) return;
