@@ -301,25 +301,17 @@ class BlockingCaller {
       Call* call;
     } landing{ledger, &call};
     Outcome<Value> outcome;
-    const auto run = [&] {
-      if constexpr (Ledger::Listening::Has::kLead) {
-        if (ledger.IsCanceled(call)) return;  // in OnLead
-      }
-      detail::Execute<Value>(outcome, static_cast<Fn&&>(fn),
-                             [&call] { return call.stop->get_token(); });
-      detail::RunHook(before_landing, ledger, call, call.key.get(), outcome);
-    };
     Telling::OnLead(ledger, call);
     if constexpr (kHasOptions) {
       if (options != nullptr && options->stop.stop_possible()) {
         // The callback's destructor waits for a LeaderLeaves in progress, so `call` outlives it.
         const StopCallback on_stop(options->stop, [&] { ledger.LeaderLeaves(call); });
-        run();
+        Run(ledger, call, fn, before_landing, outcome);
       } else {
-        run();
+        Run(ledger, call, fn, before_landing, outcome);
       }
     } else {
-      run();
+      Run(ledger, call, fn, before_landing, outcome);
     }
     landing.call = nullptr;
     const bool failed = detail::Failed<Value>(outcome);
@@ -329,6 +321,17 @@ class BlockingCaller {
       return ResultFactory::Take<Value>(outcome, Role::kLeader);
     }
     return Follower::ShareOutcome(ledger, call, std::move(outcome), landed);
+  }
+
+  // GCC would not inline this, since it is long, though it is called only once.
+  [[gnu::always_inline]] static void Run(Ledger& ledger, Call& call, Fn& fn,
+                                         const Hook& before_landing, Outcome<Value>& outcome) {
+    if constexpr (Ledger::Listening::Has::kLead) {
+      if (ledger.IsCanceled(call)) return;  // in OnLead
+    }
+    detail::Execute<Value>(outcome, static_cast<Fn&&>(fn),
+                           [&call] { return call.stop->get_token(); });
+    detail::RunHook(before_landing, ledger, call, call.key.get(), outcome);
   }
 };
 
