@@ -34,7 +34,7 @@ struct CallingBack {
   CallingBack(const CallingBack& other) : number(other.number) {}
   CallingBack& operator=(const CallingBack&) = delete;
   ~CallingBack() {
-    if (pages == nullptr) return;
+    if (pages == nullptr || (only && number != *only)) return;
     ++destroyed;
     pages->Invalidate("page");
     pages->InvalidateIf([](const std::string& key) { return key == "other"; });
@@ -42,6 +42,7 @@ struct CallingBack {
 
   int number;
   static inline Pages* pages = nullptr;
+  static inline std::optional<int> only;  // the value that does this. None: all do
   static inline int destroyed = 0;
 };
 [[maybe_unused]] bool IsFailure(const CallingBack& value) { return value.number < 0; }
@@ -49,8 +50,9 @@ struct CallingBack {
 // While it lives, values use these pages.
 class UsedByValues {
  public:
-  explicit UsedByValues(CallingBack::Pages& pages) {
+  explicit UsedByValues(CallingBack::Pages& pages, std::optional<int> only = std::nullopt) {
     CallingBack::pages = &pages;
+    CallingBack::only = only;
     CallingBack::destroyed = 0;
   }
   ~UsedByValues() { CallingBack::pages = nullptr; }
@@ -92,6 +94,17 @@ TEST_CASE("ReadThrough: a value that is put may use the ReadThrough when it is d
     pages.Put("page", CallingBack(2));
   }
   CHECK(CallingBack::destroyed > 0);
+}
+
+TEST_CASE("ReadThrough: a value that another one replaces may use it when it is destroyed") {
+  CallingBack::Pages pages({.ttl = 1h});
+  pages.Put("page", CallingBack(1));
+  const UsedByValues used(pages, 1);
+  SECTION("by a load") {
+    CHECK(pages.Refresh("page", [] { return CallingBack(2); })->number == 2);
+  }
+  SECTION("by hand") { pages.Put("page", CallingBack(2)); }
+  CHECK(CallingBack::destroyed == 1);
 }
 
 TEST_CASE("ReadThrough: a value too heavy for the cache may use it when it is destroyed") {
