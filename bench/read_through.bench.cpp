@@ -8,6 +8,8 @@
 
 #include <benchmark/benchmark.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -79,18 +81,31 @@ void GetByDefault(benchmark::State& state) {
 }
 BENCHMARK(GetByDefault)->Name("read_through/hit_by_default");
 
+// `kCounts`: it also counts the miss and the load, and measures how long the load takes.
+template <bool kCounts>
 void LoadOfPair(benchmark::State& state) {
   Nothing cache;
   singleflight::Group<std::string, int> group;
+  std::atomic<std::uint64_t> misses = 0;
+  std::atomic<std::uint64_t> loads = 0;
+  singleflight::LatencyHistogram times;
   for (auto _ : state) {
     if (auto found = cache.Get(key)) continue;
+    if constexpr (kCounts) misses.fetch_add(1, std::memory_order_relaxed);
     benchmark::DoNotOptimize(group.Do(key, [&] {
+      std::chrono::steady_clock::time_point begin;
+      if constexpr (kCounts) {
+        loads.fetch_add(1, std::memory_order_relaxed);
+        begin = std::chrono::steady_clock::now();
+      }
       const int value = Load();
       cache.Put(key, value);
+      if constexpr (kCounts) times.Record(std::chrono::steady_clock::now() - begin);
       return value;
     }));
   }
 }
-BENCHMARK(LoadOfPair)->Name("read_through/load_of_naive_pair");
+BENCHMARK(LoadOfPair<false>)->Name("read_through/load_of_naive_pair");
+BENCHMARK(LoadOfPair<true>)->Name("read_through/load_of_pair_that_counts");
 
 }  // namespace
