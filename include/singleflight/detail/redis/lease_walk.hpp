@@ -252,7 +252,10 @@ class LeaseWalk : public std::enable_shared_from_this<LeaseWalk> {
     Router& commands = context_->fleet.Core().Commands();
     const std::vector<Address> servers = commands.Servers().Masters();
     if (servers.empty() && commands.IsCluster()) {
-      return Fail({Answer::Kind::kRefused, {}, "the user has no right to CLUSTER SLOTS"});
+      return Fail({Answer::Kind::kRefused,
+                   {},
+                   "the user has no right to CLUSTER SLOTS, or its answer is longer than "
+                   "max_reply_bytes"});
     }
     if (servers.empty()) {
       return Fail({Answer::Kind::kNotSent, {}, commands.Servers().Why(std::nullopt)});
