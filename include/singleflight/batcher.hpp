@@ -150,7 +150,8 @@ class Batcher {
     if (options.stop.stop_requested()) std::rethrow_exception(detail::MakeCanceled());
     const detail::Deadline deadline = options.timeout.Deadline();
     const std::shared_ptr<Core> core = core_;  // a waiter may destroy the Batcher meanwhile
-    detail::ThreadWaiter<ValueType> waiter;
+    detail::Monitor monitor;
+    detail::ThreadWaiter<ValueType> waiter(monitor);
     JoinBy([&](auto launch) { core->Join(key, waiter, launch, options.on_failure); }, *core, waiter,
            options.stop);
     Await(waiter, deadline, options.stop);

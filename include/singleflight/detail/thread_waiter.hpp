@@ -2,7 +2,6 @@
 #pragma once
 
 #include <chrono>
-#include <optional>
 
 #include "../listener.hpp"
 #include "../waiter.hpp"
@@ -12,29 +11,37 @@
 
 namespace singleflight::detail {
 
-// A thread that waits for a call and may leave it: at a deadline, or when it is interrupted.
+// A thread that waits for a call and may leave it: at a deadline, or when it is interrupted. A
+// thread that waits for several calls has a waiter for each of them, and one monitor for all.
 template <class Value>
 class ThreadWaiter : public Waiter<Value> {
  public:
+  // WaitIn must follow, before it joins.
+  ThreadWaiter() = default;
+  explicit ThreadWaiter(Monitor& monitor) noexcept : monitor_(&monitor) {}
   // Leaves if it is still on its call: the thread was cancelled in its wait.
   ~ThreadWaiter() override { DetachOrWait(); }
 
   // Leaves if the call has not landed, and waits for an OnLanded in progress. A derived class whose
   // members must outlive that calls it in its destructor.
   void DetachOrWait() {
-    if (!this->Detach()) landed_->Wait();
+    if (!this->Detach()) monitor_->Wait(landed_);
   }
 
-  // Makes the waiter ready for JoinAgain.
-  void ExpectAnother() { landed_.emplace(); }
+  // Lifetime: the monitor must outlive this waiter.
+  void WaitIn(Monitor& monitor) noexcept { monitor_ = &monitor; }
 
-  // Ends a wait in WaitOrLeave. Any thread may call it while this waiter is on a call.
-  void Interrupt() noexcept { landed_->Interrupt(); }
+  // Makes the waiter ready for JoinAgain.
+  void ExpectAnother() { monitor_->Clear(landed_); }
+
+  // Ends all waits in the monitor, also later ones. Any thread may call it while this waiter is on
+  // a call.
+  void Interrupt() noexcept { monitor_->Interrupt(); }
 
   // Waits. True: the call has landed. False: this caller has left it.
   bool WaitOrLeave(WaitEdge& edge, const Deadline& deadline) {
     detail::BeforeBlocking();
-    if (landed_->WaitOrInterrupt(deadline)) return true;
+    if (monitor_->WaitOrInterrupt(landed_, deadline)) return true;
     edge.Remove();  // before it leaves: this thread no longer waits
     const bool in_time = !deadline || std::chrono::steady_clock::now() < *deadline;
     return LandedBeforeLeaving(in_time ? LeaveReason::kStop : LeaveReason::kTimeout);
@@ -43,14 +50,15 @@ class ThreadWaiter : public Waiter<Value> {
   // Leaves at once. True if it was too late: the call has landed.
   bool LandedBeforeLeaving(LeaveReason why = LeaveReason::kLeft) {
     if (this->Leave(why)) return false;
-    landed_->Wait();  // OnLanded is on its way
+    monitor_->Wait(landed_);  // OnLanded is on its way
     return true;
   }
 
  private:
-  void OnLanded() noexcept override { landed_->Set(); }
+  void OnLanded() noexcept override { monitor_->Set(landed_); }
 
-  std::optional<Event> landed_{std::in_place};
+  bool landed_ = false;  // guarded by the monitor
+  Monitor* monitor_ = nullptr;
 };
 
 }  // namespace singleflight::detail

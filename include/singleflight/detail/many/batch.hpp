@@ -39,6 +39,7 @@ class Batch {
   template <class Keys>
   Batch(G& group, Keys& keys, const CallOptions& options)
       : group_(group), options_(options), members_(keys) {
+    for (Member& member : members_) member.WaitIn(monitor_);
     for (Member& member : members_) asking_.push_back(&member);
     deadline_ = options.timeout.Deadline();
   }
@@ -179,11 +180,7 @@ class Batch {
 
   // Waits for the calls that other callers lead, one after the other.
   void Follow() {
-    const StopCallback on_stop(options_.stop, [this] {
-      for (Member* member : asking_) {
-        if (member->joined && !member->left) member->Interrupt();
-      }
-    });
+    const StopCallback on_stop(options_.stop, [this] { monitor_.Interrupt(); });
     for (Member* member : asking_) {
       if (member->joined && !member->led && !member->left) Await(*member);
     }
@@ -205,6 +202,7 @@ class Batch {
   const CallOptions& options_;
   Deadline deadline_;
   std::vector<Member*> asking_;  // without an outcome so far
+  Monitor monitor_;              // of all members
   LedCalls<G> led_;
   BatchMembers<G, Member> members_;  // declared after `led_`, so destroyed before: a member that is
                                      // on a call leaves, before `led_` lands it as vanished

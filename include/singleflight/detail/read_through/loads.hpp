@@ -260,7 +260,8 @@ class Loads {
           deadline = deadline ? (std::min)(*deadline, *own) : *own;
         }
       }
-      ThreadWaiter<Value> waiter;
+      Monitor monitor;
+      ThreadWaiter<Value> waiter(monitor);
       group.Join(key, waiter, Launching(note, key, InBackground(load)));
       if (!Await(waiter, deadline, options)) return std::nullopt;
       Result<Value> result = waiter.TakeResult();
