@@ -121,15 +121,23 @@ class LedCalls {
   // Marks this thread as one that does the work of these calls. What a batch's range runs when it
   // is read is such work, too, and so is what a waiter does when it is notified of one call while
   // others have not landed.
+  //
+  // Lifetime: the calls stay as they are meanwhile, except that they land.
   class Working {
    public:
-    explicit Working(const LedCalls& calls) {
-      for (const Lead& lead : calls.leads_) running_.emplace_back(lead.Target());
+    explicit Working(const LedCalls& calls) noexcept : calls_(calls) {
+      for (const Lead& lead : calls_.leads_) lead.Target().BeginWork(thread_);
     }
+    ~Working() {
+      for (const Lead& lead : calls_.leads_) lead.Target().EndWork(thread_);
+    }
+    Working(const Working&) = delete;
+    Working& operator=(const Working&) = delete;
 
    private:
-    LeadingScope leading_;
-    std::deque<RunningScope> running_;
+    const LedCalls& calls_;
+    const LeadingScope leading_;
+    const ThreadId thread_ = ThisThread();  // as in RunningScope
   };
 
  private:

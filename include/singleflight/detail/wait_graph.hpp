@@ -34,6 +34,11 @@ class WaitTarget {
  public:
   explicit WaitTarget(ThreadId running_on) noexcept : running_on_(running_on) {}
 
+  // Says that a thread does the work of this call, which is led asynchronously. Has no effect once
+  // the call has landed, or if another thread does it.
+  void BeginWork(ThreadId thread) noexcept { Change(kNoThread, thread); }
+  void EndWork(ThreadId thread) noexcept { Change(thread, kNoThread); }
+
   // True once the call has landed. What its leader did before that happens-before this returns.
   bool HasLanded() const noexcept { return running_on_.load(std::memory_order_acquire) == kLanded; }
 
@@ -46,7 +51,6 @@ class WaitTarget {
 
  private:
   friend class WaitEdge;
-  friend class RunningScope;
 
   // Values, not addresses of variables, because plugins may have variables of their own.
   static constexpr ThreadId kNoThread = 0;
@@ -69,9 +73,9 @@ class WaitTarget {
 class RunningScope {
  public:
   explicit RunningScope(WaitTarget& target) noexcept : target_(target) {
-    target_.Change(WaitTarget::kNoThread, thread_);
+    target_.BeginWork(thread_);
   }
-  ~RunningScope() { target_.Change(thread_, WaitTarget::kNoThread); }
+  ~RunningScope() { target_.EndWork(thread_); }
   RunningScope(const RunningScope&) = delete;
   RunningScope& operator=(const RunningScope&) = delete;
 

@@ -170,12 +170,7 @@ class BatchWork {
     stop_.reset();
     fn_.reset();
     const ClearAtEnd clear{calls_};  // after `working`
-    std::optional<Working> working;
-    try {
-      working.emplace(calls_);
-    } catch (...) {  // no memory: a waiter that blocks for another of these calls is not refused
-      static_cast<void>(Caught());
-    }
+    const Working working(calls_);
     for (std::size_t place = 0; place < calls_.Size(); ++place) {
       calls_.Land(place, place < outcomes_.size() ? std::move(outcomes_[place]) : Outcome(error));
     }
