@@ -57,6 +57,13 @@ class LedCalls {
   using Lead = typename G::Lead;
 
  public:
+  // Makes room for this many calls.
+  template <bool kTakesStop>
+  void Reserve(std::size_t calls) {
+    leads_.reserve(calls);
+    keys_.reserve(calls);
+    if constexpr (kTakesStop) stops_.reserve(calls);
+  }
   // Called in Join's launch. A call whose `fn` takes a stop token can be asked to stop from here
   // on.
   template <bool kTakesStop>

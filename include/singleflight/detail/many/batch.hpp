@@ -40,6 +40,7 @@ class Batch {
   Batch(G& group, Keys& keys, const CallOptions& options)
       : group_(group), options_(options), members_(keys) {
     for (Member& member : members_) member.WaitIn(monitor_);
+    asking_.reserve(members_.Size());
     for (Member& member : members_) asking_.push_back(&member);
     deadline_ = options.timeout.Deadline();
   }
@@ -78,6 +79,7 @@ class Batch {
   void JoinOrLead(Member& member) {
     Join(member, [&](typename G::Lead lead) {
       member.joined = true;
+      if (led_.Empty()) led_.template Reserve<kTakesStop>(asking_.size());
       led_.template Add<kTakesStop>(*member.key, std::move(lead));
       member.led = true;
     });

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <exception>
 #include <memory>
+#include <ranges>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -43,6 +44,11 @@ class BatchMembers {
   // Reads `keys` once, and copies each key that it has not seen before.
   template <class Keys>
   explicit BatchMembers(Keys& keys) {
+    if constexpr (std::ranges::sized_range<Keys&>) {
+      const auto size = static_cast<std::size_t>(std::ranges::size(keys));
+      places_.reserve(size);
+      index_.reserve(size);
+    }
     for (auto&& key : keys) {
       places_.push_back(&*index_.try_emplace(detail::CopyKey<G>(key), index_.size()).first);
     }
@@ -86,7 +92,7 @@ class BatchMembers {
   static KeyResult<Value> Take(Member& member) {
     if (member.left) return KeyResult<Value>::Failure(MakeCanceled());
     if (member.error != nullptr) return KeyResult<Value>::Failure(member.error);
-    const std::shared_ptr<State> state = State::Of(member);
+    const std::shared_ptr<State>& state = State::Of(member);
     if (std::exception_ptr error = state->Error()) {
       return KeyResult<Value>::Failure(std::move(error));
     }

@@ -48,6 +48,7 @@ class LaterBatch {
   template <class Keys>
   LaterBatch(G& group, Keys& keys, const CallOptions& options)
       : group_(group), options_(options), members_(keys) {
+    asking_.reserve(members_.Size());
     for (Member& member : members_) {
       member.batch = this;
       asking_.push_back(&member);
