@@ -134,10 +134,13 @@ class Lead {
 
   // Internal: for work that is not given to Run, before it begins. False: nobody would get what it
   // makes. If the call was cancelled, this has landed it.
-  bool Begins() const noexcept {
-    const std::shared_ptr<Async> async = async_;  // as in Land
-    return Begins(*async);
-  }
+  //
+  // Lifetime: this Lead must exist until it returns, whatever a woken caller does.
+  bool Begins() const noexcept { return Begins(*async_); }
+  // Internal: the same as Land, and may also throw what the hook throws.
+  //
+  // Lifetime: as for Begins.
+  bool LandKept(Outcome&& outcome) { return LandOnce(*async_, std::move(outcome), before_); }
   // Internal: what launches the call uses nothing any more that belongs to its callers. If the call
   // was cancelled meanwhile, they are notified here.
   void HandedOver() const noexcept {

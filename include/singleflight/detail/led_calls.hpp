@@ -119,7 +119,10 @@ class LedCalls {
   std::span<const Key> Keys() const noexcept { return keys_; }
   std::span<const StopToken> Stops() const noexcept { return stops_; }
 
-  void Land(std::size_t place, Outcome<Value>&& outcome) { leads_[place].Land(std::move(outcome)); }
+  // Lifetime: this must exist until it returns, whatever a woken caller does.
+  void Land(std::size_t place, Outcome<Value>&& outcome) {
+    leads_[place].LandKept(std::move(outcome));
+  }
   // Fails those that have not landed.
   void Fail(const std::exception_ptr& error) {
     for (Lead& lead : leads_) lead.Fail(error);
