@@ -266,10 +266,8 @@ class Group {
   Role Join(const K& key, Waiter& waiter, Launch&& launch,
             OnFailure on_failure = OnFailure::kShare) {
     auto&& adapted = KeyRef::Adapt(key);
-    const KeyRef ref(adapted);
-    const bool retries = on_failure == OnFailure::kRetry;
-    return Joiner::Launched(Joiner::JoinOrLead(ledger_, ref, ledger_.HashOf(ref), &waiter, retries),
-                            waiter, std::forward<Launch>(launch));
+    return Joiner::Join(ledger_, KeyRef(adapted), waiter, on_failure == OnFailure::kRetry,
+                        Joiner::Launching(std::forward<Launch>(launch)));
   }
 
   // Joins again, after the call that the waiter followed has failed: only if waiter.AsksAgain(). It
@@ -281,7 +279,7 @@ class Group {
   template <class K = detail::BracedKey<Key>, class Launch>
   Role JoinAgain(const K& key, Waiter& waiter, Launch&& launch) {
     return Joiner::Launched(Joiner::JoinSecondTry(ledger_, key, waiter), waiter,
-                            std::forward<Launch>(launch));
+                            Joiner::Launching(std::forward<Launch>(launch)));
   }
 
   // Tells the other followers of a failed call not to expect this waiter, which could join again,
@@ -298,14 +296,7 @@ class Group {
   template <class K = detail::BracedKey<Key>, class Launch>
   Future<Value> Join(const K& key, Launch&& launch) {
     auto&& adapted = KeyRef::Adapt(key);
-    const KeyRef ref(adapted);
-    auto joined = Joiner::JoinOrLead(ledger_, ref, ledger_.HashOf(ref), nullptr, false);
-    const Role role = joined.led == nullptr ? Role::kFollower : Role::kLeader;
-    Future<Value> future(std::move(joined.state), role);
-    if (role == Role::kLeader) {
-      Joiner::LaunchCall(std::move(joined.led), std::forward<Launch>(launch));
-    }
-    return future;
+    return Joiner::Join(ledger_, KeyRef(adapted), Joiner::Launching(std::forward<Launch>(launch)));
   }
 
   // Makes a waiter leave its call. True: it left, and OnLanded will not be called. False: OnLanded

@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "detail/async_call.hpp"
+#include "detail/function_ref.hpp"
 #include "detail/invoke.hpp"
 #include "detail/outcome.hpp"
 #include "detail/thread_reaper.hpp"
@@ -91,29 +92,12 @@ class Lead {
   // Errors: what `fn` throws is the call's failure, and is not thrown here.
   template <class Fn>
   bool Run(Fn&& fn) {
-    struct LandIfUnwound {  // if the thread is cancelled inside `fn`
-      ~LandIfUnwound() {
-        if (finished || !LandOnce(async, {}, detail::NoHook())) return;
-        if constexpr (requires { before.OnVanished(); }) before.OnVanished();
-      }
-      Async& async;
-      const BeforeLanding& before;
-      bool finished = false;
-    };
-    const std::shared_ptr<Async> async = async_;  // as in Land
-    BeforeLanding before = before_;
-    auto&& work = detail::Heeded(before, std::forward<Fn>(fn));
-    detail::CheckFn<Value, decltype(work)>();
-    if (!async->StartsRunning() || !Begins(*async)) return false;
-    Outcome outcome;
-    {
-      LandIfUnwound landing{*async, before};
-      const detail::RunningScope running(*async->call.state);
-      detail::Execute<Value>(outcome, std::forward<decltype(work)>(work),
-                             [&async] { return async->TakeStop(); });
-      landing.finished = true;
-    }
-    return LandOnce(*async, std::move(outcome), before);
+    return RunWork([&fn](Async& async, BeforeLanding& before) -> Stored {
+      auto&& work = detail::Heeded(before, std::forward<Fn>(fn));
+      detail::CheckFn<Value, decltype(work)>();
+      return detail::InvokeWithStop<Value>(std::forward<decltype(work)>(work),
+                                           [&async] { return async.TakeStop(); });
+    });
   }
 
   // Calls `fn()` or `fn(StopToken)` on this thread and returns what it returns. It does not
@@ -178,6 +162,30 @@ class Lead {
  private:
   template <class, class>
   friend class Lead;
+
+  // Does for Run what does not depend on `fn`. It is not inlined, so it is compiled once.
+  [[gnu::noinline]] bool RunWork(detail::FunctionRef<Stored(Async&, BeforeLanding&)> work) {
+    struct LandIfUnwound {  // if the thread is cancelled inside `work`
+      ~LandIfUnwound() {
+        if (finished || !LandOnce(async, {}, detail::NoHook())) return;
+        if constexpr (requires { before.OnVanished(); }) before.OnVanished();
+      }
+      Async& async;
+      const BeforeLanding& before;
+      bool finished = false;
+    };
+    const std::shared_ptr<Async> async = async_;  // as in Land
+    BeforeLanding before = before_;
+    if (!async->StartsRunning() || !Begins(*async)) return false;
+    Outcome outcome;
+    {
+      LandIfUnwound landing{*async, before};
+      const detail::RunningScope running(*async->call.state);
+      detail::Execute<Value>(outcome, [&] { return work(*async, before); });
+      landing.finished = true;
+    }
+    return LandOnce(*async, std::move(outcome), before);
+  }
 
   static bool Begins(Async& async) noexcept {
     async.HandedOver();

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "../stop_token.hpp"
+#include "any_task.hpp"
 #include "element_outcome.hpp"
 #include "invoke.hpp"
 #include "outcome.hpp"
@@ -126,6 +127,13 @@ class StartTask {
 
   void operator()() const { driver_->Start(); }
   void Drop() const noexcept { driver_->Drop(); }
+
+  // Returns the same without its type.
+  AnyTask Untyped() && {
+    return AnyTask(std::move(driver_), [](const std::shared_ptr<void>& driver) {
+      static_cast<Driver*>(driver.get())->Start();
+    });
+  }
 
  private:
   std::shared_ptr<Driver> driver_;

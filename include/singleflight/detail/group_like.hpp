@@ -20,7 +20,7 @@ namespace detail {
 
 // A Group, or a class with the same members for joining calls, such as a ReadThrough. If it has a
 // kLaunchesLater that is true, its Join keeps `launch`, and calls it later or not at all: see
-// later_launch.hpp. It then has Execute(task), which runs a copyable task somewhere, once.
+// later_launch.hpp. It then has Execute(task), which runs a task of this library somewhere, once.
 template <class G>
 concept GroupLike = !std::is_const_v<G> && requires {
   typename G::KeyType;

@@ -84,29 +84,39 @@ Stored<Value> Invoke(Fn&& fn, Args&&... args) {
   }
 }
 
-// Runs `fn` on this thread as a call's work. What it throws becomes the outcome. If it takes a stop
-// token, that is what `get_stop()` returns.
+// Invokes an `fn` that may take a stop token. That is then what `get_stop()` returns.
+template <class Value, class Fn, class GetStop>
+Stored<Value> InvokeWithStop(Fn&& fn, [[maybe_unused]] GetStop&& get_stop) {
+  if constexpr (kTakesStopToken<Fn>) {
+    return detail::Invoke<Value>(std::forward<Fn>(fn), get_stop());
+  } else {
+    return detail::Invoke<Value>(std::forward<Fn>(fn));
+  }
+}
+
+// Runs `make` on this thread as a call's work. What it returns or throws becomes the outcome.
 //
 // A forced unwind (the thread is being cancelled) cannot be kept as an exception. It passes
 // through, and leaves the outcome "vanished". If the thread is already inside a catch block,
 // libstdc++ terminates instead, as it does at any catch (...).
-template <class Value, class Fn, class GetStop>
-[[gnu::always_inline]] inline void Execute(Outcome<Value>& outcome, Fn&& fn,
-                                           [[maybe_unused]] GetStop&& get_stop) {
+template <class Value, class Make>
+[[gnu::always_inline]] inline void Execute(Outcome<Value>& outcome, Make&& make) {
   const LeadingScope leading;
   try {
-    outcome.SetValueFrom([&]() -> Stored<Value> {
-      if constexpr (kTakesStopToken<Fn>) {
-        return detail::Invoke<Value>(std::forward<Fn>(fn), get_stop());
-      } else {
-        return detail::Invoke<Value>(std::forward<Fn>(fn));
-      }
-    });
+    outcome.SetValueFrom(std::forward<Make>(make));
   } catch (...) {
     std::exception_ptr error = std::current_exception();
     if (error == nullptr) throw;  // a forced unwind
     outcome.SetError(std::move(error));
   }
+}
+
+// The same for `fn`: see InvokeWithStop.
+template <class Value, class Fn, class GetStop>
+[[gnu::always_inline]] inline void Execute(Outcome<Value>& outcome, Fn&& fn, GetStop&& get_stop) {
+  detail::Execute<Value>(outcome, [&]() -> Stored<Value> {
+    return detail::InvokeWithStop<Value>(std::forward<Fn>(fn), get_stop);
+  });
 }
 
 // A call without a hook.

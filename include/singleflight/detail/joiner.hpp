@@ -11,10 +11,12 @@
 #include <type_traits>
 #include <utility>
 
+#include "../future.hpp"
 #include "../lead.hpp"
 #include "../result.hpp"
 #include "../waiter.hpp"
 #include "errors.hpp"
+#include "function_ref.hpp"
 #include "key_ref.hpp"
 #include "listening.hpp"
 #include "second_try.hpp"
@@ -94,25 +96,45 @@ class Joiner {
     return JoinOrLead(ledger, KeyRef(adapted), failed->hash, &waiter, false, failed.get(), kept);
   }
 
+  // Refers to a `launch` without its type, so what takes one is compiled once. It calls `launch`
+  // with a copy of the Lead.
+  using LaunchRef = FunctionRef<void(const Lead&)>;
   template <class Launch>
-  static Role Launched(Joined&& joined, Waiter& waiter, Launch&& launch) {
+  static auto Launching(Launch&& launch) {
+    static_assert(std::is_invocable_v<Launch, Lead>,
+                  "launch must be callable as launch(Group::Lead)");
+    return [&launch](const Lead& lead) { std::invoke(std::forward<Launch>(launch), Lead(lead)); };
+  }
+
+  // Joins, and gives the Lead of a new call to `launch`. Not inlined, because that would be once
+  // for each `launch`.
+  [[gnu::noinline]] static Role Join(Ledger& ledger, KeyRef key, Waiter& waiter, bool retries,
+                                     LaunchRef launch) {
+    return Launched(JoinOrLead(ledger, key, ledger.HashOf(key), &waiter, retries), waiter, launch);
+  }
+  [[gnu::noinline]] static Future<Value> Join(Ledger& ledger, KeyRef key, LaunchRef launch) {
+    Joined joined = JoinOrLead(ledger, key, ledger.HashOf(key), nullptr, false);
+    const Role role = joined.led == nullptr ? Role::kFollower : Role::kLeader;
+    Future<Value> future(std::move(joined.state), role);
+    if (role == Role::kLeader) LaunchCall(std::move(joined.led), launch);
+    return future;
+  }
+  static Role Launched(Joined&& joined, Waiter& waiter, LaunchRef launch) {
     if (joined.has_landed) waiter.OnLanded();
     if (joined.led == nullptr) return Role::kFollower;
-    LaunchCall(std::move(joined.led), std::forward<Launch>(launch));
+    LaunchCall(std::move(joined.led), launch);
     return Role::kLeader;
   }
 
+ private:
   // Gives a call's Lead to `launch`. What `launch` throws is the call's failure.
-  template <class Launch>
-  static void LaunchCall(std::shared_ptr<AsyncCall> led, Launch&& launch) {
-    static_assert(std::is_invocable_v<Launch, Lead>,
-                  "launch must be callable as launch(Group::Lead)");
+  static void LaunchCall(std::shared_ptr<AsyncCall> led, LaunchRef launch) {
     Lead lead(std::move(led));
     std::exception_ptr error;
     {
       const HandingOver handing_over(lead.SharedCall().get());
       try {
-        std::invoke(std::forward<Launch>(launch), Lead(lead));
+        launch(lead);
       } catch (...) {
         error = detail::Caught();  // a forced unwind continues, and destroys `lead`
       }
@@ -120,7 +142,6 @@ class Joiner {
     if (error != nullptr) lead.Fail(std::move(error));  // outside the catch block
   }
 
- private:
   static void KeepKeyOrGiveBack(Ledger& ledger, Shard& shard, State& second_try, KeyRef key) {
     std::exception_ptr error;
     try {

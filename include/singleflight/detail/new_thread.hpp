@@ -23,7 +23,9 @@ namespace singleflight {
 struct NewThread {
   template <class G, class Fn>
   void operator()(detail::Task<G, Fn> task) const {
-    if (detail::ThreadReaper* const reaper = task.Reaper()) reaper->Start(std::move(task));
+    if (detail::ThreadReaper* const reaper = task.Reaper()) {
+      reaper->Start(std::move(task).Untyped());
+    }
   }
 
   // Starts a thread for anything else, and detaches it.

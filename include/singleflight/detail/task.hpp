@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "../stop_token.hpp"
+#include "any_task.hpp"
 #include "invoke.hpp"
 #include "outcome.hpp"
 #include "thread_reaper.hpp"
@@ -33,11 +34,14 @@ class Task {
 
   void operator()() const {
     const std::shared_ptr<Work> work = work_;  // a woken caller may destroy this task
-    if constexpr (kTakesStopToken<Fn>) {
-      work->lead.Run([&work](StopToken stop) { return work->RunFn(std::move(stop)); });
-    } else {
-      work->lead.Run([&work] { return work->RunFn(); });
-    }
+    work->Run();
+  }
+
+  // Returns the same without its type.
+  AnyTask Untyped() && {
+    return AnyTask(std::move(work_), [](const std::shared_ptr<void>& work) {
+      static_cast<Work*>(work.get())->Run();
+    });
   }
 
   // Returns what starts threads for the call's group. Null once the call has landed: nothing is
@@ -52,6 +56,14 @@ class Task {
     template <class F>
     Work(typename G::Lead its_lead, F&& its_fn)
         : lead(std::move(its_lead)), fn(std::in_place, std::forward<F>(its_fn)) {}
+
+    void Run() {
+      if constexpr (kTakesStopToken<Fn>) {
+        lead.Run([this](StopToken stop) { return RunFn(std::move(stop)); });
+      } else {
+        lead.Run([this] { return RunFn(); });
+      }
+    }
 
     // Destroys what `fn` has captured before the call lands.
     template <class... Args>

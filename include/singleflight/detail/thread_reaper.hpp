@@ -15,6 +15,7 @@
 #include <thread>
 #include <utility>
 
+#include "any_task.hpp"
 #include "intrusive_list.hpp"
 
 #if __has_include(<pthread.h>)
@@ -37,8 +38,7 @@ class ThreadReaper {
   //
   // Thread: any, but no other thread may be destroying the reaper.
   // Errors: throws std::system_error if no thread can be started, and std::bad_alloc.
-  template <class Task>
-  void Start(Task task) {
+  void Start(AnyTask task) {
     Crew& crew = CurrentCrew();
     auto thread = std::make_unique<Thread>();
     const std::lock_guard lock(crew.mutex);  // until `handle` is where Finish looks for it

@@ -21,6 +21,7 @@
 #include "../../result.hpp"
 #include "../../stop_token.hpp"
 #include "../../timeout.hpp"
+#include "../any_task.hpp"
 #include "../errors.hpp"
 #include "../event.hpp"
 #include "../group_like.hpp"
@@ -329,7 +330,9 @@ class BatcherCore : public std::enable_shared_from_this<BatcherCore<G>> {
     if (free_threads_ > 0) {
       work_.notify_one();
     } else if (thread_count_ < max_threads_) {
-      threads_.Start([core = this->shared_from_this()] { core->Work(); });
+      threads_.Start(AnyTask(this->shared_from_this(), [](const std::shared_ptr<void>& core) {
+        static_cast<BatcherCore*>(core.get())->Work();
+      }));
       ++thread_count_;
       ++free_threads_;
     }

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../../stop_token.hpp"
+#include "../any_task.hpp"
 #include "../awaitable.hpp"
 #include "../batch_fn.hpp"
 #include "../errors.hpp"
@@ -199,6 +200,13 @@ class BatchTask {
   void operator()() const {
     const std::shared_ptr<Work> work = work_;  // a woken caller may destroy this task
     Work::Run(work);
+  }
+
+  // Returns the same without its type.
+  AnyTask Untyped() && {
+    return AnyTask(std::move(work_), [](const std::shared_ptr<void>& work) {
+      Work::Run(std::static_pointer_cast<Work>(work));
+    });
   }
 
  private:

@@ -159,7 +159,7 @@ class FleetGroup : private FoundByLookup {
   void Execute(Task task) {
     const std::shared_ptr<Context> context = context_;  // the group may be gone soon
     if (context->options.executor) return context->options.executor(std::move(task));
-    local_->ledger_.Reaper().Start(std::move(task));
+    local_->ledger_.Reaper().Start(std::move(task).Untyped());
   }
 
  protected:
