@@ -22,6 +22,7 @@
 #include "../invoke.hpp"
 #include "../later_launch.hpp"
 #include "../task.hpp"
+#include "waiter.hpp"
 
 namespace singleflight::detail {
 
@@ -120,6 +121,7 @@ class [[nodiscard]] CoDoCall {
  public:
   using Work = CoDoWork<GroupArg, Fn, Executor>;
   using Group = GroupArg;
+  using Key = K;
   using ResumeOn = ResumeOnArg;
   static constexpr bool kMayAskAgain = std::same_as<OnFailureArg, OnFailure>;
 
@@ -151,36 +153,45 @@ class [[nodiscard]] CoDoCall {
 // A caller in a coroutine: the awaiter in its frame is the waiter. The frame may be destroyed while
 // it is suspended here.
 template <class Call>
-class CoDoAwaiter final : public Call::Group::Waiter {
+class CoDoAwaiter final
+    : public CoDoWaiter<typename Call::Group, typename Call::ResumeOn, Call::kMayAskAgain> {
+  using Base = CoDoWaiter<typename Call::Group, typename Call::ResumeOn, Call::kMayAskAgain>;
   using Group = typename Call::Group;
+  using Key = typename Call::Key;
   using Lead = typename Group::Lead;
-  using ResumeOn = typename Call::ResumeOn;
   using Work = typename Call::Work;
+  using typename Base::Phase;
   static constexpr bool kLaunchesLater = LaunchesLater<Group>;
 
  public:
-  explicit CoDoAwaiter(Call&& call) : call_(std::move(call)) {}
+  explicit CoDoAwaiter(Call&& call)
+      : Base(std::move(call.stop), std::move(call.resume_on)),
+        group_(call.group),
+        key_(std::forward<Key>(call.key)),
+        work_(std::move(call.work)),
+        on_failure_(call.on_failure) {}
   CoDoAwaiter(CoDoAwaiter&& not_awaited_yet) noexcept(std::is_nothrow_move_constructible_v<Call>)
-      : call_(std::move(not_awaited_yet.call_)) {}
+      : Base(std::move(not_awaited_yet)),
+        group_(not_awaited_yet.group_),
+        key_(std::forward<Key>(not_awaited_yet.key_)),
+        work_(std::move(not_awaited_yet.work_)),
+        on_failure_(not_awaited_yet.on_failure_) {}
 
   ~CoDoAwaiter() noexcept override {
     if constexpr (Call::kMayAskAgain) PreventAskingAgain();
-    on_stop_.reset();
-    if (this->Detach()) return;
-    // The completing thread is a few instructions away.
-    for (Backoff backoff; phase_.load(std::memory_order_acquire) != Phase::kDone;) backoff.Pause();
+    if (LeaveOrAwaitDone()) return;
     if constexpr (Call::kMayAskAgain) {
-      if (this->AsksAgain()) call_.group.GiveUp(*this);
+      if (this->AsksAgain()) group_.GiveUp(*this);
     }
   }
 
   bool await_ready() {
-    if (call_.stop.stop_requested()) {
+    if (stop_.stop_requested()) {
       left_ = true;
       return true;
     }
     if constexpr (kLaunchesLater) {
-      launch_.emplace(std::move(call_.work));
+      launch_.emplace(std::move(work_));
       Join(*launch_);
       ListenForStop();
       return phase_ == Phase::kDone;
@@ -200,104 +211,35 @@ class CoDoAwaiter final : public Call::Group::Waiter {
     return false;
   }
 
-  Result<typename Group::ValueType> await_resume() {
-    on_stop_.reset();  // waits for a Stop in progress
-    if (left_) std::rethrow_exception(detail::MakeCanceled());
-    if constexpr (Call::kMayAskAgain) {
-      if (error_ != nullptr) std::rethrow_exception(std::move(error_));
-    }
-    return this->TakeResult();
-  }
-
  private:
-  // kJoining: the coroutine's thread is here, and will not suspend if the wait completes now.
-  // kSuspended: the thread that completes the wait resumes the coroutine. kDone: the wait is
-  // complete, and the thread that completed it no longer touches this object.
-  //
-  // Of a caller that may ask again, also: kFailed: as kJoining, but the call has failed, and the
-  // coroutine's thread asks again. kAsking: the thread that landed the failed call asks again.
-  // kAnswered: likewise, but the wait is complete, and that thread resumes the coroutine. kLeaving:
-  // the frame is being destroyed, and nobody asks again.
-  enum class Phase : unsigned char {
-    kJoining,
-    kSuspended,
-    kDone,
-    kFailed,
-    kAsking,
-    kAnswered,
-    kLeaving
-  };
-
-  struct OnStop {
-    CoDoAwaiter* self;
-    void operator()() const noexcept { self->Stop(); }
-  };
+  using Base::HandOver, Base::PreventAskingAgain;
+  using Base::ListenForStop, Base::LeaveOrAwaitDone, Base::Complete, Base::Resume;
+  using Base::phase_, Base::handle_, Base::left_, Base::stop_, Base::on_stop_, Base::error_;
 
   // ---- Joining
 
-  template <class Launch>
-  Role Join(const Launch& launch) {
+  template <class ItsLaunch>
+  Role Join(const ItsLaunch& launch) {
     if constexpr (Call::kMayAskAgain) {
-      return call_.group.Join(std::as_const(call_.key), *this, launch, call_.on_failure);
+      return group_.Join(std::as_const(key_), *this, launch, on_failure_);
     } else {
-      return call_.group.Join(std::as_const(call_.key), *this, launch);
+      return group_.Join(std::as_const(key_), *this, launch);
     }
   }
 
   // What a leader does on the coroutine's thread.
   void LaunchHere(Lead lead) {
     ListenForStop();  // before `fn`, which may run on this thread
-    call_.work(std::move(lead));
+    work_(std::move(lead));
   }
 
-  void ListenForStop() {
-    if (!call_.stop.stop_possible()) return;
-    if constexpr (Call::kMayAskAgain) {
-      on_stop_.emplace(call_.stop, OnStop{this});
-    } else {
-      on_stop_.emplace(std::move(call_.stop), OnStop{this});
-    }
-  }
-
-  // ---- Completing the wait
+  // ---- When the call has landed
 
   void OnLanded() noexcept override {
     if constexpr (Call::kMayAskAgain) {
       if (this->AsksAgain()) return OnFailed();
     }
     Complete();
-  }
-
-  void Stop() noexcept {
-    StopSource unwanted(kNoStopState);
-    if (!this->Leave(unwanted, LeaveReason::kStop)) return;  // it has landed
-    left_ = true;
-    Complete();
-    unwanted.request_stop();
-  }
-
-  // Called once: by OnLanded, or by a Stop that left.
-  void Complete() noexcept {
-    // Acquire pairs with the release in await_suspend, which publishes handle_.
-    auto phase = phase_.load(std::memory_order_acquire);
-    if (phase == Phase::kJoining && phase_.compare_exchange_strong(phase, Phase::kDone)) return;
-    if constexpr (Call::kMayAskAgain) {
-      if (phase == Phase::kAsking && phase_.compare_exchange_strong(phase, Phase::kAnswered)) {
-        return;
-      }
-      if (phase == Phase::kLeaving) {
-        return phase_.store(Phase::kDone, std::memory_order_release);
-      }
-    }
-    Resume();
-  }
-
-  void Resume() noexcept {
-    const std::coroutine_handle<> handle = handle_;
-    ResumeOn resume_on(std::move(call_.resume_on));
-    // From here on the frame may be destroyed. Release pairs with the acquire in the destructor.
-    phase_.store(Phase::kDone, std::memory_order_release);
-    std::invoke(resume_on, handle);
   }
 
   // ---- Asking again, once, after the call has failed
@@ -343,7 +285,7 @@ class CoDoAwaiter final : public Call::Group::Waiter {
     bool handed_over = false;
     const auto launch = [this, &handed_over](Lead lead) {
       ListenForStop();
-      auto work = std::move(call_.work);
+      auto work = std::move(work_);
       handed_over = true;
       HandOver();
       work(std::move(lead));
@@ -357,22 +299,17 @@ class CoDoAwaiter final : public Call::Group::Waiter {
     }
   }
 
-  void HandOver() noexcept {
-    auto phase = Phase::kAsking;
-    if (!phase_.compare_exchange_strong(phase, Phase::kSuspended)) Resume();  // kAnswered
-  }
-
   // False: it did not join, and the wait is complete.
-  template <class Launch>
-  bool AskAgain(const Launch& launch) noexcept {
+  template <class ItsLaunch>
+  bool AskAgain(const ItsLaunch& launch) noexcept {
     on_stop_.reset();  // a Stop must not race with JoinAgain
-    if (call_.stop.stop_requested()) {
-      call_.group.GiveUp(*this);
+    if (stop_.stop_requested()) {
+      group_.GiveUp(*this);
       left_ = true;
       return false;
     }
     try {
-      const Role role = call_.group.JoinAgain(std::as_const(call_.key), *this, launch);
+      const Role role = group_.JoinAgain(std::as_const(key_), *this, launch);
       if (kLaunchesLater || role == Role::kFollower) ListenForStop();
       return true;
     } catch (...) {
@@ -381,32 +318,14 @@ class CoDoAwaiter final : public Call::Group::Waiter {
     }
   }
 
-  // Makes this a caller that leaves. Waits if another thread is asking again.
-  void PreventAskingAgain() noexcept {
-    Backoff backoff;
-    for (;;) {
-      auto phase = phase_.load(std::memory_order_acquire);
-      if (phase == Phase::kAsking || phase == Phase::kAnswered) {
-        backoff.Pause();
-      } else if (phase == Phase::kFailed) {  // it was not awaited to the end
-        return phase_.store(Phase::kDone);
-      } else if (phase == Phase::kDone || phase_.compare_exchange_strong(phase, Phase::kLeaving)) {
-        return;
-      }
-    }
-  }
-
   struct NoLaunch {};
   using Launch = std::conditional_t<kLaunchesLater, std::optional<SharedLaunch<Work>>, NoLaunch>;
-  using Error = std::conditional_t<Call::kMayAskAgain, std::exception_ptr, ShareFailure>;
 
-  Call call_;
+  Group& group_;
+  Key key_;
+  Work work_;
+  [[no_unique_address]] decltype(Call::on_failure) on_failure_;
   [[no_unique_address]] Launch launch_;
-  std::optional<StopCallback<OnStop>> on_stop_;
-  std::coroutine_handle<> handle_;
-  std::atomic<Phase> phase_ = Phase::kJoining;
-  bool left_ = false;                    // written by Stop, read once complete
-  [[no_unique_address]] Error error_{};  // why it could not ask again
 };
 
 }  // namespace singleflight::detail
