@@ -74,6 +74,7 @@ using NetSystemError = ::boost::system::system_error;
 #include "detail/asio/body/launch.hpp"
 #include "detail/asio/body/launch_twice.hpp"
 #include "detail/asio/body/operation.hpp"
+#include "detail/asio/body/operation_twice.hpp"
 #include "detail/asio/body/start.hpp"
 #undef SINGLEFLIGHT_ASIO_HAS_CO_AWAIT
 #undef SINGLEFLIGHT_ASIO

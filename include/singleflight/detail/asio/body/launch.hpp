@@ -170,7 +170,7 @@ class Launch {
     if constexpr (std::same_as<typename G::Lead, UnusedLead>) {
       // The group does the work itself.
     } else if constexpr (!SINGLEFLIGHT_ASIO::ReturnsNetAwaitable<Fn>()) {
-      net::post(executor, Task<G, Fn>(std::move(lead), std::move(fn)));
+      net::post(executor, Task<G, Fn>(std::move(lead), std::move(fn)).Untyped());
     } else {
 #if defined(SINGLEFLIGHT_ASIO_HAS_CO_AWAIT)
       using Value = typename G::ValueType;

@@ -81,8 +81,12 @@ struct InitiateAsyncDo {
   static void Start(Handler&& handler, Fn&& fn, Join&& join, Retry&&... retry) {
     using Types = Executors<std::decay_t<Handler>, Fn>;
     if constexpr (SINGLEFLIGHT_ASIO::CheckCanPost<typename Types::OfFn>()) {
-      using Op = AsyncDoOperation<G, std::decay_t<Handler>, typename Types::OfHandler, Fn,
-                                  typename Types::OfFn, kMayAskAgain>;
+      using Op =
+          std::conditional_t<kMayAskAgain || LaunchesLater<G>,
+                             AsyncDoTwice<G, std::decay_t<Handler>, typename Types::OfHandler, Fn,
+                                          typename Types::OfFn, kMayAskAgain>,
+                             AsyncDoOnce<G, std::decay_t<Handler>, typename Types::OfHandler, Fn,
+                                         typename Types::OfFn>>;
       const auto fallback = SINGLEFLIGHT_ASIO::ExecutorOf(fn, net::system_executor());
       const auto completes_on = SINGLEFLIGHT_ASIO::ExecutorOf(handler, fallback);
       const auto fn_runs_on = SINGLEFLIGHT_ASIO::ExecutorOf(fn, completes_on);
