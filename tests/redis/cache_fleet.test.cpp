@@ -18,6 +18,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -181,6 +182,21 @@ struct DeathInPut {
   std::uint64_t requests = 0, replies = 0;  // bytes of its put, if it lives
 };
 
+// A process asks for the cache's generation once more when its subscription is confirmed, which
+// nothing announces. Waits until its first connection has come to rest.
+void AwaitRest(const RedisProxy& proxy) {
+  const auto bytes = [&] {
+    return proxy.Bytes(0, RedisProxy::kRequests) + proxy.Bytes(0, RedisProxy::kReplies);
+  };
+  std::uint64_t before = bytes();
+  for (int quiet = 0; quiet < 5;) {
+    std::this_thread::sleep_for(10ms);
+    const std::uint64_t now = bytes();
+    quiet = now == before ? quiet + 1 : 0;
+    before = now;
+  }
+}
+
 void Play(const RedisServer& server, CachePages& there, DeathInPut& death) {
   RedisProxy proxy(server.Socket());
   RedisMember member("member", proxy.Socket(), {.lease = death.lease});
@@ -192,6 +208,7 @@ void Play(const RedisServer& server, CachePages& there, DeathInPut& death) {
   const std::string its_token = token();
   test::Caller follower([&] { return there.Get(death.key, [] { return "own"s; }); });
   AwaitInTime([&] { return !InboxesAt(server, lease).empty() || token() != its_token; });
+  if (death.lease == kLastingLease) AwaitRest(proxy);  // a brief one is renewed
   const std::uint64_t sent = proxy.Bytes(0, RedisProxy::kRequests);
   const std::uint64_t heard = proxy.Bytes(0, RedisProxy::kReplies);
   if (death.place) {

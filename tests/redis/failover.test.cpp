@@ -233,6 +233,7 @@ TEST_CASE("A lease that a replica has kept after its end is ended by the process
   leader.Finish();
   Await([&] { return first.Ask("EXISTS", LeaseOf("a")).number == 0; });
   REQUIRE(second.Ask("EXISTS", LeaseOf("a")).number == 1);
+  REQUIRE(AskFor(leading, "b").value == "own");  // so it has been told before that "a" has landed
   first.Kill();
   RedisPages newcomer(client, WithLease(1h));
   CHECK(AskFor(newcomer, "a", "new").value == "new");
