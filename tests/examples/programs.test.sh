@@ -153,7 +153,7 @@ check 'examples/run: it prints the command' printed 1 '.* examples/quickstart\.c
 check 'examples/run: it prints the output' printed 1 'with a group: 1 load, .*'
 
 if [[ -x asio_server ]]; then
-  check 'asio_server runs' run ./asio_server --connections 300 --work-ms 500
+  check 'asio_server runs' run ./asio_server --connections 300 --work-ms 3000
   check 'asio_server: all connections are answered' printed 1 'status 200: 300'
   check 'asio_server: they get one body' printed 1 'distinct bodies: 1'
   check 'asio_server: the upstream runs once' printed 1 'upstream runs: 1'
