@@ -39,9 +39,8 @@ Key KeyOf(int number) {
   }
 }
 
-int Load() { return 42; }
-
-// The measured functions call Do on one of these.
+// The measured functions call Do on one of these, each with a lambda of its own, as each caller in
+// a program has one: then no two of them share a Do.
 
 // The least that a mutex can be. It does not do for more threads than there are processors.
 class BareMutex {
@@ -145,7 +144,6 @@ void Unshared(benchmark::State& state) {
   Flight<Key> flight;
   const Key key = KeyOf<Key>(42);
   const std::uint64_t allocations_before = allocations_of_this_thread;
-  // A lambda of its own, as each caller in a program has one: then no two of them share a Do.
   for (auto _ : state) benchmark::DoNotOptimize(flight.Do(key, [] { return 42; }));
   state.counters["allocations"] =
       benchmark::Counter(static_cast<double>(allocations_of_this_thread - allocations_before),
@@ -205,7 +203,7 @@ void UnsharedJoin(benchmark::State& state) {
   Waiter waiter;
   const std::uint64_t allocations_before = allocations_of_this_thread;
   for (auto _ : state) {
-    group.Join(key, waiter, [](IntGroup::Lead lead) { lead.Run(Load); });
+    group.Join(key, waiter, [](IntGroup::Lead lead) { lead.Run([] { return 42; }); });
   }
   state.counters["allocations"] =
       benchmark::Counter(static_cast<double>(allocations_of_this_thread - allocations_before),
@@ -220,7 +218,7 @@ template <template <class> class Flight>
 void SameKey(benchmark::State& state) {
   static Flight<std::string> flight;
   const auto key = KeyOf<std::string>(42);
-  for (auto _ : state) benchmark::DoNotOptimize(flight.Do(key, Load));
+  for (auto _ : state) benchmark::DoNotOptimize(flight.Do(key, [] { return 42; }));
 }
 
 void OnManyThreads(benchmark::internal::Benchmark* same_key) {
@@ -249,7 +247,7 @@ void Fairness(benchmark::State& state) {
       for (double& count : served) {
         threads.emplace_back([&] {
           begin.arrive_and_wait();
-          for (; !ended; ++count) benchmark::DoNotOptimize(flight.Do(key, Load));
+          for (; !ended; ++count) benchmark::DoNotOptimize(flight.Do(key, [] { return 42; }));
         });
       }
       begin.arrive_and_wait();
@@ -283,7 +281,7 @@ void DistinctKeys(benchmark::State& state) {
   }
   std::size_t next = 0;
   for (auto _ : state) {
-    benchmark::DoNotOptimize(flight.Do(keys[next], Load));
+    benchmark::DoNotOptimize(flight.Do(keys[next], [] { return 42; }));
     if (++next == keys.size()) next = 0;
   }
 }

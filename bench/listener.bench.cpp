@@ -19,8 +19,6 @@
 
 namespace {
 
-int LoadOnce() { return 42; }
-
 // Counts what it is told.
 struct Counting {
   void OnLead(std::string_view) noexcept { Add(calls); }
@@ -58,7 +56,7 @@ void UnsharedAndTold(benchmark::State& state) {
       group;
   const std::string key = "user:0000000000000042";  // as in do.bench.cpp
   const std::uint64_t allocations_before = allocations_of_this_thread;
-  for (auto _ : state) benchmark::DoNotOptimize(group.Do(key, LoadOnce));
+  for (auto _ : state) benchmark::DoNotOptimize(group.Do(key, [] { return 42; }));
   state.counters["allocations"] =
       benchmark::Counter(static_cast<double>(allocations_of_this_thread - allocations_before),
                          benchmark::Counter::kAvgIterations);
